@@ -1,0 +1,1 @@
+"""Attacks, one a file: the file name is the name."""

@@ -1,0 +1,207 @@
+"""What a plug-in must be: an abstract class a kind, each with as little to implement as possible.
+
+A plug-in is a frozen dataclass: its fields are its settings, and their defaults stand there and nowhere else. Final methods of the
+base classes trust nothing that a plug-in returns.
+"""
+
+from __future__ import annotations
+
+import time
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, ClassVar, final
+
+import torch
+from torch import Tensor, nn
+
+from unbatch.errors import Misuse, NotDeterministic
+from unbatch.gradients import check_deterministic, replay
+from unbatch.types import Batch, Observation, Reconstruction, Schema, Status
+
+__all__ = ["Attack", "Candidate", "Dataset", "Metric", "Model", "Plugin", "Progress", "Protocol", "silent"]
+
+Progress = Callable[[str, float], None]
+"""Told what is being done and how far it is (0 to 1, or NaN where that is unknown), every now and then."""
+
+
+def silent(message: str, done: float) -> None:
+    """A ``Progress`` that tells nobody."""
+
+
+@dataclass(frozen=True)
+class Plugin:
+    """What all kinds share: a printable specification, ``name:field=value,...``, of the settings that are not defaults."""
+
+    @property
+    def spec(self) -> str:
+        """The text that builds this plug-in again.
+
+        Example:
+            >>> from unbatch.plugins import build
+            >>> build("models", "mlp:width=50").spec
+            'mlp:width=50'
+        """
+        name = type(self).__module__.rpartition(".")[2]
+        changed = [f"{f.name}={getattr(self, f.name)}" for f in fields(self) if getattr(self, f.name) != f.default]
+        return name + (":" + ",".join(changed) if changed else "")
+
+
+@dataclass(frozen=True, eq=False)
+class Candidate:
+    """What an attack proposes before anyone has checked it.
+
+    Attributes:
+        inputs: (k, *input_shape), or None.
+        labels: (k,) int64, or None.
+        reason: one sentence on why it did not go further.
+        exhausted: whether it stopped because its budget was spent.
+        certified: whether every one of its samples carries its own certificate though some samples are missing.
+        stats: anything worth counting.
+    """
+
+    inputs: Tensor | None = None
+    labels: Tensor | None = None
+    reason: str = ""
+    exhausted: bool = False
+    certified: bool = False
+    stats: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Attack(Plugin, ABC):
+    """Turns an observation into a reconstruction. It sees nothing else.
+
+    Implement ``unsupported`` and ``reconstruct``; the final ``__call__`` checks everything and decides the status.
+    """
+
+    tolerance: ClassVar[Mapping[torch.dtype, float]] = {
+        torch.float64: 1e-9,
+        torch.float32: 2e-5,
+        torch.float16: 2e-3,
+        torch.bfloat16: 2e-2,
+    }
+    """Largest residual of a replay that is rounding, by the update's dtype. A single tensor may have 100 times that: a bias gradient is a
+    small difference of large numbers."""
+
+    @abstractmethod
+    def unsupported(self, observation: Observation) -> str | None:
+        """Why this attack cannot be used on this observation, or None if it can."""
+
+    @abstractmethod
+    def reconstruct(self, observation: Observation, generator: torch.Generator, progress: Progress) -> Candidate:
+        """Think. All randomness comes from ``generator``."""
+
+    @final
+    def __call__(self, observation: Observation, *, seed: int = 0, progress: Progress = silent) -> Reconstruction:
+        """Run the attack and judge what it found by replaying it.
+
+        Args:
+            observation: what the server saw.
+            seed: of all randomness.
+            progress: told what goes on.
+        """
+        start = time.perf_counter()
+        if (reason := self._cannot(observation)) is not None:
+            return Reconstruction(Status.NOT_APPLICABLE, reason=reason, attack=self.spec)
+        generator = torch.Generator(observation.device).manual_seed(seed)
+        candidate = self.reconstruct(observation, generator, progress)
+        progress("replay", 0.0)
+        status, residual, reason = self._judge(observation, candidate)
+        kept = status is not Status.NOT_APPLICABLE
+        stats = {**candidate.stats, "seconds": time.perf_counter() - start}
+        inputs, labels = (candidate.inputs, candidate.labels) if kept else (None, None)
+        return Reconstruction(status, inputs, labels, residual, reason, stats, self.spec)
+
+    def _cannot(self, observation: Observation) -> str | None:
+        try:
+            check_deterministic(observation.model)
+        except NotDeterministic as error:
+            return str(error)
+        return self.unsupported(observation)
+
+    def _judge(self, observation: Observation, candidate: Candidate) -> tuple[Status, float | None, str]:
+        inputs, labels = candidate.inputs, candidate.labels
+        unfinished = Status.BUDGET_EXHAUSTED if candidate.exhausted else Status.INCONSISTENT
+        if inputs is None:
+            return unfinished, None, candidate.reason
+        if tuple(inputs.shape[1:]) != observation.input_shape or not bool(inputs.isfinite().all()):
+            raise AssertionError(f"{self.spec} returned inputs of shape {tuple(inputs.shape)} or not finite")
+        if candidate.certified:
+            return Status.PARTIAL, None, candidate.reason
+        if labels is None:
+            return (unfinished if candidate.exhausted else Status.UNPROVEN), None, candidate.reason
+        result = replay(observation.model, observation.update, inputs, labels, observation.loss)
+        limit = self.tolerance[observation.dtype]
+        if result.residual <= limit and result.worst <= 100 * limit:
+            return Status.RECONSTRUCTED, result.residual, candidate.reason
+        reason = candidate.reason or f"replaying the candidate leaves a relative distance of {result.residual:.1e}, above {limit:.0e}"
+        return unfinished, result.residual, reason
+
+
+@dataclass(frozen=True)
+class Protocol(Plugin, ABC):
+    """Turns a client's secret batch into what the server observes."""
+
+    @abstractmethod
+    def observe(self, model: nn.Module, batch: Batch, loss: str = "cross_entropy") -> Observation:
+        """The server's view of one client's round."""
+
+
+@dataclass(frozen=True)
+class Model(Plugin, ABC):
+    """Builds a victim network."""
+
+    @abstractmethod
+    def build(self, input_shape: tuple[int, ...], classes: int, seed: int = 0) -> nn.Module:
+        """A fresh network, float32, initialized from ``seed`` without touching the global random state."""
+
+
+@dataclass(frozen=True)
+class Dataset(Plugin, ABC):
+    """A pool of labelled samples from which clients draw their batches."""
+
+    @property
+    @abstractmethod
+    def schema(self) -> Schema:
+        """How to read an input."""
+
+    @property
+    @abstractmethod
+    def input_shape(self) -> tuple[int, ...]:
+        """The shape of one sample."""
+
+    @abstractmethod
+    def __len__(self) -> int:
+        """How many samples there are."""
+
+    @abstractmethod
+    def take(self, indices: Tensor) -> Batch:
+        """The samples of these indices, (b,) int64, as the network sees them, float64."""
+
+    @final
+    def batch(self, size: int, seed: int = 0) -> Batch:
+        """``size`` samples drawn without replacement.
+
+        Raises:
+            Misuse: the size is not between 1 and the number of samples.
+        """
+        if not 1 <= size <= len(self):
+            raise Misuse(f"a batch size from 1 to {len(self)}", str(size), f"{self.spec} has {len(self)} samples")
+        return self.take(torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:size])
+
+
+@dataclass(frozen=True)
+class Metric(Plugin, ABC):
+    """Compares samples pair by pair."""
+
+    higher_is_better: ClassVar[bool]
+    unit: ClassVar[str] = ""
+
+    @abstractmethod
+    def undefined(self, shape: tuple[int, ...]) -> str | None:
+        """Why the metric has no value for samples of this shape, or None if it has."""
+
+    @abstractmethod
+    def __call__(self, truth: Tensor, guess: Tensor, data_range: float) -> Tensor:
+        """(n, *shape) twice, raw units that span ``data_range`` -> (n,) float64; NaN where undefined."""

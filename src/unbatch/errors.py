@@ -1,0 +1,76 @@
+"""Everything that unbatch raises on purpose.
+
+    UnbatchError
+    ├── Misuse (also a ValueError)    what the caller gave cannot be used
+    │   ├── BadFile                   a file cannot be read, or is refused because it could run code
+    │   ├── BadUpdate                 an update does not fit its model
+    │   ├── UnknownPlugin             no attack, model, data set ... of this name
+    │   └── NotDeterministic          the model's gradient is not a function of the batch alone
+    ├── OutputFailed                  a result cannot be written
+    └── ReconstructionFailed          raised by ``Reconstruction.or_raise()``
+
+A misuse says in one sentence what was expected, what came, and what to do.
+"""
+
+from __future__ import annotations
+
+__all__ = [
+    "BadFile",
+    "BadUpdate",
+    "Misuse",
+    "NotDeterministic",
+    "OutputFailed",
+    "ReconstructionFailed",
+    "UnbatchError",
+    "UnknownPlugin",
+]
+
+
+class UnbatchError(Exception):
+    """The root of the tree: catch it to catch all that unbatch raises on purpose."""
+
+
+class Misuse(UnbatchError, ValueError):
+    """What the caller gave cannot be used.
+
+    Args:
+        expected: what would have been right.
+        came: what came in its place.
+        advice: what to do about it.
+
+    Example:
+        >>> str(Misuse("a batch size above zero", "-3", "give the size that the client used"))
+        'expected a batch size above zero, got -3: give the size that the client used'
+    """
+
+    def __init__(self, expected: str, came: str, advice: str) -> None:
+        super().__init__(f"expected {expected}, got {came}: {advice}")
+        self.expected, self.came, self.advice = expected, came, advice
+
+    def __reduce__(self) -> tuple[type[Misuse], tuple[str, str, str]]:
+        """Pickle by the three parts, so that the error survives a process boundary."""
+        return type(self), (self.expected, self.came, self.advice)
+
+
+class BadFile(Misuse):
+    """A file cannot be read, or is refused because reading it could run code."""
+
+
+class BadUpdate(Misuse):
+    """An update does not fit the model that it is said to come from."""
+
+
+class UnknownPlugin(Misuse):
+    """No plug-in of this kind has this name, or a field of it does not exist."""
+
+
+class NotDeterministic(Misuse):
+    """The model's gradient is not a function of the batch alone (dropout, batch statistics)."""
+
+
+class OutputFailed(UnbatchError):
+    """A result cannot be written where it was asked for."""
+
+
+class ReconstructionFailed(UnbatchError):
+    """A reconstruction was demanded and did not come: the message carries status and reason."""

@@ -1,0 +1,1 @@
+"""Findings on disk, and later the plans that make many of them."""

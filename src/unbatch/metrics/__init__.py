@@ -1,0 +1,1 @@
+"""Metrics, one a file: the file name is the name."""

@@ -1,0 +1,1 @@
+"""Victim networks, one a file: the file name is the name."""

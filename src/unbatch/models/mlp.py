@@ -1,0 +1,46 @@
+"""The fully connected ReLU network of the SPEAR paper."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import nn
+
+from unbatch.contracts import Model
+from unbatch.errors import Misuse
+
+__all__ = ["Mlp"]
+
+
+@dataclass(frozen=True)
+class Mlp(Model):
+    """``depth`` linear layers with ReLU between them, PyTorch's default initialization.
+
+    Attributes:
+        width: of every hidden layer.
+        depth: number of linear layers; 6 in "SPEAR: Exact Gradient Inversion of Batches in Federated Learning".
+
+    Example:
+        >>> sum(isinstance(layer, nn.Linear) for layer in Mlp(width=8).build((1, 2, 2), classes=3))
+        6
+    """
+
+    width: int = 200
+    depth: int = 6
+
+    def __post_init__(self) -> None:
+        """Refuse sizes that no network can have."""
+        if self.width < 1 or self.depth < 1:
+            raise Misuse("a width and a depth above zero", f"width {self.width}, depth {self.depth}", "raise them")
+
+    def build(self, input_shape: tuple[int, ...], classes: int, seed: int = 0) -> nn.Module:
+        """See ``Model.build``."""
+        sizes = [math.prod(input_shape), *[self.width] * (self.depth - 1), classes]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            layers: list[nn.Module] = [nn.Flatten()]
+            for fan_in, fan_out in zip(sizes, sizes[1:], strict=False):
+                layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
+        return nn.Sequential(*layers[:-1])

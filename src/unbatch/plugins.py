@@ -1,0 +1,116 @@
+"""From names to classes: the only place that knows where plug-ins live.
+
+A plug-in is a file in the folder of its kind with one concrete class in it; the file's name is the plug-in's name. Other packages add
+theirs through the entry-point groups ``unbatch.attacks``, ``unbatch.models`` and so on. Nothing is registered by hand.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+import pkgutil
+import types
+import typing
+from dataclasses import Field, fields
+from importlib.metadata import entry_points
+from typing import Any
+
+from unbatch.errors import Misuse, UnknownPlugin
+
+__all__ = ["KINDS", "build", "load", "names"]
+
+KINDS = ("attacks", "protocols", "models", "datasets", "metrics")
+
+
+def names(kind: str) -> list[str]:
+    """All names of a kind, sorted, without importing any of them.
+
+    Raises:
+        UnknownPlugin: there is no such kind.
+
+    Example:
+        >>> "spear" in names("attacks")
+        True
+    """
+    if kind not in KINDS:
+        raise UnknownPlugin(f"a kind among {', '.join(KINDS)}", repr(kind), "use one of them")
+    folder = importlib.import_module(f"unbatch.{kind}")
+    own = {module.name for module in pkgutil.iter_modules(folder.__path__) if not module.name.startswith("_")}
+    return sorted(own | {point.name for point in entry_points(group=f"unbatch.{kind}")})
+
+
+def load(kind: str, name: str) -> type[Any]:
+    """The class behind a name.
+
+    Raises:
+        UnknownPlugin: no plug-in of this kind has this name.
+    """
+    known = names(kind)
+    if name not in known:
+        raise UnknownPlugin(f"one of the {kind} {', '.join(known)}", repr(name), f"see `unbatch list {kind}`")
+    for point in entry_points(group=f"unbatch.{kind}"):
+        if point.name == name:
+            return typing.cast("type[Any]", point.load())
+    module = importlib.import_module(f"unbatch.{kind}.{name}")
+    from unbatch.contracts import Plugin
+
+    found = [
+        value
+        for value in vars(module).values()
+        if inspect.isclass(value) and issubclass(value, Plugin) and value.__module__ == module.__name__ and not inspect.isabstract(value)
+    ]
+    if len(found) != 1:
+        raise UnknownPlugin("one concrete class a file", f"{len(found)} in {module.__name__}", "move the others to files of their own")
+    return found[0]
+
+
+def build(kind: str, spec: str) -> Any:
+    """A plug-in from its specification: ``name``, ``name:field=value,field=value``, or ``name:VALUE`` for its first field.
+
+    Raises:
+        UnknownPlugin: the name or a field is unknown.
+        Misuse: a value does not fit its field.
+
+    Example:
+        >>> build("models", "mlp:width=50,depth=3")
+        Mlp(width=50, depth=3)
+    """
+    name, _, text = spec.partition(":")
+    cls = load(kind, name)
+    settings = {field.name: field for field in fields(cls)}
+    types_of = typing.get_type_hints(cls)
+    given: dict[str, Any] = {}
+    for part in filter(None, text.split(",")):
+        key, equals, value = part.partition("=")
+        if not equals:
+            key, value = next(iter(settings), ""), part
+        if key not in settings:
+            raise UnknownPlugin(f"a field of {name} among {', '.join(settings) or 'none'}", repr(key), f"see `unbatch describe {name}`")
+        given[key] = _convert(name, settings[key], types_of[key], value)
+    try:
+        return cls(**given)
+    except TypeError as error:
+        raise Misuse(f"settings for {name}", repr(spec), str(error)) from error
+
+
+def _convert(name: str, field: Field[Any], wanted: Any, text: str) -> Any:
+    """Text to the field's type: bool, int, float, str, or one of these or None."""
+    options = typing.get_args(wanted) if typing.get_origin(wanted) in (typing.Union, types.UnionType) else (wanted,)
+    if type(None) in options and text.lower() in ("none", ""):
+        return None
+    for option in options:
+        if typing.get_origin(option) is typing.Literal:
+            if text in typing.get_args(option):
+                return text
+            continue
+        if option is bool:
+            if text.lower() in ("true", "false"):
+                return text.lower() == "true"
+            continue
+        if option in (int, float, str):
+            try:
+                return option(text)
+            except ValueError:
+                continue
+    readable = getattr(wanted, "__name__", str(wanted)).replace("typing.", "")
+    raise Misuse(f"{name}'s {field.name} to be {readable}", repr(text), f"see `unbatch describe {name}`")

@@ -1,0 +1,1 @@
+"""Protocols, one a file: the file name is the name."""

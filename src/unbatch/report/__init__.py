@@ -1,0 +1,1 @@
+"""Reports: read a stored finding, need no model."""

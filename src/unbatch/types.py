@@ -1,0 +1,330 @@
+"""What flows between the parts: the secret batch, what the server sees of it, what an attack makes of that, and the score.
+
+    Batch ── protocol ── Observation ── attack ── Reconstruction ── audit ── Finding
+
+Only protocols, the audit and what comes after it may know a ``Batch``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from unbatch.errors import BadUpdate, Misuse, ReconstructionFailed
+from unbatch.gradients import Loss, loss_function
+from unbatch.trace import run
+
+__all__ = ["Batch", "Finding", "Knowledge", "Observation", "Reconstruction", "Schema", "Status"]
+
+
+@dataclass(frozen=True)
+class Schema:
+    """How to read an input back: what a number in it means.
+
+    Attributes:
+        kind: ``"image"`` (C, H, W) or ``"vector"``.
+        mean: per channel, subtracted before training; in units of the raw data, where images span 0 to 1.
+        std: per channel, divided by after that.
+        classes: names of the classes, or empty.
+    """
+
+    kind: str = "vector"
+    mean: tuple[float, ...] = ()
+    std: tuple[float, ...] = ()
+    classes: tuple[str, ...] = ()
+
+    @staticmethod
+    def guess(input_shape: Sequence[int]) -> Schema:
+        """An image if the shape reads (1 or 3, H, W), else a vector.
+
+        Example:
+            >>> Schema.guess((3, 32, 32)).kind, Schema.guess((14,)).kind
+            ('image', 'vector')
+        """
+        return Schema("image" if len(input_shape) == 3 and input_shape[0] in (1, 3) else "vector")
+
+    def to_raw(self, inputs: Tensor) -> Tensor:
+        """Undo the normalization: (b, C, ...) as the network sees it -> (b, C, ...) in raw units."""
+        if not self.mean:
+            return inputs
+        shape = (1, -1, *[1] * (inputs.ndim - 2))
+        return inputs * inputs.new_tensor(self.std).view(shape) + inputs.new_tensor(self.mean).view(shape)
+
+    def to_network(self, raw: Tensor) -> Tensor:
+        """The inverse of ``to_raw``."""
+        if not self.mean:
+            return raw
+        shape = (1, -1, *[1] * (raw.ndim - 2))
+        return (raw - raw.new_tensor(self.mean).view(shape)) / raw.new_tensor(self.std).view(shape)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The secret: ``inputs`` (b, *shape) as the network sees them, ``labels`` (b,) int64, and how to read them."""
+
+    inputs: Tensor
+    labels: Tensor
+    schema: Schema = Schema()
+
+    def __len__(self) -> int:
+        """How many samples."""
+        return len(self.inputs)
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """What the adversary was told besides the model and the update. Printed on every report.
+
+    Attributes:
+        protocol: how the update came about.
+        loss: the client's loss.
+        batch_size: whether the number of samples was given.
+        labels: whether the labels were given.
+        auxiliary_data: whether data like the client's was given.
+        remarks: anything else that a reader must know.
+    """
+
+    protocol: str = "fedsgd"
+    loss: str = "cross_entropy"
+    batch_size: bool = False
+    labels: bool = False
+    auxiliary_data: bool = False
+    remarks: tuple[str, ...] = ()
+
+    def sentences(self) -> list[str]:
+        """The same for people, one fact a line."""
+        return [
+            f"the model as broadcast, and one update under {self.protocol}",
+            f"the loss: {self.loss}",
+            "the batch size" if self.batch_size else "not the batch size",
+            "the labels" if self.labels else "not the labels",
+            "data like the client's" if self.auxiliary_data else "no data like the client's",
+            *self.remarks,
+        ]
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """What a server sees of one client, and all that an attack may use.
+
+    Args:
+        model: the module as broadcast, in the mode (train or eval) in which the client ran it.
+        update: parameter name -> mean gradient over the batch.
+        input_shape: the shape of one sample, without the batch.
+        loss: the client's loss, a name or a function (outputs, labels) -> mean.
+        batch_size: number of samples, where the server knows it.
+        labels: (b,) int64, where the server knows them.
+        protocol: how the update came about.
+        schema: how to read an input; guessed from the shape where it is not given.
+        remarks: anything else that the adversary was told.
+
+    Raises:
+        Misuse: a shape, a batch size or a loss that cannot be; a model that does not run on the shape.
+        BadUpdate: tensors that are missing, extra, wrongly shaped, not finite, or all zero.
+
+    Example:
+        >>> Observation(nn.Linear(2, 3), {"weight": torch.ones(3, 2)}, (2,))
+        Traceback (most recent call last):
+        unbatch.errors.BadUpdate: expected a gradient for every trained parameter of the model, got none for 'bias': ...
+    """
+
+    model: nn.Module
+    update: Mapping[str, Tensor]
+    input_shape: tuple[int, ...]
+    loss: Loss = "cross_entropy"
+    batch_size: int | None = None
+    labels: Tensor | None = None
+    protocol: str = "fedsgd"
+    schema: Schema | None = None
+    remarks: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Check everything that can be checked without an attack."""
+        object.__setattr__(self, "input_shape", _checked_shape(self.input_shape))
+        object.__setattr__(self, "update", _checked_update(self.model, self.update))
+        object.__setattr__(self, "schema", self.schema or Schema.guess(self.input_shape))
+        loss_function(self.loss)
+        if self.batch_size is not None and (not isinstance(self.batch_size, int) or self.batch_size < 1):
+            raise Misuse("a batch size above zero", repr(self.batch_size), "give the number of samples, or None if it is unknown")
+        if self.labels is not None:
+            _check_labels(self.labels, self.batch_size)
+        _check_runs(self.model, self.input_shape)
+
+    @property
+    def knowledge(self) -> Knowledge:
+        """What the adversary was told."""
+        loss = self.loss if isinstance(self.loss, str) else getattr(self.loss, "__name__", "a function")
+        return Knowledge(self.protocol, loss, self.batch_size is not None, self.labels is not None, False, self.remarks)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The coarsest floating type among the update's tensors: what its rounding is judged by."""
+        return max((tensor.dtype for tensor in self.update.values()), key=lambda dtype: torch.finfo(dtype).eps)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the update lies."""
+        return next(iter(self.update.values())).device
+
+
+def _checked_shape(shape: Sequence[int]) -> tuple[int, ...]:
+    sizes = tuple(shape)
+    if not sizes or not all(isinstance(size, int) and size > 0 for size in sizes):
+        raise Misuse("an input shape of positive whole numbers", repr(sizes), "give the shape of one sample, without the batch: (3, 32, 32)")
+    return sizes
+
+
+def _checked_update(model: nn.Module, update: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    parameters = dict(model.named_parameters())
+    trained = {name for name, parameter in parameters.items() if parameter.requires_grad}
+    advice = "check that the update comes from this very model"
+    if missing := sorted(trained - update.keys()):
+        raise BadUpdate("a gradient for every trained parameter of the model", f"none for {_some(missing)}", advice)
+    if extra := sorted(update.keys() - parameters.keys()):
+        raise BadUpdate("only tensors named like parameters of the model", _some(extra), advice)
+    if not update:
+        raise BadUpdate("at least one gradient", "an empty update", "check that the model has trained parameters")
+    for name, tensor in update.items():
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+            raise BadUpdate(f"floating-point numbers in {name!r}", str(getattr(tensor, "dtype", type(tensor).__name__)), advice)
+        if tensor.shape != parameters[name].shape:
+            raise BadUpdate(f"{name!r} of shape {tuple(parameters[name].shape)}", f"{tuple(tensor.shape)}", advice)
+        if not bool(tensor.isfinite().all()):
+            raise BadUpdate(f"finite numbers in {name!r}", "NaN or infinity", "capture the update again: it overflowed or was damaged")
+    if not any(bool(tensor.any()) for tensor in update.values()):
+        raise BadUpdate("an update that is not zero", "zeros in every tensor", "check that the client trained and that its update was saved")
+    return {name: tensor.detach() for name, tensor in update.items()}
+
+
+def _some(names: list[str], most: int = 3) -> str:
+    return ", ".join(map(repr, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
+
+
+def _check_labels(labels: Tensor, batch_size: int | None) -> None:
+    if labels.ndim != 1 or labels.dtype != torch.int64:
+        raise Misuse("labels of shape (b,) and type int64", f"shape {tuple(labels.shape)} and type {labels.dtype}", "give class indices")
+    if batch_size is not None and len(labels) != batch_size:
+        raise Misuse(f"{batch_size} labels, one a sample", str(len(labels)), "make batch_size and labels agree")
+
+
+def _check_runs(model: nn.Module, input_shape: tuple[int, ...]) -> None:
+    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
+    try:
+        outputs = run(model, torch.zeros((2, *input_shape), device=device)).outputs
+    except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise Misuse(f"a model that runs on inputs of shape {input_shape}", f"{reason!r}", "check the input shape and the model") from error
+    if not isinstance(outputs, Tensor) or outputs.ndim != 2 or len(outputs) != 2:
+        came = f"shape {tuple(outputs.shape)} for 2 samples" if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise Misuse("a model that gives one row of class scores a sample", came, "wrap the model so that it returns a tensor (b, classes)")
+
+
+class Status(Enum):
+    """How an attack ended, as advice."""
+
+    RECONSTRUCTED = "the whole batch was reconstructed and its replay gives the observed update: treat these samples as disclosed"
+    PARTIAL = "some samples were reconstructed, each certified by itself: treat at least those as disclosed"
+    APPROXIMATE = "a batch was found that explains the update only in part: judge by the pictures, and expect a stronger attack to do more"
+    INCONSISTENT = "a batch was found but its replay does not give the observed update: check that model, loss and mode are the client's"
+    BUDGET_EXHAUSTED = "the search ended before it found the batch: raise the budget before you call the update safe"
+    UNPROVEN = "a batch was found that cannot be replayed for lack of labels: do not call the update safe"
+    NOT_APPLICABLE = "this attack cannot be used on this update: read the reason, and try another attack before you call the update safe"
+
+    @property
+    def disclosed(self) -> bool:
+        """Whether samples were proved to be disclosed."""
+        return self in (Status.RECONSTRUCTED, Status.PARTIAL)
+
+
+@dataclass(frozen=True, eq=False)
+class Reconstruction:
+    """What an attack made of an observation.
+
+    Attributes:
+        status: decided by replay, never by the attack.
+        inputs: (b, *input_shape), or None if nothing was found.
+        labels: (b,) int64, or None.
+        residual: ‖replayed update − observed update‖ / ‖observed update‖, or None where it could not be replayed.
+        reason: one sentence on why it did not go further, or empty.
+        stats: what the attack counted: tools used, subsets drawn, seconds.
+        attack: the attack's name and settings.
+    """
+
+    status: Status
+    inputs: Tensor | None = None
+    labels: Tensor | None = None
+    residual: float | None = None
+    reason: str = ""
+    stats: Mapping[str, Any] = field(default_factory=dict)
+    attack: str = ""
+
+    def or_raise(self) -> Reconstruction:
+        """Itself if it is ``RECONSTRUCTED``.
+
+        Raises:
+            ReconstructionFailed: with the status and the reason, for any other status.
+
+        Example:
+            >>> Reconstruction(Status.BUDGET_EXHAUSTED, reason="3 of 8 directions").or_raise()
+            Traceback (most recent call last):
+            unbatch.errors.ReconstructionFailed: BUDGET_EXHAUSTED: ...
+        """
+        if self.status is Status.RECONSTRUCTED:
+            return self
+        raise ReconstructionFailed(f"{self.status.name}: {self.status.value}" + (f" ({self.reason})" if self.reason else ""))
+
+
+@dataclass(frozen=True, eq=False)
+class Finding:
+    """A reconstruction held against the truth, where the truth is known.
+
+    Attributes:
+        reconstruction: what the attack made of the observation.
+        knowledge: what the adversary was told.
+        schema: how to read inputs.
+        input_shape: the shape of one sample.
+        seed: of the attack.
+        seconds: wall time of the attack.
+        truth: the client's batch, or None.
+        order: (b,) for every true sample the index of the reconstruction matched to it, −1 where there is none.
+        scores: metric name -> (b,) values, by true sample; NaN where undefined.
+        notes: metric name -> why it is undefined.
+        exact: (b,) whether the true sample was recovered exactly.
+        labels_right: (b,) whether its label was.
+        environment: versions and machine.
+    """
+
+    reconstruction: Reconstruction
+    knowledge: Knowledge
+    schema: Schema
+    input_shape: tuple[int, ...]
+    seed: int
+    seconds: float
+    truth: Batch | None = None
+    order: tuple[int, ...] = ()
+    scores: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
+    exact: tuple[bool, ...] = ()
+    labels_right: tuple[bool, ...] = ()
+    environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def verdict(self) -> str:
+        """The one sentence that a reader takes away."""
+        made = self.reconstruction
+        count = 0 if made.inputs is None else len(made.inputs)
+        head = {
+            Status.RECONSTRUCTED: f"This update gives away its whole batch: {count} of {count} samples were reconstructed and proved by replay.",
+            Status.PARTIAL: f"This update gives away part of its batch: {count} samples were reconstructed, each with a certificate.",
+            Status.APPROXIMATE: f"This update gives away an approximation of its batch ({count} samples); nothing was proved exact.",
+            Status.INCONSISTENT: "No reconstruction was proved: what was found does not give the observed update.",
+            Status.BUDGET_EXHAUSTED: "No reconstruction was proved within the budget; this does not show that the update is safe.",
+            Status.UNPROVEN: f"A batch of {count} samples was found, but it cannot be proved without labels.",
+            Status.NOT_APPLICABLE: "This attack does not apply to this update; this does not show that the update is safe.",
+        }
+        return head[made.status]
