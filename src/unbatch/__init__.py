@@ -1,0 +1,92 @@
+"""unbatch shows what a model update gives away of the data behind it, exactly where exactness is possible.
+
+The public names are imported when they are first used, so that ``import unbatch`` and ``unbatch --help`` do not wait for torch.
+
+Example:
+    >>> import unbatch
+    >>> unbatch.Status.RECONSTRUCTED.disclosed
+    True
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from unbatch.auditing import audit, invert
+    from unbatch.errors import (
+        BadFile,
+        BadUpdate,
+        Misuse,
+        NotDeterministic,
+        OutputFailed,
+        ReconstructionFailed,
+        UnbatchError,
+        UnknownPlugin,
+    )
+    from unbatch.gradients import capture, per_example
+    from unbatch.types import Batch, Finding, Knowledge, Observation, Reconstruction, Schema, Status
+
+    __version__: str
+
+__all__ = [
+    "BadFile",
+    "BadUpdate",
+    "Batch",
+    "Finding",
+    "Knowledge",
+    "Misuse",
+    "NotDeterministic",
+    "Observation",
+    "OutputFailed",
+    "Reconstruction",
+    "ReconstructionFailed",
+    "Schema",
+    "Status",
+    "UnbatchError",
+    "UnknownPlugin",
+    "__version__",
+    "audit",
+    "capture",
+    "invert",
+    "per_example",
+]
+
+_MODULES = {
+    "auditing": ("audit", "invert"),
+    "gradients": ("capture", "per_example"),
+    "types": ("Batch", "Finding", "Knowledge", "Observation", "Reconstruction", "Schema", "Status"),
+    "errors": (
+        "BadFile",
+        "BadUpdate",
+        "Misuse",
+        "NotDeterministic",
+        "OutputFailed",
+        "ReconstructionFailed",
+        "UnbatchError",
+        "UnknownPlugin",
+    ),
+}
+"""Where each public name lives. No public name may also be the name of a module: importing that module would hide it."""
+
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """Import a public name on first use (PEP 562)."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value: Any = version("unbatch")
+    elif name in _HOME:
+        value = getattr(importlib.import_module(f"unbatch.{_HOME[name]}"), name)
+    else:
+        raise AttributeError(f"module 'unbatch' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """What there is, imported or not."""
+    return sorted({*globals(), *__all__})
