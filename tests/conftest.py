@@ -1,0 +1,37 @@
+"""What all tests share: jaxtyping's shapes checked by beartype, and the real data that lies beside the repository.
+
+The import hook has to come before the first import of unbatch, so it stands here, above everything.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from jaxtyping import install_import_hook
+
+# Only the parts that do tensor algebra: where users pass values, unbatch has its own checks, and the tests are about those.
+install_import_hook([f"unbatch.{part}" for part in ("gradients", "inversion", "labels", "linalg")], "beartype.beartype")
+
+
+def _shared(*parts: str) -> Path:
+    """A file of the folder that holds ``data/`` and ``weights/``: $UNBATCH_SHARED, else ``shared`` beside the repository."""
+    root = Path(os.environ.get("UNBATCH_SHARED") or Path(__file__).resolve().parents[2] / "shared")
+    path = root.joinpath(*parts)
+    if not path.exists():
+        pytest.skip(f"no {path}: set UNBATCH_SHARED to the folder that holds data/ and weights/")
+    return path
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Callable[[str], Path]:
+    """``shared_data("cifar10_test.npz")`` -> its path; skips the test where the file is not there."""
+    return lambda name: _shared("data", name)
+
+
+@pytest.fixture(scope="session")
+def shared_weights() -> Callable[[str], Path]:
+    """``shared_weights("lpips_alexnet_v0.1.safetensors")`` -> its path; skips the test where the file is not there."""
+    return lambda name: _shared("weights", name)
