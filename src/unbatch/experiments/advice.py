@@ -1,0 +1,149 @@
+"""What would have prevented a disclosure, and what to do after a failure: why it works, what it costs, where it ends.
+
+Facts on the limits are from "SPEAR: Exact Gradient Inversion of Batches in Federated Learning" (NeurIPS 2024) and from the algebra of the
+mechanism: ∂L/∂W = (∂L/∂Z)ᵀ X has rank b, and a sample's column of ∂L/∂Z is found by the b − 1 neurons that the sample leaves off.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict
+
+from unbatch.types import Finding, Status
+
+__all__ = ["Advice", "advise"]
+
+
+class Advice(BaseModel):
+    """One measure.
+
+    Attributes:
+        title: what to do.
+        strength: ``next step`` (after a failure), ``guarantee`` (holds against any attack), ``hides`` (takes away what the server sees),
+            ``obstacle`` (stops this route, others stay open) or ``weak``.
+        works: why it works.
+        costs: what it costs and where it ends.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    title: str
+    strength: Literal["next step", "guarantee", "hides", "obstacle", "weak"]
+    works: str
+    costs: str
+
+
+_NEXT: dict[Status, Advice] = {
+    Status.BUDGET_EXHAUSTED: Advice(
+        title="Search longer before you draw a conclusion",
+        strength="next step",
+        works="The search stopped because its budget was spent, not because it ran out of possibilities. Raise the budget in seconds or"
+        " subsets, use a GPU, or try another search.",
+        costs="Blind sampling doubles its work with every further sample in the batch. A search that a laptop cannot finish may take an"
+        " attacker with more hardware, or with a better search, minutes.",
+    ),
+    Status.INCONSISTENT: Advice(
+        title="Check that the audit saw what the client used",
+        strength="next step",
+        works="The usual causes are weights of another round, a model in the wrong mode (train or eval), another loss or reduction, or an"
+        " update of several local steps instead of one gradient. The attack succeeds or fails on these, not on the client's privacy.",
+        costs="If all of these are right, the update may have been changed on purpose (noise, clipping, compression). Name that defense"
+        " and test it as such: that this attack trips over it says little about its strength.",
+    ),
+    Status.NOT_APPLICABLE: Advice(
+        title="Try an attack that fits this model",
+        strength="next step",
+        works="The reason above says which condition of this attack is not met. Other attacks have other conditions: optimization-based"
+        " ones need no ReLU and no rank, and give approximations where this one gives nothing.",
+        costs="No attack applying is not a proof of safety either: only a guarantee such as differential privacy is.",
+    ),
+    Status.UNPROVEN: Advice(
+        title="Give the labels, then judge",
+        strength="next step",
+        works="The batch that was found could not be replayed because its labels are unknown. With the labels, the replay either proves"
+        " the reconstruction or refutes it.",
+        costs="Until then treat the samples as disclosed if the pictures or values below are plausible.",
+    ),
+    Status.APPROXIMATE: Advice(
+        title="Expect a stronger attack to do more",
+        strength="next step",
+        works="The batch below explains the update in part. More iterations, a better prior or another attack would explain more of it.",
+        costs="An approximation can disclose as much as a copy: a face is recognized long before it is exact.",
+    ),
+}
+
+_AGGREGATE = Advice(
+    title="Aggregate before the server sees an update (secure aggregation)",
+    strength="hides",
+    works="The server learns only the sum over many clients. To this attack the sum is one update of the united batch, usually far larger"
+    " than it can take apart, and nothing in it says which client a sample came from.",
+    costs="It hides single updates, it does not make the sum private: a cohort that is small enough is inverted as a whole, and a server"
+    " that picks the cohort or changes the model it broadcasts can single out one client. It costs extra rounds, key agreement and care"
+    " for clients that drop out, and the server can no longer inspect updates for poisoning.",
+)
+
+_PRIVATE = Advice(
+    title="Train with differential privacy (DP-SGD), with the noise added before the update leaves the client",
+    strength="guarantee",
+    works="Each sample's gradient is clipped and calibrated Gaussian noise is added. The bound (ε, δ) holds against every attack, known or"
+    " not. Here the noise destroys the exact rank and the exact zeros that the attack counts.",
+    costs="It costs accuracy, memory for per-sample gradients, and a privacy budget that every round spends. Noise that the server adds"
+    " afterwards protects the published model, not the client from the server. Clipping alone is no protection: it scales each sample's"
+    " gradient and keeps its zeros. Noise without accounting is no guarantee.",
+)
+
+_ARCHITECTURE = Advice(
+    title="Do not feed raw input into a Linear + ReLU layer",
+    strength="obstacle",
+    works="The attack needs neurons that are exactly off. A smooth activation there (GELU, SiLU, tanh) leaves no exact zeros; layers that"
+    " come first, such as convolutions, leave features instead of raw input to recover; a first layer that is frozen sends no gradient.",
+    costs="It closes this exact route only. A batch of one is disclosed by any Linear layer with a bias, whatever its activation, attacks"
+    " by optimization need neither ReLU nor a Linear layer, and features can be inverted in a second step. The model must be retrained.",
+)
+
+_NO_BIAS = Advice(
+    title="Leave out the bias of that layer",
+    strength="weak",
+    works="The bias gradient gives each sample its scale. Without it the samples come out only up to a factor.",
+    costs="A picture with unknown contrast is still a picture: use this beside other measures, never instead of them.",
+)
+
+
+def advise(finding: Finding) -> tuple[Advice, ...]:
+    """What would have prevented it, strongest first; after a failure, what to do next and what protects anyway.
+
+    Example:
+        >>> from unbatch.types import Knowledge, Reconstruction, Schema
+        >>> failed = Reconstruction(Status.BUDGET_EXHAUSTED)
+        >>> [advice.strength for advice in advise(Finding(failed, Knowledge(), Schema(), (14,), seed=0, seconds=1.0))]
+        ['next step', 'guarantee', 'hides']
+    """
+    status = finding.reconstruction.status
+    first = (_NEXT[status],) if status in _NEXT else ()
+    if not status.disclosed:
+        return (*first, _PRIVATE, _AGGREGATE)
+    return (*first, _PRIVATE, _AGGREGATE, _larger_batch(finding), _ARCHITECTURE, _NO_BIAS)
+
+
+def _larger_batch(finding: Finding) -> Advice:
+    made, n = finding.reconstruction, math.prod(finding.input_shape)
+    m, b = _count(made.stats.get("width")), 0 if made.inputs is None else len(made.inputs)
+    if m is None:
+        rank, zeros = f"min(width of the layer, {n:,} inputs)", "half the layer's width"
+    else:
+        rank, zeros = f"min({m:,} neurons, {n:,} inputs) = {min(m, n):,}", f"{m // 2:,}, half of the {m:,} neurons,"
+    return Advice(
+        title="Average over more samples in every update",
+        strength="obstacle",
+        works=f"This update averages {b or 'a few'} samples. From b = {rank} on, the gradient's rank no longer shows the batch and the"
+        f" factorization ends. Already from about {zeros} the information runs out: each sample needs b − 1 neurons that it leaves"
+        " off, and leaves off about half of them.",
+        costs="Known searches stop well below these limits, but searches get better: do not plan with today's. Samples with neurons of"
+        " their own still leak from larger batches. It costs memory, and fewer steps for the same data.",
+    )
+
+
+def _count(value: object) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None

@@ -1,0 +1,237 @@
+"""From a stored finding to what is shown: verdict, figures, meaning, measures. Pure functions, for pages and terminals alike."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+
+from pydantic import JsonValue
+
+from unbatch.experiments.store import StoredFinding
+from unbatch.types import Status
+
+__all__ = [
+    "RESPONSIBLE_USE",
+    "Figure",
+    "Severity",
+    "badge",
+    "headline",
+    "how_it_was_done",
+    "meaning",
+    "measures_title",
+    "metric_names",
+    "number",
+    "score",
+    "seconds",
+    "severity",
+]
+
+DASH = "–"
+
+RESPONSIBLE_USE = (
+    "This report shows data that a client meant to keep. Treat it as you would treat the training data itself: store it where that may be"
+    " stored, pass it on only to those who may see that, and delete it when the audit is closed.",
+    "unbatch is made for auditing systems that are your own or that you have been asked to audit. Do not use it on the updates of people"
+    " who have not agreed to it.",
+)
+
+
+class Severity(Enum):
+    """How bad it is, in one word. There is no "safe": a failed attack proves nothing."""
+
+    DISCLOSED = "disclosed"
+    PARTLY = "partly"
+    NOT_SHOWN = "not shown"
+
+
+_SEVERITY: dict[Status, tuple[Severity, str]] = {
+    Status.RECONSTRUCTED: (Severity.DISCLOSED, "Disclosed"),
+    Status.PARTIAL: (Severity.PARTLY, "Partly disclosed"),
+    Status.APPROXIMATE: (Severity.PARTLY, "Approximated"),
+    Status.UNPROVEN: (Severity.PARTLY, "Found, not proved"),
+    Status.INCONSISTENT: (Severity.NOT_SHOWN, "Disclosure not shown"),
+    Status.BUDGET_EXHAUSTED: (Severity.NOT_SHOWN, "Disclosure not shown"),
+    Status.NOT_APPLICABLE: (Severity.NOT_SHOWN, "Disclosure not shown"),
+}
+
+_MEANING: dict[Status, str] = {
+    Status.RECONSTRUCTED: "Whoever sees this update has the samples it was computed from. The proof does not rest on the truth: sent through"
+    " the model again, the reconstructed batch gives the same update, down to rounding. Treat the samples as disclosed to"
+    " the server, and to everyone who can read what the server received.",
+    Status.PARTIAL: "Whoever sees this update has at least the samples shown. Each carries its own certificate; the rest of the batch was not"
+    " found, which does not mean that it cannot be.",
+    Status.APPROXIMATE: "Whoever sees this update can come near to the samples. Nothing here is proved exact; judge by what a person could"
+    " recognize, and expect better attacks.",
+    Status.UNPROVEN: "A batch was found that fits the layer that was attacked, but without labels it cannot be replayed through the whole"
+    " model. It may well be right: do not treat the update as safe.",
+    Status.INCONSISTENT: "The attack ended with something that does not explain the update. This says more about the inputs of the audit than"
+    " about the client's privacy, and it does not show that the update is safe.",
+    Status.BUDGET_EXHAUSTED: "The attack ran out of its budget. The same attack with more time, or another one, may succeed: this does not"
+    " show that the update is safe.",
+    Status.NOT_APPLICABLE: "This attack needs something that this model or update does not have. Other attacks need other things: this does"
+    " not show that the update is safe.",
+}
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One headline number: what it is, its value as text, and how to read it."""
+
+    label: str
+    value: str
+    hint: str
+
+
+def severity(stored: StoredFinding) -> Severity:
+    """How bad it is."""
+    return _SEVERITY[Status[stored.status]][0]
+
+
+def badge(stored: StoredFinding) -> str:
+    """The severity in two or three words."""
+    return _SEVERITY[Status[stored.status]][1]
+
+
+def meaning(stored: StoredFinding) -> str:
+    """What the verdict means to whoever is responsible for privacy."""
+    return _MEANING[Status[stored.status]]
+
+
+def measures_title(stored: StoredFinding) -> str:
+    """The heading above the advice: a disclosure could have been prevented; after a failure one can only go on."""
+    return "What would have prevented it" if Status[stored.status].disclosed else "What to do next, and what protects"
+
+
+def headline(stored: StoredFinding) -> list[Figure]:
+    """The few numbers that matter; those that need the truth are left out where it is not known."""
+    known = stored.true_labels is not None
+    true = len(stored.true_labels or ())
+    figures = []
+    if known and stored.exact:
+        figures.append(Figure("Samples recovered exactly", f"{sum(stored.exact)} of {true}", "held against the true batch"))
+    elif known:
+        figures.append(Figure("Samples reconstructed", f"{stored.reconstructed} of {true}", "samples in the true batch"))
+    else:
+        figures.append(Figure("Samples reconstructed", str(stored.reconstructed), "the truth was not given"))
+    if any(value is not None for value in stored.scores.get("psnr", ())):
+        figures.append(Figure("Median PSNR", score("psnr", _median(stored.scores["psnr"])), "above 100 dB no eye sees a difference"))
+    if known and stored.labels_right:
+        figures.append(Figure("Labels right", f"{sum(stored.labels_right)} of {true}", "restored from the update"))
+    if stored.residual is not None:
+        figures.append(Figure("Residual of the replay", number(stored.residual), "0 means: the very same update"))
+    figures.append(Figure("Time", seconds(stored.seconds), "wall time of the attack"))
+    return figures
+
+
+def _median(values: Iterable[float | None]) -> float | None:
+    defined = [value for value in values if value is not None]
+    return statistics.median_low(defined) if defined else None
+
+
+_STATS: dict[str, str] = {
+    "layer": "layer that was inverted",
+    "width": "neurons in that layer",
+    "inputs": "inputs of that layer",
+    "rank": "rank of its gradient: the number of different samples",
+    "gap": "gap in its singular values: how clear the rank is",
+    "subsets": "subsets of neurons tried",
+    "directions": "candidate directions kept",
+    "agreement": "agreement of signs with zeros (1 is perfect)",
+}
+
+
+def how_it_was_done(stored: StoredFinding) -> list[tuple[str, str]]:
+    """The attack, its settings and what it counted, in plain words, as (what, value)."""
+    name, _, settings = stored.attack.partition(":")
+    rows = [("attack", name or DASH), ("settings", settings.replace(",", ", ") or "defaults"), ("seed", str(stored.seed))]
+    shape = " × ".join(map(str, stored.input_shape))
+    rows.append(("one sample", f"{shape} = {math.prod(stored.input_shape):,} numbers"))
+    known = [key for key in _STATS if key in stored.stats]
+    others = [key for key in stored.stats if key not in _STATS and key != "seconds"]
+    rows += [(_STATS.get(key, key.replace("_", " ")), _told(stored.stats[key])) for key in (*known, *others)]
+    return rows
+
+
+def _told(value: JsonValue) -> str:
+    if value is None:
+        return DASH
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
+    if isinstance(value, float):
+        return number(value)
+    if isinstance(value, list):
+        shown = ", ".join(map(_told, value[:12]))
+        return shown + (f" and {len(value) - 12} more" if len(value) > 12 else "") or DASH
+    if isinstance(value, dict):
+        return ", ".join(f"{key.replace('_', ' ')}: {_told(item)}" for key, item in value.items()) or DASH
+    return value.replace("inf", "∞") if value in ("inf", "-inf") else value
+
+
+_METRICS: dict[str, tuple[str, str]] = {"psnr": ("PSNR", "dB"), "ssim": ("SSIM", ""), "mse": ("MSE", ""), "lpips": ("LPIPS", "")}
+
+
+def metric_names(stored: StoredFinding) -> list[tuple[str, str, str]]:
+    """(key, name, unit) of every metric in the report, the best known first."""
+    keys = [*(key for key in _METRICS if key in stored.scores), *(key for key in stored.scores if key not in _METRICS)]
+    return [(key, *_METRICS.get(key, (key.replace("_", " "), ""))) for key in keys]
+
+
+def score(metric: str, value: float | None) -> str:
+    """A score as people read it.
+
+    Example:
+        >>> score("psnr", 256.31), score("psnr", float("inf")), score("ssim", 0.98765), score("mse", 2.5e-26), score("lpips", None)
+        ('256.3 dB', 'exact (inf)', '0.9877', '2.5 × 10⁻²⁶', '–')
+    """
+    if value is None or math.isnan(value):
+        return DASH
+    if metric == "psnr":
+        return "exact (inf)" if value == math.inf else f"{value:.1f} dB"
+    return number(value)
+
+
+def number(value: float) -> str:
+    """A number with the digits that matter: plain where it is short, a power of ten where it is not.
+
+    Example:
+        >>> number(0.0), number(0.25), number(1234.5), number(3.21e-13), number(2e7)
+        ('0', '0.25', '1,234', '3.2 × 10⁻¹³', '2.0 × 10⁷')
+    """
+    if not math.isfinite(value):
+        return DASH if math.isnan(value) else "∞" if value > 0 else "−∞"
+    size = abs(value)
+    if size == 0:
+        return "0"
+    if size < 1e-3 or size >= 1e6:
+        mantissa, _, exponent = f"{value:.1e}".partition("e")
+        return f"{mantissa.replace('-', '−')} × 10{str(int(exponent)).translate(_SUPERSCRIPT)}"
+    if size >= 1000:
+        return f"{value:,.0f}".replace("-", "−")
+    return f"{value:.4g}".replace("-", "−")
+
+
+_SUPERSCRIPT = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+
+
+def seconds(value: float) -> str:
+    """A time span.
+
+    Example:
+        >>> seconds(0.0123), seconds(3.14159), seconds(75), seconds(7384)
+        ('12 ms', '3.1 s', '1 min 15 s', '2 h 3 min')
+    """
+    if not 0 <= value < math.inf:
+        return DASH
+    if value < 0.9995:
+        return f"{value * 1000:.0f} ms"
+    if value < 59.95:
+        return f"{value:.1f} s"
+    whole = round(value)
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60} s"
+    return f"{whole // 3600} h {whole % 3600 // 60} min"
