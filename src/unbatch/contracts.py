@@ -6,10 +6,11 @@ base classes trust nothing that a plug-in returns.
 
 from __future__ import annotations
 
+import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, final
 
 import torch
@@ -19,7 +20,7 @@ from unbatch.errors import Misuse, NotDeterministic
 from unbatch.gradients import check_deterministic, replay
 from unbatch.types import Batch, Observation, Reconstruction, Schema, Status
 
-__all__ = ["Attack", "Candidate", "Dataset", "Metric", "Model", "Plugin", "Progress", "Protocol", "silent"]
+__all__ = ["Attack", "Candidate", "Dataset", "Inapplicable", "Metric", "Model", "Plugin", "Progress", "Protocol", "silent"]
 
 Progress = Callable[[str, float], None]
 """Told what is being done and how far it is (0 to 1, or NaN where that is unknown), every now and then."""
@@ -45,6 +46,10 @@ class Plugin:
         name = type(self).__module__.rpartition(".")[2]
         changed = [f"{f.name}={getattr(self, f.name)}" for f in fields(self) if getattr(self, f.name) != f.default]
         return name + (":" + ",".join(changed) if changed else "")
+
+
+class Inapplicable(Exception):
+    """Raised inside ``Attack.reconstruct`` when only the work itself shows that the attack cannot be used; the text is the reason."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -90,7 +95,11 @@ class Attack(Plugin, ABC):
 
     @abstractmethod
     def reconstruct(self, observation: Observation, generator: torch.Generator, progress: Progress) -> Candidate:
-        """Think. All randomness comes from ``generator``."""
+        """Think. All randomness comes from ``generator``.
+
+        Raises:
+            Inapplicable: the attack cannot be used on this observation, which ``unsupported`` could not see without the work.
+        """
 
     @final
     def __call__(self, observation: Observation, *, seed: int = 0, progress: Progress = silent) -> Reconstruction:
@@ -105,13 +114,17 @@ class Attack(Plugin, ABC):
         if (reason := self._cannot(observation)) is not None:
             return Reconstruction(Status.NOT_APPLICABLE, reason=reason, attack=self.spec)
         generator = torch.Generator(observation.device).manual_seed(seed)
-        candidate = self.reconstruct(observation, generator, progress)
-        progress("replay", 0.0)
+        try:
+            candidate = self.reconstruct(observation, generator, progress)
+        except Inapplicable as obstacle:
+            return Reconstruction(Status.NOT_APPLICABLE, reason=str(obstacle), attack=self.spec)
+        if candidate.inputs is not None:
+            precision = torch.promote_types(observation.dtype, torch.float32)
+            candidate = replace(candidate, inputs=candidate.inputs.to(precision))
+        progress("replay", math.nan)
         status, residual, reason = self._judge(observation, candidate)
-        kept = status is not Status.NOT_APPLICABLE
         stats = {**candidate.stats, "seconds": time.perf_counter() - start}
-        inputs, labels = (candidate.inputs, candidate.labels) if kept else (None, None)
-        return Reconstruction(status, inputs, labels, residual, reason, stats, self.spec)
+        return Reconstruction(status, candidate.inputs, candidate.labels, residual, reason, stats, self.spec)
 
     def _cannot(self, observation: Observation) -> str | None:
         try:

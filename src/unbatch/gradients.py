@@ -57,7 +57,7 @@ def loss_function(loss: Loss) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def capture(
-    model: nn.Module, inputs: Float[Tensor, b *shape], labels: Int64[Tensor, " b"], loss: Loss = "cross_entropy"
+    model: nn.Module, inputs: Float[Tensor, " b *shape"], labels: Int64[Tensor, " b"], loss: Loss = "cross_entropy"
 ) -> dict[str, Tensor]:
     """The update that a client sends under FedSGD: the mean gradient over its batch.
 
@@ -91,7 +91,7 @@ def capture(
 
 
 def per_example(
-    model: nn.Module, inputs: Float[Tensor, b *shape], labels: Int64[Tensor, " b"], loss: Loss = "cross_entropy"
+    model: nn.Module, inputs: Float[Tensor, " b *shape"], labels: Int64[Tensor, " b"], loss: Loss = "cross_entropy"
 ) -> dict[str, Tensor]:
     """The gradient of every sample alone: parameter name -> (b, *parameter shape). Their mean is ``capture``."""
     check_deterministic(model)
@@ -143,7 +143,7 @@ def check_deterministic(model: nn.Module) -> None:
 def replay(
     model: nn.Module,
     update: Mapping[str, Tensor],
-    inputs: Float[Tensor, b *shape],
+    inputs: Float[Tensor, " b *shape"],
     labels: Int64[Tensor, " b"],
     loss: Loss = "cross_entropy",
     *,
@@ -197,13 +197,15 @@ def _squared_distance_of_factors(observed: Tensor, factors: list[tuple[Tensor, T
     distance = size = 0.0
     for start in range(0, observed.shape[1], block):
         columns = slice(start, start + block)
-        replayed = sum((left.T @ right[:, columns] for left, right in factors), torch.zeros((), dtype=torch.float64, device=observed.device))
+        replayed = sum(
+            (left.T @ right[:, columns] for left, right in factors), torch.zeros((), dtype=torch.float64, device=observed.device)
+        )
         d, s = _squared_distance(observed[:, columns], replayed.expand_as(observed[:, columns]))
         distance, size = distance + d, size + s
     return distance, size
 
 
-def sensitivities(model: nn.Module, inputs: Float[Tensor, b *shape], weight: str, loss: Loss, classes: Int64[Tensor, " c"]) -> Float[Tensor, "c b m"]:
+def sensitivities(model: nn.Module, inputs: Float[Tensor, "b *shape"], weight: str, loss: Loss = "cross_entropy") -> Float[Tensor, "c b m"]:
     """∂ℓ(x_i, y)/∂z of one Linear layer, for every sample i and every class y: the columns that a label would cause.
 
     Args:
@@ -211,21 +213,21 @@ def sensitivities(model: nn.Module, inputs: Float[Tensor, b *shape], weight: str
         inputs: (b, *shape).
         weight: name of the layer's weight.
         loss: as for ``capture``.
-        classes: (c,) the labels to try.
 
     Returns:
-        (c, b, m) in float64.
+        (c, b, m) in float64, for all c classes that the model scores.
     """
     result = run(model, inputs)
     call: LinearCall = next(call for call in result.linears if call.weight == weight)
     measure = loss_function(loss)
+    classes = torch.arange(result.outputs.shape[1], device=inputs.device)
 
     def summed(outputs: Tensor, label: Tensor) -> Tensor:
         one = torch.func.vmap(lambda row: measure(row[None], label[None]))
         return one(outputs).sum()
 
     columns = []
-    for chunk in classes.split(max(1, (1 << 24) // max(1, result.outputs.numel()))):
+    for chunk in torch.split(classes, max(1, (1 << 24) // max(1, result.outputs.numel()))):
         at_outputs = torch.func.vmap(torch.func.grad(summed), in_dims=(None, 0))(result.outputs.detach(), chunk)
         (at_layer,) = torch.autograd.grad(result.outputs, call.output, at_outputs, retain_graph=True, is_grads_batched=True)
         columns.append(at_layer)

@@ -153,9 +153,7 @@ def run(model: nn.Module, inputs: Tensor, *, large: int = LARGE, dtype: torch.dt
             blocked[name] = parameter.detach()
         else:
             leaves[name] = parameter.detach().to(dtype, copy=True).requires_grad_()
-    buffers = {
-        name: (buffer.to(dtype) if buffer.is_floating_point() else buffer).clone() for name, buffer in model.named_buffers()
-    }
+    buffers = {name: (buffer.to(dtype) if buffer.is_floating_point() else buffer).clone() for name, buffer in model.named_buffers()}
     inputs = inputs.detach().to(dtype)
     tensors = {**leaves, **blocked}
     recorder = _Recorder({id(tensor): name for name, tensor in tensors.items()}, {id(tensor) for tensor in blocked.values()}, inputs)

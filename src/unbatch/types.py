@@ -175,7 +175,9 @@ class Observation:
 def _checked_shape(shape: Sequence[int]) -> tuple[int, ...]:
     sizes = tuple(shape)
     if not sizes or not all(isinstance(size, int) and size > 0 for size in sizes):
-        raise Misuse("an input shape of positive whole numbers", repr(sizes), "give the shape of one sample, without the batch: (3, 32, 32)")
+        raise Misuse(
+            "an input shape of positive whole numbers", repr(sizes), "give the shape of one sample, without the batch: (3, 32, 32)"
+        )
     return sizes
 
 
@@ -197,7 +199,9 @@ def _checked_update(model: nn.Module, update: Mapping[str, Tensor]) -> dict[str,
         if not bool(tensor.isfinite().all()):
             raise BadUpdate(f"finite numbers in {name!r}", "NaN or infinity", "capture the update again: it overflowed or was damaged")
     if not any(bool(tensor.any()) for tensor in update.values()):
-        raise BadUpdate("an update that is not zero", "zeros in every tensor", "check that the client trained and that its update was saved")
+        raise BadUpdate(
+            "an update that is not zero", "zeros in every tensor", "check that the client trained and that its update was saved"
+        )
     return {name: tensor.detach() for name, tensor in update.items()}
 
 
@@ -319,7 +323,7 @@ class Finding:
         made = self.reconstruction
         count = 0 if made.inputs is None else len(made.inputs)
         head = {
-            Status.RECONSTRUCTED: f"This update gives away its whole batch: {count} of {count} samples were reconstructed and proved by replay.",
+            Status.RECONSTRUCTED: f"This update gives away its whole batch: all {count} samples were reconstructed and proved by replay.",
             Status.PARTIAL: f"This update gives away part of its batch: {count} samples were reconstructed, each with a certificate.",
             Status.APPROXIMATE: f"This update gives away an approximation of its batch ({count} samples); nothing was proved exact.",
             Status.INCONSISTENT: "No reconstruction was proved: what was found does not give the observed update.",

@@ -1,0 +1,110 @@
+"""Protocol, attack, match, score: one page. The only place where a reconstruction meets the truth."""
+
+from __future__ import annotations
+
+import platform
+import sys
+import time
+from dataclasses import replace
+from importlib.metadata import version
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unbatch import plugins
+from unbatch.contracts import Attack, Progress, silent
+from unbatch.errors import Misuse
+from unbatch.linalg.matching import match
+from unbatch.types import Batch, Finding, Observation, Reconstruction, Schema
+
+__all__ = ["audit", "environment", "invert"]
+
+EXACT = 1e-5
+"""A sample is recovered exactly when its root mean square error is below this share of the batch's data range (100 dB)."""
+
+
+def invert(observation: Observation, attack: str | Attack = "spear", seed: int = 0, progress: Progress = silent) -> Reconstruction:
+    """Attack an observation.
+
+    Args:
+        observation: what the server saw.
+        attack: ``"name"``, ``"name:field=value,field=value"``, or an attack.
+        seed: of all randomness.
+        progress: told what goes on.
+
+    Raises:
+        Misuse: there is no such attack or setting.
+    """
+    built: Attack = plugins.build("attacks", attack) if isinstance(attack, str) else attack
+    return built(observation, seed=seed, progress=progress)
+
+
+def audit(
+    observation: Observation, truth: Batch | None = None, attack: str | Attack = "spear", seed: int = 0, progress: Progress = silent
+) -> Finding:
+    """Attack an observation and score what comes out, where the truth is known.
+
+    Args:
+        observation: what the server saw.
+        truth: the client's batch. The attack never sees it.
+        attack: as for ``invert``.
+        seed: of all randomness.
+        progress: told what goes on.
+
+    Raises:
+        Misuse: there is no such attack, or the truth has another shape than the observation's inputs.
+    """
+    if truth is not None and tuple(truth.inputs.shape[1:]) != observation.input_shape:
+        raise Misuse(f"a truth of shape (b, {observation.input_shape})", str(tuple(truth.inputs.shape)), "give the client's own batch")
+    start = time.perf_counter()
+    made = invert(observation, attack, seed, progress)
+    finding = Finding(
+        made,
+        observation.knowledge,
+        (truth.schema if truth else observation.schema) or Schema.guess(observation.input_shape),
+        observation.input_shape,
+        seed,
+        time.perf_counter() - start,
+        truth,
+        environment=environment(),
+    )
+    return finding if truth is None or made.inputs is None else _scored(finding, truth, made.inputs)
+
+
+def _scored(finding: Finding, truth: Batch, guesses: Tensor) -> Finding:
+    """Match optimally, then compare pair by pair in raw units; a true sample without a partner scores NaN."""
+    raw, guessed = finding.schema.to_raw(truth.inputs.double()), finding.schema.to_raw(guesses.double())
+    order = match(raw, guessed)
+    partners = torch.tensor(order)
+    found = (partners >= 0).nonzero()[:, 0]
+    data_range = 1.0 if finding.schema.kind == "image" and finding.schema.mean else float(raw.max() - raw.min()) or 1.0
+    pairs = raw[found], guessed[partners[found]]
+    scores, notes = {}, {}
+    for name in plugins.names("metrics"):
+        metric = plugins.load("metrics", name)()
+        values = torch.full((len(raw),), float("nan"), dtype=torch.float64)
+        if (reason := metric.undefined(finding.input_shape)) is not None:
+            notes[name] = reason
+        elif len(found):
+            values[found] = metric(*pairs, data_range)
+        scores[name] = tuple(values.tolist())
+    error = torch.full((len(raw),), float("inf"), dtype=torch.float64)
+    error[found] = (pairs[0] - pairs[1]).square().flatten(1).mean(dim=1).sqrt()
+    labels = finding.reconstruction.labels
+    right = [labels is not None and p >= 0 and bool(labels[p] == y) for p, y in zip(order, truth.labels.tolist(), strict=True)]
+    return replace(
+        finding, order=order, scores=scores, notes=notes, exact=tuple((error < EXACT * data_range).tolist()), labels_right=tuple(right)
+    )
+
+
+def environment() -> dict[str, str]:
+    """Versions and machine, for the report."""
+    return {
+        "unbatch": version("unbatch"),
+        "torch": torch.__version__,
+        "numpy": np.__version__,
+        "python": sys.version.split()[0],
+        "system": f"{platform.system()} {platform.machine()}",
+        "threads": str(torch.get_num_threads()),
+    }

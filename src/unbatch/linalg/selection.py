@@ -1,0 +1,198 @@
+"""From a pool of sparse directions to the b true ones: refine, drop repetitions and combinations, choose, scale.
+
+| SPEAR | here          | meaning                                                               |
+|-------|---------------|-----------------------------------------------------------------------|
+| L, R  | left, right   | factors of the gradient, G = L R                                      |
+| Q     | mixing        | (b, b), D = L Q and Xᵀ = Q⁻¹ R                                        |
+| λ     | agreement     | share of entries where the sign of Z = W X + bias fits the zeros of D |
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+__all__ = ["Layer", "Selection", "distinct", "refine", "scale", "select", "undominated"]
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """All that is known of the layer, in the coordinates of the factors.
+
+    Attributes:
+        left: (m, b) orthonormal left factor of the gradient.
+        bias_gradient: (m,) ∂L/∂bias, the sum of the columns of D.
+        seen: (m, b) W Rᵀ: the pre-activations of a sample x = Rᵀ p are ``seen @ p + bias``.
+        bias: (m,) of the layer.
+        tolerance: entries of L q below this share of the largest count as zero.
+    """
+
+    left: Float[Tensor, "m b"]
+    bias_gradient: Float[Tensor, " m"]
+    seen: Float[Tensor, "m b"]
+    bias: Float[Tensor, " m"]
+    tolerance: float
+
+    @property
+    def batch(self) -> int:
+        """b."""
+        return self.left.shape[1]
+
+
+@dataclass(frozen=True, eq=False)
+class Selection:
+    """b directions, scaled, and how well they fit.
+
+    Attributes:
+        mixing: (b, b) Q, one column a sample.
+        agreement: (b,) for every sample the share of neurons whose sign fits; 1 everywhere means consistent.
+        sparsity: zeros of L Q, all columns together.
+    """
+
+    mixing: Float[Tensor, "b b"]
+    agreement: Float[Tensor, " b"]
+    sparsity: int
+
+    @property
+    def consistent(self) -> bool:
+        """Whether every neuron fits for every sample."""
+        return bool((self.agreement == 1).all())
+
+
+def refine(left: Float[Tensor, "m b"], off: Bool[Tensor, "k m"]) -> Float[Tensor, "k b"]:
+    """For every zero set the unit direction that is smallest on all of its rows together: rounding averages out.
+
+    Example:
+        >>> left = torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.3, 1.0]], dtype=torch.float64)
+        >>> refine(left, torch.tensor([[True, True, False]])).abs()
+        tensor([[0., 1.]], dtype=torch.float64)
+    """
+    weighted = left * off[..., None]
+    smallest: Tensor = torch.linalg.svd(weighted, full_matrices=False).Vh[:, -1]
+    return smallest
+
+
+def distinct(directions: Float[Tensor, "k b"], known: Float[Tensor, "j b"], closeness: float = 1e-6) -> Bool[Tensor, " k"]:
+    """Which directions are neither a known one nor an earlier one, up to sign.
+
+    Example:
+        >>> axes = torch.eye(2, dtype=torch.float64)
+        >>> distinct(torch.cat([axes, -axes]), axes[:1])
+        tensor([False,  True, False, False])
+    """
+    new = ((directions @ known.T).abs() < 1 - closeness).all(dim=1)
+    alike = (directions @ directions.T).abs() >= 1 - closeness
+    earlier = torch.tril(alike, diagonal=-1) & new[None, :]
+    return new & ~earlier.any(dim=1)
+
+
+def undominated(off: Bool[Tensor, "k m"], slack: int = 0) -> Bool[Tensor, " k"]:
+    """Which zero sets are not contained in a larger one.
+
+    A combination of two true columns is zero wherever both are, so its zero set lies strictly inside each of theirs.
+
+    Args:
+        off: (k, m) zero sets.
+        slack: how many stray zeros a contained set may have outside.
+    """
+    sets = off.to(torch.float32)
+    sizes = sets.sum(dim=1)
+    shared = sets @ sets.T
+    inside = (shared >= sizes[:, None] - slack) & (sizes[None, :] > sizes[:, None] + slack)
+    return ~inside.any(dim=1)
+
+
+def scale(layer: Layer, directions: Float[Tensor, "b b"]) -> Float[Tensor, "b b"]:
+    """Q from unit directions (one a row): the scales follow from the bias gradient, which is the sum of the columns of D."""
+    factors: Tensor = torch.linalg.lstsq(layer.left @ directions.T, layer.bias_gradient[:, None]).solution[:, 0]
+    return directions.T * factors
+
+
+def agreement(layer: Layer, mixing: Float[Tensor, "b b"]) -> Float[Tensor, " b"]:
+    """The sparsity-matching score of SPEAR for every sample: share of neurons where (Z > 0) is (D ≠ 0).
+
+    Neurons that are off in every row of D (dead) must be off in Z too; they count like all others.
+    """
+    columns = (layer.left @ mixing).abs()
+    fires = columns > layer.tolerance * columns.amax(dim=0)
+    pre_activations = layer.seen @ torch.linalg.inv(mixing).T + layer.bias[:, None]
+    share: Tensor = ((pre_activations > 0) == fires).to(columns.dtype).mean(dim=0)
+    return share
+
+
+def select(layer: Layer, directions: Float[Tensor, "k b"], swaps: int = 200) -> Selection | None:
+    """Choose b independent directions: the sparsest first, then swap while the sparsity-matching score rises.
+
+    Args:
+        layer: the layer.
+        directions: (k, b) unit candidates, k >= b.
+        swaps: at most this many exchanges are tried.
+
+    Returns:
+        the best set, or None if the candidates do not span.
+    """
+    columns = (directions @ layer.left.T).abs()
+    sparsity = (columns <= layer.tolerance * columns.amax(dim=1, keepdim=True)).sum(dim=1)
+    order = sparsity.argsort(descending=True, stable=True)
+    chosen = _independent(directions[order])
+    if len(chosen) < layer.batch:
+        return None
+    inside = order[chosen]
+    best = _score(layer, directions[inside])
+    for _ in range(swaps):
+        if best.consistent:
+            break
+        better = _best_swap(layer, directions, inside, best)
+        if better is None:
+            break
+        inside, best = better
+    return best
+
+
+def _score(layer: Layer, directions: Tensor) -> Selection:
+    mixing = scale(layer, directions)
+    columns = (layer.left @ directions.T).abs()
+    sparsity = int((columns <= layer.tolerance * columns.amax(dim=0)).sum())
+    if not bool((mixing.abs().amax(dim=0) > 1e-12 * mixing.abs().max()).all()):
+        return Selection(mixing, torch.zeros_like(mixing[0]), sparsity)
+    return Selection(mixing, agreement(layer, mixing), sparsity)
+
+
+def _independent(directions: Float[Tensor, "k b"], smallest: float = 1e-5) -> Int64[Tensor, " b"]:
+    """Indices of the first directions that are independent of those before them (Gram–Schmidt over all candidates at once)."""
+    rest = directions.clone()
+    kept: list[int] = []
+    position = 0
+    while len(kept) < directions.shape[1]:
+        lengths = rest[position:].norm(dim=1)
+        ahead = (lengths > smallest).nonzero()
+        if not len(ahead):
+            break
+        position += int(ahead[0])
+        unit = rest[position] / rest[position].norm()
+        rest -= (rest @ unit)[:, None] * unit
+        kept.append(position)
+        position += 1
+        if position >= len(directions):
+            break
+    return torch.tensor(kept, dtype=torch.int64, device=directions.device)
+
+
+def _best_swap(layer: Layer, directions: Tensor, inside: Tensor, best: Selection) -> tuple[Tensor, Selection] | None:
+    """The first exchange of the worst member for an outsider that raises the score, or None."""
+    outside = torch.ones(len(directions), dtype=torch.bool, device=directions.device)
+    outside[inside] = False
+    coefficients = torch.linalg.solve(directions[inside].T, directions[outside].T).T
+    for member in best.agreement.argsort().tolist():
+        if best.agreement[member] == 1:
+            break
+        for newcomer in (coefficients[:, member].abs() > 1e-3).nonzero()[:, 0].tolist():
+            trial = inside.clone()
+            trial[member] = outside.nonzero()[newcomer, 0]
+            scored = _score(layer, directions[trial])
+            if scored.agreement.sum() > best.agreement.sum():
+                return trial, scored
+    return None
