@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 import typer
 
 from unbatch.errors import Misuse, OutputFailed, UnbatchError, UnknownPlugin
-from unbatch.staging import check_writable, staged
 
 if TYPE_CHECKING:
     from unbatch.contracts import Dataset, Progress
@@ -28,7 +27,7 @@ DONE, FAILED, MISUSE, INTERRUPTED = 0, 1, 2, 130
 
 EXIT_CODES = """Exit codes: 0 done (read the verdict: an audit that finds nothing is done too); 1 controlled failure (the demo did not
 reconstruct its batch, or unbatch has a bug); 2 misuse (what was given cannot be used, the attack does not apply to it, or the output cannot
-be written), with one sentence on stderr and nothing written; 130 interrupted, nothing written."""
+be written), with one sentence on stderr and nothing written; 130 interrupted, nothing half-written."""
 
 app = typer.Typer(
     name="unbatch",
@@ -64,9 +63,9 @@ def execute(arguments: Sequence[str]) -> int:
         typer.main.get_command(app).main(args=list(arguments), prog_name="unbatch")
     except SystemExit as end:  # how typer ends, with a code of ours or its own 2 for a wrong option and 130 for Ctrl-C
         code = end.code if isinstance(end.code, int) else FAILED
-        return _say("interrupted, nothing was written", INTERRUPTED) if code == INTERRUPTED else code
+        return _say("interrupted", INTERRUPTED) if code == INTERRUPTED else code
     except KeyboardInterrupt:
-        return _say("interrupted, nothing was written", INTERRUPTED)
+        return _say("interrupted", INTERRUPTED)
     except (Misuse, OutputFailed) as error:
         return _say(str(error), MISUSE, debug=debug)
     except UnbatchError as error:
@@ -117,9 +116,11 @@ def demo(
 
     Ends with exit code 1 if the batch was not reconstructed.
     """
-    check_writable(out)
-    _note(f"{batch_size} samples of {dataset}, model {model}, attack {attack}", quiet)
     from unbatch import plugins
+    from unbatch.experiments import store
+
+    store.check_writable(out)
+    _note(f"{batch_size} samples of {dataset}, model {model}, attack {attack}", quiet)
 
     batch = (data := plugins.build("datasets", dataset)).batch(batch_size, seed)
     victim = plugins.build("models", model).build(data.input_shape, _classes(data, batch), seed)
@@ -165,11 +166,12 @@ def audit(
 
     Ends with exit code 0 whatever the verdict is, and with 2 if the attack does not apply.
     """
-    shape = _numbers(input_shape, int, "an input shape like 3,32,32")
-    check_writable(out)
-    _note(f"update {update}, model {model}, attack {attack}", quiet)
     from unbatch import importers
+    from unbatch.experiments import store
 
+    shape = _numbers(input_shape, int, "an input shape like 3,32,32")
+    store.check_writable(out)
+    _note(f"update {update}, model {model}, attack {attack}", quiet)
     schema = _schema(shape, mean, std)
     victim = importers.load_weights(importers.load_model(model), importers.read_tensors(weights)).train(train_mode)
     observation = importers.load_observation(
@@ -227,10 +229,8 @@ def _attack_and_report(observation: Observation, truth: Batch | None, attack: st
     made = finding.reconstruction
     if made.status.name == "NOT_APPLICABLE":
         raise typer.Exit(_say(f"{attack} does not apply to this update: {made.reason}", MISUSE))
-    with staged(out) as folder:
-        store.save(finding, folder)
-        page = html.write(folder).name
-    _print_result(finding, out / page)
+    store.save(finding, out)
+    _print_result(finding, html.write(out))
     return finding
 
 
