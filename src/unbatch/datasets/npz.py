@@ -89,7 +89,9 @@ def _pictures(path: Path, size: int | None, _version: tuple[int, int]) -> Pictur
 def _arrays(path: Path) -> dict[str, Array]:
     advice = "write it with numpy.savez, or numpy.savez_compressed, from plain arrays"
     try:
-        with np.load(path, allow_pickle=False) as file:
+        # Opened here, because numpy leaves the file open when it refuses it.
+        with path.open("rb") as stream:
+            file = np.load(stream, allow_pickle=False)
             if not isinstance(file, np.lib.npyio.NpzFile):
                 raise BadFile("an .npz file with several named arrays", f"a single array in {path}", advice)
             return {name: file[name] for name in ("images", "labels", "classes") if name in file.files}

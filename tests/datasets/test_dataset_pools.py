@@ -1,0 +1,161 @@
+"""What holds for every data set: shapes, types, normalization, indices; and the two embedded ones against their sources."""
+
+from __future__ import annotations
+
+import pickle
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from skimage.data import lfw_subset
+from sklearn.datasets import load_digits
+
+from unbatch.contracts import Dataset
+from unbatch.datasets import _pictures
+from unbatch.datasets.digits import Digits
+from unbatch.datasets.faces import Faces
+from unbatch.datasets.folder import Folder
+from unbatch.datasets.npz import Npz
+from unbatch.errors import Misuse
+
+
+def write_npz(folder: Path) -> Npz:
+    rng = np.random.default_rng(0)
+    np.savez(folder / "some.npz", images=rng.integers(0, 256, (30, 12, 9, 3), dtype=np.uint8), labels=np.arange(30) % 7)
+    return Npz(str(folder / "some.npz"))
+
+
+def write_folder(folder: Path) -> Folder:
+    rng = np.random.default_rng(0)
+    for index in range(12):
+        target = folder / "pictures" / f"class {index % 3}"
+        target.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (20, 30, 3), dtype=np.uint8)).save(target / f"{index}.png")
+    return Folder(str(folder / "pictures"), size=10)
+
+
+@pytest.fixture(params=["digits", "faces", "folder", "npz"])
+def dataset(request: pytest.FixtureRequest, tmp_path: Path) -> Dataset:
+    makers = {"digits": lambda _: Digits(), "faces": lambda _: Faces(), "folder": write_folder, "npz": write_npz}
+    return makers[request.param](tmp_path)
+
+
+def test_a_batch_is_what_the_contract_says(dataset: Dataset) -> None:
+    batch = dataset.batch(6, seed=3)
+    assert batch.inputs.shape == (6, *dataset.input_shape)
+    assert batch.inputs.dtype == torch.float64
+    assert batch.labels.shape == (6,)
+    assert batch.labels.dtype == torch.int64
+    assert 0 <= int(batch.labels.min()) <= int(batch.labels.max()) < len(dataset.schema.classes)
+    assert batch.schema == dataset.schema
+    assert dataset.schema.kind == "image"
+
+
+def test_the_whole_set_is_normalized_by_channel(dataset: Dataset) -> None:
+    everything = dataset.take(torch.arange(len(dataset))).inputs.transpose(0, 1).flatten(1)
+    torch.testing.assert_close(everything.mean(1), torch.zeros(len(everything), dtype=torch.float64), atol=1e-12, rtol=0)
+    torch.testing.assert_close(everything.std(1, correction=0), torch.ones(len(everything), dtype=torch.float64))
+
+
+def test_raw_values_lie_between_black_and_white(dataset: Dataset) -> None:
+    raw = dataset.schema.to_raw(dataset.take(torch.arange(len(dataset))).inputs)
+    assert raw.min() >= -1e-12
+    assert raw.max() <= 1 + 1e-12
+
+
+def test_the_same_seed_draws_the_same_batch_and_leaves_the_global_state_alone(dataset: Dataset) -> None:
+    before = torch.get_rng_state()
+    first, second, other = dataset.batch(5, seed=1), dataset.batch(5, seed=1), dataset.batch(5, seed=2)
+    assert torch.equal(first.inputs, second.inputs)
+    assert not torch.equal(first.inputs, other.inputs)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_changing_a_batch_does_not_change_the_set(dataset: Dataset) -> None:
+    kept = dataset.take(torch.tensor([0])).inputs.clone()
+    batch = dataset.take(torch.tensor([0]))
+    batch.inputs.zero_()
+    batch.labels.fill_(-5)
+    assert torch.equal(dataset.take(torch.tensor([0])).inputs, kept)
+    assert dataset.take(torch.tensor([0])).labels.item() >= 0
+
+
+def test_order_and_repetition_of_indices_are_kept(dataset: Dataset) -> None:
+    batch = dataset.take(torch.tensor([4, 1, 4]))
+    assert torch.equal(batch.inputs[0], batch.inputs[2])
+    assert torch.equal(batch.inputs[1], dataset.take(torch.tensor([1])).inputs[0])
+
+
+def test_no_indices_give_an_empty_batch(dataset: Dataset) -> None:
+    assert dataset.take(torch.tensor([], dtype=torch.int64)).inputs.shape == (0, *dataset.input_shape)
+
+
+@pytest.mark.parametrize("indices", [torch.tensor([-1]), torch.tensor([10**6]), torch.tensor([0.0]), torch.tensor([[0]]), torch.tensor(0)])
+def test_wrong_indices_are_refused(dataset: Dataset, indices: torch.Tensor) -> None:
+    with pytest.raises(Misuse, match="expected indices"):
+        dataset.take(indices)
+
+
+@pytest.mark.parametrize("size", [0, -2, 10**6])
+def test_wrong_batch_sizes_are_refused(dataset: Dataset, size: int) -> None:
+    with pytest.raises(Misuse, match="expected a batch size from 1 to"):
+        dataset.batch(size)
+
+
+def test_it_crosses_a_process_boundary_without_its_pictures(dataset: Dataset) -> None:
+    dataset.batch(2)
+    message = pickle.dumps(dataset)
+    assert len(message) < 1000
+    assert torch.equal(pickle.loads(message).batch(2).inputs, dataset.batch(2).inputs)  # noqa: S301
+
+
+def test_faces_are_the_first_half_of_the_subset() -> None:
+    faces = Faces()
+    raw = faces.schema.to_raw(faces.take(torch.arange(100)).inputs)
+    np.testing.assert_allclose(raw[:, 0].numpy(), lfw_subset()[:100], atol=1e-12)
+    # Faces fill their picture; what follows them in the subset is background, much of it black.
+    assert raw.mean() > 1.4 * lfw_subset()[100:].mean()
+
+
+def test_every_face_is_its_own_person() -> None:
+    batch = Faces().batch(16)
+    assert len(set(batch.labels.tolist())) == 16
+    assert Faces().schema.classes[37] == "person 37"
+
+
+def test_digits_are_those_of_scikit_learn() -> None:
+    digits, source = Digits(), load_digits()
+    batch = digits.take(torch.tensor([0, 17, 1796]))
+    np.testing.assert_allclose(digits.schema.to_raw(batch.inputs)[:, 0].numpy() * 16, source.images[[0, 17, 1796]], atol=1e-12)
+    assert batch.labels.tolist() == source.target[[0, 17, 1796]].tolist()
+
+
+def test_a_channel_without_contrast_is_not_scaled() -> None:
+    pool = _pictures.pool(lambda indices: np.full((len(indices), 1, 40, 40), 0.1), np.zeros(50), (1, 40, 40), ("one",))
+    assert pool.schema.std == (1.0,)
+    assert pool.schema.mean == pytest.approx((0.1,))
+
+
+def test_large_sets_are_normalized_by_an_evenly_spaced_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(_pictures, "SAMPLE", 3)
+    asked: list[int] = []
+
+    def read(indices: np.ndarray) -> np.ndarray:
+        asked.extend(indices.tolist())
+        return indices.reshape(-1, 1, 1, 1) / 100.0
+
+    pool = _pictures.pool(read, np.zeros(101), (1, 1, 1), ("one",))
+    assert asked == [0, 50, 100]
+    assert pool.schema.mean == pytest.approx((0.5,))
+
+
+def test_statistics_do_not_depend_on_the_size_of_the_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures = np.random.default_rng(0).random((20, 2, 5, 4))
+    expected = pictures.transpose(1, 0, 2, 3).reshape(2, -1)
+    for chunk in (1, 130, 10**6):
+        monkeypatch.setattr(_pictures, "CHUNK", chunk)
+        schema = _pictures.pool(lambda indices: pictures[indices], np.zeros(20), (2, 5, 4), ("one",)).schema
+        np.testing.assert_allclose(schema.mean, expected.mean(1), rtol=1e-12)
+        np.testing.assert_allclose(schema.std, expected.std(1), rtol=1e-12)
