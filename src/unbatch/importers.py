@@ -127,7 +127,8 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
 
 
 def _read_arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
-    with _read(path, "npz file"), np.load(path, allow_pickle=False) as archive:
+    # Opened here and not by numpy, which forgets to close a file that it cannot read.
+    with _read(path, "npz file"), path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         try:
             return {name: archive[name] for name in archive.files}
         except ValueError as error:
@@ -149,9 +150,10 @@ def _tensor(array: np.ndarray[Any, Any]) -> Tensor:
 
 
 def _read_torch(path: Path) -> dict[str, Tensor]:
-    with _read(path, "torch file"):
+    # Opened here, because torch gives a path that ends in .safetensors to another reader, whatever the file holds.
+    with _read(path, "torch file"), path.open("rb") as file:
         try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
+            content = torch.load(file, map_location="cpu", weights_only=True)
         except pickle.UnpicklingError as error:
             if "nsupported" not in str(error):  # as in "Unsupported global"; all else is damage
                 raise
