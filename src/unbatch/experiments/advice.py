@@ -114,6 +114,8 @@ _NO_BIAS = Advice(
 def advise(finding: Finding) -> tuple[Advice, ...]:
     """What would have prevented it, strongest first; after a failure, what to do next and what protects anyway.
 
+    Measures against the inversion of a layer are given where an attack says that it inverted one (``stats["layer"]``).
+
     Example:
         >>> from unbatch.types import Knowledge, Reconstruction, Schema
         >>> failed = Reconstruction(Status.BUDGET_EXHAUSTED)
@@ -122,9 +124,12 @@ def advise(finding: Finding) -> tuple[Advice, ...]:
     """
     status = finding.reconstruction.status
     first = (_NEXT[status],) if status in _NEXT else ()
-    if not status.disclosed:
+    if status not in _FOUND or "layer" not in finding.reconstruction.stats:
         return (*first, _PRIVATE, _AGGREGATE)
     return (*first, _PRIVATE, _AGGREGATE, _larger_batch(finding), _ARCHITECTURE, _NO_BIAS)
+
+
+_FOUND = (Status.RECONSTRUCTED, Status.PARTIAL, Status.UNPROVEN)
 
 
 def _larger_batch(finding: Finding) -> Advice:

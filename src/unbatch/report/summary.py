@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ __all__ = [
     "measures_title",
     "metric_names",
     "number",
+    "reproduce",
     "score",
     "seconds",
     "severity",
@@ -58,21 +60,21 @@ _SEVERITY: dict[Status, tuple[Severity, str]] = {
 }
 
 _MEANING: dict[Status, str] = {
-    Status.RECONSTRUCTED: "Whoever sees this update has the samples it was computed from. The proof does not rest on the truth: sent through"
-    " the model again, the reconstructed batch gives the same update, down to rounding. Treat the samples as disclosed to"
-    " the server, and to everyone who can read what the server received.",
-    Status.PARTIAL: "Whoever sees this update has at least the samples shown. Each carries its own certificate; the rest of the batch was not"
-    " found, which does not mean that it cannot be.",
-    Status.APPROXIMATE: "Whoever sees this update can come near to the samples. Nothing here is proved exact; judge by what a person could"
-    " recognize, and expect better attacks.",
-    Status.UNPROVEN: "A batch was found that fits the layer that was attacked, but without labels it cannot be replayed through the whole"
-    " model. It may well be right: do not treat the update as safe.",
-    Status.INCONSISTENT: "The attack ended with something that does not explain the update. This says more about the inputs of the audit than"
-    " about the client's privacy, and it does not show that the update is safe.",
-    Status.BUDGET_EXHAUSTED: "The attack ran out of its budget. The same attack with more time, or another one, may succeed: this does not"
-    " show that the update is safe.",
-    Status.NOT_APPLICABLE: "This attack needs something that this model or update does not have. Other attacks need other things: this does"
+    Status.RECONSTRUCTED: "Whoever sees this update has the samples it was computed from. The proof does not rest on the truth: sent"
+    " through the model again, the reconstructed batch gives the same update, down to rounding. Treat the samples as disclosed to the"
+    " server, and to everyone who can read what the server received.",
+    Status.PARTIAL: "Whoever sees this update has at least the samples shown. Each carries its own certificate; the rest of the batch was"
+    " not found, which does not mean that it cannot be.",
+    Status.APPROXIMATE: "Whoever sees this update can come near to the samples. Nothing here is proved exact; judge by what a person"
+    " could recognize, and expect better attacks.",
+    Status.UNPROVEN: "A batch was found that fits the layer that was attacked, but without labels it cannot be replayed through the"
+    " whole model. It may well be right: do not treat the update as safe.",
+    Status.INCONSISTENT: "The attack ended with something that does not explain the update. This says more about the inputs of the audit"
+    " than about the client's privacy, and it does not show that the update is safe.",
+    Status.BUDGET_EXHAUSTED: "The attack ran out of its budget. The same attack with more time, or another one, may succeed: this does"
     " not show that the update is safe.",
+    Status.NOT_APPLICABLE: "This attack needs something that this model or update does not have. Other attacks need other things: this"
+    " does not show that the update is safe.",
 }
 
 
@@ -111,17 +113,17 @@ def headline(stored: StoredFinding) -> list[Figure]:
     true = len(stored.true_labels or ())
     figures = []
     if known and stored.exact:
-        figures.append(Figure("Samples recovered exactly", f"{sum(stored.exact)} of {true}", "held against the true batch"))
+        figures.append(Figure("Exact samples", f"{sum(stored.exact)} of {true}", "recovered, held against the truth"))
     elif known:
-        figures.append(Figure("Samples reconstructed", f"{stored.reconstructed} of {true}", "samples in the true batch"))
+        figures.append(Figure("Samples found", f"{stored.reconstructed} of {true}", "samples in the true batch"))
     else:
-        figures.append(Figure("Samples reconstructed", str(stored.reconstructed), "the truth was not given"))
+        figures.append(Figure("Samples found", str(stored.reconstructed), "the truth was not given"))
     if any(value is not None for value in stored.scores.get("psnr", ())):
         figures.append(Figure("Median PSNR", score("psnr", _median(stored.scores["psnr"])), "above 100 dB no eye sees a difference"))
     if known and stored.labels_right:
         figures.append(Figure("Labels right", f"{sum(stored.labels_right)} of {true}", "restored from the update"))
     if stored.residual is not None:
-        figures.append(Figure("Residual of the replay", number(stored.residual), "0 means: the very same update"))
+        figures.append(Figure("Replay residual", number(stored.residual), "0 means the very same update"))
     figures.append(Figure("Time", seconds(stored.seconds), "wall time of the attack"))
     return figures
 
@@ -153,6 +155,21 @@ def how_it_was_done(stored: StoredFinding) -> list[tuple[str, str]]:
     others = [key for key in stored.stats if key not in _STATS and key != "seconds"]
     rows += [(_STATS.get(key, key.replace("_", " ")), _told(stored.stats[key])) for key in (*known, *others)]
     return rows
+
+
+def reproduce(stored: StoredFinding) -> tuple[str, str]:
+    """(a command, a Python snippet) that run the attack again; quoted, since what a report says may come from strangers."""
+    shape, attack = ",".join(map(str, stored.input_shape)), stored.attack or "spear"
+    command = (
+        "unbatch audit --model FILE.py:FACTORY \\\n  --weights WEIGHTS --update UPDATE \\\n"
+        f"  --input-shape {shape} --seed {stored.seed} \\\n  --attack {shlex.quote(attack)} --out DIR"
+    )
+    snippet = (
+        "import unbatch\n"
+        f"seen = unbatch.Observation(model, update, {stored.input_shape!r})\n"
+        f"unbatch.invert(seen, attack={attack!r}, seed={stored.seed})"
+    )
+    return command, snippet
 
 
 def _told(value: JsonValue) -> str:

@@ -1,0 +1,202 @@
+"""A stored finding as one self-contained page: no script, nothing loaded from elsewhere, everything from strangers escaped."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
+
+import torch
+from jinja2 import Environment, StrictUndefined
+from markupsafe import Markup
+from torch import Tensor
+
+from unbatch.experiments.store import HTML, TENSORS, StoredFinding, load, publish
+from unbatch.report import summary
+from unbatch.report.pictures import Scale, amplification, data_uri, side
+from unbatch.types import Schema
+
+__all__ = ["write"]
+
+OPEN = 24
+"""Samples that are shown at once; the rest is folded away."""
+
+COLUMNS = 12
+"""Values of a vector that are shown."""
+
+
+@dataclass
+class _Sample:
+    """One row of the report: a true sample with its reconstruction, or a reconstruction without a true sample."""
+
+    name: str
+    true: int | None = None
+    made: int | None = None
+    true_label: str = summary.DASH
+    label: str = summary.DASH
+    label_right: bool | None = None
+    exact: bool | None = None
+    scores: list[str] = field(default_factory=list)
+    pictures: list[dict[str, str]] = field(default_factory=list)
+    values: list[tuple[str, list[str]]] = field(default_factory=list)
+
+
+def write(folder: Path) -> Path:
+    """Render ``report.html`` beside the stored finding.
+
+    Args:
+        folder: where ``store.save`` put the finding.
+
+    Returns:
+        the page's path.
+
+    Raises:
+        BadFile: the folder holds no readable finding.
+        OutputFailed: the page cannot be written.
+
+    Example:
+        >>> import tempfile
+        >>> from unbatch.experiments.store import save
+        >>> from unbatch.types import Finding, Knowledge, Reconstruction, Status
+        >>> finding = Finding(Reconstruction(Status.NOT_APPLICABLE, reason="no <ReLU>"), Knowledge(), Schema(), (4,), seed=0, seconds=0.1)
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     save(finding, Path(folder))
+        ...     page = write(Path(folder)).read_text(encoding="utf-8")
+        >>> "no &lt;ReLU&gt;" in page, "<script" in page
+        (True, False)
+    """
+    page = _page(*load(folder))
+    publish(folder, {HTML: lambda path: path.write_text(page, encoding="utf-8")})
+    return folder / HTML
+
+
+def _page(stored: StoredFinding, tensors: dict[str, Tensor]) -> str:
+    package = files("unbatch.report")
+    style = package.joinpath("style.css").read_text(encoding="utf-8")
+    template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(
+        package.joinpath("page.html").read_text(encoding="utf-8")
+    )
+    samples = _samples(stored)
+    shown: dict[str, Any] = (
+        _with_pictures(stored, tensors, samples) if stored.input_schema.kind == "image" else _with_values(stored, tensors, samples)
+    )
+    return template.render(
+        stored=stored,
+        summary=summary,
+        style=Markup(style),  # noqa: S704 -- our own file
+        severity=summary.severity(stored).value.replace(" ", "-"),
+        samples=samples,
+        groups=[("", samples[:OPEN]), (f"{len(samples) - OPEN} more samples", samples[OPEN:])][: 1 + (len(samples) > OPEN)],
+        metrics=summary.metric_names(stored),
+        notes=[(name, stored.notes[key]) for key, name, _ in summary.metric_names(stored) if key in stored.notes],
+        known=stored.true_labels is not None,
+        **shown,
+    )
+
+
+def _samples(stored: StoredFinding) -> list[_Sample]:
+    """True samples in their order, then what was reconstructed beyond them."""
+    keys = [key for key, _, _ in summary.metric_names(stored)]
+    samples = []
+    for i in range(len(stored.true_labels or ())):
+        sample = _Sample(str(i + 1), true=i)
+        if stored.order and stored.order[i] >= 0:
+            sample.made = stored.order[i]
+        sample.exact = stored.exact[i] if stored.exact else None
+        sample.label_right = stored.labels_right[i] if stored.labels_right and stored.labels and sample.made is not None else None
+        sample.scores = [summary.score(key, stored.scores[key][i] if stored.scores[key] else None) for key in keys]
+        samples.append(sample)
+    for made in sorted(set(range(stored.reconstructed)) - set(stored.order)):
+        name = f"extra {made + 1}" if stored.order else str(made + 1)
+        samples.append(_Sample(name, made=made, scores=[summary.DASH] * len(keys)))
+    for sample in samples:
+        if sample.true is not None and stored.true_labels:
+            sample.true_label = _label(stored, stored.true_labels[sample.true])
+        if sample.made is not None and stored.labels:
+            sample.label = _label(stored, stored.labels[sample.made])
+    return samples
+
+
+def _label(stored: StoredFinding, index: int) -> str:
+    classes = stored.input_schema.classes
+    return f"{classes[index]} ({index})" if 0 <= index < len(classes) else str(index)
+
+
+def _raw(stored: StoredFinding, tensors: dict[str, Tensor]) -> tuple[Tensor | None, Tensor | None]:
+    schema = Schema(stored.input_schema.kind, stored.input_schema.mean, stored.input_schema.std)
+    truth, made = (schema.to_raw(tensors[name].double()) if name in tensors else None for name in ("truth_inputs", "inputs"))
+    return truth, made
+
+
+def _with_pictures(stored: StoredFinding, tensors: dict[str, Tensor], samples: list[_Sample]) -> dict[str, Any]:
+    truth, made = _raw(stored, tensors)
+    if made is None:  # and the client's own pictures are nobody's business then
+        return {"kind": "none"}
+    scale = Scale.fit(made if truth is None else truth, raw=bool(stored.input_schema.mean))
+    pairs = [(sample.true, sample.made) for sample in samples if sample.true is not None and sample.made is not None]
+    differences = {}
+    if truth is not None:
+        differences = {true: (scale(truth[true]) - scale(made[guess])).abs() for true, guess in pairs}
+    factor = amplification(torch.stack(list(differences.values()))) if differences else 1
+    longest = side(len(samples) * (3 if differences else 1 if truth is None else 2))
+    for sample in samples:
+        if truth is not None:
+            sample.pictures.append(_picture(sample, "Original", truth[sample.true] if sample.true is not None else None, scale, longest))
+        guess = made[sample.made] if sample.made is not None else None
+        sample.pictures.append(_picture(sample, "Restored", guess, scale, longest))
+        if differences:
+            gap = differences.get(sample.true) if sample.true is not None else None
+            caption = f"Diff. × {factor:,}" if factor > 1 else "Difference"
+            sample.pictures.append(_picture(sample, caption, None if gap is None else gap * factor, Scale(), longest))
+    largest = max(stored.input_shape[1:])
+    return {
+        "kind": "pictures",
+        "columns": len(samples[0].pictures),
+        "cell": 9.5 if largest > 64 or len(samples) <= 8 else 6.9,
+        "pixelated": largest <= longest,
+        "lead": _about_pictures(truth is not None, factor if differences else None, longest if largest > longest else None, scale),
+    }
+
+
+def _about_pictures(known: bool, factor: int | None, longest: int | None, scale: Scale) -> str:
+    parts = ["Left the client's picture, then what the attack made of the update" if known else "What the attack made of the update."]
+    if known:
+        parts[0] += ", then their difference" if factor else ""
+        parts[0] += f", made {factor:,} times stronger so that it can be seen: black means equal." if factor and factor > 1 else "."
+    else:
+        parts.append("The truth was not given.")
+    if longest:
+        parts.append(f"Pictures are scaled down to {longest} pixels here; the full ones are in {TENSORS}.")
+    if scale.stretched:
+        low, high = summary.number(scale.low), summary.number(scale.high)
+        parts.append(f"How the inputs were normalized is not known: values from {low} to {high} are shown as black to white.")
+    return " ".join(parts)
+
+
+def _picture(sample: _Sample, caption: str, tensor: Tensor | None, scale: Scale, longest: int) -> dict[str, str]:
+    source = "" if tensor is None else data_uri(scale(tensor), longest)
+    return {"caption": caption, "source": source, "alt": f"{caption} of sample {sample.name}"}
+
+
+def _with_values(stored: StoredFinding, tensors: dict[str, Tensor], samples: list[_Sample]) -> dict[str, Any]:
+    truth, made = _raw(stored, tensors)
+    if made is None:
+        return {"kind": "none"}
+    for sample in samples:
+        if truth is not None and sample.true is not None:
+            sample.values.append(("Original", _values(truth[sample.true])))
+        if sample.made is not None:
+            sample.values.append(("Restored", _values(made[sample.made])))
+    total = math.prod(stored.input_shape)
+    lead = "What the attack made of the update. The truth was not given."
+    if truth is not None:
+        lead = "The client's values, and under them what the attack made of the update."
+    if total > COLUMNS:
+        lead += f" The first {COLUMNS} of {total:,} values a sample; all are in {TENSORS}."
+    return {"kind": "values", "columns": min(total, COLUMNS), "lead": lead}
+
+
+def _values(vector: Tensor) -> list[str]:
+    return [summary.number(value) for value in vector.flatten()[:COLUMNS].tolist()]
