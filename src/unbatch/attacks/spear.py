@@ -28,7 +28,7 @@ from unbatch.errors import Misuse
 from unbatch.gradients import sensitivities
 from unbatch.linalg.lowrank import Factors, factor, multiply
 from unbatch.linalg.sampling import draw_rows, least_zeros, null_directions, zeros
-from unbatch.linalg.selection import Layer, Selection, distinct, refine, select, undominated
+from unbatch.linalg.selection import Layer, Selection, distinct, refine, select, sparsest
 from unbatch.trace import LinearCall, linear_layers
 from unbatch.types import Observation
 
@@ -142,11 +142,10 @@ class Spear(Attack):
             fresh = _draw(layer, working, live, count, least, pool, generator)
             drawn += count
             if len(fresh):
-                pool = torch.cat([pool, fresh])
-                pool = pool[undominated(zeros(layer.left, pool, layer.tolerance))]
-                sparsest = select(layer, pool, swaps=0) if len(pool) >= b else None
-                if sparsest and (chosen is None or sparsest.sparsity > chosen.sparsity):
-                    chosen, settled = sparsest, drawn
+                pool = sparsest(layer.left, torch.cat([pool, fresh]), layer.tolerance, most=4 * b)
+                best = select(layer, pool, swaps=0)
+                if best and (chosen is None or best.sparsity > chosen.sparsity):
+                    chosen, settled = best, drawn
             progress(f"{min(len(pool), b)} of {b} directions, {drawn:,} subsets", min(len(pool) / b, 1.0))
         fits = chosen is not None and chosen.consistent
         reason = "" if fits or not chosen else f"the signs of W X + bias fit only {float(chosen.agreement.mean()):.1%} of the zeros found"
@@ -162,7 +161,7 @@ def _draw(layer: Layer, working: Tensor, live: Tensor, count: int, least: int, p
     hits = hits[distinct(directions[hits].double(), pool)]
     if not len(hits):
         return pool[:0]
-    refined = refine(layer.left[live], off[hits])
+    refined = refine(layer.left[live], directions[hits].double(), least, layer.tolerance)
     kept = zeros(layer.left[live], refined, layer.tolerance).sum(dim=1) >= least
     refined = refined[kept]
     return refined[distinct(refined, pool)]

@@ -1,4 +1,4 @@
-"""From a pool of sparse directions to the b true ones: refine, drop repetitions and combinations, choose, scale.
+"""From a pool of sparse directions to the b true ones: refine, drop repetitions, choose, scale.
 
 | SPEAR | here          | meaning                                                               |
 |-------|---------------|-----------------------------------------------------------------------|
@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-__all__ = ["Layer", "Selection", "distinct", "refine", "scale", "select", "undominated"]
+__all__ = ["Layer", "Selection", "distinct", "refine", "scale", "select", "sparsest"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,17 +62,28 @@ class Selection:
         return bool((self.agreement == 1).all())
 
 
-def refine(left: Float[Tensor, "m b"], off: Bool[Tensor, "k m"]) -> Float[Tensor, "k b"]:
-    """For every zero set the unit direction that is smallest on all of its rows together: rounding averages out.
+def refine(left: Float[Tensor, "m b"], directions: Float[Tensor, "k b"], least: int, tolerance: float) -> Float[Tensor, "k b"]:
+    """Make directions exact: smallest on their ``least`` smallest rows, then on all rows that are zero after that.
+
+    An entry that is small by chance is larger than the true zeros, so it is not among the first; rounding averages out over the second.
+
+    Args:
+        left: (m, b) left factor, float64.
+        directions: (k, b) approximate unit directions.
+        least: number of zeros that a true direction has for certain, at least b.
+        tolerance: entries of left q below this share of the largest count as zero.
 
     Example:
         >>> left = torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.3, 1.0]], dtype=torch.float64)
-        >>> refine(left, torch.tensor([[True, True, False]])).abs()
+        >>> refine(left, torch.tensor([[0.01, 1.0]], dtype=torch.float64), least=2, tolerance=1e-9).abs()
         tensor([[0., 1.]], dtype=torch.float64)
     """
-    weighted = left * off[..., None]
-    smallest: Tensor = torch.linalg.svd(weighted, full_matrices=False).Vh[:, -1]
-    return smallest
+    columns = (directions @ left.T).abs()
+    rows = columns.topk(least, dim=1, largest=False).indices
+    exact: Tensor = torch.linalg.svd(left[rows], full_matrices=False).Vh[:, -1]
+    columns = (exact @ left.T).abs()
+    off = columns <= tolerance * columns.amax(dim=1, keepdim=True)
+    return torch.linalg.svd(left * off[..., None], full_matrices=False).Vh[:, -1].contiguous()
 
 
 def distinct(directions: Float[Tensor, "k b"], known: Float[Tensor, "j b"], closeness: float = 1e-6) -> Bool[Tensor, " k"]:
@@ -89,20 +100,19 @@ def distinct(directions: Float[Tensor, "k b"], known: Float[Tensor, "j b"], clos
     return new & ~earlier.any(dim=1)
 
 
-def undominated(off: Bool[Tensor, "k m"], slack: int = 0) -> Bool[Tensor, " k"]:
-    """Which zero sets are not contained in a larger one.
+def sparsest(left: Float[Tensor, "m b"], directions: Float[Tensor, "k b"], tolerance: float, most: int) -> Float[Tensor, "j b"]:
+    """The ``most`` best directions: first the independent ones of most zeros, then the runners-up.
 
-    A combination of two true columns is zero wherever both are, so its zero set lies strictly inside each of theirs.
-
-    Args:
-        off: (k, m) zero sets.
-        slack: how many stray zeros a contained set may have outside.
+    Taking the sparsest first and skipping what depends on those before gives the basis with most zeros in total (a matroid), so a
+    combination of true columns, which is zero only where all of them are, gives way as soon as they are found.
     """
-    sets = off.to(torch.float32)
-    sizes = sets.sum(dim=1)
-    shared = sets @ sets.T
-    inside = (shared >= sizes[:, None] - slack) & (sizes[None, :] > sizes[:, None] + slack)
-    return ~inside.any(dim=1)
+    columns = (directions @ left.T).abs()
+    count = (columns <= tolerance * columns.amax(dim=1, keepdim=True)).sum(dim=1)
+    ordered = directions[count.argsort(descending=True, stable=True)]
+    basis = _independent(ordered)
+    others = torch.ones(len(ordered), dtype=torch.bool, device=ordered.device)
+    others[basis] = False
+    return torch.cat([ordered[basis], ordered[others]])[:most]
 
 
 def scale(layer: Layer, directions: Float[Tensor, "b b"]) -> Float[Tensor, "b b"]:
@@ -124,23 +134,19 @@ def agreement(layer: Layer, mixing: Float[Tensor, "b b"]) -> Float[Tensor, " b"]
 
 
 def select(layer: Layer, directions: Float[Tensor, "k b"], swaps: int = 200) -> Selection | None:
-    """Choose b independent directions: the sparsest first, then swap while the sparsity-matching score rises.
+    """Choose the first b independent directions, then swap while the sparsity-matching score rises.
 
     Args:
         layer: the layer.
-        directions: (k, b) unit candidates, k >= b.
+        directions: (k, b) unit candidates, the best first: see ``sparsest``.
         swaps: at most this many exchanges are tried.
 
     Returns:
         the best set, or None if the candidates do not span.
     """
-    columns = (directions @ layer.left.T).abs()
-    sparsity = (columns <= layer.tolerance * columns.amax(dim=1, keepdim=True)).sum(dim=1)
-    order = sparsity.argsort(descending=True, stable=True)
-    chosen = _independent(directions[order])
-    if len(chosen) < layer.batch:
+    inside = _independent(directions)
+    if len(inside) < layer.batch:
         return None
-    inside = order[chosen]
     best = _score(layer, directions[inside])
     for _ in range(swaps):
         if best.consistent:
@@ -161,7 +167,7 @@ def _score(layer: Layer, directions: Tensor) -> Selection:
     return Selection(mixing, agreement(layer, mixing), sparsity)
 
 
-def _independent(directions: Float[Tensor, "k b"], smallest: float = 1e-5) -> Int64[Tensor, " b"]:
+def _independent(directions: Float[Tensor, "k b"], smallest: float = 1e-5) -> Int64[Tensor, " j"]:
     """Indices of the first directions that are independent of those before them (Gram–Schmidt over all candidates at once)."""
     rest = directions.clone()
     kept: list[int] = []

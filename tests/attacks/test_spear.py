@@ -1,0 +1,144 @@
+"""SPEAR on planted batches: the truth is used only to check."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from unbatch.attacks.spear import Spear
+from unbatch.errors import Misuse
+from unbatch.gradients import capture
+from unbatch.models.mlp import Mlp
+from unbatch.types import Observation, Reconstruction, Status
+
+SHAPE = (3, 5, 5)
+
+
+def plant(size: int, seed: int = 0, model: nn.Module | None = None, dtype: torch.dtype = torch.float64) -> tuple[Observation, Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    model = (model or Mlp(width=100, depth=4).build(SHAPE, 7, seed)).to(dtype)
+    x = torch.randn((size, *SHAPE), generator=generator, dtype=torch.float64)
+    y = torch.randint(7, (size,), generator=generator)
+    return Observation(model, capture(model, x.to(dtype), y), SHAPE), x, y
+
+
+def worst_error(found: Reconstruction, x: Tensor) -> float:
+    assert found.inputs is not None
+    return float(torch.cdist(x.flatten(1), found.inputs.double().flatten(1)).amin(dim=1).max())
+
+
+def assert_recovers(found: Reconstruction, x: Tensor, y: Tensor, error: float = 1e-9) -> None:
+    assert found.status is Status.RECONSTRUCTED, found.reason
+    assert worst_error(found, x) < error
+    assert found.labels is not None
+    partner = torch.cdist(x.flatten(1), found.inputs.double().flatten(1)).argmin(dim=1)  # type: ignore[union-attr]
+    assert torch.equal(found.labels[partner], y)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 8, 12])
+def test_recovers_the_batch_and_its_labels(size: int) -> None:
+    observation, x, y = plant(size, seed=size)
+    assert_recovers(Spear(seconds=60)(observation), x, y)
+
+
+def test_recovers_float32_updates_to_their_precision() -> None:
+    observation, x, y = plant(6, dtype=torch.float32)
+    found = Spear()(observation)
+    assert_recovers(found, x, y, error=1e-2)
+    assert found.residual is not None
+    assert 1e-9 < found.residual < 1e-5
+
+
+def test_searches_in_float32_too() -> None:
+    observation, x, y = plant(6)
+    assert_recovers(Spear(precision="float32", seconds=60)(observation), x, y)
+
+
+class Tree(nn.Module):
+    """A layer hidden in a module tree, with an auxiliary head before it in definition order."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.unused_first = nn.Linear(7, 7)
+        self.body = nn.ModuleDict({"stem": nn.Sequential(nn.Flatten(), nn.Linear(75, 90)), "tail": nn.Linear(90, 7)})
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.unused_first(self.body["tail"](torch.relu(self.body["stem"](x))))
+
+
+def test_finds_the_layer_in_any_module_tree_and_says_which() -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = Tree()
+    observation, x, y = plant(4, model=model)
+    found = Spear()(observation)
+    assert_recovers(found, x, y)
+    assert found.stats["layer"] == "body.stem.1.weight"
+
+
+def test_one_class_only() -> None:
+    model = Mlp(width=100, depth=4).build(SHAPE, 7).double()
+    x = torch.randn((5, *SHAPE), generator=torch.Generator().manual_seed(4), dtype=torch.float64)
+    y = torch.full((5,), 3)
+    assert_recovers(Spear()(Observation(model, capture(model, x, y), SHAPE)), x, y)
+
+
+def test_repeated_samples_are_counted() -> None:
+    model = Mlp(width=100, depth=4).build(SHAPE, 7).double()
+    x = torch.randn((4, *SHAPE), generator=torch.Generator().manual_seed(4), dtype=torch.float64)[[0, 1, 1, 2, 3, 3, 3]]
+    y = torch.tensor([0, 1, 1, 2, 3, 3, 3])
+    found = Spear()(Observation(model, capture(model, x, y), SHAPE)).or_raise()
+    assert found.inputs is not None
+    assert len(found.inputs) == 7
+    assert found.labels is not None
+    assert sorted(found.labels.tolist()) == sorted(y.tolist())
+    assert "only 4 differ" in found.reason
+
+
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        (nn.Sequential(nn.Flatten(), nn.Linear(75, 50), nn.GELU(), nn.Linear(50, 7)), "followed by gelu"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(75, 7)), "followed by nothing"),
+        (nn.Sequential(nn.Flatten(), nn.Linear(75, 50, bias=False), nn.ReLU(), nn.Linear(50, 7)), "no bias"),
+        (nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(36, 50), nn.ReLU(), nn.Linear(50, 7)), "raw input"),
+        (nn.Sequential(nn.Conv2d(3, 7, 5), nn.ReLU(), nn.Flatten()), "no Linear layer at all"),
+        (nn.Sequential(nn.Linear(5, 9), nn.ReLU(), nn.Flatten(), nn.Linear(135, 7)), "15 times a sample"),
+    ],
+)
+def test_says_why_a_model_is_not_applicable(model: nn.Module, told: str) -> None:
+    observation, _, _ = plant(3, model=model)
+    found = Spear()(observation)
+    assert found.status is Status.NOT_APPLICABLE
+    assert told in found.reason
+    assert found.inputs is None
+
+
+def test_too_large_a_batch_is_not_applicable() -> None:
+    observation, _, _ = plant(30, model=Mlp(width=25, depth=3).build(SHAPE, 7))
+    found = Spear()(observation)
+    assert found.status is Status.NOT_APPLICABLE
+    assert "full rank 25" in found.reason
+
+
+def test_an_unknown_layer_is_not_applicable() -> None:
+    assert "no Linear layer named 'nose'" in Spear(layer="nose")(plant(3)[0]).reason
+
+
+def test_a_starved_search_says_so() -> None:
+    found = Spear(subsets=10)(plant(12)[0])
+    assert found.status is Status.BUDGET_EXHAUSTED
+    assert "of 12 directions after 10 subsets" in found.reason
+
+
+def test_a_foreign_model_is_inconsistent() -> None:
+    observation, _, _ = plant(5)
+    stranger = Mlp(width=100, depth=4).build(SHAPE, 7, seed=77).double()
+    found = Spear()(Observation(stranger, dict(observation.update), SHAPE))
+    assert found.status is Status.INCONSISTENT
+    assert "signs of W X + bias" in found.reason
+
+
+@pytest.mark.parametrize("settings", [{"seconds": 0.0}, {"subsets": 0}, {"false_rejection": 1.0}])
+def test_impossible_settings_are_misuse(settings: dict[str, float]) -> None:
+    with pytest.raises(Misuse):
+        Spear(**settings)  # type: ignore[arg-type]

@@ -1,0 +1,98 @@
+"""What every attack must keep, whichever attacks there are."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import nn
+
+from unbatch import plugins
+from unbatch.contracts import Attack
+from unbatch.gradients import capture
+from unbatch.types import Observation, Reconstruction, Status
+
+ATTACKS = plugins.names("attacks")
+
+
+def built(name: str) -> Attack:
+    return plugins.load("attacks", name)()
+
+
+def observe(model: nn.Module, dtype: torch.dtype = torch.float64) -> Observation:
+    generator = torch.Generator().manual_seed(5)
+    model = model.to(dtype)
+    inputs = torch.randn((5, 3, 4, 4), generator=generator, dtype=dtype)
+    return Observation(model, capture(model, inputs, torch.arange(5) % 4), (3, 4, 4))
+
+
+def network(activation: type[nn.Module] = nn.ReLU) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        return nn.Sequential(nn.Flatten(), nn.Linear(48, 40), activation(), nn.Linear(40, 4))
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_is_a_frozen_dataclass_that_its_spec_builds_again(name: str) -> None:
+    attack = built(name)
+    assert dataclasses.is_dataclass(attack)
+    assert attack.__dataclass_params__.frozen  # type: ignore[attr-defined]
+    assert plugins.build("attacks", attack.spec) == attack
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_same_seed_same_result_and_nothing_else_is_touched(name: str) -> None:
+    observation = observe(network())
+    before = {key: tensor.clone() for key, tensor in observation.model.state_dict().items()}
+    update = {key: tensor.clone() for key, tensor in observation.update.items()}
+    state = torch.get_rng_state()
+    first, second = built(name)(observation, seed=3), built(name)(observation, seed=3)
+    assert first.inputs is not None
+    assert second.inputs is not None
+    # Not to the last bit: threaded linear algebra may sum in another order.
+    assert torch.allclose(first.inputs, second.inputs, rtol=0, atol=1e-10)
+    assert first.stats["rank"] == second.stats["rank"]
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(torch.equal(tensor, before[key]) for key, tensor in observation.model.state_dict().items())
+    assert all(parameter.grad is None for parameter in observation.model.parameters())
+    assert all(torch.equal(tensor, update[key]) for key, tensor in observation.update.items())
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", ATTACKS)
+def test_keeps_dtype_and_shape(name: str, dtype: torch.dtype) -> None:
+    found = built(name)(observe(network(), dtype))
+    assert found.inputs is not None
+    assert found.inputs.dtype == dtype
+    assert found.inputs.shape[1:] == (3, 4, 4)
+    assert found.labels is not None
+    assert found.labels.dtype == torch.int64
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_a_random_model_is_not_applicable_and_says_why(name: str) -> None:
+    observation = observe(network())
+    model = nn.Sequential(*network(), nn.Dropout(0.5)).double()
+    found = built(name)(Observation(model, dict(observation.update), (3, 4, 4)))
+    assert found.status is Status.NOT_APPLICABLE
+    assert "Dropout" in found.reason
+
+
+@dataclasses.dataclass(frozen=True)
+class Liar(Attack):
+    """Claims a batch that it made up."""
+
+    def unsupported(self, observation: Observation) -> str | None:
+        return None
+
+    def reconstruct(self, observation, generator, progress):  # type: ignore[no-untyped-def]
+        from unbatch.contracts import Candidate
+
+        noise = torch.randn((5, *observation.input_shape), generator=generator, dtype=torch.float64)
+        return Candidate(noise, torch.zeros(5, dtype=torch.int64))
+
+
+def test_a_made_up_batch_is_never_called_a_reconstruction() -> None:
+    found: Reconstruction = Liar()(observe(network()))
+    assert found.status is Status.INCONSISTENT
+    assert found.residual is not None
+    assert found.residual > 0.1
