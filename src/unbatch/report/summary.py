@@ -34,8 +34,8 @@ __all__ = [
 DASH = "–"
 
 RESPONSIBLE_USE = (
-    "This report shows data that a client meant to keep. Treat it as you would treat the training data itself: store it where that may be"
-    " stored, pass it on only to those who may see that, and delete it when the audit is closed.",
+    "This report and the files beside it may show data that a client meant to keep. Treat them as you would treat the training data itself:"
+    " store them where that may be stored, pass them on only to those who may see it, and delete them when the audit is closed.",
     "unbatch is made for auditing systems that are your own or that you have been asked to audit. Do not use it on the updates of people"
     " who have not agreed to it.",
 )

@@ -1,0 +1,109 @@
+import shlex
+from collections.abc import Callable
+
+import pytest
+
+from unbatch.experiments.store import StoredFinding
+from unbatch.report import summary
+from unbatch.report.summary import Severity
+from unbatch.types import Status
+
+Stored = Callable[..., StoredFinding]
+
+
+@pytest.mark.parametrize(
+    ("status", "severity"),
+    [
+        (Status.RECONSTRUCTED, Severity.DISCLOSED),
+        (Status.PARTIAL, Severity.PARTLY),
+        (Status.APPROXIMATE, Severity.PARTLY),
+        (Status.UNPROVEN, Severity.PARTLY),
+        (Status.INCONSISTENT, Severity.NOT_SHOWN),
+        (Status.BUDGET_EXHAUSTED, Severity.NOT_SHOWN),
+        (Status.NOT_APPLICABLE, Severity.NOT_SHOWN),
+    ],
+)
+def test_severity(stored: Stored, status: Status, severity: Severity) -> None:
+    assert summary.severity(stored(status)) is severity
+
+
+def test_every_status_has_words(stored: Stored) -> None:
+    for status in Status:
+        told = stored(status)
+        assert summary.badge(told)
+        assert summary.meaning(told).endswith(".")
+
+
+@pytest.mark.parametrize("status", [Status.INCONSISTENT, Status.BUDGET_EXHAUSTED, Status.NOT_APPLICABLE])
+def test_a_failure_is_never_called_safe(stored: Stored, status: Status) -> None:
+    told = stored(status, found=0)
+    assert "not show that the update is safe" in summary.meaning(told)
+    assert summary.measures_title(told) != "What would have prevented it"
+    assert told.advice[0].strength == "next step"
+
+
+def test_headline_with_truth(stored: Stored) -> None:
+    figures = {figure.label: figure.value for figure in summary.headline(stored(found=3))}
+    assert figures == {
+        "Exact samples": "3 of 4",
+        "Median PSNR": "150.2 dB",
+        "Labels right": "3 of 4",
+        "Replay residual": "1.0 × 10⁻¹⁴",
+        "Time": "1 min 15 s",
+    }
+
+
+def test_headline_without_truth_claims_nothing_about_it(stored: Stored) -> None:
+    figures = {figure.label: figure.value for figure in summary.headline(stored(truth=False))}
+    assert figures == {"Samples found": "4", "Replay residual": "1.0 × 10⁻¹⁴", "Time": "1 min 15 s"}
+
+
+def test_headline_of_nothing(stored: Stored) -> None:
+    figures = {figure.label: figure.value for figure in summary.headline(stored(Status.BUDGET_EXHAUSTED, found=0))}
+    assert figures == {"Samples found": "0 of 4", "Time": "1 min 15 s"}
+
+
+def test_how_it_was_done_is_in_plain_words(stored: Stored) -> None:
+    rows = dict(summary.how_it_was_done(stored()))
+    assert rows["attack"] == "spear"
+    assert rows["settings"] == "seconds=60.0"
+    assert rows["one sample"] == "3 × 8 × 8 = 192 numbers"
+    assert rows["subsets of neurons tried"] == "131,072"
+    assert rows["other thing"] == "1, 2.5"
+    assert "seconds" not in rows
+
+
+def test_metrics_known_first(stored: Stored) -> None:
+    assert [key for key, _, _ in summary.metric_names(stored())] == ["psnr", "mse", "lpips"]
+
+
+def test_the_command_to_copy_cannot_be_poisoned(stored: Stored) -> None:
+    attack = "spear; rm -rf ~ #'$(id)"
+    told = stored().model_copy(update={"attack": attack})
+    command, snippet = summary.reproduce(told)
+    words = shlex.split(command.replace("\\\n", " "))
+    assert words[words.index("--attack") + 1] == attack
+    assert words[words.index("--input-shape") + 1] == "3,8,8"
+    assert words[words.index("--seed") + 1] == "3"
+    compile(snippet, "snippet", "exec")
+    assert repr(attack) in snippet
+
+
+@pytest.mark.parametrize(
+    ("value", "text"),
+    [
+        (float("nan"), "–"),
+        (float("inf"), "∞"),
+        (float("-inf"), "−∞"),
+        (-0.5, "−0.5"),
+        (-2e-7, "−2.0 × 10⁻⁷"),
+        (999.94, "999.9"),
+        (1e6, "1.0 × 10⁶"),
+    ],
+)
+def test_numbers(value: float, text: str) -> None:
+    assert summary.number(value) == text
+
+
+def test_seconds_that_make_no_sense() -> None:
+    assert [summary.seconds(value) for value in (float("nan"), -1.0, float("inf"), 59.96, 0.9996)] == ["–", "–", "–", "1 min 0 s", "1.0 s"]
