@@ -1,0 +1,36 @@
+"""Sampling rows: the threshold against simulation, null vectors against their definition."""
+
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from unbatch.linalg.sampling import draw_rows, least_zeros, null_directions, zeros
+
+
+def test_threshold_keeps_its_promise() -> None:
+    generator = torch.Generator().manual_seed(0)
+    counts = (torch.rand((20_000, 200), generator=generator) < 0.5).sum(dim=1)
+    assert float((counts < least_zeros(200, 20, 1e-3)).double().mean()) < 3e-3
+    assert float((counts < least_zeros(200, 20, 1e-3) + 4).double().mean()) > 1e-3
+
+
+def test_threshold_is_above_what_a_wrong_direction_leaves() -> None:
+    assert least_zeros(30, 20, 1e-5) > 19
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.integers(2, 9), st.integers(0, 10**6))
+def test_null_directions_vanish_on_their_rows(batch: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    left = torch.randn((40, batch), generator=generator, dtype=torch.float64)
+    rows = draw_rows(torch.arange(40), 16, batch - 1, generator)
+    directions = null_directions(left, rows)
+    assert all(len(set(subset)) == batch - 1 for subset in rows.tolist())
+    assert torch.allclose(directions.norm(dim=1), torch.ones(16, dtype=torch.float64))
+    assert float(torch.einsum("krb,kb->kr", left[rows], directions).abs().max()) < 1e-10
+    assert bool(zeros(left, directions, 1e-7).gather(1, rows).all())
+
+
+def test_only_live_rows_are_drawn() -> None:
+    live = torch.tensor([3, 5, 8, 9])
+    assert set(draw_rows(live, 50, 2, torch.Generator().manual_seed(0)).flatten().tolist()) == {3, 5, 8, 9}
