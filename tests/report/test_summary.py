@@ -85,6 +85,8 @@ def test_the_command_to_copy_cannot_be_poisoned(stored: Stored) -> None:
     assert words[words.index("--attack") + 1] == attack
     assert words[words.index("--input-shape") + 1] == "3,8,8"
     assert words[words.index("--seed") + 1] == "3"
+    assert "--mean=0.5" in words
+    assert "--std=0.25" in words
     compile(snippet, "snippet", "exec")
     assert repr(attack) in snippet
 

@@ -160,10 +160,15 @@ def how_it_was_done(stored: StoredFinding) -> list[tuple[str, str]]:
 def reproduce(stored: StoredFinding) -> tuple[str, str]:
     """(a command, a Python snippet) that run the attack again; quoted, since what a report says may come from strangers."""
     shape, attack = ",".join(map(str, stored.input_shape)), stored.attack or "spear"
-    command = (
-        "unbatch audit --model FILE.py:FACTORY \\\n  --weights WEIGHTS --update UPDATE \\\n"
-        f"  --input-shape {shape} --seed {stored.seed} \\\n  --attack {shlex.quote(attack)} --out DIR"
-    )
+    mean, std = (",".join(f"{value:g}" for value in values) for values in (stored.input_schema.mean, stored.input_schema.std))
+    lines = [
+        "unbatch audit --model FILE.py:FACTORY",
+        "--weights WEIGHTS --update UPDATE",
+        f"--input-shape {shape} --seed {stored.seed}",
+        *([f"--mean={mean} --std={std}"] if mean else []),
+        f"--attack {shlex.quote(attack)} --out DIR",
+    ]
+    command = " \\\n  ".join(lines)
     snippet = (
         "import unbatch\n"
         f"seen = unbatch.Observation(model, update, {stored.input_shape!r})\n"
