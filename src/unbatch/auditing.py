@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from unbatch import plugins
-from unbatch.contracts import Attack, Progress, silent
+from unbatch.contracts import Attack, Metric, Progress, silent
 from unbatch.errors import Misuse
 from unbatch.linalg.matching import match
 from unbatch.types import Batch, Finding, Observation, Reconstruction, Schema
@@ -57,6 +57,8 @@ def audit(
     """
     if truth is not None and tuple(truth.inputs.shape[1:]) != observation.input_shape:
         raise Misuse(f"a truth of shape (b, {observation.input_shape})", str(tuple(truth.inputs.shape)), "give the client's own batch")
+    # Before the attack: a metric that cannot be built (a bad weights file) must not waste a long search.
+    metrics = {name: plugins.load("metrics", name)() for name in plugins.names("metrics")} if truth is not None else {}
     start = time.perf_counter()
     made = invert(observation, attack, seed, progress)
     finding = Finding(
@@ -69,20 +71,20 @@ def audit(
         truth,
         environment=environment(),
     )
-    return finding if truth is None or made.inputs is None else _scored(finding, truth, made.inputs)
+    return finding if truth is None or made.inputs is None else _scored(finding, truth, made.inputs, metrics)
 
 
-def _scored(finding: Finding, truth: Batch, guesses: Tensor) -> Finding:
+def _scored(finding: Finding, truth: Batch, guesses: Tensor, metrics: dict[str, Metric]) -> Finding:
     """Match optimally, then compare pair by pair in raw units; a true sample without a partner scores NaN."""
     raw, guessed = finding.schema.to_raw(truth.inputs.double()), finding.schema.to_raw(guesses.double())
     order = match(raw, guessed)
     partners = torch.tensor(order)
     found = (partners >= 0).nonzero()[:, 0]
-    data_range = 1.0 if finding.schema.kind == "image" and finding.schema.mean else float(raw.max() - raw.min()) or 1.0
-    pairs = raw[found], guessed[partners[found]]
+    known_range = finding.schema.kind == "image" and bool(finding.schema.mean)
+    low, data_range = (0.0, 1.0) if known_range else (float(raw.min()), float(raw.max() - raw.min()) or 1.0)
+    pairs = raw[found] - low, guessed[partners[found]] - low
     scores, notes = {}, {}
-    for name in plugins.names("metrics"):
-        metric = plugins.load("metrics", name)()
+    for name, metric in metrics.items():
         values = torch.full((len(raw),), float("nan"), dtype=torch.float64)
         if (reason := metric.undefined(finding.input_shape)) is not None:
             notes[name] = reason

@@ -83,7 +83,8 @@ def refine(left: Float[Tensor, "m b"], directions: Float[Tensor, "k b"], least: 
     exact: Tensor = torch.linalg.svd(left[rows], full_matrices=False).Vh[:, -1]
     columns = (exact @ left.T).abs()
     off = columns <= tolerance * columns.amax(dim=1, keepdim=True)
-    return torch.linalg.svd(left * off[..., None], full_matrices=False).Vh[:, -1].contiguous()
+    best: Tensor = torch.linalg.svd(left * off[..., None], full_matrices=False).Vh[:, -1].contiguous()
+    return best
 
 
 def distinct(directions: Float[Tensor, "k b"], known: Float[Tensor, "j b"], closeness: float = 1e-6) -> Bool[Tensor, " k"]:
