@@ -10,7 +10,6 @@ SOURCE = Path(__file__).parents[1] / "src" / "unbatch"
 
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
-    "staging": {"errors"},
     "trace": set(),
     "gradients": {"errors", "trace"},
     "types": {"errors", "gradients", "trace"},
@@ -24,9 +23,9 @@ ALLOWED: dict[str, set[str]] = {
     "metrics": {"contracts", "errors"},
     "auditing": {"contracts", "errors", "linalg", "plugins", "types"},
     "importers": {"errors", "gradients", "types"},
-    "experiments": {"errors", "staging", "types"},
-    "report": {"errors", "experiments", "staging", "types"},
-    "cli": {"auditing", "contracts", "errors", "experiments", "importers", "plugins", "report", "staging", "types"},
+    "experiments": {"errors", "types"},
+    "report": {"errors", "experiments", "types"},
+    "cli": {"auditing", "contracts", "errors", "experiments", "importers", "plugins", "report", "types"},
     "__init__": {"auditing", "errors", "gradients", "types"},
 }
 """Part -> the parts that it may import. A part is a module, or a folder of them."""

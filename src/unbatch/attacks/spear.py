@@ -106,7 +106,7 @@ class Spear(Attack):
         progress("factor", float("nan"))
         factors = factor(observation.update[call.weight])
         layer = _in_factors(observation, call, factors)
-        stats = {"layer": call.weight, "rank": factors.rank, "gap": factors.gap}
+        stats = {"layer": call.weight, "width": len(factors.left), "rank": factors.rank, "gap": factors.gap}
         selection, counts, reason = self._sample(layer, generator, progress)
         stats |= counts
         if selection is None:
