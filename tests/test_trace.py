@@ -77,3 +77,8 @@ def test_shared_weights_are_seen_twice_under_one_name() -> None:
     shared = nn.Linear(4, 4)
     model = nn.Sequential(shared, nn.ReLU(), shared)
     assert [call.weight for call in linear_layers(model, (4,))] == ["0.weight", "0.weight"]
+
+
+def test_an_inactive_dropout_between_layer_and_activation_is_looked_through() -> None:
+    model = nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.5), nn.Identity(), nn.ReLU()).eval()
+    assert linear_layers(model, (4,))[0].activation == "relu"

@@ -76,7 +76,7 @@ def audit(
 
 def _scored(finding: Finding, truth: Batch, guesses: Tensor, metrics: dict[str, Metric]) -> Finding:
     """Match optimally, then compare pair by pair in raw units; a true sample without a partner scores NaN."""
-    raw, guessed = finding.schema.to_raw(truth.inputs.double()), finding.schema.to_raw(guesses.double())
+    raw, guessed = finding.schema.to_raw(truth.inputs.double().cpu()), finding.schema.to_raw(guesses.double().cpu())
     order = match(raw, guessed)
     partners = torch.tensor(order)
     found = (partners >= 0).nonzero()[:, 0]

@@ -98,6 +98,8 @@ class _Recorder(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is F.linear:
             return self._linear(*args, **kwargs)
+        if func is F.dropout and not kwargs.get("training", args[2] if len(args) > 2 else True):
+            return args[0]  # inactive: what comes after it is what the layer's output meets
         if args and isinstance(args[0], Tensor):
             self._note_activation(func, args, kwargs)
         return func(*args, **kwargs)

@@ -151,9 +151,9 @@ class Observation:
         loss_function(self.loss)
         if self.batch_size is not None and (not isinstance(self.batch_size, int) or self.batch_size < 1):
             raise Misuse("a batch size above zero", repr(self.batch_size), "give the number of samples, or None if it is unknown")
+        classes = _classes(self.model, self.input_shape)
         if self.labels is not None:
-            _check_labels(self.labels, self.batch_size)
-        _check_runs(self.model, self.input_shape)
+            _check_labels(self.labels, self.batch_size, classes)
 
     @property
     def knowledge(self) -> Knowledge:
@@ -209,14 +209,19 @@ def _some(names: list[str], most: int = 3) -> str:
     return ", ".join(map(repr, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
-def _check_labels(labels: Tensor, batch_size: int | None) -> None:
+def _check_labels(labels: Tensor, batch_size: int | None, classes: int) -> None:
     if labels.ndim != 1 or labels.dtype != torch.int64:
         raise Misuse("labels of shape (b,) and type int64", f"shape {tuple(labels.shape)} and type {labels.dtype}", "give class indices")
     if batch_size is not None and len(labels) != batch_size:
         raise Misuse(f"{batch_size} labels, one a sample", str(len(labels)), "make batch_size and labels agree")
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        raise Misuse(
+            f"labels from 0 to {classes - 1}", f"{int(labels.min())} to {int(labels.max())}", "give indices of the model's classes"
+        )
 
 
-def _check_runs(model: nn.Module, input_shape: tuple[int, ...]) -> None:
+def _classes(model: nn.Module, input_shape: tuple[int, ...]) -> int:
+    """How many classes the model scores, seen on a trial run."""
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     try:
         outputs = run(model, torch.zeros((2, *input_shape), device=device)).outputs
@@ -226,6 +231,7 @@ def _check_runs(model: nn.Module, input_shape: tuple[int, ...]) -> None:
     if not isinstance(outputs, Tensor) or outputs.ndim != 2 or len(outputs) != 2:
         came = f"shape {tuple(outputs.shape)} for 2 samples" if isinstance(outputs, Tensor) else type(outputs).__name__
         raise Misuse("a model that gives one row of class scores a sample", came, "wrap the model so that it returns a tensor (b, classes)")
+    return int(outputs.shape[1])
 
 
 class Status(Enum):
