@@ -13,7 +13,9 @@ from unbatch.types import Observation, Reconstruction, Status
 SHAPE = (3, 5, 5)
 
 
-def plant(size: int, seed: int = 0, model: nn.Module | None = None, dtype: torch.dtype = torch.float64) -> tuple[Observation, Tensor, Tensor]:
+def plant(
+    size: int, seed: int = 0, model: nn.Module | None = None, dtype: torch.dtype = torch.float64
+) -> tuple[Observation, Tensor, Tensor]:
     generator = torch.Generator().manual_seed(seed)
     model = (model or Mlp(width=100, depth=4).build(SHAPE, 7, seed)).to(dtype)
     x = torch.randn((size, *SHAPE), generator=generator, dtype=torch.float64)
@@ -37,7 +39,15 @@ def assert_recovers(found: Reconstruction, x: Tensor, y: Tensor, error: float = 
 @pytest.mark.parametrize("size", [1, 2, 3, 5, 8, 12])
 def test_recovers_the_batch_and_its_labels(size: int) -> None:
     observation, x, y = plant(size, seed=size)
-    assert_recovers(Spear(seconds=60)(observation), x, y)
+    assert_recovers(Spear(seconds=60.0)(observation), x, y)
+
+
+@pytest.mark.parametrize("size", [1, 2, 5, 9])
+def test_sampling_as_published_recovers_it_too(size: int) -> None:
+    observation, x, y = plant(size, seed=size)
+    found = Spear(search="sampling")(observation)
+    assert_recovers(found, x, y)
+    assert set(found.stats["found by"]) <= {"sampling", "repair", "last"}
 
 
 def test_recovers_float32_updates_to_their_precision() -> None:
@@ -50,7 +60,7 @@ def test_recovers_float32_updates_to_their_precision() -> None:
 
 def test_searches_in_float32_too() -> None:
     observation, x, y = plant(6)
-    assert_recovers(Spear(precision="float32", seconds=60)(observation), x, y)
+    assert_recovers(Spear(search="sampling", precision="float32", seconds=60.0)(observation), x, y)
 
 
 class Tree(nn.Module):
@@ -125,9 +135,10 @@ def test_an_unknown_layer_is_not_applicable() -> None:
 
 
 def test_a_starved_search_says_so() -> None:
-    found = Spear(subsets=10)(plant(12)[0])
+    found = Spear(search="sampling", subsets=10)(plant(12)[0])
     assert found.status is Status.BUDGET_EXHAUSTED
-    assert "of 12 directions after 10 subsets" in found.reason
+    assert "0 of 12 directions found" in found.reason
+    assert "after 10 subsets" in found.reason
 
 
 def test_a_foreign_model_is_inconsistent() -> None:

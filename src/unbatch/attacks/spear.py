@@ -1,7 +1,7 @@
 """SPEAR: exact inversion of whole batches from the gradient of a Linear + ReLU layer.
 
-Dimitrov, Baader, Müller, Vechev, "SPEAR: Exact Gradient Inversion of Batches in Federated Learning", NeurIPS 2024. The labels and
-the proof by replay go beyond the paper.
+Dimitrov, Baader, Müller, Vechev, "SPEAR: Exact Gradient Inversion of Batches in Federated Learning", NeurIPS 2024. Labels, certificates,
+the proof by replay and the search ``auto`` go beyond the paper.
 
 | paper | here          | meaning                                          |
 |-------|---------------|--------------------------------------------------|
@@ -15,9 +15,8 @@ the proof by replay go beyond the paper.
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float
@@ -26,9 +25,12 @@ from torch import Generator, Tensor
 from unbatch.contracts import Attack, Candidate, Inapplicable, Progress
 from unbatch.errors import Misuse
 from unbatch.gradients import sensitivities
+from unbatch.linalg.certificates import next_layer
+from unbatch.linalg.layer import layer_in_factors
 from unbatch.linalg.lowrank import Factors, factor, multiply
-from unbatch.linalg.sampling import draw_rows, least_zeros, null_directions, zeros
-from unbatch.linalg.selection import Layer, Selection, distinct, refine, select, sparsest
+from unbatch.linalg.mixtures import views_of
+from unbatch.linalg.sampling import expected_subsets
+from unbatch.linalg.search import Search
 from unbatch.trace import LinearCall, linear_layers
 from unbatch.types import Observation
 
@@ -36,9 +38,6 @@ __all__ = ["Spear"]
 
 _ZERO: dict[torch.dtype, float] = {torch.float64: 1e-7, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
 """What counts as zero in L q, as a share of its largest entry, by the update's dtype."""
-
-PATIENCE = 4
-"""A set of directions that does not fit every sign is given up when this many times the subsets that led to it brought no better one."""
 
 
 @dataclass(frozen=True)
@@ -49,10 +48,10 @@ class Spear(Attack):
         search: how the sparse directions are found; ``sampling`` is the paper's.
         layer: name of the layer's weight; the first one that can be inverted if None.
         seconds: budget of the search, wall time.
-        subsets: budget of the search, subsets of rows.
+        subsets: budget of sampling, subsets of rows.
         parallel: subsets evaluated at a time, at most.
-        false_rejection: accepted probability that the zero threshold misses a true direction.
-        precision: of the search; what it finds is refined in float64 in any case.
+        false_rejection: accepted probability that the zero threshold of sampling misses a true direction.
+        precision: of the sampled null vectors; what is found is refined in float64 in any case.
 
     Example:
         >>> import torch, unbatch
@@ -64,9 +63,9 @@ class Spear(Attack):
         (True, [0, 0, 1, 2, 3, 4])
     """
 
-    search: Literal["sampling"] = "sampling"
+    search: Literal["auto", "sampling"] = "auto"
     layer: str | None = None
-    seconds: float = 300.0
+    seconds: float = 60.0
     subsets: int = 100_000_000
     parallel: int = 10_000
     false_rejection: float = 1e-5
@@ -84,95 +83,90 @@ class Spear(Attack):
         found = self._find_layer(observation)
         return found if isinstance(found, str) else None
 
-    def _find_layer(self, observation: Observation) -> LinearCall | str:
-        """The layer to invert, or why there is none."""
-        calls = linear_layers(observation.model, observation.input_shape)
-        if self.layer is not None:
-            calls = [call for call in calls if self.layer in (call.weight, call.weight.removesuffix(".weight"))]
-            if not calls:
-                return f"the model runs no Linear layer named {self.layer!r}"
+    def _find_layer(self, observation: Observation) -> tuple[LinearCall, LinearCall | None] | str:
+        """The layer to invert and the Linear layer that reads its activations, if any; or why there is none."""
+        every = linear_layers(observation.model, observation.input_shape)
+        calls = [call for call in every if self.layer in (None, call.weight, call.weight.removesuffix(".weight"))]
+        if not calls and self.layer is not None:
+            return f"the model runs no Linear layer named {self.layer!r}"
         obstacles = [_obstacle(call, observation) for call in calls]
         for call, obstacle in zip(calls, obstacles, strict=True):
             if obstacle is None:
-                return call
+                return call, next((other for other in every if _reads(other, call) and other.weight in observation.update), None)
         told = "; ".join(f"{call.weight} {obstacle}" for call, obstacle in zip(calls[:4], obstacles, strict=False))
         return "the model has no Linear + ReLU layer with a bias that sees its raw input: " + (told or "it runs no Linear layer at all")
 
     def reconstruct(self, observation: Observation, generator: Generator, progress: Progress) -> Candidate:
         """Factor, search, scale, label: see the module's notation."""
-        call = self._find_layer(observation)
-        if isinstance(call, str):
-            raise Inapplicable(call)
+        found = self._find_layer(observation)
+        if isinstance(found, str):
+            raise Inapplicable(found)
+        call, reader = found
         progress("factor", float("nan"))
-        factors = factor(observation.update[call.weight])
-        layer = _in_factors(observation, call, factors)
-        stats = {"layer": call.weight, "width": len(factors.left), "rank": factors.rank, "gap": factors.gap}
-        selection, counts, reason = self._sample(layer, generator, progress)
-        stats |= counts
-        if selection is None:
+        factors = factor(observation.update[call.weight], generator)
+        _check_rank(observation, call, factors)
+        parameters = dict(observation.model.named_parameters())
+        layer, change, alive = layer_in_factors(
+            factors.left,
+            observation.update[str(call.bias)].double(),
+            multiply(parameters[call.weight].detach(), factors.right),
+            parameters[str(call.bias)].detach().double(),
+            views_of(factors.right, observation.input_shape, generator),
+            _ZERO[observation.dtype],
+        )
+        if len(layer.left) <= layer.batch:
+            raise Inapplicable(f"only {len(layer.left)} neurons fire for any sample, too few to tell {layer.batch} samples apart")
+        following = next_layer(None if reader is None else observation.update[reader.weight], alive, layer.batch)
+        search = Search(
+            layer,
+            following,
+            generator,
+            self.search == "sampling",
+            self.subsets,
+            self.parallel,
+            self.false_rejection,
+            getattr(torch, self.precision),
+        )
+        solution = search.run(self.seconds, progress)
+        stats: dict[str, Any] = {
+            "layer": call.weight,
+            "width": len(factors.left),
+            "alive": len(layer.left),
+            "rank": factors.rank,
+            "gap": factors.gap,
+            "certificates": following is not None,
+            "found by": dict(search.tools),
+            "subsets": search.drawn,
+            "agreement": float(solution.agreement.mean()) if len(solution.agreement) else None,
+        }
+        reason = _shortfall(search, solution.missing, float(solution.agreement.mean()) if len(solution.agreement) else 0.0)
+        if not len(solution.samples):
             return Candidate(reason=reason, exhausted=True, stats=stats)
-        stats["agreement"] = float(selection.agreement.mean())
-        inputs = torch.linalg.solve(selection.mixing, factors.right).reshape(-1, *observation.input_shape)
+        inputs = ((solution.samples @ change) @ factors.right).reshape(-1, *observation.input_shape)
+        columns = factors.left @ torch.linalg.solve_triangular(change, solution.directions.T, upper=True)
         progress("labels", float("nan"))
-        labels, shares = _labels(observation, call.weight, inputs, layer.left @ selection.mixing)
-        copies = _multiplicities(shares, observation.batch_size)
+        labels, shares = _labels(observation, call.weight, inputs, columns)
+        copies = _multiplicities(shares, observation.batch_size) if not solution.missing else torch.ones_like(labels)
         if not reason and bool((copies > 1).any()):
             reason = f"{int(copies.sum())} samples, of which only {len(inputs)} differ"
-        return Candidate(inputs.repeat_interleave(copies, dim=0), labels.repeat_interleave(copies), reason, stats=stats)
-
-    def _sample(self, layer: Layer, generator: Generator, progress: Progress) -> tuple[Selection | None, dict[str, int], str]:
-        """Draw subsets of rows until b directions fit every sign, no better ones turn up, or the budget is spent."""
-        b, start = layer.batch, time.monotonic()
-        live = (layer.left.abs().amax(dim=1) > layer.tolerance * layer.left.abs().max()).nonzero()[:, 0]
-        if len(live) <= b:
-            raise Inapplicable(f"only {len(live)} neurons fire for any sample, and {b} samples need more than {b}")
-        least = least_zeros(len(live), b, self.false_rejection)
-        working = layer.left.to(getattr(torch, self.precision))
-        pool = layer.left.new_ones((1, 1)) if b == 1 else layer.left.new_zeros((0, b))
-        chosen = select(layer, pool) if b == 1 else None
-        block = max(64, min(self.parallel, 2 ** min(b + 2, 30)))
-        drawn = settled = 0
-        while not (chosen and chosen.consistent):
-            if chosen and drawn > PATIENCE * settled:
-                chosen = select(layer, pool, swaps=200)
-                break
-            if drawn >= self.subsets or time.monotonic() - start > self.seconds:
-                return None, {"subsets": drawn, "directions": len(pool)}, _why_not(len(pool), b, drawn, time.monotonic() - start)
-            count = min(block, self.subsets - drawn)
-            fresh = _draw(layer, working, live, count, least, pool, generator)
-            drawn += count
-            if len(fresh):
-                pool = sparsest(layer.left, torch.cat([pool, fresh]), layer.tolerance, most=4 * b)
-                best = select(layer, pool, swaps=0)
-                if best and (chosen is None or best.sparsity > chosen.sparsity):
-                    chosen, settled = best, drawn
-            progress(f"{min(len(pool), b)} of {b} directions, {drawn:,} subsets", min(len(pool) / b, 1.0))
-        fits = chosen is not None and chosen.consistent
-        reason = "" if fits or not chosen else f"the signs of W X + bias fit only {float(chosen.agreement.mean()):.1%} of the zeros found"
-        return chosen, {"subsets": drawn, "directions": len(pool)}, reason
+        inputs, labels = inputs.repeat_interleave(copies, dim=0), labels.repeat_interleave(copies)
+        return Candidate(inputs, labels, reason, exhausted=solution.missing > 0, certified=solution.missing > 0, stats=stats)
 
 
-def _draw(layer: Layer, working: Tensor, live: Tensor, count: int, least: int, pool: Tensor, generator: Generator) -> Float[Tensor, "k b"]:
-    """New directions from ``count`` subsets of b−1 rows."""
-    directions = null_directions(working, draw_rows(live, count, layer.batch - 1, generator))
-    loose = layer.tolerance if working.dtype == torch.float64 else max(layer.tolerance, 1e-3)
-    off = zeros(working[live], directions, loose)
-    hits = (off.sum(dim=1) >= least).nonzero()[:, 0]
-    hits = hits[distinct(directions[hits].double(), pool)]
-    if not len(hits):
-        return pool[:0]
-    refined = refine(layer.left[live], directions[hits].double(), least, layer.tolerance)
-    kept = zeros(layer.left[live], refined, layer.tolerance).sum(dim=1) >= least
-    refined = refined[kept]
-    return refined[distinct(refined, pool)]
+def _reads(other: LinearCall, call: LinearCall) -> bool:
+    """Whether a layer is fed with exactly the activations of another."""
+    return other.input.shape == call.output.shape and torch.equal(other.input, call.output.relu())
 
 
-def _why_not(found: int, batch: int, drawn: int, seconds: float) -> str:
-    harmonic = sum(1 / k for k in range(1, batch + 1))
-    return (
-        f"{min(found, batch)} of {batch} directions after {drawn:,} subsets in {seconds:.0f} s;"
-        f" with half of the neurons off, {batch} samples take about {2.0 ** (batch - 1) * harmonic:.0e} subsets"
-    )
+def _shortfall(search: Search, missing: int, agreement: float) -> str:
+    """Why the search ended without an answer that fits, or nothing."""
+    batch = search.layer.batch
+    if missing:
+        told = f"{search.found} of {batch} directions found, {batch - missing} of them certified"
+        if search.only_sampling:
+            told += f", after {search.drawn:,} subsets; {batch} samples take about {expected_subsets(batch):.0e}"
+        return told
+    return "" if agreement == 1 else f"the signs of W X + bias fit only {agreement:.1%} of the zeros found"
 
 
 def _obstacle(call: LinearCall, observation: Observation) -> str | None:
@@ -189,11 +183,11 @@ def _obstacle(call: LinearCall, observation: Observation) -> str | None:
     return None
 
 
-def _in_factors(observation: Observation, call: LinearCall, factors: Factors) -> Layer:
-    """Gather what is known of the layer.
+def _check_rank(observation: Observation, call: LinearCall, factors: Factors) -> None:
+    """Refuse a gradient whose rank says that the batch is too large, or says nothing.
 
     Raises:
-        Inapplicable: the rank says that the batch is too large, or says nothing.
+        Inapplicable: with the reason.
     """
     height, width = observation.update[call.weight].shape
     if factors.rank >= min(height, width):
@@ -206,11 +200,6 @@ def _in_factors(observation: Observation, call: LinearCall, factors: Factors) ->
             f"the singular values of {call.weight} show no clear gap (the largest ratio is {factors.gap:.1f}), so the rank does not"
             " tell the batch size: the update is noisy, or the batch nearly dependent"
         )
-    parameters = dict(observation.model.named_parameters())
-    bias = parameters[str(call.bias)].detach().double()
-    seen = multiply(parameters[call.weight].detach(), factors.right)
-    tolerance = _ZERO[observation.dtype]
-    return Layer(factors.left, observation.update[str(call.bias)].double(), seen, bias, tolerance)
 
 
 def _labels(observation: Observation, weight: str, inputs: Tensor, columns: Float[Tensor, "m b"]) -> tuple[Tensor, Tensor]:

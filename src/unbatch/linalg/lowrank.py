@@ -1,8 +1,9 @@
 """The numerical rank of a gradient, and its factors.
 
 A gradient of b samples is a product D Xᵀ of rank b (SPEAR: Dimitrov, Baader, Müller, Vechev, NeurIPS 2024). The rank is read off the
-largest gap between neighboring singular values. A gradient may be far wider than it is high (1.5 million columns), so it is only ever
-visited in column blocks; what is kept is its m×m Gram matrix in float64, and then b rows.
+largest gap between neighboring singular values. A gradient may be far wider than it is high (1.5 million columns): its column space is
+found from random signed sums of some of its columns, which unlike the Gram matrix does not square the condition, and one pass in
+blocks gives the right factor. It is never copied whole.
 """
 
 from __future__ import annotations
@@ -11,12 +12,15 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Generator, Tensor
 
 __all__ = ["Factors", "factor", "multiply"]
 
 BLOCK = 1 << 22
 """Entries of the gradient that are converted to float64 at a time."""
+
+SKETCH = 128
+"""Sums of columns to begin with; doubled until the rank is well below."""
 
 CLEAR = 30.0
 """A gap is clear when a singular value is this many times its successor."""
@@ -29,7 +33,7 @@ class Factors:
     Attributes:
         left: (m, b) orthonormal columns, float64.
         right: (b, n) float64.
-        singular_values: (min(m, n),) of the gradient, falling.
+        singular_values: of the gradient or of random sums of its columns, falling.
         gap: ratio of the last kept singular value and the first dropped one; infinite for full rank.
     """
 
@@ -49,11 +53,12 @@ class Factors:
         return self.gap >= CLEAR
 
 
-def factor(gradient: Float[Tensor, "m n"], rank: int | None = None) -> Factors:
+def factor(gradient: Float[Tensor, "m n"], generator: Generator, rank: int | None = None) -> Factors:
     """Find the rank of a gradient by its largest gap, and factor it.
 
     Args:
         gradient: (m, n), any float type; not changed, not copied whole.
+        generator: of the random sums of columns that stand for a wide gradient.
         rank: use this rank instead of the one that the gap shows.
 
     Returns:
@@ -62,39 +67,47 @@ def factor(gradient: Float[Tensor, "m n"], rank: int | None = None) -> Factors:
     Example:
         >>> generator = torch.Generator().manual_seed(0)
         >>> planted = torch.randn(50, 4, generator=generator) @ torch.randn(4, 300, generator=generator)
-        >>> found = factor(planted.double())
+        >>> found = factor(planted.double(), generator)
         >>> found.rank, found.clear, bool((found.left @ found.right - planted).abs().max() < 1e-5)
         (4, True, True)
     """
     height, width = gradient.shape
     if height > width:
-        flipped = factor(gradient.T, rank)
+        flipped = factor(gradient.T, generator, rank)
         left, mixing = torch.linalg.qr(flipped.right.T)
         return Factors(left, mixing @ flipped.left.T, flipped.singular_values, flipped.gap)
-    if gradient.numel() <= BLOCK:
-        left, values, _ = torch.linalg.svd(gradient.double(), full_matrices=False)
-        resolution = torch.finfo(torch.float64).eps * height
-    else:
-        squares, left = torch.linalg.eigh(_gram(gradient))
-        left, values = left.flip(1), squares.flip(0).clamp_min(0).sqrt()
-        resolution = torch.finfo(torch.float64).eps ** 0.5
-    count, gap = _gap(values, max(resolution, torch.finfo(gradient.dtype).eps))
-    count = rank or count
+    # Rounding in the gradient's own type is noise of this size on its singular values.
+    resolution = 4 * torch.finfo(torch.promote_types(gradient.dtype, torch.float32)).eps
+    size = SKETCH
+    while True:
+        whole = size >= height or width < 8 * size
+        sums = _sums_of_columns(gradient, 2 * height if whole else size, generator)
+        left, values, _ = torch.linalg.svd(sums, full_matrices=False)
+        count, gap = _gap(values, resolution)
+        if whole or (count < 0.8 * size and gap >= CLEAR):
+            break
+        size *= 2
+    if rank is not None:
+        count, gap = rank, _ratio(values, rank)
     left = left[:, :count].contiguous()
-    return Factors(left, _project(left, gradient), values, gap if rank is None else _ratio(values, rank))
+    return Factors(left, _project(left, gradient), values, gap)
+
+
+def _sums_of_columns(gradient: Float[Tensor, "m n"], count: int, generator: Generator) -> Float[Tensor, "m k"]:
+    """``count`` random signed sums of 64 columns each, in float64; the columns themselves where there are not many more."""
+    width = gradient.shape[1]
+    if width <= 2 * count:
+        return gradient.double()
+    chosen = torch.randperm(width, generator=generator, device=gradient.device)[: 64 * count]
+    signs = torch.randint(0, 2, (len(chosen),), generator=generator, device=gradient.device).double() * 2 - 1
+    signed = gradient[:, chosen].double() * signs
+    padded = torch.nn.functional.pad(signed, (0, -len(chosen) % count))
+    return padded.view(len(gradient), -1, count).sum(dim=1)
 
 
 def _column_blocks(gradient: Tensor) -> list[slice]:
     step = max(1, BLOCK // gradient.shape[0])
     return [slice(start, start + step) for start in range(0, gradient.shape[1], step)]
-
-
-def _gram(gradient: Tensor) -> Tensor:
-    total = gradient.new_zeros((gradient.shape[0],) * 2, dtype=torch.float64)
-    for block in _column_blocks(gradient):
-        columns = gradient[:, block].double()
-        total.addmm_(columns, columns.T)
-    return total
 
 
 def multiply(wide: Float[Tensor, "m n"], right: Float[Tensor, "b n"]) -> Float[Tensor, "m b"]:

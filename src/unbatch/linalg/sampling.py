@@ -15,7 +15,11 @@ from jaxtyping import Bool, Float, Int64
 from scipy.stats import binom
 from torch import Generator, Tensor
 
-__all__ = ["draw_rows", "least_zeros", "null_directions", "zeros"]
+from unbatch.linalg.layer import Layer
+from unbatch.linalg.rounding import null_of_masks
+from unbatch.linalg.selection import one_a_pattern
+
+__all__ = ["draw_rows", "expected_subsets", "least_zeros", "null_directions", "sampled_directions"]
 
 
 def least_zeros(neurons: int, batch: int, false_rejection: float, off: float = 0.5) -> int:
@@ -34,10 +38,20 @@ def least_zeros(neurons: int, batch: int, false_rejection: float, off: float = 0
     return max(int(binom.ppf(false_rejection, neurons, off)), batch + 2)
 
 
-def draw_rows(live: Int64[Tensor, " rows"], count: int, size: int, generator: Generator) -> Int64[Tensor, "count size"]:
-    """``count`` random subsets of ``size`` different rows among the live ones."""
-    keys = torch.rand((count, len(live)), generator=generator, device=live.device)
-    return live[keys.topk(size, dim=1, sorted=False).indices]
+def expected_subsets(batch: int) -> float:
+    """How many subsets it takes on average to hit all samples, where every neuron is off for half of them: 2^(b−1) H_b.
+
+    Example:
+        >>> round(expected_subsets(20))
+        1886252
+    """
+    return float(2.0 ** (batch - 1) * sum(1 / k for k in range(1, batch + 1)))
+
+
+def draw_rows(height: int, count: int, size: int, generator: Generator) -> Int64[Tensor, "count size"]:
+    """``count`` random subsets of ``size`` different rows."""
+    keys = torch.rand((count, height), generator=generator, device=generator.device)
+    return keys.topk(size, dim=1, sorted=False).indices
 
 
 def null_directions(left: Float[Tensor, "m b"], rows: Int64[Tensor, "k size"]) -> Float[Tensor, "k b"]:
@@ -49,11 +63,33 @@ def null_directions(left: Float[Tensor, "m b"], rows: Int64[Tensor, "k size"]) -
         tensor([[0., 1.]], dtype=torch.float64)
     """
     basis, _ = torch.linalg.qr(left[rows].mT, mode="complete")
-    last: Tensor = basis[..., -1].contiguous()
-    return last
+    return basis[..., -1].contiguous()
 
 
-def zeros(left: Float[Tensor, "m b"], directions: Float[Tensor, "k b"], tolerance: float) -> Bool[Tensor, "k m"]:
-    """Where left @ q is zero: below ``tolerance`` times its largest entry."""
-    columns = (directions @ left.T).abs()
-    return columns <= tolerance * columns.amax(dim=1, keepdim=True)
+def sampled_directions(
+    layer: Layer, count: int, least: int, generator: Generator, precision: torch.dtype = torch.float64
+) -> tuple[Float[Tensor, "k b"], Bool[Tensor, "k m"]]:
+    """Exact directions from ``count`` random subsets of b−1 rows, and their zero patterns (k, m).
+
+    A hit is refined on its ``least`` smallest rows, which true zeros fill, and then on all its zeros: an entry that is small by
+    chance is larger than those, and rounding averages out.
+
+    Args:
+        layer: the layer.
+        count: subsets to draw.
+        least: zeros that make a hit, see ``least_zeros``.
+        generator: of the subsets.
+        precision: of the null vectors; refinement is in float64.
+    """
+    rows = draw_rows(len(layer.left), count, layer.batch - 1, generator)
+    directions = null_directions(layer.left.to(precision), rows)
+    size = (directions @ layer.left.to(precision).T).abs()
+    loose = layer.tolerance if precision == torch.float64 else max(layer.tolerance, 1e-3)
+    hits = ((size < loose * size.amax(dim=1, keepdim=True)).sum(dim=1) >= least).nonzero()[:, 0]
+    smallest = torch.zeros((len(hits), len(layer.left)), dtype=torch.bool, device=hits.device)
+    smallest.scatter_(1, size[hits].topk(least, dim=1, largest=False).indices, value=True)
+    sure = null_of_masks(layer.left, smallest)
+    exact = null_of_masks(layer.left, layer.off(sure))
+    off = layer.off(exact)
+    kept = off.sum(dim=1) >= least
+    return one_a_pattern(exact[kept], off[kept])

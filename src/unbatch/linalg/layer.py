@@ -1,0 +1,121 @@
+"""A Linear + ReLU layer in the coordinates of its gradient's factors.
+
+| paper (SPEAR)  | here            | meaning                                                                        |
+|----------------|-----------------|--------------------------------------------------------------------------------|
+| L              | left            | (m, b) orthonormal columns; rows of the gradient are scaled to equal length    |
+| q              | rows of ``(k, b)`` | ``left @ q`` is a column of ∂L/∂Z up to scale: zero where its sample is off |
+| row p of Q⁻¹   | rows of ``(k, b)`` | a sample: x = Rᵀ p, its pre-activations are ``seen @ p + bias``              |
+|                |                 | p_i · q_j = 1 if i = j, else 0                                                 |
+
+Scaling the rows to equal length and leaving dead neurons out matters where masks are correlated, as on pictures with a common background.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from torch.nn import functional as F
+
+__all__ = ["Layer", "complement", "deflate", "layer_in_factors"]
+
+
+@dataclass(frozen=True, eq=False)
+class Layer:
+    """What is known of the layer and of the b samples that are still sought.
+
+    Attributes:
+        left: (m, b) orthonormal columns.
+        seen: (m, b) pre-activations of a sample p are ``seen @ p + bias``.
+        bias: (m,).
+        sums: (b,) p · sums = 1 for every sample: the bias gradient in these coordinates.
+        views: (b, N) linear features of the inputs, one column a feature: p @ views are those of sample p.
+        tolerance: entries of left @ q below this share of the largest count as zero.
+    """
+
+    left: Float[Tensor, "m b"]
+    seen: Float[Tensor, "m b"]
+    bias: Float[Tensor, " m"]
+    sums: Float[Tensor, " b"]
+    views: Float[Tensor, "b N"]
+    tolerance: float
+
+    @property
+    def batch(self) -> int:
+        """Number of samples sought."""
+        return self.left.shape[1]
+
+    def off(self, directions: Float[Tensor, "k b"]) -> Bool[Tensor, "k m"]:
+        """Where left @ q is zero."""
+        size = (directions @ self.left.T).abs()
+        return size < self.tolerance * size.amax(dim=1, keepdim=True)
+
+    def pre_activations(self, samples: Float[Tensor, "k b"]) -> Float[Tensor, "k m"]:
+        """W x + bias of the samples p."""
+        return samples @ self.seen.T + self.bias
+
+
+def layer_in_factors(
+    left: Float[Tensor, "m b"],
+    bias_gradient: Float[Tensor, " m"],
+    seen: Float[Tensor, "m b"],
+    bias: Float[Tensor, " m"],
+    views: Float[Tensor, "b N"],
+    tolerance: float,
+) -> tuple[Layer, Float[Tensor, "b b"], Bool[Tensor, " m"]]:
+    """Scale the rows of the left factor to equal length, leave dead ones out, make the columns orthonormal again.
+
+    Args:
+        left: (m, b) left factor of the gradient, G = left @ right.
+        bias_gradient: (m,) ∂L/∂bias.
+        seen: (m, b) W rightᵀ.
+        bias: (m,) of the layer.
+        views: (b, N) features of the rows of right.
+        tolerance: see ``Layer``.
+
+    Returns:
+        the layer; the (b, b) matrix T such that x = rightᵀ Tᵀ p; and which rows are alive, (m,).
+    """
+    length = left.norm(dim=1)
+    alive = length > max(1e-9, tolerance / 10) * length.max()
+    columns, change = torch.linalg.qr(left[alive] / length[alive, None])
+    sums = torch.linalg.lstsq(columns, (bias_gradient[alive] / length[alive])[:, None]).solution[:, 0]
+    return Layer(columns, seen[alive] @ change.T, bias[alive], sums, change @ views, tolerance), change, alive
+
+
+def complement(vectors: Float[Tensor, "k b"]) -> Float[Tensor, "b r"]:
+    """Orthonormal basis of all that is orthogonal to the rows."""
+    basis, _ = torch.linalg.qr(vectors.T, mode="complete")
+    return basis[:, len(vectors) :]
+
+
+def deflate(
+    layer: Layer, samples: Float[Tensor, "k b"], directions: Float[Tensor, "k b"]
+) -> tuple[Layer, Bool[Tensor, " m"], Float[Tensor, "b r"]]:
+    """Take k known samples out: the directions of the others are orthogonal to them, so r = b − k dimensions are left.
+
+    Args:
+        layer: the layer with all b samples.
+        samples: (k, b) exact p.
+        directions: (k, b) their q, scaled so that p_i · q_i = 1.
+
+    Returns:
+        the smaller layer, on the rows that are still alive; those rows, (m,); and M (b, r): directions q = M q', samples p' = Mᵀ p.
+    """
+    basis, samples_left = complement(samples), complement(directions)
+    columns = layer.left @ basis
+    length = columns.norm(dim=1)
+    rows = length > max(1e-9, layer.tolerance / 10) * length.max()
+    left, change = torch.linalg.qr(columns[rows] / length[rows, None])
+    change_right = change @ torch.linalg.solve(samples_left.T @ basis, samples_left.T)
+    sums = change @ (basis.T @ (layer.sums - directions.sum(dim=0)))
+    basis = torch.linalg.solve_triangular(change, basis, upper=True, left=False)
+    smaller = Layer(left, layer.seen[rows] @ change_right.T, layer.bias[rows], sums, change_right @ layer.views, layer.tolerance)
+    return smaller, rows, basis
+
+
+def unit(vectors: Float[Tensor, "k b"]) -> Float[Tensor, "k b"]:
+    """The rows, at length one."""
+    return F.normalize(vectors, dim=1)
