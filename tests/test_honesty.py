@@ -47,7 +47,7 @@ def trial(seed: int) -> tuple[str, Status, float]:
     if kind == "foreign model":
         model = Mlp(width=60, depth=3 + seed % 3).build(SHAPE, 5, seed + 1).double()
     budget = {"subsets": 3 + size} if kind == "starved" else {"subsets": 3000}
-    found = Spear(seconds=20, **budget)(Observation(model, update, SHAPE), seed=seed)  # type: ignore[arg-type]
+    found = Spear(seconds=1.0, **budget)(Observation(model, update, SHAPE), seed=seed)  # type: ignore[arg-type]
     if found.inputs is None or len(found.inputs) != size:
         return kind, found.status, float("inf")
     return kind, found.status, float(torch.cdist(x.flatten(1), found.inputs.flatten(1)).amin(dim=1).max())
@@ -61,8 +61,8 @@ def run_trials(seeds: range) -> None:
     assert sum(status is Status.RECONSTRUCTED for _, status, _ in outcomes) < len(outcomes) // 2
 
 
-def test_no_wrong_answer_in_42_trials() -> None:
-    run_trials(range(42))
+def test_no_wrong_answer_in_28_trials() -> None:
+    run_trials(range(28))
 
 
 @pytest.mark.long
