@@ -13,15 +13,17 @@ ALLOWED: dict[str, set[str]] = {
     "trace": set(),
     "gradients": {"errors", "trace"},
     "types": {"errors", "gradients", "trace"},
-    "contracts": {"errors", "gradients", "types"},
+    "contracts": {"errors", "gradients", "linalg", "types"},
     "plugins": {"contracts", "errors"},
     "linalg": {"errors"},
-    "attacks": {"contracts", "errors", "gradients", "linalg", "trace", "types"},
+    "attacks": {"contracts", "errors", "gradients", "labels", "linalg", "trace", "types"},
+    "labels": {"contracts", "errors", "gradients", "linalg", "trace", "types"},
     "protocols": {"contracts", "errors", "gradients", "types"},
     "models": {"contracts", "errors"},
     "datasets": {"contracts", "errors", "types"},
     "metrics": {"contracts", "errors"},
     "auditing": {"contracts", "errors", "linalg", "plugins", "types"},
+    "label_scores": {"errors"},
     "importers": {"errors", "gradients", "types"},
     "experiments": {"errors", "types"},
     "report": {"errors", "experiments", "types"},
@@ -30,7 +32,7 @@ ALLOWED: dict[str, set[str]] = {
 }
 """Part -> the parts that it may import. A part is a module, or a folder of them."""
 
-PLUGIN_FOLDERS = {"attacks", "protocols", "models", "datasets", "metrics"}
+PLUGIN_FOLDERS = {"attacks", "labels", "protocols", "models", "datasets", "metrics"}
 BLINDFOLDED = {"attacks", "labels", "inversion", "linalg"}
 
 

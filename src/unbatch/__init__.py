@@ -14,7 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from unbatch.auditing import audit, invert
+    from unbatch.auditing import audit, invert, restore_labels
     from unbatch.errors import (
         BadFile,
         BadUpdate,
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
         UnknownPlugin,
     )
     from unbatch.gradients import capture, per_example
-    from unbatch.types import Batch, Finding, Knowledge, Observation, Reconstruction, Schema, Status
+    from unbatch.types import Batch, Counts, Finding, Knowledge, Observation, Reconstruction, Schema, Status
 
     __version__: str
 
@@ -34,6 +34,7 @@ __all__ = [
     "BadFile",
     "BadUpdate",
     "Batch",
+    "Counts",
     "Finding",
     "Knowledge",
     "Misuse",
@@ -51,12 +52,13 @@ __all__ = [
     "capture",
     "invert",
     "per_example",
+    "restore_labels",
 ]
 
 _MODULES = {
-    "auditing": ("audit", "invert"),
+    "auditing": ("audit", "invert", "restore_labels"),
     "gradients": ("capture", "per_example"),
-    "types": ("Batch", "Finding", "Knowledge", "Observation", "Reconstruction", "Schema", "Status"),
+    "types": ("Batch", "Counts", "Finding", "Knowledge", "Observation", "Reconstruction", "Schema", "Status"),
     "errors": (
         "BadFile",
         "BadUpdate",

@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from unbatch import plugins
-from unbatch.contracts import Attack, Metric, Progress, silent
+from unbatch.contracts import Attack, LabelRestorer, Metric, Progress, silent
 from unbatch.errors import Misuse
 from unbatch.linalg.matching import match
-from unbatch.types import Batch, Finding, Observation, Reconstruction, Schema
+from unbatch.types import Batch, Counts, Finding, Observation, Reconstruction, Schema, Status
 
-__all__ = ["audit", "environment", "invert"]
+__all__ = ["audit", "environment", "invert", "restore_labels"]
 
 EXACT = 1e-5
 """A sample is recovered exactly when its root mean square error is below this share of the batch's data range (100 dB)."""
@@ -38,6 +38,39 @@ def invert(observation: Observation, attack: str | Attack = "spear", seed: int =
     """
     built: Attack = plugins.build("attacks", attack) if isinstance(attack, str) else attack
     return built(observation, seed=seed, progress=progress)
+
+
+def restore_labels(
+    observation: Observation, restorer: str | LabelRestorer = "anchored", seed: int = 0, attack: str | Attack | None = None
+) -> Counts:
+    """Tell how many samples of each class the batch held.
+
+    Args:
+        observation: what the server saw.
+        restorer: ``"name"``, ``"name:field=value,field=value"``, or a restorer.
+        seed: of all randomness.
+        attack: try this attack first. Where it proves the whole batch, its labels are exact, at any stage of training; else the restorer
+            answers.
+
+    Returns:
+        ``.counts`` (C,), or None in their place and the reason.
+
+    Raises:
+        Misuse: there is no such restorer, attack or setting.
+
+    Example:
+        >>> net = torch.nn.Linear(3, 2).double()
+        >>> update = {"weight": torch.tensor([[-0.2, 0.1, 0.3], [0.2, -0.1, -0.3]]).double(), "bias": torch.tensor([-0.5, 0.5]).double()}
+        >>> restore_labels(Observation(net, update, (3,), batch_size=4), "ilrg:uniform=true").counts.tolist()
+        [4, 0]
+    """
+    built: LabelRestorer = plugins.build("labels", restorer) if isinstance(restorer, str) else restorer
+    if attack is not None:
+        found = invert(observation, attack, seed)
+        if found.status is Status.RECONSTRUCTED and found.labels is not None:
+            counts = torch.bincount(found.labels, minlength=observation.classes)
+            return Counts(counts, counts > 0, "", counts.double(), {**found.stats, "expected_error": 0.0}, found.attack)
+    return built(observation, seed=seed)
 
 
 def audit(

@@ -18,9 +18,26 @@ from torch import Tensor, nn
 
 from unbatch.errors import Misuse, NotDeterministic
 from unbatch.gradients import check_deterministic, replay
-from unbatch.types import Batch, Observation, Reconstruction, Schema, Status
+from unbatch.linalg.simplex import whole
+from unbatch.types import Batch, Counts, Observation, Reconstruction, Schema, Status
 
-__all__ = ["Attack", "Candidate", "Dataset", "Inapplicable", "Metric", "Model", "Plugin", "Progress", "Protocol", "silent"]
+__all__ = [
+    "Attack",
+    "Candidate",
+    "Dataset",
+    "Estimate",
+    "Inapplicable",
+    "LabelRestorer",
+    "Metric",
+    "Model",
+    "Plugin",
+    "Progress",
+    "Protocol",
+    "silent",
+]
+
+EXPLAINED = 0.3
+"""A batch whose replay is at most this far from the update explains nine tenths of its energy: approximate, not wrong."""
 
 Progress = Callable[[str, float], None]
 """Told what is being done and how far it is (0 to 1, or NaN where that is unknown), every now and then."""
@@ -49,7 +66,7 @@ class Plugin:
 
 
 class Inapplicable(Exception):
-    """Raised inside ``Attack.reconstruct`` when only the work itself shows that the attack cannot be used; the text is the reason."""
+    """Raised inside ``reconstruct`` or ``estimate`` when only the work itself shows that the method cannot be used; the text is the reason."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -145,11 +162,81 @@ class Attack(Plugin, ABC):
         if labels is None:
             return (unfinished if candidate.exhausted else Status.UNPROVEN), None, candidate.reason
         result = replay(observation.model, observation.update, inputs, labels, observation.loss)
-        limit = self.tolerance[observation.dtype]
+        limit = self.tolerance[observation.rounding]
         if result.residual <= limit and result.worst <= 100 * limit:
             return Status.RECONSTRUCTED, result.residual, candidate.reason
         reason = candidate.reason or f"replaying the candidate leaves a relative distance of {result.residual:.1e}, above {limit:.0e}"
-        return unfinished, result.residual, reason
+        return (Status.APPROXIMATE if result.residual <= EXPLAINED else unfinished), result.residual, reason
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """What a label restorer proposes before anyone has checked it.
+
+    Attributes:
+        counts: (C,) real numbers, samples of each class, or None for a method that only tells which classes are there.
+        presence: (C,) bool, which classes are there; read off the counts if None.
+        batch_size: the number of samples, where the method found it by itself.
+        reason: one sentence on why there are no counts.
+        stats: anything worth measuring.
+    """
+
+    counts: Tensor | None = None
+    presence: Tensor | None = None
+    batch_size: int | None = None
+    reason: str = ""
+    stats: Mapping[str, Any] = field(default_factory=dict)
+
+
+NEEDS_BATCH_SIZE = "the gradient of the last layer does not tell the batch size here: give it"
+"""Why a restorer without a batch size has no counts."""
+
+
+@dataclass(frozen=True)
+class LabelRestorer(Plugin, ABC):
+    """Tells from an observation how many samples of each class the batch held. It sees nothing else.
+
+    Implement ``unsupported`` and ``estimate``; the final ``__call__`` makes whole counts of it, none negative, that sum to K.
+    """
+
+    @abstractmethod
+    def unsupported(self, observation: Observation) -> str | None:
+        """Why this method cannot be used on this observation, or None if it can."""
+
+    @abstractmethod
+    def estimate(self, observation: Observation, generator: torch.Generator) -> Estimate:
+        """Think. All randomness comes from ``generator``.
+
+        Raises:
+            Inapplicable: the method cannot be used on this observation, which ``unsupported`` could not see without the work.
+        """
+
+    @final
+    def __call__(self, observation: Observation, *, seed: int = 0) -> Counts:
+        """Restore the labels, or say why not.
+
+        Args:
+            observation: what the server saw.
+            seed: of all randomness.
+        """
+        start = time.perf_counter()
+        try:
+            check_deterministic(observation.model)
+            if (reason := self.unsupported(observation)) is not None:
+                return Counts(reason=reason, restorer=self.spec)
+            made = self.estimate(observation, torch.Generator(observation.device).manual_seed(seed))
+        except (Inapplicable, NotDeterministic) as obstacle:
+            return Counts(reason=str(obstacle), restorer=self.spec)
+        stats = {**made.stats, "seconds": time.perf_counter() - start}
+        size = made.batch_size if observation.batch_size is None else observation.batch_size
+        if made.counts is None or size is None:
+            if made.presence is None:
+                return Counts(reason=made.reason or NEEDS_BATCH_SIZE, stats=stats, restorer=self.spec)
+            return Counts(None, made.presence, made.reason, stats=stats, restorer=self.spec)
+        if made.counts.ndim != 1 or not bool(made.counts.isfinite().all()):
+            raise AssertionError(f"{self.spec} returned counts of shape {tuple(made.counts.shape)} or not finite")
+        counts = whole(made.counts, size)
+        return Counts(counts, counts > 0, made.reason, made.counts.double(), stats, self.spec)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from unbatch.errors import BadUpdate, Misuse, ReconstructionFailed
 from unbatch.gradients import Loss, loss_function
 from unbatch.trace import run
 
-__all__ = ["Batch", "Finding", "Knowledge", "Observation", "Reconstruction", "Schema", "Status"]
+__all__ = ["Batch", "Counts", "Finding", "Knowledge", "Observation", "Reconstruction", "Schema", "Status"]
 
 
 @dataclass(frozen=True)
@@ -162,14 +162,33 @@ class Observation:
         return Knowledge(self.protocol, loss, self.batch_size is not None, self.labels is not None, False, self.remarks)
 
     @property
+    def classes(self) -> int:
+        """How many classes the model scores, C."""
+        return _classes(self.model, self.input_shape)
+
+    @property
     def dtype(self) -> torch.dtype:
-        """The coarsest floating type among the update's tensors: what its rounding is judged by."""
+        """The coarsest floating type among the update's tensors."""
         return max((tensor.dtype for tensor in self.update.values()), key=lambda dtype: torch.finfo(dtype).eps)
+
+    @property
+    def rounding(self) -> torch.dtype:
+        """The coarsest floating type that holds the update's numbers, whatever type they are stored in: what its rounding is judged by."""
+        for dtype in (torch.bfloat16, torch.float16, torch.float32):
+            if all(_fits(tensor, dtype) for tensor in self.update.values()):
+                return dtype
+        return self.dtype
 
     @property
     def device(self) -> torch.device:
         """Where the update lies."""
         return next(iter(self.update.values())).device
+
+
+def _fits(tensor: Tensor, dtype: torch.dtype, most: int = 100_000) -> bool:
+    """Whether (evenly spaced) numbers of a tensor survive a round trip through the type."""
+    seen = tensor.flatten()[:: max(1, tensor.numel() // most)]
+    return torch.equal(seen.to(dtype).to(seen.dtype), seen)
 
 
 def _checked_shape(shape: Sequence[int]) -> tuple[int, ...]:
@@ -239,7 +258,9 @@ class Status(Enum):
 
     RECONSTRUCTED = "the whole batch was reconstructed and its replay gives the observed update: treat these samples as disclosed"
     PARTIAL = "some samples were reconstructed, each certified by itself: treat at least those as disclosed"
-    APPROXIMATE = "a batch was found that explains the update only in part: judge by the pictures, and expect a stronger attack to do more"
+    APPROXIMATE = (
+        "a batch was found that explains the update up to the residual, not exactly: judge by the pictures before you call it safe"
+    )
     INCONSISTENT = "a batch was found but its replay does not give the observed update: check that model, loss and mode are the client's"
     BUDGET_EXHAUSTED = "the search ended before it found the batch: raise the budget before you call the update safe"
     UNPROVEN = "a batch was found that cannot be replayed for lack of labels: do not call the update safe"
@@ -287,6 +308,37 @@ class Reconstruction:
         if self.status is Status.RECONSTRUCTED:
             return self
         raise ReconstructionFailed(f"{self.status.name}: {self.status.value}" + (f" ({self.reason})" if self.reason else ""))
+
+
+@dataclass(frozen=True, eq=False)
+class Counts:
+    """What a label restorer made of an observation.
+
+    Attributes:
+        counts: (C,) int64, samples of each class: none negative, their sum the batch size. None where the method does not give them.
+        presence: (C,) bool, whether a class has samples at all. None where the method did not apply.
+        reason: one sentence on why there are no counts, or empty.
+        estimate: (C,) float64, the counts before rounding, or None.
+        stats: what the method measured; ``expected_error`` is the error that it expects of one count, in samples.
+        restorer: the method's name and settings.
+    """
+
+    counts: Tensor | None = None
+    presence: Tensor | None = None
+    reason: str = ""
+    estimate: Tensor | None = None
+    stats: Mapping[str, Any] = field(default_factory=dict)
+    restorer: str = ""
+
+    @property
+    def applicable(self) -> bool:
+        """Whether the method gave an answer.
+
+        Example:
+            >>> Counts(reason="the last layer has no bias").applicable
+            False
+        """
+        return self.presence is not None
 
 
 @dataclass(frozen=True, eq=False)

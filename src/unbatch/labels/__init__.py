@@ -1,0 +1,1 @@
+"""Label restorers: one file each. See ``unbatch.contracts.LabelRestorer``."""

@@ -1,0 +1,166 @@
+"""Anchored label restoration: unbatch's own. The mean feature read from the gradient, anchored where that says little on made-up inputs.
+
+In the notation of ``_last_layer``, and with ē the mean feature and ē_j that of class j:
+
+    n = K (mean p − g) exactly, so that only the mean probability has to be found, which nearly is softmax(W ē + c);
+    G_j = g_j ē − (n_j/K)(ē_j − ē) + a term of second order.
+
+So ē is a weighted least-squares fit of G by g ēᵀ, with the weights 1/(n_j/K)²: the classes that are hardly there tell most, and what
+the classes differ by is the noise. Where the batch is even, g is small and the fit says little; populations of made-up inputs then say what
+scores the model gives to anything, and the spread between populations how far to believe that. Counts, weights and fit take turns.
+The two variances give the error to expect of a count. Where that is no longer small, as in trained networks, the answer falls back on an
+even batch, bent by the signs and sizes of the gradient.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor
+
+from unbatch.contracts import NEEDS_BATCH_SIZE, Estimate, Inapplicable, LabelRestorer
+from unbatch.errors import Misuse
+from unbatch.labels._last_layer import LastLayer, last_layer, obstacle
+from unbatch.labels._prior import fallback, noise_scores
+from unbatch.linalg.simplex import onto_simplex
+from unbatch.types import Observation
+
+__all__ = ["Anchored"]
+
+FLOOR = 0.05
+"""Share of an even class that a class without samples is still taken to deviate by, in the weights of the fit."""
+
+SURE, LOST = 0.15, 0.35
+"""Expected error of a count, as a share of K/C: below the first the fit alone is believed, above the second the fallback alone."""
+
+WHOLE = 0.1
+"""Expected error of a count, in samples, below which counts that are not whole mean something."""
+
+
+@dataclass(frozen=True, eq=False)
+class Fit:
+    """The mean probability and how well it is known.
+
+    Attributes:
+        shares: (C,) mean p − g, the share of every class.
+        error: (C,) deviation to expect of a share.
+        anchored: how much of the mean scores came from made-up inputs, 0 to 1.
+    """
+
+    shares: Float[Tensor, " c"]
+    error: Float[Tensor, " c"]
+    anchored: float
+
+
+@dataclass(frozen=True)
+class Anchored(LabelRestorer):
+    """Counts without any data: mean feature by weighted least squares, anchored on made-up inputs, whole numbers with the right sum.
+
+    Attributes:
+        populations: of made-up inputs.
+        inputs: in each of them.
+        rounds: of counts, weights and fit.
+        largest: batch size up to which an unknown one is searched for.
+
+    Example:
+        >>> import torch, unbatch
+        >>> _ = torch.manual_seed(0)
+        >>> net = torch.nn.Sequential(torch.nn.Linear(20, 60), torch.nn.ReLU(), torch.nn.Linear(60, 5)).double()
+        >>> secret, labels = torch.rand(8, 20, dtype=torch.float64), torch.tensor([0, 0, 0, 0, 0, 1, 1, 4])
+        >>> seen = unbatch.Observation(net, unbatch.capture(net, secret, labels), (20,), batch_size=8)
+        >>> Anchored()(seen).counts.tolist()
+        [5, 2, 0, 0, 1]
+    """
+
+    populations: int = 12
+    inputs: int = 128
+    rounds: int = 12
+    largest: int = 512
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot be."""
+        if self.populations < 2 or min(self.inputs, self.rounds, self.largest) < 1:
+            raise Misuse("at least 2 populations of at least 1 input, and 1 round", self.spec, "raise the settings")
+
+    def unsupported(self, observation: Observation) -> str | None:
+        """No bias, or not the cross-entropy of a softmax."""
+        return obstacle(observation, bias=True)
+
+    def estimate(self, observation: Observation, generator: Generator) -> Estimate:
+        """See the class."""
+        layer = last_layer(observation)
+        made = fit(layer, noise_scores(observation, self.populations, self.inputs, generator), self.rounds)
+        total = observation.batch_size or batch_size(made, self.largest)
+        if total is None:
+            raise Inapplicable(NEEDS_BATCH_SIZE)
+        counts, error = total * made.shares, total * float(made.error.square().mean().sqrt())
+        off = float((counts - counts.round()).square().mean().sqrt())
+        if layer.noise == 0 and error < WHOLE and off > max(5 * error, 0.02):
+            raise Inapplicable(
+                f"the counts of {total} samples come out {off:.2f} off whole numbers where {error:.3f} is expected: the labels are soft"
+                " (smoothing, mixup), the loss is another one, or the batch size is wrong"
+            )
+        relative = error / (total / layer.classes)
+        trust = min(1.0, max(0.0, (LOST - relative) / (LOST - SURE)))
+        stats = {"trust": trust, "anchored": made.anchored, "noise": layer.noise, "batch_size": total}
+        if trust == 1:
+            stats["expected_error"] = error
+        counts = onto_simplex(counts, float(total))
+        if trust < 1:
+            counts = trust * counts + (1 - trust) * fallback(layer, total)
+        return Estimate(counts, batch_size=total, stats=stats)
+
+
+def fit(layer: LastLayer, anchors: Float[Tensor, "m c"], rounds: int) -> Fit:
+    """The mean probability of the batch, by turns with the weights; see the module.
+
+    Args:
+        layer: the last layer.
+        anchors: centered mean scores of populations of made-up inputs.
+        rounds: of taking turns.
+    """
+    classes, shift = layer.classes, layer.bias_gradient
+    weight, bias = layer.weight - layer.weight.mean(dim=0), layer.bias - layer.bias.mean()
+    anchor = anchors.mean(dim=0)
+    spread = float(anchors.var(dim=0).mean())
+    tiny = torch.finfo(shift.dtype).tiny
+    observed = layer.gradient @ weight.T
+    scores, precision = anchor, 0.0
+    for _ in range(rounds):
+        shares = onto_simplex(torch.softmax(scores, dim=0) - shift, 1.0)
+        weights = 1 / (shares.square() + (FLOOR / classes) ** 2)
+        rest = observed - torch.outer(shift, scores - bias)
+        variance = max(float((weights[:, None] * rest.square()).mean()) * classes / max(classes - 1, 1), tiny)
+        strength = max(float(weights @ shift.square()), tiny)
+        fitted = bias + ((weights * shift) @ observed) / strength
+        precision = strength / variance
+        known = precision * spread / (1 + precision * spread) if math.isfinite(precision * spread) else 1.0
+        scores = known * fitted + (1 - known) * anchor
+        scores = scores - scores.mean()
+    mean = torch.softmax(scores, dim=0)
+    uncertain = mean.square() * (1 - known) * spread * (1 - 1 / classes)
+    structure = _mixture(observed, shift, scores, bias, onto_simplex(mean - shift, 1.0)) - mean
+    error = (uncertain + structure.square() + layer.noise**2 + (layer.rounding * shift.abs().max()) ** 2).sqrt()
+    return Fit(mean - shift, error, 1 - known)
+
+
+def _mixture(observed: Tensor, shift: Tensor, scores: Tensor, bias: Tensor, shares: Tensor) -> Float[Tensor, " c"]:
+    """The mean softmax if every class has the mean scores that G leaves for it; its distance from the softmax of the mean is an error."""
+    there = shares > 1e-3 / len(shares)
+    own = (torch.outer(shift, scores - bias) - observed)[there] / shares[there][:, None]
+    return (shares[there] / shares[there].sum()) @ torch.softmax(scores + own, dim=1)
+
+
+def batch_size(made: Fit, largest: int) -> int | None:
+    """The smallest number of samples for which all counts are whole numbers, none negative, or None if the shares are not known so well."""
+    for total in range(1, largest + 1):
+        error, counts = total * made.error, total * made.shares
+        if float(error.square().mean().sqrt()) > WHOLE:
+            return None
+        off = (counts - counts.round()).abs()
+        if bool((off <= (5 * error).clamp(0.01, 0.3)).all()) and bool((counts > -0.5).all()) and int(counts.round().sum()) == total:
+            return total
+    return None

@@ -1,0 +1,57 @@
+"""LLG: how much one sample changes the last layer's gradient, and how often that fits.
+
+Wainakh, Ventola, Müßig, Keim, Garcia Cordero, Zimmer, Grube, Kersting, Mühlhäuser, "User-Level Label Leakage from Gradients in Federated
+Learning", PoPETs 2022. Several reimplementations subtract the impact from the wrong class; this one does not.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Generator
+
+from unbatch.contracts import Estimate, Inapplicable, LabelRestorer
+from unbatch.labels._last_layer import last_layer, obstacle
+from unbatch.types import Observation
+
+__all__ = ["LLG"]
+
+
+@dataclass(frozen=True)
+class LLG(LabelRestorer):
+    """Row sums r of the gradient and the impact of one sample, m = (1 + 1/C)/K · Σ of the negative ones.
+
+    Each class with r < 0 gets one sample, then the class with the smallest r, until there are K; every time m is taken from that class's r.
+
+    Example:
+        >>> import torch, unbatch
+        >>> _ = torch.manual_seed(0)
+        >>> net = torch.nn.Sequential(torch.nn.Linear(20, 60), torch.nn.ReLU(), torch.nn.Linear(60, 5)).double()
+        >>> secret, labels = torch.rand(4, 20, dtype=torch.float64), torch.tensor([0, 0, 3, 4])
+        >>> seen = unbatch.Observation(net, unbatch.capture(net, secret, labels), (20,), batch_size=4)
+        >>> LLG()(seen).counts.tolist()
+        [2, 0, 0, 1, 1]
+    """
+
+    def unsupported(self, observation: Observation) -> str | None:
+        """Not the cross-entropy of a softmax, or features below zero."""
+        if (reason := obstacle(observation)) is not None:
+            return reason
+        return None if last_layer(observation).non_negative else "LLG reads signs, and the features of the last layer can be negative"
+
+    def estimate(self, observation: Observation, generator: Generator) -> Estimate:
+        """See the class."""
+        sums, size = last_layer(observation).row_sums.clone(), observation.batch_size
+        if size is None:
+            raise Inapplicable("LLG needs the batch size")
+        impact = (1 + 1 / len(sums)) / size * sums.clamp_max(0).sum()
+        counts = torch.zeros_like(sums)
+        first = [j for j in sums.argsort(stable=True).tolist() if sums[j] < 0][:size]
+        counts[first] += 1
+        sums[first] -= impact
+        for _ in range(size - len(first)):
+            smallest = int(sums.argmin())
+            counts[smallest] += 1
+            sums[smallest] -= impact
+        return Estimate(counts)
