@@ -66,7 +66,7 @@ class Plugin:
 
 
 class Inapplicable(Exception):
-    """Raised inside ``reconstruct`` or ``estimate`` when only the work itself shows that the method cannot be used; the text is the reason."""
+    """Raised inside ``reconstruct`` or ``estimate`` when only the work shows that the method cannot be used; the text is the reason."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -76,6 +76,7 @@ class Candidate:
     Attributes:
         inputs: (k, *input_shape), or None.
         labels: (k,) int64, or None.
+        features: (k, n) inputs of an inner layer, all of them and consistent with its weights, where those were asked for.
         reason: one sentence on why it did not go further.
         exhausted: whether it stopped because its budget was spent.
         certified: whether every one of its samples carries its own certificate though some samples are missing.
@@ -84,6 +85,7 @@ class Candidate:
 
     inputs: Tensor | None = None
     labels: Tensor | None = None
+    features: Tensor | None = None
     reason: str = ""
     exhausted: bool = False
     certified: bool = False
@@ -141,7 +143,7 @@ class Attack(Plugin, ABC):
         progress("replay", math.nan)
         status, residual, reason = self._judge(observation, candidate)
         stats = {**candidate.stats, "seconds": time.perf_counter() - start}
-        return Reconstruction(status, candidate.inputs, candidate.labels, residual, reason, stats, self.spec)
+        return Reconstruction(status, candidate.inputs, candidate.labels, residual, reason, stats, self.spec, candidate.features)
 
     def _cannot(self, observation: Observation) -> str | None:
         try:
@@ -153,6 +155,8 @@ class Attack(Plugin, ABC):
     def _judge(self, observation: Observation, candidate: Candidate) -> tuple[Status, float | None, str]:
         inputs, labels = candidate.inputs, candidate.labels
         unfinished = Status.BUDGET_EXHAUSTED if candidate.exhausted else Status.INCONSISTENT
+        if candidate.features is not None and not candidate.reason:
+            return Status.FEATURES, None, ""
         if inputs is None:
             return unfinished, None, candidate.reason
         if tuple(inputs.shape[1:]) != observation.input_shape or not bool(inputs.isfinite().all()):

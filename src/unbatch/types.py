@@ -258,11 +258,10 @@ class Status(Enum):
 
     RECONSTRUCTED = "the whole batch was reconstructed and its replay gives the observed update: treat these samples as disclosed"
     PARTIAL = "some samples were reconstructed, each certified by itself: treat at least those as disclosed"
-    APPROXIMATE = (
-        "a batch was found that explains the update up to the residual, not exactly: judge by the pictures before you call it safe"
-    )
+    APPROXIMATE = "a batch was found that explains the update up to the residual, not exactly: judge by the pictures whether it is safe"
     INCONSISTENT = "a batch was found but its replay does not give the observed update: check that model, loss and mode are the client's"
     BUDGET_EXHAUSTED = "the search ended before it found the batch: raise the budget before you call the update safe"
+    FEATURES = "the inputs of an inner layer were recovered and fit its weights and zeros: treat what they encode as disclosed"
     UNPROVEN = "a batch was found that cannot be replayed for lack of labels: do not call the update safe"
     NOT_APPLICABLE = "this attack cannot be used on this update: read the reason, and try another attack before you call the update safe"
 
@@ -284,6 +283,7 @@ class Reconstruction:
         reason: one sentence on why it did not go further, or empty.
         stats: what the attack counted: tools used, subsets drawn, seconds.
         attack: the attack's name and settings.
+        features: (b, n) inputs of an inner layer, where the attack was pointed at one.
     """
 
     status: Status
@@ -293,6 +293,7 @@ class Reconstruction:
     reason: str = ""
     stats: Mapping[str, Any] = field(default_factory=dict)
     attack: str = ""
+    features: Tensor | None = None
 
     def or_raise(self) -> Reconstruction:
         """Itself if it is ``RECONSTRUCTED``.
@@ -386,6 +387,7 @@ class Finding:
             Status.APPROXIMATE: f"This update gives away an approximation of its batch ({count} samples); nothing was proved exact.",
             Status.INCONSISTENT: "No reconstruction was proved: what was found does not give the observed update.",
             Status.BUDGET_EXHAUSTED: "No reconstruction was proved within the budget; this does not show that the update is safe.",
+            Status.FEATURES: "This update gives away what an inner layer sees of its batch; the samples themselves were not reconstructed.",
             Status.UNPROVEN: f"A batch of {count} samples was found, but it cannot be proved without labels.",
             Status.NOT_APPLICABLE: "This attack does not apply to this update; this does not show that the update is safe.",
         }

@@ -153,3 +153,42 @@ def test_a_foreign_model_is_inconsistent() -> None:
 def test_impossible_settings_are_misuse(settings: dict[str, float]) -> None:
     with pytest.raises(Misuse):
         Spear(**settings)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_rounded_updates_are_recovered_to_their_precision(dtype: torch.dtype) -> None:
+    model = Mlp(width=200, depth=4).build(SHAPE, 7).double()
+    x = torch.randn((8, *SHAPE), generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    y = torch.arange(8) % 7
+    update = {name: tensor.to(dtype) for name, tensor in capture(model, x, y).items()}
+    found = Spear(seconds=20.0)(Observation(model, update, SHAPE))
+    assert found.status in (Status.RECONSTRUCTED, Status.APPROXIMATE)
+    assert found.residual is not None
+    assert found.residual < 50 * torch.finfo(dtype).eps
+    assert worst_error(found, x) < 400 * torch.finfo(dtype).eps
+    assert "noise" in found.reason
+
+
+@pytest.mark.parametrize("level", [1e-6, 1e-4, 1e-2])
+def test_accuracy_under_noise_is_bounded_by_the_noise_and_reported(level: float) -> None:
+    model = Mlp(width=200, depth=4).build(SHAPE, 7).double()
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn((8, *SHAPE), generator=generator, dtype=torch.float64)
+    update = capture(model, x, torch.arange(8) % 7)
+    noisy = {k: v + level * v.square().mean().sqrt() * torch.randn(v.shape, generator=generator, dtype=v.dtype) for k, v in update.items()}
+    found = Spear(seconds=20.0)(Observation(model, noisy, SHAPE))
+    assert found.status is Status.APPROXIMATE
+    assert worst_error(found, x) < 300 * level
+    assert found.residual is not None
+    assert found.residual < 30 * level
+
+
+def test_a_deeper_layer_gives_its_input_features() -> None:
+    model = Mlp(width=120, depth=4).build(SHAPE, 7).double()
+    x = torch.randn((6, *SHAPE), generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    found = Spear(layer="3")(Observation(model, capture(model, x, torch.arange(6)), SHAPE))
+    assert found.status is Status.FEATURES, found.reason
+    assert found.features is not None
+    true = model[2](model[1](model[0](x))).detach()
+    assert float((true[:, None] - found.features).norm(dim=2).amin(dim=1).max()) < 1e-8
+    assert found.inputs is None

@@ -25,8 +25,8 @@ class Planted:
         return float((self.inputs[:, None] - samples @ self.to_inputs).norm(dim=2).amin(dim=1).max())
 
 
-def plant(m: int = 120, n: int = 90, b: int = 8, seed: int = 0, tolerance: float = 1e-7) -> Planted:
-    """Gaussian weights and inputs: half of the neurons fire for each sample."""
+def plant(m: int = 120, n: int = 90, b: int = 8, seed: int = 0, tolerance: float = 1e-7, noise: float = 0.0) -> Planted:
+    """Gaussian weights and inputs: half of the neurons fire for each sample. Noise is a share of the gradient's spread."""
     generator = Generator().manual_seed(seed)
 
     def gauss(*shape: int) -> Tensor:
@@ -35,10 +35,11 @@ def plant(m: int = 120, n: int = 90, b: int = 8, seed: int = 0, tolerance: float
     weight, bias, inputs = gauss(m, n), gauss(m), gauss(b, n)
     z = weight @ inputs.T + bias[:, None]
     columns = gauss(m, b) * (z > 0)
-    factors = factor(columns @ inputs, generator)
+    gradient = columns @ inputs
+    factors = factor(gradient + noise * gradient.std() * gauss(m, n), generator)
     views = views_of(factors.right, (n,), generator)
     seen = multiply(weight, factors.right)
-    layer, change, alive = layer_in_factors(factors.left, columns.sum(dim=1), seen, bias, views, tolerance)
+    layer, change, alive = layer_in_factors(factors.left, columns.sum(dim=1), seen, bias, views, factors.noise_map, tolerance)
     following = next_layer(gauss(m, b) @ z.relu().T, alive, b)
     # x = rightᵀ changeᵀ p, so the true p are the inputs' coordinates in these rows.
     to_inputs = change @ factors.right

@@ -13,8 +13,8 @@ def test_scale_follows_from_the_bias_gradient() -> None:
 
 def test_score_is_one_for_the_truth_and_half_for_noise() -> None:
     case = plant()
-    assert bool((agreement(case.layer, case.samples, case.off) == 1).all())
-    assert 0.3 < float(agreement(case.layer, case.samples.roll(1, 0), case.off).mean()) < 0.7
+    assert bool((agreement(case.layer, case.samples, case.directions) == 1).all())
+    assert 0.3 < float(agreement(case.layer, case.samples.roll(1, 0), case.directions).mean()) < 0.7
 
 
 def test_combinations_give_way_to_true_columns() -> None:

@@ -36,8 +36,8 @@ from unbatch.types import Observation
 
 __all__ = ["Spear"]
 
-_ZERO: dict[torch.dtype, float] = {torch.float64: 1e-7, torch.float32: 1e-4, torch.float16: 1e-2, torch.bfloat16: 5e-2}
-"""What counts as zero in L q, as a share of its largest entry, by the update's dtype."""
+ZERO = 1e-7
+"""What counts as zero in L q, as a share of its largest entry, in an update without noise."""
 
 
 @dataclass(frozen=True)
@@ -46,7 +46,8 @@ class Spear(Attack):
 
     Attributes:
         search: how the sparse directions are found; ``sampling`` is the paper's.
-        layer: name of the layer's weight; the first one that can be inverted if None.
+        layer: name of the layer's weight; the first one that sees the raw input and can be inverted if None. Of a deeper layer the
+            input features are recovered, certified by its weights and zeros.
         seconds: budget of the search, wall time.
         subsets: budget of sampling, subsets of rows.
         parallel: subsets evaluated at a time, at most.
@@ -89,7 +90,7 @@ class Spear(Attack):
         calls = [call for call in every if self.layer in (None, call.weight, call.weight.removesuffix(".weight"))]
         if not calls and self.layer is not None:
             return f"the model runs no Linear layer named {self.layer!r}"
-        obstacles = [_obstacle(call, observation) for call in calls]
+        obstacles = [_obstacle(call, observation, inner=self.layer is not None) for call in calls]
         for call, obstacle in zip(calls, obstacles, strict=True):
             if obstacle is None:
                 return call, next((other for other in every if _reads(other, call) and other.weight in observation.update), None)
@@ -103,7 +104,10 @@ class Spear(Attack):
             raise Inapplicable(found)
         call, reader = found
         progress("factor", float("nan"))
-        factors = factor(observation.update[call.weight], generator)
+        gradient = observation.update[call.weight]
+        factors = factor(gradient, generator)
+        if not factors.clear and observation.batch_size:
+            factors = factor(gradient, generator, rank=min(observation.batch_size, *gradient.shape))
         _check_rank(observation, call, factors)
         parameters = dict(observation.model.named_parameters())
         layer, change, alive = layer_in_factors(
@@ -111,8 +115,9 @@ class Spear(Attack):
             observation.update[str(call.bias)].double(),
             multiply(parameters[call.weight].detach(), factors.right),
             parameters[str(call.bias)].detach().double(),
-            views_of(factors.right, observation.input_shape, generator),
-            _ZERO[observation.dtype],
+            views_of(factors.right, observation.input_shape if call.raw else call.input.shape[1:], generator),
+            factors.noise_map,
+            ZERO,
         )
         if len(layer.left) <= layer.batch:
             raise Inapplicable(f"only {len(layer.left)} neurons fire for any sample, too few to tell {layer.batch} samples apart")
@@ -134,7 +139,8 @@ class Spear(Attack):
             "alive": len(layer.left),
             "rank": factors.rank,
             "gap": factors.gap,
-            "certificates": following is not None,
+            "noise": layer.noise_level,
+            "certificates": search.following is not None,
             "found by": dict(search.tools),
             "subsets": search.drawn,
             "agreement": float(solution.agreement.mean()) if len(solution.agreement) else None,
@@ -142,7 +148,10 @@ class Spear(Attack):
         reason = _shortfall(search, solution.missing, float(solution.agreement.mean()) if len(solution.agreement) else 0.0)
         if not len(solution.samples):
             return Candidate(reason=reason, exhausted=True, stats=stats)
-        inputs = ((solution.samples @ change) @ factors.right).reshape(-1, *observation.input_shape)
+        inputs = (solution.samples @ change) @ factors.right
+        if not call.raw:
+            return Candidate(features=inputs, reason=reason, exhausted=solution.missing > 0, stats=stats)
+        inputs = inputs.reshape(-1, *observation.input_shape)
         columns = factors.left @ torch.linalg.solve_triangular(change, solution.directions.T, upper=True)
         progress("labels", float("nan"))
         labels, shares = _labels(observation, call.weight, inputs, columns)
@@ -150,7 +159,7 @@ class Spear(Attack):
         if not reason and bool((copies > 1).any()):
             reason = f"{int(copies.sum())} samples, of which only {len(inputs)} differ"
         inputs, labels = inputs.repeat_interleave(copies, dim=0), labels.repeat_interleave(copies)
-        return Candidate(inputs, labels, reason, exhausted=solution.missing > 0, certified=solution.missing > 0, stats=stats)
+        return Candidate(inputs, labels, reason=reason, exhausted=solution.missing > 0, certified=solution.missing > 0, stats=stats)
 
 
 def _reads(other: LinearCall, call: LinearCall) -> bool:
@@ -166,10 +175,14 @@ def _shortfall(search: Search, missing: int, agreement: float) -> str:
         if search.only_sampling:
             told += f", after {search.drawn:,} subsets; {batch} samples take about {expected_subsets(batch):.0e}"
         return told
-    return "" if agreement == 1 else f"the signs of W X + bias fit only {agreement:.1%} of the zeros found"
+    if agreement < (0.98 if search.noisy else 1):
+        return f"the signs of W X + bias fit only {agreement:.1%} of the zeros found"
+    if search.noisy:
+        return f"the update carries noise, {search.layer.noise_level:.0e} of a column's largest entry, which bounds the accuracy"
+    return ""
 
 
-def _obstacle(call: LinearCall, observation: Observation) -> str | None:
+def _obstacle(call: LinearCall, observation: Observation, *, inner: bool) -> str | None:
     if call.activation != "relu":
         return f"is followed by {call.activation or 'nothing'} instead of ReLU"
     if call.bias is None:
@@ -178,8 +191,8 @@ def _obstacle(call: LinearCall, observation: Observation) -> str | None:
         return f"is applied {call.input[0].numel() // call.input.shape[-1]} times a sample"
     if call.weight not in observation.update or call.bias not in observation.update:
         return "is frozen: the update holds no gradient of it"
-    if not call.raw:
-        return "does not see the raw input"
+    if not (call.raw or inner):
+        return "does not see the raw input (name it with layer= to recover what it sees)"
     return None
 
 
@@ -195,10 +208,10 @@ def _check_rank(observation: Observation, call: LinearCall, factors: Factors) ->
             f"the gradient of {call.weight} ({height} neurons, {width} inputs) has full rank {factors.rank}: SPEAR needs a batch smaller"
             f" than min({height}, {width}), and an update without noise"
         )
-    if not factors.clear:
+    if not factors.clear and observation.batch_size is None:
         raise Inapplicable(
             f"the singular values of {call.weight} show no clear gap (the largest ratio is {factors.gap:.1f}), so the rank does not"
-            " tell the batch size: the update is noisy, or the batch nearly dependent"
+            " tell the batch size: the update is noisy, or the batch nearly dependent; give batch_size if it is known"
         )
 
 

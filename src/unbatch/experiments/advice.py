@@ -66,10 +66,17 @@ _NEXT: dict[Status, Advice] = {
         " the reconstruction or refutes it.",
         costs="Until then treat the samples as disclosed if the pictures or values below are plausible.",
     ),
-    Status.APPROXIMATE: Advice(
-        title="Expect a stronger attack to do more",
+    Status.FEATURES: Advice(
+        title="Look at the layers before this one",
         strength="next step",
-        works="The batch below explains the update in part. More iterations, a better prior or another attack would explain more of it.",
+        works="The features of an inner layer are known exactly. If the layers before it can be inverted, or are few, so are the samples.",
+        costs="That no layer sees the raw input is an obstacle, not a guarantee.",
+    ),
+    Status.APPROXIMATE: Advice(
+        title="Judge by what can be recognized",
+        strength="next step",
+        works="The batch below explains the update up to the residual. Noise or rounding in the update bounds how exact it can be; a better"
+        " prior or another attack may still improve it.",
         costs="An approximation can disclose as much as a copy: a face is recognized long before it is exact.",
     ),
 }
@@ -88,7 +95,7 @@ _PRIVATE = Advice(
     title="Train with differential privacy (DP-SGD), with the noise added before the update leaves the client",
     strength="guarantee",
     works="Each sample's gradient is clipped and calibrated Gaussian noise is added. The bound (ε, δ) holds against every attack, known or"
-    " not. Here the noise destroys the exact rank and the exact zeros that the attack counts.",
+    " not. Noise that is large enough for it also buries the rank and the zeros that this attack reads; far smaller noise does not.",
     costs="It costs accuracy, memory for per-sample gradients, and a privacy budget that every round spends. Noise that the server adds"
     " afterwards protects the published model, not the client from the server. Clipping alone is no protection: it scales each sample's"
     " gradient and keeps its zeros. Noise without accounting is no guarantee.",
@@ -129,7 +136,7 @@ def advise(finding: Finding) -> tuple[Advice, ...]:
     return (*first, _PRIVATE, _AGGREGATE, _larger_batch(finding), _ARCHITECTURE, _NO_BIAS)
 
 
-_FOUND = (Status.RECONSTRUCTED, Status.PARTIAL, Status.UNPROVEN)
+_FOUND = (Status.RECONSTRUCTED, Status.PARTIAL, Status.APPROXIMATE, Status.UNPROVEN)
 
 
 def _larger_batch(finding: Finding) -> Advice:

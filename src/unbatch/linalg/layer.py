@@ -32,7 +32,9 @@ class Layer:
         bias: (m,).
         sums: (b,) p · sums = 1 for every sample: the bias gradient in these coordinates.
         views: (b, N) linear features of the inputs, one column a feature: p @ views are those of sample p.
-        tolerance: entries of left @ q below this share of the largest count as zero.
+        length: (m,) what the rows of the left factor were divided by.
+        noise: (r, b) the noise of ``left @ q`` in row j has standard deviation ‖noise @ q‖ / length_j.
+        tolerance: entries of left @ q below this share of the largest count as zero, however small the noise.
     """
 
     left: Float[Tensor, "m b"]
@@ -40,6 +42,8 @@ class Layer:
     bias: Float[Tensor, " m"]
     sums: Float[Tensor, " b"]
     views: Float[Tensor, "b N"]
+    length: Float[Tensor, " m"]
+    noise: Float[Tensor, "r b"]
     tolerance: float
 
     @property
@@ -47,10 +51,21 @@ class Layer:
         """Number of samples sought."""
         return self.left.shape[1]
 
+    @property
+    def noise_level(self) -> float:
+        """Noise of a typical entry of left @ q, as a share of the largest entry of a typical column."""
+        typical = self.noise.norm() / self.batch**0.5 / self.length.median()
+        return float(typical * len(self.left) ** 0.5 / 3)
+
+    def threshold(self, directions: Float[Tensor, "k b"]) -> Float[Tensor, "k m"]:
+        """Below it an entry of left @ q is zero: five standard deviations of the noise, and never under the tolerance."""
+        size = (directions @ self.left.T).abs().amax(dim=1, keepdim=True)
+        noise = (directions @ self.noise.T).norm(dim=1, keepdim=True)
+        return torch.maximum(self.tolerance * size, 5 * noise / self.length)
+
     def off(self, directions: Float[Tensor, "k b"]) -> Bool[Tensor, "k m"]:
         """Where left @ q is zero."""
-        size = (directions @ self.left.T).abs()
-        return size < self.tolerance * size.amax(dim=1, keepdim=True)
+        return (directions @ self.left.T).abs() < self.threshold(directions)
 
     def pre_activations(self, samples: Float[Tensor, "k b"]) -> Float[Tensor, "k m"]:
         """W x + bias of the samples p."""
@@ -63,6 +78,7 @@ def layer_in_factors(
     seen: Float[Tensor, "m b"],
     bias: Float[Tensor, " m"],
     views: Float[Tensor, "b N"],
+    noise: Float[Tensor, "b b"],
     tolerance: float,
 ) -> tuple[Layer, Float[Tensor, "b b"], Bool[Tensor, " m"]]:
     """Scale the rows of the left factor to equal length, leave dead ones out, make the columns orthonormal again.
@@ -73,16 +89,18 @@ def layer_in_factors(
         seen: (m, b) W rightᵀ.
         bias: (m,) of the layer.
         views: (b, N) features of the rows of right.
+        noise: (b, b) the noise of ``left @ q`` has standard deviation ‖noise @ q‖.
         tolerance: see ``Layer``.
 
     Returns:
         the layer; the (b, b) matrix T such that x = rightᵀ Tᵀ p; and which rows are alive, (m,).
     """
     length = left.norm(dim=1)
-    alive = length > max(1e-9, tolerance / 10) * length.max()
+    alive = length > (1e-9 * length.max()).maximum(5 * noise.norm())
     columns, change = torch.linalg.qr(left[alive] / length[alive, None])
     sums = torch.linalg.lstsq(columns, (bias_gradient[alive] / length[alive])[:, None]).solution[:, 0]
-    return Layer(columns, seen[alive] @ change.T, bias[alive], sums, change @ views, tolerance), change, alive
+    noise = torch.linalg.solve_triangular(change, noise, upper=True, left=False)
+    return Layer(columns, seen[alive] @ change.T, bias[alive], sums, change @ views, length[alive], noise, tolerance), change, alive
 
 
 def complement(vectors: Float[Tensor, "k b"]) -> Float[Tensor, "b r"]:
@@ -107,13 +125,14 @@ def deflate(
     basis, samples_left = complement(samples), complement(directions)
     columns = layer.left @ basis
     length = columns.norm(dim=1)
-    rows = length > max(1e-9, layer.tolerance / 10) * length.max()
+    rows = length > (1e-9 * length.max()).maximum(5 * layer.noise.norm() / layer.length)
     left, change = torch.linalg.qr(columns[rows] / length[rows, None])
     change_right = change @ torch.linalg.solve(samples_left.T @ basis, samples_left.T)
     sums = change @ (basis.T @ (layer.sums - directions.sum(dim=0)))
     basis = torch.linalg.solve_triangular(change, basis, upper=True, left=False)
-    smaller = Layer(left, layer.seen[rows] @ change_right.T, layer.bias[rows], sums, change_right @ layer.views, layer.tolerance)
-    return smaller, rows, basis
+    length = layer.length[rows] * length[rows]
+    seen, views = layer.seen[rows] @ change_right.T, change_right @ layer.views
+    return Layer(left, seen, layer.bias[rows], sums, views, length, layer.noise @ basis, layer.tolerance), rows, basis
 
 
 def unit(vectors: Float[Tensor, "k b"]) -> Float[Tensor, "k b"]:

@@ -22,6 +22,9 @@ BLOCK = 1 << 22
 SKETCH = 128
 """Sums of columns to begin with; doubled until the rank is well below."""
 
+NOISELESS = 1e-10
+"""Noise below this share of the gradient is rounding of float64."""
+
 CLEAR = 30.0
 """A gap is clear when a singular value is this many times its successor."""
 
@@ -35,17 +38,27 @@ class Factors:
         right: (b, n) float64.
         singular_values: of the gradient or of random sums of its columns, falling.
         gap: ratio of the last kept singular value and the first dropped one; infinite for full rank.
+        noise: standard deviation of an entry of the gradient that the factors do not explain.
     """
 
     left: Float[Tensor, "m b"]
     right: Float[Tensor, "b n"]
     singular_values: Float[Tensor, " s"]
     gap: float
+    noise: float
 
     @property
     def rank(self) -> int:
         """b."""
         return self.left.shape[1]
+
+    @property
+    def noise_map(self) -> Float[Tensor, "b b"]:
+        """The noise of left @ q has standard deviation ‖noise_map @ q‖ in every row: that of the gradient, divided by the inputs' size."""
+        gram = self.right @ self.right.T
+        squares, vectors = torch.linalg.eigh(gram)
+        inverse: Tensor = (vectors / squares.clamp_min(1e-30 * float(squares[-1])).sqrt()) @ vectors.T
+        return self.noise * inverse
 
     @property
     def clear(self) -> bool:
@@ -75,7 +88,7 @@ def factor(gradient: Float[Tensor, "m n"], generator: Generator, rank: int | Non
     if height > width:
         flipped = factor(gradient.T, generator, rank)
         left, mixing = torch.linalg.qr(flipped.right.T)
-        return Factors(left, mixing @ flipped.left.T, flipped.singular_values, flipped.gap)
+        return Factors(left, mixing @ flipped.left.T, flipped.singular_values, flipped.gap, flipped.noise)
     # Rounding in the gradient's own type is noise of this size on its singular values.
     resolution = 4 * torch.finfo(torch.promote_types(gradient.dtype, torch.float32)).eps
     size = SKETCH
@@ -83,14 +96,27 @@ def factor(gradient: Float[Tensor, "m n"], generator: Generator, rank: int | Non
         whole = size >= height or width < 8 * size
         sums = _sums_of_columns(gradient, 2 * height if whole else size, generator)
         left, values, _ = torch.linalg.svd(sums, full_matrices=False)
-        count, gap = _gap(values, resolution)
+        # Rows of dead neurons give singular values of zero, which say nothing of the batch.
+        count, gap = _gap(values[: int((sums != 0).any(dim=1).sum())], resolution)
         if whole or (count < 0.8 * size and gap >= CLEAR):
             break
         size *= 2
     if rank is not None:
         count, gap = rank, _ratio(values, rank)
     left = left[:, :count].contiguous()
-    return Factors(left, _project(left, gradient), values, gap)
+    right, noise = _project(left, gradient), _unexplained(left, gradient)
+    if noise > NOISELESS * float(values[0]) / gradient.numel() ** 0.5:
+        # Sums of columns average less than all columns do: one step of subspace iteration uses every entry against the noise.
+        left, _ = torch.linalg.qr(multiply(gradient, right))
+        right, noise = _project(left, gradient), _unexplained(left, gradient)
+    return Factors(left, right, values, gap, noise)
+
+
+def _unexplained(left: Float[Tensor, "m b"], gradient: Float[Tensor, "m n"], most: int = 4096) -> float:
+    """Standard deviation of the noise, seen on evenly spaced columns; b of the m dimensions of each are taken up by the factors."""
+    columns = gradient[:, :: max(1, gradient.shape[1] // most)].double()
+    rest = columns - left @ (left.T @ columns)
+    return float((rest.square().mean() * len(left) / max(1, len(left) - left.shape[1])).sqrt())
 
 
 def _sums_of_columns(gradient: Float[Tensor, "m n"], count: int, generator: Generator) -> Float[Tensor, "m k"]:

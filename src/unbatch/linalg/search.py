@@ -23,12 +23,15 @@ from unbatch.linalg.layer import Layer, complement, deflate, unit
 from unbatch.linalg.mixtures import guesses
 from unbatch.linalg.rounding import null_of_masks, round_directions
 from unbatch.linalg.sampling import least_zeros, sampled_directions
-from unbatch.linalg.selection import Solution, agreement, independent, one_a_pattern, scaled
+from unbatch.linalg.selection import Solution, agreement, independent, misfits, one_a_pattern, scaled
 
 __all__ = ["Search"]
 
 CONTRASTS = (0.1, 0.3, 0.03)
 """Softness of the contrast in FastICA, in turn."""
+
+NOISY = 1e-5
+"""Above this level of noise no sample is certified by itself: a wrong pattern can be as close."""
 
 VERY_FEW, FEW = 9, 18
 """Up to so many samples, sampling subsets of rows is the first tool, or worth a round after a stall."""
@@ -67,11 +70,19 @@ class Search:
     def __post_init__(self) -> None:
         """Nothing is known yet."""
         whole = self.layer
+        self.allowed = len(whole.left) // 100 if self.noisy else 0  # neurons that noise alone may contradict
+        if self.noisy:
+            self.following = None
         self.rest, self.rows = whole, torch.ones_like(whole.bias, dtype=torch.bool)
         self.basis = torch.eye(whole.batch, dtype=whole.left.dtype, device=whole.left.device)
         nothing, no_rows = whole.left.new_zeros((0, whole.batch)), self.rows.new_zeros((0, len(self.rows)))
         self.samples, self.directions, self.off = nothing, nothing, no_rows
         self.open, self.open_off = nothing, no_rows
+
+    @property
+    def noisy(self) -> bool:
+        """Whether the update's noise bounds what can be found."""
+        return self.layer.noise_level > NOISY
 
     @property
     def found(self) -> int:
@@ -90,7 +101,7 @@ class Search:
             before = (self.found, int(self.open_off.sum()))
             self._round(turn, stalled)
             fits = len(self.open) == self.rest.batch and self._repair()
-            if not self.only_sampling:
+            if not (self.only_sampling or fits or self.rest.batch == 1):
                 self._certify()
             changed = (self.found, int(self.open_off.sum())) != before
             stalled = 0 if changed else stalled + 1
@@ -187,7 +198,8 @@ class Search:
         """Add exact directions of what is left, and keep the sparsest independent set."""
         known = len(self.open)
         directions, off = torch.cat([self.open, directions]), torch.cat([self.open_off, off])
-        kept = independent(directions, off)
+        # Two finds of one column differ by the noise: they must not pass for two.
+        kept = independent(directions, off, smallest=min(0.2, max(1e-6, 100 * self.layer.noise_level)))
         self.open, self.open_off = directions[kept], off[kept]
         self.tools[tool] += max(0, len(self.open) - known)
 
@@ -197,10 +209,11 @@ class Search:
         off[:, self.rows] = self.open_off
         return self.open @ self.basis.T, off
 
-    def _certify(self, tolerance: float = 1e-6) -> None:
+    def _certify(self) -> None:
         """Turn open directions into certified samples, take those out, and drop what clearly fails its certificate."""
         if self.following is None or not len(self.open):
             return
+        tolerance = max(1e-6, 100 * self.layer.noise_level)
         directions, off = self._whole()
         samples, residual = solve_samples(self.layer, self.following, off)
         good = residual < tolerance
@@ -225,11 +238,12 @@ class Search:
         """
         rest = self.rest
         for _ in range(rounds):
-            below = rest.pre_activations(torch.linalg.inv(scaled(rest, self.open).T)) <= 0
-            if bool((below == self.open_off).all()):
+            directions = scaled(rest, self.open)
+            samples = torch.linalg.inv(directions.T)
+            if int(misfits(rest, samples, directions).sum(dim=1).max()) <= self.allowed:
                 return True
             before = int(self.open_off.sum())
-            directions = null_of_masks(rest.left, below)
+            directions = null_of_masks(rest.left, rest.pre_activations(samples) <= 0)
             self._add("repair", directions, rest.off(directions))
             if int(self.open_off.sum()) <= before:
                 return False
@@ -240,11 +254,14 @@ class Search:
         layer = self.layer
         directions, off = self._whole()
         if self.found < layer.batch:
-            score = agreement(layer, self.samples, self.off)
+            score = agreement(layer, self.samples, self.directions)
             return Solution(self.samples, self.directions, score, layer.batch - len(self.samples))
         directions, off = unit(torch.cat([self.directions, directions])), torch.cat([self.off, off])
-        exact = null_of_masks(layer.left, off)
-        same = ((exact * directions).sum(dim=1).abs() > 1 - 1e-6) & (off.sum(dim=1) >= layer.batch + 2)
-        directions = scaled(layer, torch.where(same[:, None], exact, directions))
+        # In the scale of the gradient itself every row is equally noisy, so that all zeros together average the noise out.
+        exact = null_of_masks(layer.left * layer.length[:, None], off)
+        close = 1 - min(1e-2, max(1e-6, 100 * layer.noise_level))
+        same = ((exact * directions).sum(dim=1).abs() > close) & (off.sum(dim=1) >= layer.batch + 2)
+        better = torch.where(same[:, None], exact, directions)
+        directions = scaled(layer, better if float(torch.linalg.cond(better)) < 1e12 else directions)
         samples = torch.linalg.inv(directions.T)
-        return Solution(samples, directions, agreement(layer, samples, off), 0)
+        return Solution(samples, directions, agreement(layer, samples, directions), 0)

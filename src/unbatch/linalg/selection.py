@@ -10,7 +10,7 @@ from torch import Tensor
 
 from unbatch.linalg.layer import Layer, unit
 
-__all__ = ["Solution", "agreement", "independent", "one_a_pattern", "scaled"]
+__all__ = ["Solution", "agreement", "independent", "misfits", "one_a_pattern", "scaled"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,9 +35,21 @@ def scaled(layer: Layer, directions: Float[Tensor, "b b"]) -> Float[Tensor, "b b
     return directions * torch.linalg.solve(directions.T, layer.sums)[:, None]
 
 
-def agreement(layer: Layer, samples: Float[Tensor, "k b"], off: Bool[Tensor, "k m"]) -> Float[Tensor, " k"]:
-    """SPEAR's sparsity-matching score, sample by sample: the share of neurons where (W x + bias ≤ 0) is (column = 0)."""
-    return ((layer.pre_activations(samples) <= 0) == off).double().mean(dim=1)
+def misfits(layer: Layer, samples: Float[Tensor, "k b"], directions: Float[Tensor, "k b"]) -> Bool[Tensor, "k m"]:
+    """Where the sign of W x + bias contradicts the column: it is positive and the column zero, or the other way round.
+
+    Entries that the noise leaves undecided, within three thresholds of zero on either side, contradict nothing.
+    """
+    z, column = layer.pre_activations(samples), (directions @ layer.left.T).abs()
+    threshold = layer.threshold(directions)
+    blurred = 10 * layer.noise_level * z.norm(dim=1, keepdim=True) / z.shape[1] ** 0.5
+    undecided = ((column > threshold / 3) & (column < 3 * threshold)) | (z.abs() < blurred)
+    return ((z > 0) == (column < threshold)) & ~undecided
+
+
+def agreement(layer: Layer, samples: Float[Tensor, "k b"], directions: Float[Tensor, "k b"]) -> Float[Tensor, " k"]:
+    """SPEAR's sparsity-matching score, sample by sample: the share of neurons where the signs of W x + bias fit the column's zeros."""
+    return 1 - misfits(layer, samples, directions).double().mean(dim=1)
 
 
 def independent(directions: Float[Tensor, "k b"], off: Bool[Tensor, "k m"], smallest: float = 1e-6) -> Int64[Tensor, " j"]:

@@ -53,6 +53,7 @@ _SEVERITY: dict[Status, tuple[Severity, str]] = {
     Status.RECONSTRUCTED: (Severity.DISCLOSED, "Disclosed"),
     Status.PARTIAL: (Severity.PARTLY, "Partly disclosed"),
     Status.APPROXIMATE: (Severity.PARTLY, "Approximated"),
+    Status.FEATURES: (Severity.PARTLY, "Inner features disclosed"),
     Status.UNPROVEN: (Severity.PARTLY, "Found, not proved"),
     Status.INCONSISTENT: (Severity.NOT_SHOWN, "Disclosure not shown"),
     Status.BUDGET_EXHAUSTED: (Severity.NOT_SHOWN, "Disclosure not shown"),
@@ -67,6 +68,8 @@ _MEANING: dict[Status, str] = {
     " not found, which does not mean that it cannot be.",
     Status.APPROXIMATE: "Whoever sees this update can come near to the samples. Nothing here is proved exact; judge by what a person"
     " could recognize, and expect better attacks.",
+    Status.FEATURES: "Whoever sees this update has the inputs of an inner layer, one vector a sample, exactly. What those vectors encode of"
+    " the samples is disclosed with them; layers before it may be inverted in a second step.",
     Status.UNPROVEN: "A batch was found that fits the layer that was attacked, but without labels it cannot be replayed through the"
     " whole model. It may well be right: do not treat the update as safe.",
     Status.INCONSISTENT: "The attack ended with something that does not explain the update. This says more about the inputs of the audit"
