@@ -6,9 +6,9 @@ Learning", PoPETs 2022. Several reimplementations subtract the impact from the w
 
 from __future__ import annotations
 
+import heapq
 from dataclasses import dataclass
 
-import torch
 from torch import Generator
 
 from unbatch.contracts import Estimate, Inapplicable, LabelRestorer
@@ -42,16 +42,16 @@ class LLG(LabelRestorer):
 
     def estimate(self, observation: Observation, generator: Generator) -> Estimate:
         """See the class."""
-        sums, size = last_layer(observation).row_sums.clone(), observation.batch_size
+        sums, size = last_layer(observation).row_sums, observation.batch_size
         if size is None:
             raise Inapplicable("LLG needs the batch size")
-        impact = (1 + 1 / len(sums)) / size * sums.clamp_max(0).sum()
-        counts = torch.zeros_like(sums)
-        first = [j for j in sums.argsort(stable=True).tolist() if sums[j] < 0][:size]
-        counts[first] += 1
-        sums[first] -= impact
-        for _ in range(size - len(first)):
-            smallest = int(sums.argmin())
-            counts[smallest] += 1
-            sums[smallest] -= impact
+        impact = float((1 + 1 / len(sums)) / size * sums.clamp_max(0).sum())
+        there = (sums < 0) & (sums <= sums.sort().values[min(size, len(sums)) - 1])
+        counts = there.double()
+        heap = list(zip((sums - impact * counts).tolist(), range(len(sums)), strict=True))
+        heapq.heapify(heap)
+        for _ in range(size - int(there.sum())):
+            smallest, j = heap[0]
+            counts[j] += 1
+            heapq.heapreplace(heap, (smallest - impact, j))
         return Estimate(counts)

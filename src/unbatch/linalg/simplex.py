@@ -25,9 +25,10 @@ def onto_simplex(values: Float[Tensor, " c"], total: float) -> Float[Tensor, " c
     """
     if total < 0 or not bool(values.isfinite().all()):
         raise Misuse("finite values and a total of at least zero", f"{values.tolist()[:4]}... and {total}", "check the update")
+    # Shifting all entries changes nothing, and what lies below the largest by the total becomes zero: no digits are lost to huge values.
+    values = (values - values.max()).clamp_min(-total)
     falling = values.sort(descending=True).values
     excess = (falling.cumsum(0) - total) / torch.arange(1, len(values) + 1, dtype=values.dtype, device=values.device)
-    # The first entry is always kept: rounding must not say otherwise where all are huge and equal.
     kept = max(1, int((falling > excess).sum()))
     return (values - excess[kept - 1]).clamp_min(0)
 

@@ -1,4 +1,4 @@
-"""The fully connected ReLU network of the SPEAR paper."""
+"""The fully connected network, with ReLU that of the SPEAR paper."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ from torch import nn
 
 from unbatch.contracts import Model
 from unbatch.errors import Misuse
+from unbatch.models._activations import Activation, layer
 
 __all__ = ["Mlp"]
 
 
 @dataclass(frozen=True)
 class Mlp(Model):
-    """``depth`` linear layers with ReLU between them, PyTorch's default initialization.
+    """``depth`` linear layers with an activation between them, PyTorch's default initialization.
 
     Attributes:
         width: of every hidden layer.
         depth: number of linear layers; 6 in "SPEAR: Exact Gradient Inversion of Batches in Federated Learning".
+        activation: between the layers.
 
     Example:
         >>> sum(isinstance(layer, nn.Linear) for layer in Mlp(width=8).build((1, 2, 2), classes=3))
@@ -30,6 +32,7 @@ class Mlp(Model):
 
     width: int = 200
     depth: int = 6
+    activation: Activation = "relu"
 
     def __post_init__(self) -> None:
         """Refuse sizes that no network can have."""
@@ -43,5 +46,5 @@ class Mlp(Model):
             torch.manual_seed(seed)
             layers: list[nn.Module] = [nn.Flatten()]
             for fan_in, fan_out in itertools.pairwise(sizes):
-                layers += [nn.Linear(fan_in, fan_out), nn.ReLU()]
+                layers += [nn.Linear(fan_in, fan_out), layer(self.activation)]
         return nn.Sequential(*layers[:-1])

@@ -1,0 +1,311 @@
+"""Known answers of the label restorers, their naive twins, and what they refuse."""
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+import unbatch
+from unbatch import plugins
+from unbatch.gradients import capture
+from unbatch.labels._last_layer import last_layer
+from unbatch.labels.anchored import Anchored
+from unbatch.labels.ilrg import ILRG, class_embeddings, solve
+from unbatch.labels.llg import LLG
+from unbatch.linalg.simplex import whole
+from unbatch.types import Observation
+
+
+def network(seed: int, sizes: tuple[int, ...] = (30, 80, 60, 10), activation: type[nn.Module] = nn.ReLU, gain: float = 1.0) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        layers: list[nn.Module] = []
+        for fan_in, fan_out in itertools.pairwise(sizes):
+            layers += [nn.Linear(fan_in, fan_out), activation()]
+    model = nn.Sequential(*layers[:-1]).double()
+    with torch.no_grad():
+        model[-1].weight *= gain
+    return model
+
+
+def observe(seed: int, labels: Tensor, told: bool = True, gain: float = 1.0, activation: type[nn.Module] = nn.ReLU) -> Observation:
+    generator = torch.Generator().manual_seed(seed)
+    model = network(seed, gain=gain, activation=activation)
+    inputs = torch.randn((len(labels), 30), generator=generator, dtype=torch.float64)
+    return Observation(model, capture(model, inputs, labels), (30,), batch_size=len(labels) if told else None)
+
+
+def random_labels(seed: int, size: int, classes: int = 10) -> Tensor:
+    return torch.randint(classes, (size,), generator=torch.Generator().manual_seed(seed))
+
+
+def counted(labels: Tensor) -> list[int]:
+    return torch.bincount(labels, minlength=10).tolist()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_identity_gives_the_counts_from_the_true_mean_probability(seed: int) -> None:
+    labels = random_labels(seed, 700)
+    generator = torch.Generator().manual_seed(seed)
+    model = network(seed)
+    inputs = torch.randn((700, 30), generator=generator, dtype=torch.float64)
+    shift = capture(model, inputs, labels)["4.bias"]
+    mean = torch.softmax(model(inputs), dim=1).mean(dim=0)
+    assert torch.allclose(700 * (mean - shift), torch.bincount(labels, minlength=10).double(), atol=1e-9)
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.LeakyReLU, nn.SiLU, nn.Sigmoid, nn.Tanh])
+@pytest.mark.parametrize("size", [1, 5, 24, 64])
+def test_the_default_restores_untrained_networks(size: int, activation: type[nn.Module]) -> None:
+    for seed in range(3):
+        labels = random_labels(seed, size)
+        found = unbatch.restore_labels(observe(seed, labels, activation=activation))
+        assert found.counts is not None, found.reason
+        assert found.counts.tolist() == counted(labels)
+
+
+def test_one_of_every_class() -> None:
+    for seed in range(5):
+        found = Anchored()(observe(seed, torch.arange(10)))
+        assert found.counts is not None
+        assert found.counts.tolist() == [1] * 10
+
+
+def test_one_class_alone() -> None:
+    found = Anchored()(observe(0, torch.full((40,), 7)))
+    assert found.counts is not None
+    assert found.counts.tolist() == [0] * 7 + [40, 0, 0]
+
+
+def test_the_expected_error_is_the_error() -> None:
+    errors, expected = [], []
+    for seed in range(20):
+        labels = random_labels(seed, 1000)
+        found = Anchored()(observe(seed, labels))
+        assert found.estimate is not None
+        errors.append(float((found.estimate - torch.bincount(labels, minlength=10)).square().mean().sqrt()))
+        expected.append(found.stats["expected_error"])
+    assert 0.4 < np.median(errors) / np.median(expected) < 2.5
+
+
+@pytest.mark.parametrize("size", [1, 7, 24])
+def test_finds_an_unknown_batch_size(size: int) -> None:
+    labels = torch.cat([torch.tensor([3]), random_labels(1, size - 1)])
+    found = Anchored()(observe(1, labels, told=False))
+    assert found.stats["batch_size"] == size
+    assert found.counts is not None
+    assert found.counts.tolist() == counted(labels)
+
+
+def test_asks_for_the_batch_size_where_it_cannot_be_found() -> None:
+    found = Anchored()(observe(1, random_labels(1, 3000), told=False))
+    assert found.counts is None
+    assert "batch size" in found.reason
+    for restorer in (ILRG(), LLG()):
+        assert "batch size" in restorer(observe(1, torch.arange(4), told=False)).reason
+
+
+def softened(model: nn.Module, inputs: Tensor, soft: Tensor) -> dict[str, Tensor]:
+    loss = F.cross_entropy(model(inputs), soft)
+    return dict(zip(dict(model.named_parameters()), torch.autograd.grad(loss, list(model.parameters())), strict=True))
+
+
+@pytest.mark.parametrize("size", [1, 4, 16])
+def test_refuses_smoothed_labels(size: int) -> None:
+    for seed in range(5):
+        model = network(seed)
+        inputs = torch.randn((size, 30), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        soft = 0.8 * F.one_hot(random_labels(seed, size, 3), 10).double() + 0.02
+        found = Anchored()(Observation(model, softened(model, inputs, soft), (30,), batch_size=size))
+        assert found.counts is None
+        assert "soft" in found.reason
+
+
+def test_refuses_mixed_labels() -> None:
+    model = network(0)
+    inputs = torch.randn((8, 30), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    first, second = F.one_hot(torch.arange(8), 10).double(), F.one_hot(torch.full((8,), 9), 10).double()
+    found = Anchored()(Observation(model, softened(model, inputs, 0.65 * first + 0.35 * second), (30,), batch_size=8))
+    assert "soft" in found.reason
+
+
+def test_a_wrong_batch_size_is_noticed() -> None:
+    labels = random_labels(0, 10)
+    seen = observe(0, labels)
+    found = Anchored()(Observation(seen.model, dict(seen.update), (30,), batch_size=11))
+    assert found.counts is None
+    assert "batch size is wrong" in found.reason
+
+
+def test_noise_is_measured_and_does_not_make_it_refuse() -> None:
+    labels = random_labels(0, 24)
+    seen = observe(0, labels)
+    generator = torch.Generator().manual_seed(0)
+    noisy = {name: tensor + 1e-3 * torch.randn(tensor.shape, generator=generator).double() for name, tensor in seen.update.items()}
+    found = Anchored()(Observation(seen.model, noisy, (30,), batch_size=24))
+    assert 0.7e-3 < found.stats["noise"] < 1.4e-3
+    assert found.counts is not None
+    assert found.counts.tolist() == counted(labels)
+
+
+@pytest.mark.parametrize("name", ["anchored", "ilrg"])
+def test_without_a_bias_it_says_so(name: str) -> None:
+    model = nn.Sequential(nn.Linear(30, 20), nn.ReLU(), nn.Linear(20, 10, bias=False)).double()
+    update = capture(model, torch.randn(4, 30).double(), torch.arange(4))
+    found = unbatch.restore_labels(Observation(model, update, (30,), batch_size=4), name)
+    assert not found.applicable
+    assert "no bias" in found.reason
+
+
+@pytest.mark.parametrize("name", ["idlg", "gradinversion", "llg"])
+def test_methods_of_signs_refuse_features_below_zero(name: str) -> None:
+    found = unbatch.restore_labels(observe(0, torch.arange(4), activation=nn.Tanh), name)
+    assert not found.applicable
+    assert "negative" in found.reason
+
+
+def test_rlg_refuses_a_large_batch() -> None:
+    assert "smaller than 10" in unbatch.restore_labels(observe(0, random_labels(0, 10)), "rlg").reason
+    assert "full rank" in unbatch.restore_labels(observe(0, random_labels(0, 40), told=False), "rlg").reason
+
+
+# --- naive twins ---
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_ilrg_is_its_naive_loop(seed: int) -> None:
+    labels = random_labels(seed, 30)
+    layer = last_layer(observe(seed, labels))
+    shift, weight, bias = layer.bias_gradient.numpy(), layer.weight.numpy(), layer.bias.numpy()
+    system, right = np.ones((11, 10)), np.full(11, 30.0)
+    for j in range(10):
+        scores = weight @ (layer.gradient.numpy()[j] / shift[j]) + bias
+        softmax = np.exp(scores - scores.max()) / np.exp(scores - scores.max()).sum()
+        for i in range(10):
+            system[1 + i, j] = softmax[i] - (i == j)
+    right[1:] = 30 * shift
+    probabilities = torch.softmax(class_embeddings(layer) @ layer.weight.T + layer.bias, dim=1)
+    assert np.allclose(solve(probabilities, layer.bias_gradient, 30).numpy(), np.linalg.pinv(system) @ right, atol=1e-6)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_the_ablation_is_its_closed_form(seed: int) -> None:
+    seen = observe(seed, random_labels(seed, 30))
+    found = ILRG(uniform=True)(seen)
+    assert found.counts is not None
+    assert torch.equal(found.counts, whole(30 * (0.1 - last_layer(seen).bias_gradient), 30))
+
+
+def test_a_class_without_gradient_does_not_break_ilrg() -> None:
+    seen = observe(0, random_labels(0, 24))
+    update = {name: tensor.clone() for name, tensor in seen.update.items()}
+    update["4.bias"][2], update["4.weight"][2] = 0, 0
+    found = ILRG()(Observation(seen.model, update, (30,), batch_size=24))
+    assert found.counts is not None
+    assert int(found.counts.sum()) == 24
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_llg_is_its_naive_loop(seed: int) -> None:
+    seen = observe(seed, random_labels(seed, 30))
+    sums = last_layer(seen).row_sums.tolist()
+    impact = 1.1 / 30 * sum(r for r in sums if r < 0)
+    counts = [0] * 10
+    for j in [j for j in range(10) if sums[j] < 0]:
+        counts[j], sums[j] = 1, sums[j] - impact
+    while sum(counts) < 30:
+        j = sums.index(min(sums))
+        counts[j], sums[j] = counts[j] + 1, sums[j] - impact
+    found = LLG()(seen)
+    assert found.counts is not None
+    assert found.counts.tolist() == counts
+
+
+# --- properties ---
+
+
+def updates(count: int) -> None:
+    """Nonsense and half-sense: whatever the update, counts sum to the batch and none is negative."""
+    generator = torch.Generator().manual_seed(count)
+    models = [network(seed, gain=gain) for seed, gain in enumerate((1.0, 10.0, 100.0))]
+    names = [name for name in plugins.names("labels") if name != "rlg"]
+    given = 0
+    for index in range(count):
+        model, size = models[index % 3], int(torch.randint(1, 5000, (1,), generator=generator))
+        scale = 10.0 ** float(torch.empty(1).uniform_(-8, 4, generator=generator))
+        update = {name: scale * torch.randn(p.shape, generator=generator).double() for name, p in model.named_parameters()}
+        if index % 2:
+            for tensor in update.values():
+                tensor[tensor.abs() < 0.5 * scale] = 0
+        if index % 5 == 0:
+            update["4.bias"] -= update["4.bias"].mean()
+            update["4.weight"] -= update["4.weight"].mean(dim=0)
+        seen = Observation(model, update, (30,), batch_size=size)
+        spec = names[index % len(names)]
+        settings = "populations=2,inputs=4" if spec == "anchored" else ""
+        found = unbatch.restore_labels(seen, f"{spec}:{settings}" if settings else spec)
+        if found.counts is not None:
+            given += 1
+            assert int(found.counts.sum()) == size
+            assert int(found.counts.min()) >= 0
+        else:
+            assert found.reason
+    assert given > count / 3
+
+
+def test_counts_sum_to_the_batch_and_are_never_negative() -> None:
+    updates(1000)
+
+
+@pytest.mark.long
+def test_counts_sum_to_the_batch_over_ten_thousand_updates() -> None:
+    updates(10_000)
+
+
+@pytest.mark.parametrize("size", [4, 24, 64, 300])
+def test_hard_labels_are_never_called_soft(size: int) -> None:
+    for seed in range(15):
+        found = Anchored(inputs=32)(observe(seed + 100, random_labels(seed, size)))
+        assert found.counts is not None, found.reason
+
+
+# --- the figures of the issue, on real data ---
+
+
+@pytest.fixture
+def mnist(shared_data: Callable[[str], Path]) -> unbatch.contracts.Dataset:
+    return plugins.build("datasets", f"npz:{shared_data('mnist_test.npz')}")
+
+
+def right(data: unbatch.contracts.Dataset, size: int, seeds: range) -> float:
+    scores = []
+    for seed in seeds:
+        batch = data.batch(size, seed)
+        model = plugins.build("models", "mlp:width=300,depth=3").build(data.input_shape, 10, seed)
+        update = capture(model, batch.inputs.float(), batch.labels)
+        found = unbatch.restore_labels(Observation(model, update, data.input_shape, batch_size=size))
+        assert found.counts is not None
+        scores.append(float((found.counts == torch.bincount(batch.labels, minlength=10)).double().mean()))
+    return float(np.mean(scores))
+
+
+def test_mnist_mlp_at_64_and_128(mnist: unbatch.contracts.Dataset) -> None:
+    assert right(mnist, 64, range(10)) >= 0.99
+    assert right(mnist, 128, range(10)) >= 0.75
+
+
+def test_the_labels_of_a_proved_attack_are_taken() -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(30, 60), nn.ReLU(), nn.Linear(60, 5)).double()
+        inputs = torch.rand(6, 30, dtype=torch.float64)
+    labels = torch.tensor([0, 1, 2, 3, 4, 0])
+    found = unbatch.restore_labels(Observation(model, capture(model, inputs, labels), (30,)), attack="spear")
+    assert found.restorer == "spear"
+    assert found.counts is not None
+    assert found.counts.tolist() == [2, 1, 1, 1, 1]
