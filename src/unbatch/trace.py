@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["LinearCall", "Run", "linear_layers", "run"]
+__all__ = ["LinearCall", "Run", "linear_layers", "run", "trial"]
 
 LARGE = 1 << 24
 """Weights with at least this many entries are read in blocks instead of being copied to float64."""
@@ -172,6 +172,12 @@ def linear_layers(model: nn.Module, input_shape: Sequence[int], samples: int = 2
         >>> [(call.weight, call.activation, call.raw) for call in linear_layers(net, (3, 2, 2))]
         [('1.weight', 'relu', True), ('3.weight', None, False)]
     """
+    return trial(model, input_shape, samples).linears
+
+
+def trial(model: nn.Module, input_shape: Sequence[int], samples: int = 2) -> Run:
+    """One forward pass on fixed noise in the model's own precision (float32 at least): to look, not to measure."""
+    first = next(model.parameters(), torch.zeros(()))
+    dtype = torch.promote_types(first.dtype, torch.float32)
     noise = torch.randn((samples, *input_shape), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    device = next((parameter.device for parameter in model.parameters()), noise.device)
-    return run(model, noise.to(device)).linears
+    return run(model, noise.to(first.device), dtype=dtype)

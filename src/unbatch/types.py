@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from unbatch.errors import BadUpdate, Misuse, ReconstructionFailed
 from unbatch.gradients import Loss, loss_function
-from unbatch.trace import run
+from unbatch.trace import trial
 
 __all__ = ["Batch", "Counts", "Finding", "Knowledge", "Observation", "Reconstruction", "Schema", "Status"]
 
@@ -210,14 +210,18 @@ def _checked_update(model: nn.Module, update: Mapping[str, Tensor]) -> dict[str,
         raise BadUpdate("only tensors named like parameters of the model", _some(extra), advice)
     if not update:
         raise BadUpdate("at least one gradient", "an empty update", "check that the model has trained parameters")
+    silent = True
     for name, tensor in update.items():
         if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
             raise BadUpdate(f"floating-point numbers in {name!r}", str(getattr(tensor, "dtype", type(tensor).__name__)), advice)
         if tensor.shape != parameters[name].shape:
             raise BadUpdate(f"{name!r} of shape {tuple(parameters[name].shape)}", f"{tuple(tensor.shape)}", advice)
-        if not bool(tensor.isfinite().all()):
+        # The extremes instead of isfinite(): they need no copy of a gradient that may be gigabytes.
+        extremes = torch.stack(tensor.aminmax()) if tensor.numel() else tensor
+        if not bool(extremes.isfinite().all()):
             raise BadUpdate(f"finite numbers in {name!r}", "NaN or infinity", "capture the update again: it overflowed or was damaged")
-    if not any(bool(tensor.any()) for tensor in update.values()):
+        silent &= not bool(extremes.any())
+    if silent:
         raise BadUpdate(
             "an update that is not zero", "zeros in every tensor", "check that the client trained and that its update was saved"
         )
@@ -241,9 +245,8 @@ def _check_labels(labels: Tensor, batch_size: int | None, classes: int) -> None:
 
 def _classes(model: nn.Module, input_shape: tuple[int, ...]) -> int:
     """How many classes the model scores, seen on a trial run."""
-    device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     try:
-        outputs = run(model, torch.zeros((2, *input_shape), device=device)).outputs
+        outputs = trial(model, input_shape).outputs
     except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise Misuse(f"a model that runs on inputs of shape {input_shape}", f"{reason!r}", "check the input shape and the model") from error
