@@ -100,8 +100,8 @@ def _convert(name: str, field: Field[Any], wanted: Any, text: str) -> Any:
         return None
     for option in options:
         if typing.get_origin(option) is typing.Literal:
-            if text in typing.get_args(option):
-                return text
+            if chosen := [choice for choice in typing.get_args(option) if str(choice) == text]:
+                return chosen[0]
             continue
         if option is bool:
             if text.lower() in ("true", "false"):

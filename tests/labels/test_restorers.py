@@ -1,5 +1,6 @@
 """Known answers of the label restorers, their naive twins, and what they refuse."""
 
+import dataclasses
 import itertools
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from torch.nn import functional as F
 
 import unbatch
 from unbatch import plugins
+from unbatch.contracts import Attack, Candidate, Progress
 from unbatch.gradients import capture
 from unbatch.labels._last_layer import last_layer
 from unbatch.labels.anchored import Anchored
@@ -299,13 +301,28 @@ def test_mnist_mlp_at_64_and_128(mnist: unbatch.contracts.Dataset) -> None:
     assert right(mnist, 128, range(10)) >= 0.75
 
 
-def test_the_labels_of_a_proved_attack_are_taken() -> None:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = nn.Sequential(nn.Linear(30, 60), nn.ReLU(), nn.Linear(60, 5)).double()
-        inputs = torch.rand(6, 30, dtype=torch.float64)
-    labels = torch.tensor([0, 1, 2, 3, 4, 0])
-    found = unbatch.restore_labels(Observation(model, capture(model, inputs, labels), (30,)), attack="spear")
-    assert found.restorer == "spear"
-    assert found.counts is not None
-    assert found.counts.tolist() == [2, 1, 1, 1, 1]
+SECRET = torch.randn((6, 30), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+
+
+@dataclasses.dataclass(frozen=True)
+class Told(Attack):
+    """Knows the inputs, and the labels if it is honest."""
+
+    honest: bool = True
+
+    def unsupported(self, observation: Observation) -> str | None:
+        return None
+
+    def reconstruct(self, observation: Observation, generator: torch.Generator, progress: Progress) -> Candidate:
+        labels = torch.tensor([0, 1, 2, 3, 4, 0])
+        return Candidate(SECRET, labels if self.honest else labels.roll(1))
+
+
+def test_the_labels_of_a_proved_attack_are_taken_and_no_others() -> None:
+    model = network(0, gain=30)
+    seen = Observation(model, capture(model, SECRET, torch.tensor([0, 1, 2, 3, 4, 0])), (30,), batch_size=6)
+    proved = unbatch.restore_labels(seen, attack=Told())
+    assert proved.restorer == Told().spec
+    assert proved.counts is not None
+    assert proved.counts.tolist() == [2, 1, 1, 1, 1, 0, 0, 0, 0, 0]
+    assert unbatch.restore_labels(seen, attack=Told(honest=False)).restorer == "anchored"
