@@ -73,7 +73,7 @@ def build(kind: str, spec: str) -> Any:
 
     Example:
         >>> build("models", "mlp:width=50,depth=3")
-        Mlp(width=50, depth=3)
+        Mlp(width=50, depth=3, activation='relu')
     """
     name, _, text = spec.partition(":")
     cls = load(kind, name)

@@ -310,10 +310,10 @@ class Told(Attack):
 
     honest: bool = True
 
-    def unsupported(self, observation: Observation) -> str | None:
+    def unsupported(self, observation: Observation) -> str | None:  # noqa: ARG002
         return None
 
-    def reconstruct(self, observation: Observation, generator: torch.Generator, progress: Progress) -> Candidate:
+    def reconstruct(self, observation: Observation, generator: torch.Generator, progress: Progress) -> Candidate:  # noqa: ARG002
         labels = torch.tensor([0, 1, 2, 3, 4, 0])
         return Candidate(SECRET, labels if self.honest else labels.roll(1))
 
