@@ -19,14 +19,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
+from unbatch.attacks._shallow import invert_shallow
 from unbatch.contracts import Attack, Candidate, Inapplicable, Progress
 from unbatch.errors import Misuse
 from unbatch.gradients import sensitivities
 from unbatch.linalg.certificates import next_layer
-from unbatch.linalg.layer import layer_in_factors
+from unbatch.linalg.layer import Layer, layer_in_factors
 from unbatch.linalg.lowrank import Factors, factor, multiply
 from unbatch.linalg.mixtures import views_of
 from unbatch.linalg.sampling import expected_subsets
@@ -38,6 +39,9 @@ __all__ = ["Spear"]
 
 ZERO = 1e-7
 """What counts as zero in L q, as a share of its largest entry, in an update without noise."""
+
+SMALL = 40
+"""Up to so many samples the ordinary search has its turn where the shallow one leaves some out."""
 
 
 @dataclass(frozen=True)
@@ -104,23 +108,13 @@ class Spear(Attack):
             raise Inapplicable(found)
         call, reader = found
         progress("factor", float("nan"))
-        gradient = observation.update[call.weight]
-        factors = factor(gradient, generator)
-        if not factors.clear and observation.batch_size:
-            factors = factor(gradient, generator, rank=min(observation.batch_size, *gradient.shape))
-        _check_rank(observation, call, factors)
-        parameters = dict(observation.model.named_parameters())
-        layer, change, alive = layer_in_factors(
-            factors.left,
-            observation.update[str(call.bias)].double(),
-            multiply(parameters[call.weight].detach(), factors.right),
-            parameters[str(call.bias)].detach().double(),
-            views_of(factors.right, observation.input_shape if call.raw else call.input.shape[1:], generator),
-            factors.noise_map,
-            ZERO,
-        )
-        if len(layer.left) <= layer.batch:
-            raise Inapplicable(f"only {len(layer.left)} neurons fire for any sample, too few to tell {layer.batch} samples apart")
+        factors = _factored(observation, call, generator)
+        shallow = None
+        if self.search == "auto":
+            shallow = invert_shallow(observation, call, reader, factors, generator, self.seconds, progress)
+            if shallow is not None and (not shallow.exhausted or factors.rank > SMALL):
+                return shallow
+        layer, change, alive = _in_factors(observation, call, factors, generator)
         following = next_layer(None if reader is None else observation.update[reader.weight], alive, layer.batch)
         search = Search(
             layer,
@@ -133,33 +127,75 @@ class Spear(Attack):
             getattr(torch, self.precision),
         )
         solution = search.run(self.seconds, progress)
-        stats: dict[str, Any] = {
-            "layer": call.weight,
-            "width": len(factors.left),
-            "alive": len(layer.left),
-            "rank": factors.rank,
-            "gap": factors.gap,
-            "noise": layer.noise_level,
-            "certificates": search.following is not None,
-            "found by": dict(search.tools),
-            "subsets": search.drawn,
-            "agreement": float(solution.agreement.mean()) if len(solution.agreement) else None,
-        }
-        reason = _shortfall(search, solution.missing, float(solution.agreement.mean()) if len(solution.agreement) else 0.0)
+        score = float(solution.agreement.mean()) if len(solution.agreement) else 0.0
+        reason, unfinished = _shortfall(search, solution.missing, score), solution.missing > 0
+        stats = _stats(call, factors, search, score)
+        if solution.missing and shallow is not None:
+            return shallow
         if not len(solution.samples):
             return Candidate(reason=reason, exhausted=True, stats=stats)
         inputs = (solution.samples @ change) @ factors.right
         if not call.raw:
-            return Candidate(features=inputs, reason=reason, exhausted=solution.missing > 0, stats=stats)
+            return Candidate(features=inputs, reason=reason, exhausted=unfinished, stats=stats)
         inputs = inputs.reshape(-1, *observation.input_shape)
-        columns = factors.left @ torch.linalg.solve_triangular(change, solution.directions.T, upper=True)
         progress("labels", float("nan"))
-        labels, shares = _labels(observation, call.weight, inputs, columns)
-        copies = _multiplicities(shares, observation.batch_size) if not solution.missing else torch.ones_like(labels)
+        columns = factors.left @ torch.linalg.solve_triangular(change, solution.directions.T, upper=True)
+        labels, shares, rest = _labels(observation, call.weight, inputs, columns)
+        if unfinished:  # what is given out alone must carry its own proof: a column that some label explains to the last digits
+            proved = rest < max(1e-6, 100 * layer.noise_level)
+            return Candidate(inputs[proved], labels[proved], reason=reason, exhausted=True, certified=bool(proved.any()), stats=stats)
+        copies = _multiplicities(shares, observation.batch_size)
         if not reason and bool((copies > 1).any()):
             reason = f"{int(copies.sum())} samples, of which only {len(inputs)} differ"
-        inputs, labels = inputs.repeat_interleave(copies, dim=0), labels.repeat_interleave(copies)
-        return Candidate(inputs, labels, reason=reason, exhausted=solution.missing > 0, certified=solution.missing > 0, stats=stats)
+        return Candidate(inputs.repeat_interleave(copies, dim=0), labels.repeat_interleave(copies), reason=reason, stats=stats)
+
+
+def _factored(observation: Observation, call: LinearCall, generator: Generator) -> Factors:
+    """The gradient's factors, of the rank that it shows, or else of the batch size that the server knows."""
+    gradient = observation.update[call.weight]
+    factors = factor(gradient, generator)
+    if not factors.clear and observation.batch_size:
+        factors = factor(gradient, generator, rank=min(observation.batch_size, *gradient.shape))
+    _check_rank(observation, call, factors)
+    return factors
+
+
+def _in_factors(
+    observation: Observation, call: LinearCall, factors: Factors, generator: Generator
+) -> tuple[Layer, Float[Tensor, "b b"], Bool[Tensor, " m"]]:
+    """The layer in the coordinates of its factors, see ``layer_in_factors``.
+
+    Raises:
+        Inapplicable: too few neurons fire.
+    """
+    parameters = dict(observation.model.named_parameters())
+    layer, change, alive = layer_in_factors(
+        factors.left,
+        observation.update[str(call.bias)].double(),
+        multiply(parameters[call.weight].detach(), factors.right),
+        parameters[str(call.bias)].detach().double(),
+        views_of(factors.right, observation.input_shape if call.raw else tuple(call.input.shape[1:]), generator),
+        factors.noise_map,
+        ZERO,
+    )
+    if len(layer.left) <= layer.batch:
+        raise Inapplicable(f"only {len(layer.left)} neurons fire for any sample, too few to tell {layer.batch} samples apart")
+    return layer, change, alive
+
+
+def _stats(call: LinearCall, factors: Factors, search: Search, score: float) -> dict[str, Any]:
+    return {
+        "layer": call.weight,
+        "width": len(factors.left),
+        "alive": len(search.layer.left),
+        "rank": factors.rank,
+        "gap": factors.gap,
+        "noise": search.layer.noise_level,
+        "certificates": search.following is not None,
+        "found by": {tool: count for tool, count in search.tools.items() if count},
+        "subsets": search.drawn,
+        "agreement": score,
+    }
 
 
 def _reads(other: LinearCall, call: LinearCall) -> bool:
@@ -215,8 +251,8 @@ def _check_rank(observation: Observation, call: LinearCall, factors: Factors) ->
         )
 
 
-def _labels(observation: Observation, weight: str, inputs: Tensor, columns: Float[Tensor, "m b"]) -> tuple[Tensor, Tensor]:
-    """The label of every sample, and its share of the batch.
+def _labels(observation: Observation, weight: str, inputs: Tensor, columns: Float[Tensor, "m b"]) -> tuple[Tensor, Tensor, Tensor]:
+    """The label of every sample, its share of the batch, and the share of its column that the label leaves unexplained.
 
     Column i of ∂L/∂Z must be ∂ℓ(x_i, y)/∂z times that share (1/b, or more for a repeated sample); the class that leaves the
     smallest rest wins.
@@ -224,8 +260,8 @@ def _labels(observation: Observation, weight: str, inputs: Tensor, columns: Floa
     expected = sensitivities(observation.model, inputs, weight, observation.loss)
     shares = torch.einsum("cbm,mb->cb", expected, columns) / expected.square().sum(dim=-1).clamp_min(torch.finfo(torch.float64).tiny)
     rest = (columns.T - shares[..., None] * expected).norm(dim=-1).where(shares > 0, torch.inf)
-    labels = rest.argmin(dim=0)
-    return labels, shares.gather(0, labels[None])[0]
+    least, labels = rest.min(dim=0)
+    return labels, shares.gather(0, labels[None])[0], least / columns.norm(dim=0)
 
 
 def _multiplicities(shares: Tensor, batch_size: int | None, most: int = 8) -> Tensor:
