@@ -1,0 +1,121 @@
+"""Recover a batch from a Linear + ReLU layer and the output layer behind it: peel, search pairs, solve for all at once, certify each.
+
+Peeling costs a fraction of a second and finds most of a batch of natural pictures. The search over pairs finds what has no row of its
+own (digits and clothes: hardly any sample has). With all samples known, masks and e follow from the model, and one weighted
+least-squares problem gives the samples to the precision of the gradient. Notation: see ``twolayer``.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Generator, Tensor
+
+from unbatch.linalg.pairs import frame_of, samples_of, search_pairs
+from unbatch.linalg.peeling import always_on, peel
+from unbatch.linalg.twolayer import Found, TwoLayer, residual_of
+
+__all__ = ["Shallow", "certificates", "recover", "tighten"]
+
+CERTIFIED = 1e-6
+"""Largest certificate of a sample that is given away."""
+
+
+@dataclass(frozen=True, eq=False)
+class Shallow:
+    """What was recovered.
+
+    Attributes:
+        samples: (k, r) p of the certified samples.
+        labels: (k,).
+        certificates: (k,) see the function of this name.
+        missing: how many of the r samples are not among them.
+        tools: how many samples each tool found.
+    """
+
+    samples: Float[Tensor, "k r"]
+    labels: Int64[Tensor, " k"]
+    certificates: Float[Tensor, " k"]
+    missing: int
+    tools: dict[str, int]
+
+
+def recover(problem: TwoLayer, generator: Generator, seconds: float, progress: Callable[[str, float], None]) -> Shallow:
+    """Find the batch, or what can be found of it.
+
+    Args:
+        problem: the two layers.
+        generator: of the search over pairs.
+        seconds: wall time.
+        progress: told how many samples are known.
+    """
+    start = time.monotonic()
+
+    def more(known: int) -> bool:
+        taken = time.monotonic() - start
+        progress(f"{known} of {problem.rank} samples, {taken:.1f} s", known / problem.rank)
+        return taken < seconds
+
+    found = peel(problem, more=more)
+    tools = {"peeling": len(found)}
+    left = problem.rank - len(found)
+    if left and more(len(found)):
+        rest = residual_of(problem, found)
+        frame = frame_of(problem, rest, always_on(problem, rest), left)
+        tolerance = min(1e-3, max(1e-6, 30 * float(rest.noise.norm()) / frame.least))
+        columns = search_pairs(problem, rest, frame, generator, tolerance, lambda known: more(len(found) + known))
+        if len(columns) == left:
+            found, tools["pairs"] = found + samples_of(rest, frame, columns), left
+    if len(found) == problem.rank:
+        found = tighten(problem, found)
+    certificate = certificates(problem, found)
+    good = certificate < CERTIFIED
+    kept = found[good]
+    return Shallow(kept.samples, kept.labels, certificate[good], problem.rank - len(kept), tools)
+
+
+def tighten(problem: TwoLayer, found: Found, rounds: int = 3) -> Found:
+    """With all samples known: compute every column from the model and solve [G₁ g₁] = Σ d [pᵀ 1] again; keep what certifies better.
+
+    Rows are weighted by their rounding and columns scaled to one length, so that a sample with a small gradient comes out as well. The
+    last column tells the scale of each d, which for a sample that is nearly certain follows from p with a large error.
+    """
+    certificate = certificates(problem, found)
+    wanted = torch.cat([problem.gradient, problem.bias_gradient[:, None]], dim=1)
+    for _ in range(rounds):
+        weight = 1 / residual_of(problem, found).noise[:, None]
+        columns = problem.columns(found.samples, found.labels).columns.T * weight
+        size = columns.norm(dim=0)
+        orthogonal, change = torch.linalg.qr(columns / size)
+        known = torch.cat([found.samples, torch.ones_like(found.samples[:, :1])], dim=1)
+        rest = wanted * weight - columns @ known
+        solved = known + torch.linalg.solve_triangular(change, orthogonal.T @ rest, upper=True) / size[:, None]
+        samples = solved[:, :-1] / solved[:, -1:]
+        again = Found(samples, found.labels, found.doubt)
+        anew = certificates(problem, again)
+        better = anew < certificate
+        certificate = torch.where(better, anew, certificate)
+        found = Found(torch.where(better[:, None], samples, found.samples), found.labels, certificate * samples.norm(dim=1))
+    return found
+
+
+def certificates(problem: TwoLayer, found: Found) -> Float[Tensor, " k"]:
+    """For each sample, how far it is from belonging to the batch: at rounding level only where it does.
+
+    (p, y) is in the batch if and only if its column d, computed from the model, lies in the column space of G₁, d = G₁ q, and p · q = 1;
+    the larger violation is given. Rows are scaled to one length, which keeps samples with small gradients above the rounding.
+    """
+    if not len(found):
+        return found.doubt
+    length = problem.gradient.norm(dim=1)
+    alive = length > 1e-14 * length.max()
+    left, values, right = torch.linalg.svd(problem.gradient[alive] / length[alive, None], full_matrices=False)
+    column = problem.columns(found.samples, found.labels).columns[:, alive] / length[alive]
+    inside = column @ left
+    outside = (column - inside @ left.T).norm(dim=1) / column.norm(dim=1)
+    product = ((found.samples @ right.T) * inside / values).sum(dim=1)
+    return outside.maximum((product - 1).abs())
