@@ -38,7 +38,7 @@ def noise_scores(observation: Observation, populations: int, inputs: int, genera
         mean = OFFSET * noise_inputs(observation, 1, generator, 1.0)
         with torch.no_grad():
             outputs = observation.model(mean + scale * noise_inputs(observation, inputs, generator, decay))
-        score = torch.logsumexp(torch.log_softmax(outputs.double(), dim=1), dim=0)
+        score = torch.softmax(outputs, dim=1).mean(dim=0).double().clamp_min(1e-30).log()
         scores.append(score - score.mean())
     return torch.stack(scores)
 

@@ -128,14 +128,17 @@ def fit(layer: LastLayer, anchors: Float[Tensor, "m c"], rounds: int) -> Fit:
     spread = float(anchors.var(dim=0).mean())
     tiny = torch.finfo(shift.dtype).tiny
     observed = layer.gradient @ weight.T
+    sizes = observed.square().sum(dim=1)
     scores, precision = anchor, 0.0
     for _ in range(rounds):
         shares = onto_simplex(torch.softmax(scores, dim=0) - shift, 1.0)
         weights = 1 / (shares.square() + (FLOOR / classes) ** 2)
-        rest = observed - torch.outer(shift, scores - bias)
-        variance = max(float((weights[:, None] * rest.square()).mean()) * classes / max(classes - 1, 1), tiny)
         strength = max(float(weights @ shift.square()), tiny)
-        fitted = bias + ((weights * shift) @ observed) / strength
+        pulled, current = (weights * shift) @ observed, scores - bias
+        # Σ weights (observed − shift currentᵀ)², multiplied out: no matrix is formed in a round.
+        rest = weights @ sizes - 2 * pulled @ current + strength * current.square().sum()
+        variance = max(float(rest) / (classes * max(classes - 1, 1)), tiny)
+        fitted = bias + pulled / strength
         precision = strength / variance
         known = precision * spread / (1 + precision * spread) if math.isfinite(precision * spread) else 1.0
         scores = known * fitted + (1 - known) * anchor
