@@ -265,6 +265,7 @@ def test_counts_sum_to_the_batch_and_are_never_negative() -> None:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1800)
 def test_counts_sum_to_the_batch_over_ten_thousand_updates() -> None:
     updates(10_000)
 
