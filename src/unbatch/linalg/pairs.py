@@ -83,7 +83,7 @@ def frame_of(problem: TwoLayer, rest: Residual, on: Bool[Tensor, " m"], sought: 
     size = rows.norm(dim=1)
     live = (size > 1e-9 * size.max()).view(2, -1).all(dim=0)
     pairs, triangle = torch.linalg.qr(torch.where(live.repeat(2)[:, None], rows / size.clamp_min(1e-30)[:, None], 0.0))
-    white = torch.linalg.inv(triangle)
+    white = torch.linalg.pinv(triangle)
     mixing = null[:sought] @ white
     classes = zero_sum @ torch.linalg.solve(change, null[sought:] @ white)
     idle = torch.linalg.svd(mixing, full_matrices=True)[2][sought:].T
@@ -147,7 +147,7 @@ def polish(frame: Frame, t: Float[Tensor, "k d"], steps: int = 1) -> Float[Tenso
     unit = torch.arange(height, device=t.device)
     for _ in range(steps):
         polished = []
-        for part in t.split(CHUNK):
+        for part in torch.split(t, CHUNK):
             values = part @ frame.pairs.T
             weight = frame.live / (1 + (10 * _ratio(values, frame.live)) ** 2)
             chosen = unit + height * (~_nearer_off(values)).long()
@@ -184,9 +184,9 @@ def search_pairs(
     tolerance: float,
     more: Callable[[int], bool],
     starts: int = 128,
-    patience: int = 8,
+    patience: int = 12,
 ) -> Float[Tensor, "k d"]:
-    """Rounds of starts until all columns are known, ``patience`` rounds bring nothing, or ``more`` says stop.
+    """Rounds of starts until all columns but one are known, ``patience`` rounds bring nothing, or ``more`` says stop.
 
     Args:
         problem: the two layers.
@@ -200,7 +200,7 @@ def search_pairs(
     """
     found = frame.pairs.new_zeros((0, frame.pairs.shape[1]))
     idle = 0
-    while len(found) < frame.sought and idle < patience and more(len(found)):
+    while len(found) < frame.sought - 1 and idle < patience and more(len(found)):
         count = min(starts, 48 + 2 * (frame.sought - len(found)))
         new = _round(problem, rest, frame, found, count, generator, tolerance)
         idle = 0 if len(new) else idle + 1
@@ -240,8 +240,7 @@ def _prototypes(
     mean = (rest.outer_sums + share / classes).clamp_min(1e-3 * share)
     likely = (mean / mean.sum()).repeat(count, 1)
     if len(found):
-        errors = found @ frame.classes.T
-        errors = -errors * errors.gather(1, errors.abs().argmax(dim=1, keepdim=True)).sign()
+        errors = _oriented(found @ frame.classes.T)
         pick = torch.randint(len(found), (count,), generator=generator, device=found.device)
         known = F.normalize(errors[pick].clamp_min(0), p=1, dim=1)
         likely = torch.where((torch.arange(count, device=found.device) % 2 == 0)[:, None], likely, known)
@@ -256,10 +255,26 @@ def _fresh(t: Float[Tensor, "k d"], found: Float[Tensor, "f d"], apart: float = 
     return t[(cosine < 1 - apart**2 / 2).all(dim=1)[len(found) :]]
 
 
-def samples_of(rest: Residual, frame: Frame, t: Float[Tensor, "r d"]) -> Found:
-    """All columns known: their scale from ∂L/∂b₁, the samples from the inverse, the labels from e."""
-    mixing = t @ frame.mixing.T
-    scale = torch.linalg.solve(mixing.T, frame.basis.T @ rest.sums)
-    samples = torch.linalg.solve((mixing * scale[:, None]).T, frame.basis.T @ rest.rows)
-    labels = (t * scale[:, None] @ frame.classes.T).argmin(dim=1)
+def samples_of(problem: TwoLayer, rest: Residual, frame: Frame, t: Float[Tensor, "f d"]) -> Found:
+    """All columns known, or all but one: their scale from ∂L/∂b₁, the samples from the inverse, the labels from e.
+
+    A missing last sample is orthogonal to the columns of the others, which leaves its p no freedom; its label is tried.
+    """
+    mixing, sums = t @ frame.mixing.T, frame.basis.T @ rest.sums
+    labels = _oriented(t @ frame.classes.T).argmin(dim=1)
+    if len(t) == frame.sought - 1:
+        alone = torch.linalg.qr(mixing.T, mode="complete")[0][:, -1]
+        last = (alone / (alone @ sums) @ frame.basis.T @ rest.rows)[None]
+        classes = torch.arange(len(problem.outer), device=t.device)
+        columns = problem.columns(last.expand(len(classes), -1), classes).columns
+        inside = columns @ frame.basis
+        label = ((columns - inside @ frame.basis.T).norm(dim=1) / columns.norm(dim=1)).argmin()
+        mixing, labels = torch.cat([mixing, inside[label, None]]), torch.cat([labels, label[None]])
+    scale = torch.linalg.solve_ex(mixing.T, sums)[0]  # dependent columns give what no certificate lets pass
+    samples = torch.linalg.solve_ex((mixing * scale[:, None]).T, frame.basis.T @ rest.rows)[0]
     return Found(samples, labels, 1e-6 * samples.norm(dim=1))
+
+
+def _oriented(errors: Float[Tensor, "k C"]) -> Float[Tensor, "k C"]:
+    """With the sign at which the entry that is largest in size, the label's, is negative."""
+    return -errors * errors.gather(1, errors.abs().argmax(dim=1, keepdim=True)).sign()

@@ -39,7 +39,7 @@ SURE = 1e-11
 """No sample with a mismatch below waits."""
 
 
-def peel(problem: TwoLayer, found: Found | None = None, more: Callable[[int], bool] = lambda known: True) -> Found:
+def peel(problem: TwoLayer, found: Found | None = None, more: Callable[[int], bool] | None = None) -> Found:
     """Find samples alone in a row, or alone missing from one, until there are no more.
 
     Args:
@@ -51,7 +51,7 @@ def peel(problem: TwoLayer, found: Found | None = None, more: Callable[[int], bo
         all that is known, ``found`` first.
     """
     found, idle = Found.none(problem) if found is None else found, 0
-    while len(found) < problem.rank and idle < 3 and more(len(found)):
+    while len(found) < problem.rank and idle < 3 and (more is None or more(len(found))):
         rest = residual_of(problem, found)
         shown = _shown(problem, rest.rows, rest.sums, rest.outer, rest.noise)
         mirror = _mirrored(problem, rest)

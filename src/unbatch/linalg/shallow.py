@@ -22,7 +22,7 @@ from unbatch.linalg.twolayer import Found, TwoLayer, residual_of
 __all__ = ["Shallow", "certificates", "recover", "tighten"]
 
 CERTIFIED = 1e-6
-"""Largest certificate of a sample that is given away."""
+"""Largest certificate, and largest estimated relative error, of a sample that is given away."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,12 +68,12 @@ def recover(problem: TwoLayer, generator: Generator, seconds: float, progress: C
         frame = frame_of(problem, rest, always_on(problem, rest), left)
         tolerance = min(1e-3, max(1e-6, 30 * float(rest.noise.norm()) / frame.least))
         columns = search_pairs(problem, rest, frame, generator, tolerance, lambda known: more(len(found) + known))
-        if len(columns) == left:
-            found, tools["pairs"] = found + samples_of(rest, frame, columns), left
+        if len(columns) >= left - 1:
+            found, tools["pairs"] = found + samples_of(problem, rest, frame, columns), left
     if len(found) == problem.rank:
         found = tighten(problem, found)
     certificate = certificates(problem, found)
-    good = certificate < CERTIFIED
+    good = (certificate < CERTIFIED) & (found.doubt < CERTIFIED * found.samples.norm(dim=1))
     kept = found[good]
     return Shallow(kept.samples, kept.labels, certificate[good], problem.rank - len(kept), tools)
 
@@ -99,7 +99,8 @@ def tighten(problem: TwoLayer, found: Found, rounds: int = 3) -> Found:
         anew = certificates(problem, again)
         better = anew < certificate
         certificate = torch.where(better, anew, certificate)
-        found = Found(torch.where(better[:, None], samples, found.samples), found.labels, certificate * samples.norm(dim=1))
+        kept = torch.where(better[:, None], samples, found.samples)
+        found = Found(kept, found.labels, certificate * kept.norm(dim=1))
     return found
 
 
