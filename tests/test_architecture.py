@@ -22,7 +22,7 @@ ALLOWED: dict[str, set[str]] = {
     "models": {"contracts", "errors"},
     "datasets": {"contracts", "errors", "types"},
     "metrics": {"contracts", "errors"},
-    "auditing": {"contracts", "errors", "linalg", "plugins", "types"},
+    "auditing": {"contracts", "errors", "gradients", "linalg", "plugins", "types"},
     "label_scores": {"errors"},
     "importers": {"errors", "gradients", "types"},
     "experiments": {"errors", "types"},

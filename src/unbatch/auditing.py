@@ -15,6 +15,7 @@ from torch import Tensor
 from unbatch import plugins
 from unbatch.contracts import Attack, LabelRestorer, Metric, Progress, silent
 from unbatch.errors import Misuse
+from unbatch.gradients import capture
 from unbatch.linalg.matching import match
 from unbatch.types import Batch, Counts, Finding, Observation, Reconstruction, Schema, Status
 
@@ -49,8 +50,8 @@ def restore_labels(
         observation: what the server saw.
         restorer: ``"name"``, ``"name:field=value,field=value"``, or a restorer.
         seed: of all randomness.
-        attack: try this attack first. Where it proves the whole batch, its labels are exact, at any stage of training; else the restorer
-            answers.
+        attack: try this attack first. The labels of samples that it proves are exact, at any stage of training; the restorer answers
+            for the rest of the batch.
 
     Returns:
         ``.counts`` (C,), or None in their place and the reason.
@@ -65,12 +66,34 @@ def restore_labels(
         [4, 0]
     """
     built: LabelRestorer = plugins.build("labels", restorer) if isinstance(restorer, str) else restorer
-    if attack is not None:
-        found = invert(observation, attack, seed)
-        if found.status is Status.RECONSTRUCTED and found.labels is not None:
-            counts = torch.bincount(found.labels, minlength=observation.classes)
-            return Counts(counts, counts > 0, "", counts.double(), {**found.stats, "expected_error": 0.0}, found.attack)
-    return built(observation, seed=seed)
+    if attack is None:
+        return built(observation, seed=seed)
+    found = invert(observation, attack, seed)
+    if not found.status.disclosed or found.inputs is None or found.labels is None:
+        return built(observation, seed=seed)
+    known = torch.bincount(found.labels, minlength=observation.classes)
+    left = 0 if found.status is Status.RECONSTRUCTED else (observation.batch_size or 0) - len(found.labels)
+    if left < 0 or (left == 0 and found.status is Status.PARTIAL):
+        return built(observation, seed=seed)
+    if left == 0:
+        return Counts(known, known > 0, "", known.double(), {**found.stats, "proved": len(found.labels)}, found.attack)
+    rest = built(_without(observation, found.inputs, found.labels), seed=seed)
+    stats = {**rest.stats, "proved": len(found.labels)}
+    if rest.counts is None:
+        return Counts(None, rest.presence, rest.reason, None, stats, f"{found.attack} + {rest.restorer}")
+    counts = known + rest.counts
+    return Counts(counts, counts > 0, rest.reason, counts.double(), stats, f"{found.attack} + {rest.restorer}")
+
+
+def _without(observation: Observation, inputs: Tensor, labels: Tensor) -> Observation:
+    """What the server would have seen of the rest of the batch: the mean gradient without these samples."""
+    known, total = len(labels), observation.batch_size or 0
+    dtype = next(observation.model.parameters()).dtype
+    shown = capture(observation.model, inputs.to(dtype), labels, observation.loss)
+    update = {
+        name: (total * tensor.double() - known * shown[name].double()) / (total - known) for name, tensor in observation.update.items()
+    }
+    return replace(observation, update=update, batch_size=total - known, labels=None)
 
 
 def audit(

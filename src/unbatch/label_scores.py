@@ -50,7 +50,7 @@ def score_counts(truth: Int64[Tensor, " c"], restored: Int64[Tensor, " c"]) -> L
     return LabelScores(
         score_presence(truth, restored > 0),
         float(same.double().mean()),
-        float(torch.minimum(restored, truth).sum() / truth.sum()),
+        int(torch.minimum(restored, truth).sum()) / int(truth.sum()),
         bool(same.all()),
     )
 

@@ -307,16 +307,18 @@ SECRET = torch.randn((6, 30), generator=torch.Generator().manual_seed(0), dtype=
 
 @dataclasses.dataclass(frozen=True)
 class Told(Attack):
-    """Knows the inputs, and the labels if it is honest."""
+    """Knows the first inputs, and their labels if it is honest."""
 
     honest: bool = True
+    most: int = 6
 
     def unsupported(self, observation: Observation) -> str | None:  # noqa: ARG002
         return None
 
     def reconstruct(self, observation: Observation, generator: torch.Generator, progress: Progress) -> Candidate:  # noqa: ARG002
         labels = torch.tensor([0, 1, 2, 3, 4, 0])
-        return Candidate(SECRET, labels if self.honest else labels.roll(1))
+        labels = labels if self.honest else labels.roll(1)
+        return Candidate(SECRET[: self.most], labels[: self.most], certified=self.most < 6)
 
 
 def test_the_labels_of_a_proved_attack_are_taken_and_no_others() -> None:
@@ -327,3 +329,12 @@ def test_the_labels_of_a_proved_attack_are_taken_and_no_others() -> None:
     assert proved.counts is not None
     assert proved.counts.tolist() == [2, 1, 1, 1, 1, 0, 0, 0, 0, 0]
     assert unbatch.restore_labels(seen, attack=Told(honest=False)).restorer == "anchored"
+
+
+def test_the_restorer_answers_for_the_rest_of_a_batch_proved_in_part() -> None:
+    model = network(0, gain=30)
+    seen = Observation(model, capture(model, SECRET, torch.tensor([0, 1, 2, 3, 4, 0])), (30,), batch_size=6)
+    found = unbatch.restore_labels(seen, attack=Told(most=5))
+    assert found.counts is not None
+    assert found.counts.tolist() == [2, 1, 1, 1, 1, 0, 0, 0, 0, 0]
+    assert found.stats["proved"] == 5
