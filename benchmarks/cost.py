@@ -5,8 +5,8 @@ import statistics
 import time
 from pathlib import Path
 
-import torch
 import harness
+import torch
 
 from unbatch.auditing import invert
 from unbatch.models.mlp import Mlp

@@ -1,7 +1,7 @@
 """Accuracy against the update's noise: float64, float32, fp16, bf16, and Gaussian noise as a share of each tensor's root mean square; b = 20."""
 
-import torch
 import harness
+import torch
 
 from unbatch.models.mlp import Mlp
 from unbatch.types import Observation

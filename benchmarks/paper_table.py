@@ -8,7 +8,9 @@ import harness
 
 from unbatch.models.mlp import Mlp
 
-options = harness.arguments(__doc__, size=20, width=200, batches=100, large=10, attack="spear", sets="mnist,cifar10,tinyimagenet,imagenet224,imagenet720")
+options = harness.arguments(
+    __doc__, size=20, width=200, batches=100, large=10, attack="spear", sets="mnist,cifar10,tinyimagenet,imagenet224,imagenet720"
+)
 results = harness.Results("paper_table")
 names = {f"{name} b={options.size} m={options.width} {options.attack}": name for name in options.sets.split(",")}
 for key in results.missing(list(names)):

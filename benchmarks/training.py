@@ -1,7 +1,7 @@
 """Trained networks: the share of exact batches after 0, 1, 5 and 20 epochs of SGD, on samples that the training did not see."""
 
-import torch
 import harness
+import torch
 from torch.nn import functional as F
 
 from unbatch.models.mlp import Mlp
