@@ -299,7 +299,7 @@ def test_audit_without_a_truth_reconstructs_too(files: Path, capsys: pytest.Capt
 
 
 def test_an_audit_that_finds_nothing_is_done_and_says_so(files: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert execute(_audit(files, "--attack=spear:subsets=1", f"--out={files / 'out'}")) == 0
+    assert execute(_audit(files, "--attack=spear:search=sampling,subsets=1", f"--out={files / 'out'}")) == 0
     assert "status   BUDGET_EXHAUSTED" in capsys.readouterr().out
     assert json.loads((files / "out" / "report.json").read_text())["status"] == "BUDGET_EXHAUSTED"
 

@@ -10,7 +10,10 @@ from unbatch.models.mlp import Mlp
 from unbatch.types import Observation, Status
 
 SHAPE = (3, 6, 6)
-KINDS = ("starved", "noise", "one entry", "scaled tensor", "foreign model", "float32 noise", "swapped neurons")
+KINDS = ("starved", "noise", "one entry", "scaled tensor", "foreign model", "fp16 rounding", "swapped neurons")
+
+ACCURACY = {"fp16 rounding": 0.2}
+"""Distance from the true sample (of length 10) at which an answer is wrong, where the update itself is only so accurate."""
 
 
 def corrupt(kind: str, update: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
@@ -28,7 +31,7 @@ def corrupt(kind: str, update: dict[str, Tensor], generator: torch.Generator) ->
     if kind == "scaled tensor":
         name = list(update)[int(torch.randint(len(update), (1,), generator=generator))]
         return {**update, name: 1.01 * update[name]}
-    if kind == "float32 noise":
+    if kind == "fp16 rounding":
         return {name: tensor.half().double() for name, tensor in update.items()}
     if kind == "swapped neurons":
         return {**update, "1.weight": update["1.weight"].roll(1, 0)}
@@ -55,7 +58,7 @@ def trial(seed: int) -> tuple[str, Status, float]:
 
 def run_trials(seeds: range) -> None:
     outcomes = [trial(seed) for seed in seeds]
-    wrong = [(kind, error) for kind, status, error in outcomes if status is Status.RECONSTRUCTED and not error < 1e-3]
+    wrong = [(kind, error) for kind, status, error in outcomes if status is Status.RECONSTRUCTED and not error < ACCURACY.get(kind, 1e-3)]
     assert wrong == []
     # The trials bite: few of them can succeed, and those that do had been spoiled below rounding or searched with luck.
     assert sum(status is Status.RECONSTRUCTED for _, status, _ in outcomes) < len(outcomes) // 2
