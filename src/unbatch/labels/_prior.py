@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 from unbatch.labels._last_layer import LastLayer, noise_inputs
 from unbatch.types import Observation
 
-__all__ = ["fallback", "noise_scores"]
+__all__ = ["Anchors", "anchors", "fallback"]
 
 SPECTRA = ((0.0, 1.0), (0.5, 0.5), (1.0, 1.0), (1.5, 1.0), (0.0, 0.5), (1.0, 0.5))
 """Kinds of made-up inputs: how smooth, and how strong."""
@@ -27,48 +27,69 @@ This and the constants of ``fallback`` were set on MNIST networks after 100 and 
 """
 
 
-def noise_scores(observation: Observation, populations: int, inputs: int, generator: Generator) -> Float[Tensor, "m c"]:
-    """For several populations of made-up inputs: the logarithm of the mean softmax, centered.
+@dataclass(frozen=True, eq=False)
+class Anchors:
+    """What the model makes of made-up inputs.
 
-    Each population has a mean input and a spectrum of its own, so that the spread over populations tells how well such a guess can be.
+    Attributes:
+        scores: (m, C) for each population the logarithm of its mean softmax, centered.
+        curvature: (C,) root mean square over populations of how far the mean softmax is from the softmax of the mean scores.
     """
-    scores = []
+
+    scores: Float[Tensor, "m c"]
+    curvature: Float[Tensor, " c"]
+
+
+def anchors(observation: Observation, populations: int, inputs: int, generator: Generator) -> Anchors:
+    """Run the model on populations of made-up inputs.
+
+    Each has a mean input and a spectrum of its own, so that the spread over populations tells how well such a guess can be.
+    """
+    scores, bends = [], []
     for index in range(populations):
         decay, scale = SPECTRA[index % len(SPECTRA)]
         mean = OFFSET * noise_inputs(observation, 1, generator, 1.0)
         with torch.no_grad():
             outputs = observation.model(mean + scale * noise_inputs(observation, inputs, generator, decay))
-        score = torch.softmax(outputs, dim=1).mean(dim=0).double().clamp_min(1e-30).log()
+        softmax = torch.softmax(outputs, dim=1).mean(dim=0).double()
+        score = softmax.clamp_min(1e-30).log()
         scores.append(score - score.mean())
-    return torch.stack(scores)
+        bends.append((softmax - torch.softmax(outputs.mean(dim=0).double(), dim=0)).square())
+    return Anchors(torch.stack(scores), torch.stack(bends).mean(dim=0).sqrt())
 
 
 def fallback(layer: LastLayer, total: int) -> Float[Tensor, " c"]:
     """Counts where the mean probability cannot be known: an even batch, bent as far as signs and sizes of the gradient allow.
 
     Which classes seem to be missing tells how uneven the batch is (the concentration of a Dirichlet-multinomial), and that how far
-    the size of a class's negative entries is to be believed.
+    signs and sizes of the negative entries are to be believed.
     """
     shift, classes = layer.bias_gradient, layer.classes
-    bent = (-0.6 * classes * shift).clamp(-4, 4)
+    bent = -max(0.6, 1 - 0.2 * total / classes) * classes * shift
+    weights = (1 + bent).clamp_min(0.05) if total < 2 * classes else bent.clamp(-4, 4).exp()
     if layer.non_negative and layer.noise == 0:
         missed = MISSED[float((layer.features == 0).double().mean()) > 0.1]
         depth = (-layer.lowest).clamp_min(0)
         there = depth > 1e-12 * layer.gradient.abs().max()
-        spread = float(polygamma(1, _concentration(int((~there).sum()), classes, total, missed)))
-        belief = spread / (spread + 6)
-        sizes = 0.5 * depth.clamp_min(torch.finfo(depth.dtype).tiny).log()
-        missing = belief * math.log(1e-3)
-        bent = bent + torch.where(there, belief * (sizes - sizes[there].mean()), missing)
-    return total * torch.softmax(bent, dim=0)
+        concentration, absent = _concentration(int((~there).sum()), classes, total, missed)
+        spread = float(polygamma(1, concentration))
+        sizes = 0.5 * spread / (spread + 6) * depth.clamp_min(torch.finfo(depth.dtype).tiny).log()
+        hidden = (1 - absent) * missed / (absent + (1 - absent) * missed)
+        # What is hidden is rarely large: hence the power.
+        weights = weights * torch.where(there, (sizes - sizes[there].mean()).exp(), hidden**3)
+    return total * weights / weights.sum()
 
 
-def _concentration(missing: int, classes: int, total: int, missed: float) -> float:
-    """The most likely concentration of a symmetric Dirichlet-multinomial for so many classes that seem to have no sample."""
+def _concentration(missing: int, classes: int, total: int, missed: float) -> tuple[float, float]:
+    """The most likely concentration of a symmetric Dirichlet-multinomial for so many classes that seem to have no sample.
+
+    Returns:
+        the concentration, and how often a class has no sample under it.
+    """
     candidates = torch.logspace(-1.5, 3, 60, dtype=torch.float64)[:, None]
     # P(no sample of a class) = Γ(a(C−1)+K) Γ(aC) / (Γ(a(C−1)) Γ(aC+K))
     rest, all_ = candidates * (classes - 1), candidates * classes
     absent = (torch.lgamma(rest + total) - torch.lgamma(rest) - torch.lgamma(all_ + total) + torch.lgamma(all_)).exp()[:, 0]
     seen = (absent + (1 - absent) * missed).clamp(1e-12, 1 - 1e-12)
-    likelihood = missing * seen.log() + (classes - missing) * (1 - seen).log()
-    return float(candidates[likelihood.argmax(), 0])
+    best = int((missing * seen.log() + (classes - missing) * (1 - seen).log()).argmax())
+    return float(candidates[best, 0]), float(absent[best])

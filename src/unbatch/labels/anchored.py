@@ -24,7 +24,7 @@ from torch import Generator, Tensor
 from unbatch.contracts import NEEDS_BATCH_SIZE, Estimate, Inapplicable, LabelRestorer
 from unbatch.errors import Misuse
 from unbatch.labels._last_layer import LastLayer, last_layer, obstacle
-from unbatch.labels._prior import fallback, noise_scores
+from unbatch.labels._prior import Anchors, anchors, fallback
 from unbatch.linalg.simplex import onto_simplex
 from unbatch.types import Observation
 
@@ -35,6 +35,9 @@ FLOOR = 0.05
 
 SURE, LOST = 0.15, 0.35
 """Expected error of a count, as a share of K/C: below the first the fit alone is believed, above the second the fallback alone."""
+
+BEND = 2.0
+"""How much further real inputs bend the softmax than made-up ones do."""
 
 WHOLE = 0.1
 """Expected error of a count, in samples, below which counts that are not whole mean something."""
@@ -47,11 +50,13 @@ class Fit:
     Attributes:
         shares: (C,) mean p − g, the share of every class.
         error: (C,) deviation to expect of a share.
+        single: (C,) the same if the batch is one sample, or copies of it.
         anchored: how much of the mean scores came from made-up inputs, 0 to 1.
     """
 
     shares: Float[Tensor, " c"]
     error: Float[Tensor, " c"]
+    single: Float[Tensor, " c"]
     anchored: float
 
 
@@ -92,11 +97,13 @@ class Anchored(LabelRestorer):
     def estimate(self, observation: Observation, generator: Generator) -> Estimate:
         """See the class."""
         layer = last_layer(observation)
-        made = fit(layer, noise_scores(observation, self.populations, self.inputs, generator), self.rounds)
+        made = fit(layer, anchors(observation, self.populations, self.inputs, generator), self.rounds)
         total = observation.batch_size or batch_size(made, self.largest)
         if total is None:
             raise Inapplicable(NEEDS_BATCH_SIZE)
-        counts, error = total * made.shares, total * float(made.error.square().mean().sqrt())
+        # A single sample has no spread: its features and softmax are exact.
+        deviation = made.error if total > 1 else made.single
+        counts, error = total * made.shares, total * float(deviation.square().mean().sqrt())
         off = float((counts - counts.round()).square().mean().sqrt())
         if layer.noise == 0 and error < WHOLE and off > max(5 * error, 0.02):
             raise Inapplicable(
@@ -114,18 +121,18 @@ class Anchored(LabelRestorer):
         return Estimate(counts, batch_size=total, stats=stats)
 
 
-def fit(layer: LastLayer, anchors: Float[Tensor, "m c"], rounds: int) -> Fit:
+def fit(layer: LastLayer, known_scores: Anchors, rounds: int) -> Fit:
     """The mean probability of the batch, by turns with the weights; see the module.
 
     Args:
         layer: the last layer.
-        anchors: centered mean scores of populations of made-up inputs.
+        known_scores: of made-up inputs.
         rounds: of taking turns.
     """
     classes, shift = layer.classes, layer.bias_gradient
     weight, bias = layer.weight - layer.weight.mean(dim=0), layer.bias - layer.bias.mean()
-    anchor = anchors.mean(dim=0)
-    spread = float(anchors.var(dim=0).mean())
+    anchor = known_scores.scores.mean(dim=0)
+    spread = float(known_scores.scores.var(dim=0).mean())
     tiny = torch.finfo(shift.dtype).tiny
     observed = layer.gradient @ weight.T
     sizes = observed.square().sum(dim=1)
@@ -146,8 +153,9 @@ def fit(layer: LastLayer, anchors: Float[Tensor, "m c"], rounds: int) -> Fit:
     mean = torch.softmax(scores, dim=0)
     uncertain = mean.square() * (1 - known) * spread * (1 - 1 / classes)
     structure = _mixture(observed, shift, scores, bias, onto_simplex(mean - shift, 1.0)) - mean
-    error = (uncertain + structure.square() + layer.noise**2 + (layer.rounding * shift.abs().max()) ** 2).sqrt()
-    return Fit(mean - shift, error, 1 - known)
+    single = uncertain + structure.square() + layer.noise**2 + (layer.rounding * shift.abs().max()) ** 2
+    error = single + (BEND * known_scores.curvature) ** 2
+    return Fit(mean - shift, error.sqrt(), single.sqrt(), 1 - known)
 
 
 def _mixture(observed: Tensor, shift: Tensor, scores: Tensor, bias: Tensor, shares: Tensor) -> Float[Tensor, " c"]:
