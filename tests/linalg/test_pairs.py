@@ -5,7 +5,7 @@ from torch import Generator, Tensor
 from planted_shallow import PlantedPair, plant_shallow
 from unbatch.linalg.pairs import Frame, cone_start, exact, frame_of, pair_map, polish, samples_of, search_pairs
 from unbatch.linalg.peeling import always_on
-from unbatch.linalg.shallow import certificates, recover
+from unbatch.linalg.shallow import certificates, recover, tighten
 from unbatch.linalg.twolayer import Found, Residual, residual_of
 
 
@@ -103,3 +103,11 @@ def test_what_recover_cannot_certify_it_does_not_give() -> None:
     solution = recover(mismatched, Generator().manual_seed(0), 2.0, lambda *_: None)
     assert len(solution.samples) == 0
     assert solution.missing == 30
+
+
+def test_tighten_brings_rough_samples_to_rounding_level() -> None:
+    planted = plant_shallow(m=300, b=30, shift=0.3)
+    noise = torch.randn(planted.samples.shape, generator=Generator().manual_seed(0), dtype=torch.float64)
+    rough = planted.samples + 1e-7 * planted.samples.norm(dim=1, keepdim=True) * noise / noise.shape[1] ** 0.5
+    found = tighten(planted.problem, Found(rough, planted.labels, 1e-7 * rough.norm(dim=1)))
+    assert float(planted.error_of(found.samples).max()) < 1e-12

@@ -32,6 +32,9 @@ __all__ = ["Frame", "cone_start", "exact", "frame_of", "pair_map", "polish", "sa
 CHUNK = 16
 """Systems that are polished at a time."""
 
+FEW = 6
+"""With so many samples left, or fewer, they are guessed in the small space that the known columns leave to them."""
+
 
 @dataclass(frozen=True, eq=False)
 class Frame:
@@ -40,20 +43,22 @@ class Frame:
     Attributes:
         basis: (m, r) orthonormal basis U of the columns that are sought.
         pairs: (2m, d) K.
+        size: (2m,) by which its rows were divided.
         live: (m,) neurons that say something.
         mixing: (r, d) q = mixing @ t.
         classes: (C, d) e = classes @ t.
         idle: (d, d − r) orthonormal basis of the t with q = 0, which obey every pair and mean nothing.
-        least: the smallest singular value of what is left.
+        noise: relative error of the basis: the largest singular value that is left out, by the smallest that is kept.
     """
 
     basis: Float[Tensor, "m r"]
     pairs: Float[Tensor, "two_m d"]
+    size: Float[Tensor, " two_m"]
     live: Bool[Tensor, " m"]
     mixing: Float[Tensor, "r d"]
     classes: Float[Tensor, "C d"]
     idle: Float[Tensor, "d i"]
-    least: float
+    noise: float
 
     @property
     def sought(self) -> int:
@@ -72,6 +77,7 @@ def frame_of(problem: TwoLayer, rest: Residual, on: Bool[Tensor, " m"], sought: 
     """
     basis, spectrum, _ = torch.linalg.svd(rest.rows, full_matrices=False)
     basis = basis[:, :sought]
+    noise = float(spectrum[sought] / spectrum[sought - 1]) if sought < len(spectrum) else 0.0
     zero_sum = zero_sum_basis(problem.outer)
     signal, change = torch.linalg.qr(problem.outer.T @ zero_sum)
     null = torch.eye(sought + zero_sum.shape[1], dtype=basis.dtype, device=basis.device)
@@ -87,7 +93,7 @@ def frame_of(problem: TwoLayer, rest: Residual, on: Bool[Tensor, " m"], sought: 
     mixing = null[:sought] @ white
     classes = zero_sum @ torch.linalg.solve(change, null[sought:] @ white)
     idle = torch.linalg.svd(mixing, full_matrices=True)[2][sought:].T
-    return Frame(basis, pairs, live, mixing, classes, idle, float(spectrum[sought - 1]))
+    return Frame(basis, pairs, size, live, mixing, classes, idle, noise)
 
 
 def cone_start(
@@ -202,23 +208,35 @@ def search_pairs(
     idle = 0
     while len(found) < frame.sought - 1 and idle < patience and more(len(found)):
         count = min(starts, 48 + 2 * (frame.sought - len(found)))
-        new = _round(problem, rest, frame, found, count, generator, tolerance)
+        few = idle > 0 and frame.sought - len(found) <= FEW
+        new = _round(problem, rest, frame, found, count, generator, tolerance, few=few)
         idle = 0 if len(new) else idle + 1
         found = torch.cat([found, new])
     return found
 
 
 def _round(
-    problem: TwoLayer, rest: Residual, frame: Frame, found: Float[Tensor, "f d"], count: int, generator: Generator, tolerance: float
+    problem: TwoLayer,
+    rest: Residual,
+    frame: Frame,
+    found: Float[Tensor, "f d"],
+    count: int,
+    generator: Generator,
+    tolerance: float,
+    *,
+    few: bool,
 ) -> Float[Tensor, "k d"]:
-    """New exact columns from starts whose goals lie away from what is known."""
+    """New exact columns, from starts whose goals lie away from what is known, or from guesses of the ``few`` samples that are left."""
     pairs = frame.pairs.float()
-    signal = _prototypes(rest, problem.batch, frame, found, count, generator) @ problem.outer
-    signs = signal.sign() * (signal.abs() > 0.03 * signal.abs().amax(dim=1, keepdim=True)) * frame.live
-    goals = torch.randn((count, pairs.shape[1]), generator=generator, dtype=frame.pairs.dtype, device=frame.pairs.device)
-    known = torch.linalg.qr(torch.cat([found.T, frame.idle], dim=1))[0]
-    goals = goals - goals @ known @ known.T
-    t = cone_start(pairs, signs.repeat(1, 2).float(), goals.float())
+    if few:
+        t = _completions(problem, rest, frame, found, 2 * count, generator).float()
+    else:
+        signal = _prototypes(rest, problem.batch, frame, found, count, generator) @ problem.outer
+        signs = signal.sign() * (signal.abs() > 0.03 * signal.abs().amax(dim=1, keepdim=True)) * frame.live
+        goals = torch.randn((count, pairs.shape[1]), generator=generator, dtype=frame.pairs.dtype, device=frame.pairs.device)
+        known = torch.linalg.qr(torch.cat([found.T, frame.idle], dim=1))[0]
+        goals = goals - goals @ known @ known.T
+        t = cone_start(pairs, signs.repeat(1, 2).float(), goals.float())
     t = pair_map(pairs, t, frame.live).to(frame.pairs.dtype)
     near = (_ratio(t @ frame.pairs.T, frame.live)[:, frame.live] < 0.05).double().mean(dim=1) > 0.5
     t = _fresh(t[near], found)
@@ -229,6 +247,22 @@ def _round(
         done.append(t[right])
         t = t[~right]
     return _fresh(torch.cat(done), found)
+
+
+def _completions(
+    problem: TwoLayer, rest: Residual, frame: Frame, found: Float[Tensor, "f d"], count: int, generator: Generator
+) -> Float[Tensor, "k d"]:
+    """Columns of random samples with random labels, where the samples are orthogonal to all known columns, as those that are left are."""
+    left = torch.linalg.qr((found @ frame.mixing.T).T, mode="complete")[0][:, len(found) :]
+    inputs = left.T @ (frame.basis.T @ rest.rows)
+    _, change = torch.linalg.qr((inputs @ problem.seen.T).T)
+    noise = torch.randn((left.shape[1], count), generator=generator, dtype=left.dtype, device=left.device)
+    shares = torch.linalg.solve_triangular(change, noise, upper=True).T
+    samples = shares / (shares @ (left.T @ (frame.basis.T @ rest.sums)))[:, None] @ inputs
+    labels = torch.randint(len(problem.outer), (count,), generator=generator, device=left.device)
+    guess = problem.columns(samples, labels)
+    equations = torch.cat([guess.columns, guess.signals - guess.columns], dim=1) / frame.size.clamp_min(1e-30)
+    return F.normalize((equations * frame.live.repeat(2)) @ frame.pairs, dim=1)
 
 
 def _prototypes(

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int64
 from torch import Generator, Tensor
 
 from unbatch.linalg.pairs import frame_of, samples_of, search_pairs
-from unbatch.linalg.peeling import always_on, peel
+from unbatch.linalg.peeling import always_on, peel, reread
 from unbatch.linalg.twolayer import Found, TwoLayer, residual_of
 
 __all__ = ["Shallow", "certificates", "recover", "tighten"]
@@ -66,42 +66,49 @@ def recover(problem: TwoLayer, generator: Generator, seconds: float, progress: C
     if left and more(len(found)):
         rest = residual_of(problem, found)
         frame = frame_of(problem, rest, always_on(problem, rest), left)
-        tolerance = min(1e-3, max(1e-6, 30 * float(rest.noise.norm()) / frame.least))
+        tolerance = min(0.03, max(1e-6, 10 * frame.noise))
         columns = search_pairs(problem, rest, frame, generator, tolerance, lambda known: more(len(found) + known))
         if len(columns) >= left - 1:
             found, tools["pairs"] = found + samples_of(problem, rest, frame, columns), left
     if len(found) == problem.rank:
-        found = tighten(problem, found)
+        found = tighten(problem, reread(problem, found))
     certificate = certificates(problem, found)
     good = (certificate < CERTIFIED) & (found.doubt < CERTIFIED * found.samples.norm(dim=1))
     kept = found[good]
     return Shallow(kept.samples, kept.labels, certificate[good], problem.rank - len(kept), tools)
 
 
-def tighten(problem: TwoLayer, found: Found, rounds: int = 3) -> Found:
-    """With all samples known: compute every column from the model and solve [G₁ g₁] = Σ d [pᵀ 1] again; keep what certifies better.
+def tighten(problem: TwoLayer, found: Found, rounds: int = 60, patience: int = 6) -> Found:
+    """With all samples known: compute every column from the model, solve [G₁ g₁] = Σ d [pᵀ 1], and again; keep what certifies better.
 
-    Rows are weighted by their rounding and columns scaled to one length, so that a sample with a small gradient comes out as well. The
-    last column tells the scale of each d, which for a sample that is nearly certain follows from p with a large error.
+    Columns are scaled to one length, so that a sample with a small gradient comes out as well. The last column of G tells the scale of
+    each d, which for a sample that is nearly certain follows from p with a large error. The error halves in a round; weights by the
+    rows' noise, which are right for a known D, make it grow.
+
+    Args:
+        problem: the two layers.
+        found: all samples, with their masks and labels right.
+        rounds: at most so many.
+        patience: rounds without progress of the whole replay.
     """
-    certificate = certificates(problem, found)
     wanted = torch.cat([problem.gradient, problem.bias_gradient[:, None]], dim=1)
+    best, least, idle, samples = found.samples, torch.inf, 0, found.samples
     for _ in range(rounds):
-        weight = 1 / residual_of(problem, found).noise[:, None]
-        columns = problem.columns(found.samples, found.labels).columns.T * weight
-        size = columns.norm(dim=0)
-        orthogonal, change = torch.linalg.qr(columns / size)
-        known = torch.cat([found.samples, torch.ones_like(found.samples[:, :1])], dim=1)
-        rest = wanted * weight - columns @ known
-        solved = known + torch.linalg.solve_triangular(change, orthogonal.T @ rest, upper=True) / size[:, None]
+        columns = problem.columns(samples, found.labels).columns.T
+        known = torch.cat([samples, torch.ones_like(samples[:, :1])], dim=1)
+        rest = wanted - columns @ known
+        size = float(rest.norm())
+        if not size < torch.inf or idle == patience:
+            break
+        best, idle = (samples, 0) if size < least else (best, idle + 1)
+        least = min(least, size)
+        length = columns.norm(dim=0)
+        orthogonal, change = torch.linalg.qr(columns / length)
+        solved = known + torch.linalg.solve_triangular(change, orthogonal.T @ rest, upper=True) / length[:, None]
         samples = solved[:, :-1] / solved[:, -1:]
-        again = Found(samples, found.labels, found.doubt)
-        anew = certificates(problem, again)
-        better = anew < certificate
-        certificate = torch.where(better, anew, certificate)
-        kept = torch.where(better[:, None], samples, found.samples)
-        found = Found(kept, found.labels, certificate * kept.norm(dim=1))
-    return found
+    old, new = certificates(problem, found), certificates(problem, Found(best, found.labels, found.doubt))
+    kept = torch.where((new < old)[:, None], best, found.samples)
+    return Found(kept, found.labels, new.minimum(old) * kept.norm(dim=1))
 
 
 def certificates(problem: TwoLayer, found: Found) -> Float[Tensor, " k"]:
