@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-long check lint types format clean
+.PHONY: demo test test-long check lint types docs format clean
 
 demo: .venv/ready
 	$(BIN)/unbatch demo --out out/demo
@@ -21,6 +21,10 @@ lint: .venv/ready
 
 types: .venv/ready
 	$(BIN)/mypy
+
+docs: .venv/ready
+	$(BIN)/python benchmarks/write_docs.py
+	$(BIN)/mkdocs build --strict --quiet
 
 format: .venv/ready
 	$(BIN)/ruff check --fix .
