@@ -155,6 +155,16 @@ def test_noise_is_measured_and_does_not_make_it_refuse() -> None:
     assert found.counts.tolist() == counted(labels)
 
 
+def test_a_pruned_bias_is_noise_not_soft_labels() -> None:
+    labels = random_labels(0, 24)
+    seen = observe(0, labels)
+    update = {name: tensor.clone() for name, tensor in seen.update.items()}
+    update["4.bias"][update["4.bias"].abs().argmin()] = 0
+    found = Anchored()(Observation(seen.model, update, (30,), batch_size=24))
+    assert found.stats["noise"] > 0
+    assert found.counts is not None
+
+
 @pytest.mark.parametrize("name", ["anchored", "ilrg"])
 def test_without_a_bias_it_says_so(name: str) -> None:
     model = nn.Sequential(nn.Linear(30, 20), nn.ReLU(), nn.Linear(20, 10, bias=False)).double()

@@ -56,14 +56,14 @@ class LastLayer:
 
     @property
     def noise(self) -> float:
-        """Deviation of what was added to an entry of G: the columns of a gradient of softmax sum to zero, so what they sum to is foreign.
+        """Deviation of what was added to an entry of G or g: the columns of a softmax's gradient sum to zero, so what they sum to is foreign.
 
         Zero where rounding explains the sums. Pruned entries count as noise too.
         """
-        sums = self.gradient.sum(dim=0)
-        size = float(self.gradient.abs().sum(dim=0).max())
-        deviation = float(sums.square().mean().sqrt()) / self.classes**0.5
-        return deviation if deviation > 100 * self.rounding * size else 0.0
+        blocks = [self.gradient] if self.shift is None else [self.gradient, self.shift[:, None]]
+        deviations = [float(block.sum(dim=0).square().mean().sqrt()) / self.classes**0.5 for block in blocks]
+        sizes = [float(block.abs().sum(dim=0).max()) for block in blocks]
+        return max(d if d > 100 * self.rounding * size else 0.0 for d, size in zip(deviations, sizes, strict=True))
 
     @property
     def row_sums(self) -> Float[Tensor, " c"]:
