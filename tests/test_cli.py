@@ -334,7 +334,7 @@ def _interrupt(command: Sequence[str], sign: bytes, folder: Path) -> tuple[int, 
 
 
 def test_ctrl_c_ends_the_search_cleanly(tmp_path: Path) -> None:
-    command = [*UNBATCH, "demo", "--batch-size=60", "--attack=spear:parallel=64", "--out=out"]
+    command = [*UNBATCH, "demo", "--batch-size=60", "--attack=spear:search=sampling,parallel=64", "--out=out"]
     code, written = _interrupt(command, b" subsets", tmp_path)
     assert code == 130, written
     assert written.rstrip().endswith(b"unbatch: interrupted")
