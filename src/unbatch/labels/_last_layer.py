@@ -56,7 +56,7 @@ class LastLayer:
 
     @property
     def noise(self) -> float:
-        """Deviation of what was added to an entry of G or g: the columns of a softmax's gradient sum to zero, so what they sum to is foreign.
+        """Deviation of what was added to an entry of G or g: columns of a softmax's gradient sum to zero, so what they sum to is foreign.
 
         Zero where rounding explains the sums. Pruned entries count as noise too.
         """

@@ -98,19 +98,21 @@ class Anchored(LabelRestorer):
         """See the class."""
         layer = last_layer(observation)
         made = fit(layer, anchors(observation, self.populations, self.inputs, generator), self.rounds)
-        total = observation.batch_size or batch_size(made, self.largest)
+        total = observation.batch_size or batch_size(made, layer.noise, self.largest)
         if total is None:
             raise Inapplicable(NEEDS_BATCH_SIZE)
         # A single sample has no spread: its features and softmax are exact.
         deviation = made.error if total > 1 else made.single
-        counts, error = total * made.shares, total * float(deviation.square().mean().sqrt())
+        counts, unsure = total * made.shares, total * float(deviation.square().mean().sqrt())
+        error = math.hypot(unsure, total * layer.noise)
         off = float((counts - counts.round()).square().mean().sqrt())
         if layer.noise == 0 and error < WHOLE and off > max(5 * error, 0.02):
             raise Inapplicable(
                 f"the counts of {total} samples come out {off:.2f} off whole numbers where {error:.3f} is expected: the labels are soft"
                 " (smoothing, mixup), the loss is another one, or the batch size is wrong"
             )
-        relative = error / (total / layer.classes)
+        # Noise is left out: it harms the fallback no less.
+        relative = unsure / (total / layer.classes)
         trust = min(1.0, max(0.0, (LOST - relative) / (LOST - SURE)))
         stats = {"trust": trust, "anchored": made.anchored, "noise": layer.noise, "batch_size": total}
         if trust == 1:
@@ -153,7 +155,7 @@ def fit(layer: LastLayer, known_scores: Anchors, rounds: int) -> Fit:
     mean = torch.softmax(scores, dim=0)
     uncertain = mean.square() * (1 - known) * spread * (1 - 1 / classes)
     structure = _mixture(observed, shift, scores, bias, onto_simplex(mean - shift, 1.0)) - mean
-    single = uncertain + structure.square() + layer.noise**2 + (layer.rounding * shift.abs().max()) ** 2
+    single = uncertain + structure.square() + (layer.rounding * shift.abs().max()) ** 2
     error = single + (BEND * known_scores.curvature) ** 2
     return Fit(mean - shift, error.sqrt(), single.sqrt(), 1 - known)
 
@@ -165,10 +167,10 @@ def _mixture(observed: Tensor, shift: Tensor, scores: Tensor, bias: Tensor, shar
     return (shares[there] / shares[there].sum()) @ torch.softmax(scores + own, dim=1)
 
 
-def batch_size(made: Fit, largest: int) -> int | None:
+def batch_size(made: Fit, noise: float, largest: int) -> int | None:
     """The smallest number of samples for which all counts are whole numbers, none negative, or None if the shares are not known so well."""
     for total in range(1, largest + 1):
-        error, counts = total * made.error, total * made.shares
+        error, counts = total * (made.error.square() + noise**2).sqrt(), total * made.shares
         if float(error.square().mean().sqrt()) > WHOLE:
             return None
         off = (counts - counts.round()).abs()
