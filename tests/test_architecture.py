@@ -12,13 +12,17 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "trace": set(),
     "gradients": {"errors", "trace"},
-    "types": {"errors", "gradients", "trace"},
-    "contracts": {"errors", "gradients", "linalg", "types"},
+    "schema": set(),
+    "training": {"errors", "gradients"},
+    "types": {"errors", "gradients", "schema", "trace", "training"},
+    "proofs": {"gradients", "training", "types"},
+    "contracts": {"errors", "gradients", "linalg", "proofs", "types"},
     "plugins": {"contracts", "errors"},
     "linalg": {"errors"},
-    "attacks": {"contracts", "errors", "gradients", "labels", "linalg", "trace", "types"},
+    "attacks": {"contracts", "errors", "gradients", "labels", "linalg", "trace", "training", "types"},
     "labels": {"contracts", "errors", "gradients", "linalg", "trace", "types"},
-    "protocols": {"contracts", "errors", "gradients", "types"},
+    "protocols": {"contracts", "errors", "gradients", "training", "types"},
+    "defenses": {"contracts", "errors"},
     "models": {"contracts", "errors"},
     "datasets": {"contracts", "errors", "types"},
     "metrics": {"contracts", "errors"},
@@ -32,7 +36,7 @@ ALLOWED: dict[str, set[str]] = {
 }
 """Part -> the parts that it may import. A part is a module, or a folder of them."""
 
-PLUGIN_FOLDERS = {"attacks", "labels", "protocols", "models", "datasets", "metrics"}
+PLUGIN_FOLDERS = {"attacks", "labels", "protocols", "defenses", "models", "datasets", "metrics"}
 BLINDFOLDED = {"attacks", "labels", "inversion", "linalg"}
 
 

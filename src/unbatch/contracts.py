@@ -9,22 +9,25 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from enum import Enum
 from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor, nn
 
 from unbatch.errors import Misuse, NotDeterministic
-from unbatch.gradients import check_deterministic, replay
+from unbatch.gradients import check_deterministic
 from unbatch.linalg.simplex import whole
+from unbatch.proofs import prove
 from unbatch.types import Batch, Counts, Observation, Reconstruction, Schema, Status
 
 __all__ = [
     "Attack",
     "Candidate",
     "Dataset",
+    "Defense",
     "Estimate",
     "Inapplicable",
     "LabelRestorer",
@@ -33,6 +36,7 @@ __all__ = [
     "Plugin",
     "Progress",
     "Protocol",
+    "Stage",
     "silent",
 ]
 
@@ -79,7 +83,10 @@ class Candidate:
         features: (k, n) inputs of an inner layer, all of them and consistent with its weights, where those were asked for.
         reason: one sentence on why it did not go further.
         exhausted: whether it stopped because its budget was spent.
-        certified: whether every one of its samples carries its own certificate though some samples are missing.
+        certified: whether every one of its samples carries its own certificate: for batches that cannot be replayed as a whole, because
+            samples are missing or the order of local steps is unknown.
+        weights: (k,) what the gradient of every sample counts in the update, where the attack knows; 1/k each if None.
+        order: (E, k) the order of the samples in every local epoch, where the attack found it.
         stats: anything worth counting.
     """
 
@@ -89,6 +96,8 @@ class Candidate:
     reason: str = ""
     exhausted: bool = False
     certified: bool = False
+    weights: Tensor | None = None
+    order: Tensor | None = None
     stats: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -165,12 +174,13 @@ class Attack(Plugin, ABC):
             return Status.PARTIAL, None, candidate.reason
         if labels is None:
             return (unfinished if candidate.exhausted else Status.UNPROVEN), None, candidate.reason
-        result = replay(observation.model, observation.update, inputs, labels, observation.loss)
-        limit = self.tolerance[observation.rounding]
-        if result.residual <= limit and result.worst <= 100 * limit:
-            return Status.RECONSTRUCTED, result.residual, candidate.reason
-        reason = candidate.reason or f"replaying the candidate leaves a relative distance of {result.residual:.1e}, above {limit:.0e}"
-        return (Status.APPROXIMATE if result.residual <= EXPLAINED else unfinished), result.residual, reason
+        limit = max(self.tolerance[observation.rounding], min(observation.resolution, self.tolerance[torch.bfloat16]))
+        proof = prove(observation, inputs, labels, limit, candidate.weights, candidate.order)
+        if proof.holds:
+            return Status.RECONSTRUCTED, proof.residual, candidate.reason or proof.remark
+        distance = f"replaying the candidate leaves a relative distance of {proof.residual:.1e}, above {limit:.0e}"
+        reason = candidate.reason or distance + (f": {proof.remark}" if proof.remark else "")
+        return (Status.APPROXIMATE if proof.residual <= EXPLAINED else unfinished), proof.residual, reason
 
 
 @dataclass(frozen=True, eq=False)
@@ -243,13 +253,52 @@ class LabelRestorer(Plugin, ABC):
         return Counts(counts, counts > 0, made.reason, made.counts.double(), stats, self.spec)
 
 
+class Stage(Enum):
+    """What a defense is given."""
+
+    EXAMPLE = "the gradient of every sample, in every step"
+    CLIENT = "a client's update, before it is sent"
+    SERVER = "the aggregate of the round"
+
+
+@dataclass(frozen=True)
+class Defense(Plugin, ABC):
+    """A pure transform of gradients. With its neutral setting it is the identity."""
+
+    stage: ClassVar[Stage]
+    rescales: ClassVar[bool] = False
+    """Whether what is left is the gradient times a factor that the server does not know."""
+
+    @abstractmethod
+    def __call__(self, gradients: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        """New tensors, the given ones untouched.
+
+        Args:
+            gradients: parameter name -> (*shape), or (b, *shape) at the stage ``EXAMPLE``.
+            generator: of all randomness.
+        """
+
+
 @dataclass(frozen=True)
 class Protocol(Plugin, ABC):
     """Turns a client's secret batch into what the server observes."""
 
     @abstractmethod
-    def observe(self, model: nn.Module, batch: Batch, loss: str = "cross_entropy") -> Observation:
-        """The server's view of one client's round."""
+    def observe(
+        self, model: nn.Module, batch: Batch, loss: str = "cross_entropy", defenses: Sequence[Defense] = (), seed: int = 0
+    ) -> Observation:
+        """The server's view of one round.
+
+        Args:
+            model: as broadcast, in the mode in which clients run it; not changed.
+            batch: the secret; it is cast to the model's dtype.
+            loss: of the clients.
+            defenses: in this order within each stage.
+            seed: of shuffling and of the defenses.
+
+        Raises:
+            NotDeterministic: the model draws at random, or couples samples.
+        """
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from unbatch.errors import Misuse, NotDeterministic
 from unbatch.trace import LARGE, LinearCall, run
 
-__all__ = ["Loss", "Replay", "capture", "check_deterministic", "loss_function", "per_example", "replay", "sensitivities"]
+__all__ = ["Loss", "Replay", "capture", "check_deterministic", "compare", "loss_function", "per_example", "replay", "sensitivities"]
 
 Loss = str | Callable[[Tensor, Tensor], Tensor]
 """A name (``"cross_entropy"``) or a function (outputs (b, C), labels (b,)) -> mean loss over the batch, a scalar."""
@@ -146,10 +146,12 @@ def replay(
     inputs: Float[Tensor, " b *shape"],
     labels: Int64[Tensor, " b"],
     loss: Loss = "cross_entropy",
+    weights: Float[Tensor, " b"] | None = None,
     *,
+    scale_free: bool = False,
     large: int = LARGE,
 ) -> Replay:
-    """Compute in float64 the update that a guess would have caused, and compare it with the observed one.
+    """Compute in float64 the gradient that a guess would have caused, and compare it with the observed one.
 
     The gradient of a very wide Linear layer is never formed: it is compared block by block.
 
@@ -159,15 +161,24 @@ def replay(
         inputs: (b, *shape) the guessed batch.
         labels: (b,) its labels.
         loss: as for ``capture``.
+        weights: (b,) what the gradient of every sample counts; 1/b each if None.
+        scale_free: compare up to a factor, fitted on all but the very wide layers.
         large: see ``trace.run``.
     """
     result = run(model, inputs, large=large)
-    value = loss_function(loss)(result.outputs, labels)
+    measure = loss_function(loss)
+    if weights is None:
+        value = measure(result.outputs, labels)
+    else:
+        value = weights @ torch.func.vmap(lambda row, label: measure(row[None], label[None]))(result.outputs, labels)
     leaves = {name: leaf for name, leaf in result.parameters.items() if name in update}
     wide = [call for call in result.linears if call.weight in update and call.weight not in leaves]
     targets = [*leaves.values(), *(call.output for call in wide)]
     gradients = torch.autograd.grad(value, targets, allow_unused=True)
-    squares: dict[str, tuple[float, float]] = {}
+    if scale_free:
+        factor = _fitted_factor([update[name] for name in leaves], list(gradients))
+        gradients = tuple(None if gradient is None else factor * gradient for gradient in gradients)
+    squares: dict[str, tuple[float, float]] = {}  # of the distance and of the observed tensor
     for (name, leaf), gradient in zip(leaves.items(), gradients, strict=False):
         squares[name] = _squared_distance(update[name], torch.zeros_like(leaf) if gradient is None else gradient)
     for name in {call.weight for call in wide}:
@@ -178,6 +189,22 @@ def replay(
         ]
         squares[name] = _squared_distance_of_factors(update[name], factors)
     return _replay(squares)
+
+
+def _fitted_factor(observed: list[Tensor], replayed: list[Tensor | None]) -> float:
+    pairs = [(o.to(r.dtype), r) for o, r in zip(observed, replayed, strict=False) if r is not None]
+    size = sum(float(r.square().sum()) for _, r in pairs)
+    return sum(float((o * r).sum()) for o, r in pairs) / size if size else 1.0
+
+
+def compare(update: Mapping[str, Tensor], replayed: Mapping[str, Tensor]) -> Replay:
+    """How far a replayed update is from the observed one, over the tensors of both.
+
+    Example:
+        >>> compare({"w": torch.tensor([3.0, 4.0])}, {"w": torch.tensor([3.0, 3.0])}).residual
+        0.2
+    """
+    return _replay({name: _squared_distance(update[name], replayed[name].double()) for name in update if name in replayed})
 
 
 def _replay(squares: Mapping[str, tuple[float, float]]) -> Replay:

@@ -19,7 +19,7 @@ from unbatch.errors import Misuse, UnknownPlugin
 
 __all__ = ["KINDS", "build", "load", "names"]
 
-KINDS = ("attacks", "labels", "protocols", "models", "datasets", "metrics")
+KINDS = ("attacks", "labels", "protocols", "defenses", "models", "datasets", "metrics")
 
 
 def names(kind: str) -> list[str]:

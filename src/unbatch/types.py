@@ -17,50 +17,11 @@ from torch import Tensor, nn
 
 from unbatch.errors import BadUpdate, Misuse, ReconstructionFailed
 from unbatch.gradients import Loss, loss_function
+from unbatch.schema import Schema
 from unbatch.trace import trial
+from unbatch.training import LocalTraining
 
-__all__ = ["Batch", "Counts", "Finding", "Knowledge", "Observation", "Reconstruction", "Schema", "Status"]
-
-
-@dataclass(frozen=True)
-class Schema:
-    """How to read an input back: what a number in it means.
-
-    Attributes:
-        kind: ``"image"`` (C, H, W) or ``"vector"``.
-        mean: per channel, subtracted before training; in units of the raw data, where images span 0 to 1.
-        std: per channel, divided by after that.
-        classes: names of the classes, or empty.
-    """
-
-    kind: str = "vector"
-    mean: tuple[float, ...] = ()
-    std: tuple[float, ...] = ()
-    classes: tuple[str, ...] = ()
-
-    @staticmethod
-    def guess(input_shape: Sequence[int]) -> Schema:
-        """An image if the shape reads (1 or 3, H, W), else a vector.
-
-        Example:
-            >>> Schema.guess((3, 32, 32)).kind, Schema.guess((14,)).kind
-            ('image', 'vector')
-        """
-        return Schema("image" if len(input_shape) == 3 and input_shape[0] in (1, 3) else "vector")
-
-    def to_raw(self, inputs: Tensor) -> Tensor:
-        """Undo the normalization: (b, C, ...) as the network sees it -> (b, C, ...) in raw units."""
-        if not self.mean:
-            return inputs
-        shape = (1, -1, *[1] * (inputs.ndim - 2))
-        return inputs * inputs.new_tensor(self.std).view(shape) + inputs.new_tensor(self.mean).view(shape)
-
-    def to_network(self, raw: Tensor) -> Tensor:
-        """The inverse of ``to_raw``."""
-        if not self.mean:
-            return raw
-        shape = (1, -1, *[1] * (raw.ndim - 2))
-        return (raw - raw.new_tensor(self.mean).view(shape)) / raw.new_tensor(self.std).view(shape)
+__all__ = ["Batch", "Counts", "Finding", "Knowledge", "LocalTraining", "Observation", "Reconstruction", "Schema", "Status"]
 
 
 @dataclass(frozen=True)
@@ -69,7 +30,7 @@ class Batch:
 
     inputs: Tensor
     labels: Tensor
-    schema: Schema = Schema()
+    schema: Schema = field(default_factory=Schema)
 
     def __len__(self) -> int:
         """How many samples."""
@@ -114,7 +75,8 @@ class Observation:
 
     Args:
         model: the module as broadcast, in the mode (train or eval) in which the client ran it.
-        update: parameter name -> mean gradient over the batch.
+        update: parameter name -> mean gradient over the batch; after local training its average over the steps, in which every step
+            counts as its momentum makes it count: (weights before − weights after) / ``training.factor(samples)``.
         input_shape: the shape of one sample, without the batch.
         loss: the client's loss, a name or a function (outputs, labels) -> mean.
         batch_size: number of samples, where the server knows it.
@@ -122,6 +84,9 @@ class Observation:
         protocol: how the update came about.
         schema: how to read an input; guessed from the shape where it is not given.
         remarks: anything else that the adversary was told.
+        training: how the client trained before it sent the difference of its weights; None for a gradient.
+        factor_known: whether ``update`` has the scale that it says. False where it is multiplied by a positive number that the server
+            does not know: the learning rate, or what the update, or a sample's gradient, was clipped by.
 
     Raises:
         Misuse: a shape, a batch size or a loss that cannot be; a model that does not run on the shape.
@@ -142,6 +107,8 @@ class Observation:
     protocol: str = "fedsgd"
     schema: Schema | None = None
     remarks: tuple[str, ...] = ()
+    training: LocalTraining | None = None
+    factor_known: bool = True
 
     def __post_init__(self) -> None:
         """Check everything that can be checked without an attack."""
@@ -159,7 +126,24 @@ class Observation:
     def knowledge(self) -> Knowledge:
         """What the adversary was told."""
         loss = self.loss if isinstance(self.loss, str) else getattr(self.loss, "__name__", "a function")
-        return Knowledge(self.protocol, loss, self.batch_size is not None, self.labels is not None, False, self.remarks)
+        remarks = self.remarks if self.factor_known else (*self.remarks, "not the factor by which the update was scaled")
+        return Knowledge(self.protocol, loss, self.batch_size is not None, self.labels is not None, False, remarks)
+
+    @property
+    def one_gradient(self) -> bool:
+        """Whether the update is a gradient at the broadcast weights, up to a factor, and not a sum over weights that moved."""
+        return self.training is None or self.training.one_step(self.batch_size)
+
+    @property
+    def resolution(self) -> float:
+        """The relative error that the update carries because it is a difference of rounded weights; 0 for a gradient."""
+        if self.training is None:
+            return 0.0
+        factor = self.training.factor(self.batch_size) or 1.0
+        size = sum(float(tensor.double().square().sum()) for tensor in self.update.values()) ** 0.5 * factor
+        kept = {name: parameter for name, parameter in self.model.named_parameters() if name in self.update}
+        rounded = sum(float(p.detach().double().square().sum()) * torch.finfo(p.dtype).eps ** 2 for p in kept.values()) ** 0.5
+        return rounded * (1 + self.training.steps(self.batch_size or 1)) ** 0.5 / size
 
     @property
     def classes(self) -> int:

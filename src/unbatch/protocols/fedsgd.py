@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import nn
 
-from unbatch.contracts import Protocol
-from unbatch.gradients import capture
+from unbatch.contracts import Defense, Protocol, Stage
+from unbatch.protocols._client import defend, following, remarks, rescaled
 from unbatch.types import Batch, Observation
 
 __all__ = ["FedSgd"]
@@ -17,8 +19,21 @@ __all__ = ["FedSgd"]
 class FedSgd(Protocol):
     """One batch, one gradient, no local steps. The server is told the model and the loss, not the batch size, not the labels."""
 
-    def observe(self, model: nn.Module, batch: Batch, loss: str = "cross_entropy") -> Observation:
-        """See ``Protocol.observe``; the batch is cast to the model's dtype."""
+    def observe(
+        self, model: nn.Module, batch: Batch, loss: str = "cross_entropy", defenses: Sequence[Defense] = (), seed: int = 0
+    ) -> Observation:
+        """See ``Protocol.observe``."""
+        generator = torch.Generator(batch.inputs.device).manual_seed(seed)
         dtype = next(model.parameters()).dtype
-        update = capture(model, batch.inputs.to(dtype), batch.labels, loss)
-        return Observation(model, update, tuple(batch.inputs.shape[1:]), loss, protocol="fedsgd", schema=batch.schema)
+        update = following(model, batch.inputs.to(dtype), batch.labels, loss, defenses, generator)
+        update = defend(Stage.SERVER, defenses, defend(Stage.CLIENT, defenses, update, generator), generator)
+        return Observation(
+            model,
+            update,
+            tuple(batch.inputs.shape[1:]),
+            loss,
+            protocol="fedsgd",
+            schema=batch.schema,
+            remarks=remarks(defenses),
+            factor_known=not rescaled(defenses),
+        )

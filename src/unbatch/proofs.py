@@ -1,0 +1,103 @@
+"""Whether a guessed batch is the observed one: compute the update that it would have caused, and compare."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from unbatch.gradients import Replay, compare, replay
+from unbatch.training import LocalTraining, train
+from unbatch.types import Observation
+
+__all__ = ["Proof", "prove"]
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What the replay of a guess gave.
+
+    Attributes:
+        residual: ‖replayed − observed‖ / ‖observed‖.
+        holds: whether that is rounding, in all tensors together and in each alone.
+        remark: what a reader must know about it, or empty.
+    """
+
+    residual: float
+    holds: bool
+    remark: str = ""
+
+
+def prove(
+    observation: Observation, inputs: Tensor, labels: Tensor, limit: float, weights: Tensor | None = None, order: Tensor | None = None
+) -> Proof:
+    """Replay a guess as the client would have computed it.
+
+    Args:
+        observation: what the server saw.
+        inputs: (k, *shape) the guess.
+        labels: (k,) its labels.
+        limit: residual that counts as rounding; a single tensor may have 100 times that.
+        weights: (k,) what each sample's gradient counts, tried where equal shares do not give the update.
+        order: (E, k) the order of the samples in the local epochs, where it is known.
+    """
+    if observation.training is not None and not observation.one_gradient:
+        return _after_training(observation, observation.training, inputs, labels, limit, weights, order)
+    even = replay(observation.model, observation.update, inputs, labels, observation.loss, scale_free=not observation.factor_known)
+    if _holds(even, limit) or weights is None:
+        return Proof(even.residual, _holds(even, limit))
+    own = replay(observation.model, observation.update, inputs, labels, observation.loss, weights)
+    if not _holds(own, limit):
+        return Proof(min(even.residual, own.residual), False)
+    low, high = float(weights.min() / weights.mean()), float(weights.max() / weights.mean())
+    return Proof(own.residual, True, f"the samples count differently, from {low:.2g} to {high:.2g} of an even share: clipped or weighted")
+
+
+def _holds(result: Replay, limit: float) -> bool:
+    return result.residual <= limit and result.worst <= 100 * limit
+
+
+def _after_training(
+    observation: Observation,
+    local: LocalTraining,
+    inputs: Tensor,
+    labels: Tensor,
+    limit: float,
+    weights: Tensor | None,
+    order: Tensor | None,
+) -> Proof:
+    count = len(inputs)
+    known = order is not None or local.whole(count)
+    if order is None:
+        order = torch.arange(count, device=inputs.device).expand(local.epochs, count)
+    model = copy.deepcopy(observation.model).double()
+    inputs = inputs.double()
+
+    def moved(rate: float) -> dict[str, Tensor]:
+        """The update of training at this rate, in the observation's scale."""
+        at_rate = replace(local, learning_rate=rate)
+        factor = local.factor(count) if observation.factor_known else None
+        return {name: tensor / (factor or 1.0) for name, tensor in train(model, inputs, labels, at_rate, order, observation.loss).items()}
+
+    rate = local.learning_rate or _rate(observation, moved, 1.0 if weights is None else float(weights.sum()) / sum(local.weights(count)))
+    result = compare(observation.update, moved(rate))
+    remark = "" if local.learning_rate else f"the learning rate was found to be {rate:.6g}"
+    if not known:
+        remark = "the order of the samples in the local steps is not known, which bounds how near a replay can come"
+    return Proof(result.residual, known and _holds(result, limit), remark)
+
+
+def _rate(observation: Observation, moved: Callable[[float], dict[str, Tensor]], start: float, rounds: int = 8) -> float:
+    """The learning rate that explains the size of the difference, by fixed-point iteration: the difference is nearly linear in it."""
+    rate = start
+    for _ in range(rounds):
+        replayed = moved(rate)
+        aligned = sum(float((observation.update[name].double() * tensor).sum()) for name, tensor in replayed.items())
+        size = sum(float(tensor.square().sum()) for tensor in replayed.values())
+        if not (aligned > 0 and 0 < size < float("inf")):
+            break
+        rate *= aligned / size
+    return rate

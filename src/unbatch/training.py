@@ -1,0 +1,140 @@
+"""Local training as a function of a batch: what a client's weights have moved by after some steps of SGD.
+
+Works on copies: neither the model nor its buffers nor the global random state is touched.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor, nn
+
+from unbatch.errors import Misuse
+from unbatch.gradients import Loss, capture
+
+__all__ = ["GradientOf", "LocalTraining", "shuffled", "train"]
+
+GradientOf = Callable[[nn.Module, Tensor, Tensor], Mapping[str, Tensor]]
+"""(model, inputs (b, *shape), labels (b,)) -> the gradient that a step follows, by parameter name."""
+
+
+@dataclass(frozen=True)
+class LocalTraining:
+    """How a client trains between the weights that it gets and the difference that it sends (FedAvg, McMahan et al. 2017).
+
+    Attributes:
+        epochs: E, passes over the client's data.
+        batch_size: samples of a step, at most; the whole data if None.
+        learning_rate: of SGD; None where the server was not told.
+        momentum: of SGD, without dampening.
+
+    Example:
+        >>> LocalTraining(epochs=2, batch_size=5, learning_rate=0.1).steps(12)
+        6
+    """
+
+    epochs: int = 1
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    momentum: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse what no client can do."""
+        if self.epochs < 1 or (self.batch_size is not None and self.batch_size < 1):
+            raise Misuse("at least one epoch and one sample a step", f"{self.epochs} and {self.batch_size}", "raise them")
+        if self.learning_rate is not None and not self.learning_rate > 0:
+            raise Misuse("a learning rate above zero", f"{self.learning_rate}", "give None if it is not known")
+        if not 0 <= self.momentum < 1:
+            raise Misuse("a momentum from 0 to below 1", f"{self.momentum}", "0 is plain SGD")
+
+    def parts(self, samples: int) -> list[slice]:
+        """The steps of an epoch, as slices of its order."""
+        size = min(self.batch_size or samples, samples)
+        return [slice(start, min(start + size, samples)) for start in range(0, samples, size)]
+
+    def steps(self, samples: int) -> int:
+        """How many steps in all."""
+        return self.epochs * len(self.parts(samples))
+
+    def whole(self, samples: int | None) -> bool:
+        """Whether every step sees all samples, so that their order does not matter."""
+        return self.batch_size is None or (samples is not None and self.batch_size >= samples)
+
+    def one_step(self, samples: int | None) -> bool:
+        """Whether the difference is a single gradient, up to a factor."""
+        return self.epochs == 1 and self.whole(samples)
+
+    def weights(self, samples: int) -> list[float]:
+        """What the gradient of every step counts in the difference, without the learning rate: 1 each for plain SGD."""
+        total = self.steps(samples)
+        return [sum(self.momentum**age for age in range(total - step)) for step in range(total)]
+
+    def factor(self, samples: int | None) -> float | None:
+        """difference = factor · average gradient; None where the learning rate, or the number of steps, is not known."""
+        if self.learning_rate is None or (samples is None and self.batch_size is not None):
+            return None
+        return self.learning_rate * sum(self.weights(samples or 1))
+
+
+def shuffled(epochs: int, samples: int, generator: torch.Generator) -> Int64[Tensor, "e b"]:
+    """A fresh order of the samples for every epoch."""
+    return torch.stack([torch.randperm(samples, generator=generator, device=generator.device) for _ in range(epochs)])
+
+
+def train(
+    model: nn.Module,
+    inputs: Float[Tensor, " b *shape"],
+    labels: Int64[Tensor, " b"],
+    local: LocalTraining,
+    order: Int64[Tensor, "e b"],
+    loss: Loss = "cross_entropy",
+    gradient: GradientOf | None = None,
+) -> dict[str, Tensor]:
+    """Weights before minus weights after, as the client computes it, in the model's dtype.
+
+    Args:
+        model: as broadcast.
+        inputs: (b, *shape) in the model's dtype.
+        labels: (b,).
+        local: how it trains; the learning rate must be known.
+        order: (E, b) the order of the samples in every epoch.
+        loss: as for ``capture``.
+        gradient: what a step follows, if not the mean gradient of its samples.
+
+    Raises:
+        Misuse: the learning rate is not known.
+        NotDeterministic: see ``capture``.
+
+    Example:
+        >>> net = nn.Linear(2, 3)
+        >>> moved = train(net, torch.ones(4, 2), torch.zeros(4, dtype=torch.int64), LocalTraining(learning_rate=0.1), torch.arange(4)[None])
+        >>> bool((moved["bias"] - 0.1 * capture(net, torch.ones(4, 2), torch.zeros(4, dtype=torch.int64))["bias"]).abs().max() < 1e-7)
+        True
+    """
+    if local.learning_rate is None:
+        raise Misuse("a learning rate", "none", "training cannot be replayed without it")
+    follow = gradient or (lambda moving, x, y: capture(moving, x, y, loss))
+    moving = _copy(model)
+    parameters = {name: parameter for name, parameter in moving.named_parameters() if parameter.requires_grad}
+    before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+    optimizer = torch.optim.SGD(parameters.values(), local.learning_rate, local.momentum)
+    for epoch in order:
+        for part in local.parts(len(inputs)):
+            step = follow(moving, inputs[epoch[part]], labels[epoch[part]])
+            for name, parameter in parameters.items():
+                parameter.grad = step[name].to(parameter)
+            optimizer.step()
+    return {name: before[name] - parameter.detach() for name, parameter in parameters.items()}
+
+
+def _copy(model: nn.Module) -> nn.Module:
+    """A deep copy in the same mode, without gradients or hooks on tensors."""
+    with torch.no_grad():
+        moving = copy.deepcopy(model)
+    for parameter in moving.parameters():
+        parameter.grad = None
+    return moving
