@@ -170,7 +170,7 @@ class Attack(Plugin, ABC):
             return unfinished, None, candidate.reason
         if tuple(inputs.shape[1:]) != observation.input_shape or not bool(inputs.isfinite().all()):
             raise AssertionError(f"{self.spec} returned inputs of shape {tuple(inputs.shape)} or not finite")
-        if candidate.certified:
+        if candidate.certified and (candidate.exhausted or labels is None):
             return Status.PARTIAL, None, candidate.reason
         if labels is None:
             return (unfinished if candidate.exhausted else Status.UNPROVEN), None, candidate.reason
@@ -180,6 +180,8 @@ class Attack(Plugin, ABC):
             return Status.RECONSTRUCTED, proof.residual, candidate.reason or proof.remark
         distance = f"replaying the candidate leaves a relative distance of {proof.residual:.1e}, above {limit:.0e}"
         reason = candidate.reason or distance + (f": {proof.remark}" if proof.remark else "")
+        if candidate.certified:
+            return Status.PARTIAL, proof.residual, reason
         return (Status.APPROXIMATE if proof.residual <= EXPLAINED else unfinished), proof.residual, reason
 
 

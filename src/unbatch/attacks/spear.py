@@ -22,16 +22,17 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
+from unbatch.attacks._local import follow_steps, sensitivities_along
 from unbatch.attacks._shallow import invert_shallow
 from unbatch.contracts import Attack, Candidate, Inapplicable, Progress
 from unbatch.errors import Misuse
-from unbatch.gradients import sensitivities
 from unbatch.linalg.certificates import next_layer
 from unbatch.linalg.layer import Layer, layer_in_factors
 from unbatch.linalg.lowrank import Factors, factor, multiply
 from unbatch.linalg.mixtures import views_of
 from unbatch.linalg.sampling import expected_subsets
 from unbatch.linalg.search import Search
+from unbatch.linalg.selection import Solution
 from unbatch.trace import LinearCall, linear_layers
 from unbatch.types import Observation
 
@@ -110,7 +111,7 @@ class Spear(Attack):
         progress("factor", float("nan"))
         factors = _factored(observation, call, generator)
         shallow = None
-        if self.search == "auto":
+        if self.search == "auto" and observation.one_gradient:
             shallow = invert_shallow(observation, call, reader, factors, generator, self.seconds, progress)
             if shallow is not None and (not shallow.exhausted or factors.rank > SMALL):
                 return shallow
@@ -125,10 +126,12 @@ class Spear(Attack):
             self.parallel,
             self.false_rejection,
             getattr(torch, self.precision),
+            drifting=not observation.one_gradient,
         )
         solution = search.run(self.seconds, progress)
         score = float(solution.agreement.mean()) if len(solution.agreement) else 0.0
-        reason, unfinished = _shortfall(search, solution.missing, score), solution.missing > 0
+        fits = _fits(search, solution)
+        reason, unfinished = _shortfall(search, solution.missing, score, fits), solution.missing > 0
         stats = _stats(call, factors, search, score)
         if solution.missing and shallow is not None:
             return shallow
@@ -144,10 +147,21 @@ class Spear(Attack):
         if unfinished:  # what is given out alone must carry its own proof: a column that some label explains to the last digits
             proved = rest < max(1e-6, 100 * layer.noise_level)
             return Candidate(inputs[proved], labels[proved], reason=reason, exhausted=True, certified=bool(proved.any()), stats=stats)
-        copies = _multiplicities(shares, observation.batch_size)
+        copies = _multiplicities(shares / shares.sum(), observation.batch_size)
         if not reason and bool((copies > 1).any()):
             reason = f"{int(copies.sum())} samples, of which only {len(inputs)} differ"
-        return Candidate(inputs.repeat_interleave(copies, dim=0), labels.repeat_interleave(copies), reason=reason, stats=stats)
+        weights, order = shares / copies, None
+        if not observation.one_gradient:
+            labels, order = follow_steps(observation, call.weight, inputs, labels, columns)
+        return Candidate(
+            inputs.repeat_interleave(copies, dim=0),
+            labels.repeat_interleave(copies),
+            reason=reason,
+            certified=fits and not observation.one_gradient,
+            weights=weights.repeat_interleave(copies),
+            order=order,
+            stats=stats,
+        )
 
 
 def _factored(observation: Observation, call: LinearCall, generator: Generator) -> Factors:
@@ -177,10 +191,19 @@ def _in_factors(
         views_of(factors.right, observation.input_shape if call.raw else tuple(call.input.shape[1:]), generator),
         factors.noise_map,
         ZERO,
+        _moved(observation, call, factors),
     )
     if len(layer.left) <= layer.batch:
         raise Inapplicable(f"only {len(layer.left)} neurons fire for any sample, too few to tell {layer.batch} samples apart")
     return layer, change, alive
+
+
+def _moved(observation: Observation, call: LinearCall, factors: Factors) -> tuple[Tensor, Tensor] | None:
+    """By how much W rightᵀ and the bias fell while the client trained, where that is known."""
+    factor = None if observation.training is None else observation.training.factor(observation.batch_size)
+    if observation.one_gradient or factor is None or not observation.factor_known:
+        return None
+    return factor * factors.left @ (factors.right @ factors.right.T), factor * observation.update[str(call.bias)].double()
 
 
 def _stats(call: LinearCall, factors: Factors, search: Search, score: float) -> dict[str, Any]:
@@ -203,7 +226,20 @@ def _reads(other: LinearCall, call: LinearCall) -> bool:
     return other.input.shape == call.output.shape and torch.equal(other.input, call.output.relu())
 
 
-def _shortfall(search: Search, missing: int, agreement: float) -> str:
+def _fits(search: Search, solution: Solution) -> bool:
+    """Whether the signs of W X + bias fit the zeros: all of them, or nearly where noise or moving weights may contradict some.
+
+    The mean tells where noise blurs all samples alike; where the weights move, every sample must fit by itself, which makes the signs,
+    one a neuron, its certificate.
+    """
+    if solution.missing:
+        return False
+    if search.drifting:
+        return float(solution.agreement.min()) >= 0.9
+    return float(solution.agreement.mean()) >= (0.98 if search.noisy else 1)
+
+
+def _shortfall(search: Search, missing: int, agreement: float, fits: bool) -> str:
     """Why the search ended without an answer that fits, or nothing."""
     batch = search.layer.batch
     if missing:
@@ -211,7 +247,7 @@ def _shortfall(search: Search, missing: int, agreement: float) -> str:
         if search.only_sampling:
             told += f", after {search.drawn:,} subsets; {batch} samples take about {expected_subsets(batch):.0e}"
         return told
-    if agreement < (0.98 if search.noisy else 1):
+    if not fits:
         return f"the signs of W X + bias fit only {agreement:.1%} of the zeros found"
     if search.noisy:
         return f"the update carries noise, {search.layer.noise_level:.0e} of a column's largest entry, which bounds the accuracy"
@@ -257,7 +293,7 @@ def _labels(observation: Observation, weight: str, inputs: Tensor, columns: Floa
     Column i of ∂L/∂Z must be ∂ℓ(x_i, y)/∂z times that share (1/b, or more for a repeated sample); the class that leaves the
     smallest rest wins.
     """
-    expected = sensitivities(observation.model, inputs, weight, observation.loss)
+    expected = sensitivities_along(observation, inputs, weight)
     shares = torch.einsum("cbm,mb->cb", expected, columns) / expected.square().sum(dim=-1).clamp_min(torch.finfo(torch.float64).tiny)
     rest = (columns.T - shares[..., None] * expected).norm(dim=-1).where(shares > 0, torch.inf)
     least, labels = rest.min(dim=0)

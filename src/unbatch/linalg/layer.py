@@ -35,6 +35,8 @@ class Layer:
         length: (m,) what the rows of the left factor were divided by.
         noise: (r, b) the noise of ``left @ q`` in row j has standard deviation ‖noise @ q‖ / length_j.
         tolerance: entries of left @ q below this share of the largest count as zero, however small the noise.
+        moved: by how much ``seen`` and ``bias`` fell while the client trained, where it did: a neuron is zero in a sample's column only
+            if it was off all along.
     """
 
     left: Float[Tensor, "m b"]
@@ -45,6 +47,7 @@ class Layer:
     length: Float[Tensor, " m"]
     noise: Float[Tensor, "r b"]
     tolerance: float
+    moved: tuple[Float[Tensor, "m b"], Float[Tensor, " m"]] | None = None
 
     @property
     def batch(self) -> int:
@@ -71,6 +74,14 @@ class Layer:
         """W x + bias of the samples p."""
         return samples @ self.seen.T + self.bias
 
+    def extremes(self, samples: Float[Tensor, "k b"]) -> tuple[Float[Tensor, "k m"], Float[Tensor, "k m"]]:
+        """The smaller and the larger of the pre-activations before and after the client's training; the same twice for a gradient."""
+        before = self.pre_activations(samples)
+        if self.moved is None:
+            return before, before
+        after = before - samples @ self.moved[0].T - self.moved[1]
+        return torch.minimum(before, after), torch.maximum(before, after)
+
 
 def layer_in_factors(
     left: Float[Tensor, "m b"],
@@ -80,6 +91,7 @@ def layer_in_factors(
     views: Float[Tensor, "b N"],
     noise: Float[Tensor, "b b"],
     tolerance: float,
+    moved: tuple[Float[Tensor, "m b"], Float[Tensor, " m"]] | None = None,
 ) -> tuple[Layer, Float[Tensor, "b b"], Bool[Tensor, " m"]]:
     """Scale the rows of the left factor to equal length, leave dead ones out, make the columns orthonormal again.
 
@@ -91,6 +103,7 @@ def layer_in_factors(
         views: (b, N) features of the rows of right.
         noise: (b, b) the noise of ``left @ q`` has standard deviation ‖noise @ q‖.
         tolerance: see ``Layer``.
+        moved: see ``Layer``; in the coordinates of ``seen`` as given here.
 
     Returns:
         the layer; the (b, b) matrix T such that x = rightᵀ Tᵀ p; and which rows are alive, (m,).
@@ -100,7 +113,9 @@ def layer_in_factors(
     columns, change = torch.linalg.qr(left[alive] / length[alive, None])
     sums = torch.linalg.lstsq(columns, (bias_gradient[alive] / length[alive])[:, None]).solution[:, 0]
     noise = torch.linalg.solve_triangular(change, noise, upper=True, left=False)
-    return Layer(columns, seen[alive] @ change.T, bias[alive], sums, change @ views, length[alive], noise, tolerance), change, alive
+    moved = None if moved is None else (moved[0][alive] @ change.T, moved[1][alive])
+    layer = Layer(columns, seen[alive] @ change.T, bias[alive], sums, change @ views, length[alive], noise, tolerance, moved)
+    return layer, change, alive
 
 
 def complement(vectors: Float[Tensor, "k b"]) -> Float[Tensor, "b r"]:
@@ -132,7 +147,8 @@ def deflate(
     basis = torch.linalg.solve_triangular(change, basis, upper=True, left=False)
     length = layer.length[rows] * length[rows]
     seen, views = layer.seen[rows] @ change_right.T, change_right @ layer.views
-    return Layer(left, seen, layer.bias[rows], sums, views, length, layer.noise @ basis, layer.tolerance), rows, basis
+    moved = None if layer.moved is None else (layer.moved[0][rows] @ change_right.T, layer.moved[1][rows])
+    return Layer(left, seen, layer.bias[rows], sums, views, length, layer.noise @ basis, layer.tolerance, moved), rows, basis
 
 
 def unit(vectors: Float[Tensor, "k b"]) -> Float[Tensor, "k b"]:

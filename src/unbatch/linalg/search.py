@@ -50,6 +50,7 @@ class Search:
         parallel: at most this many at a time.
         false_rejection: accepted probability that a sampled true direction is missed.
         precision: of the sampled null vectors.
+        drifting: whether the weights moved while the update came about: signs before and after do not tell all.
         tools: how many directions each tool found.
         drawn: subsets of rows so far.
         refused: directions that failed their certificate so far.
@@ -63,6 +64,7 @@ class Search:
     parallel: int = 10_000
     false_rejection: float = 1e-5
     precision: torch.dtype = torch.float64
+    drifting: bool = False
     tools: Counter[str] = field(default_factory=Counter)
     drawn: int = 0
     refused: int = 0
@@ -70,8 +72,9 @@ class Search:
     def __post_init__(self) -> None:
         """Nothing is known yet."""
         whole = self.layer
-        self.allowed = len(whole.left) // 100 if self.noisy else 0  # neurons that noise alone may contradict
-        if self.noisy:
+        # Neurons that noise alone, or weights that moved, may contradict.
+        self.allowed = len(whole.left) // 100 if self.noisy else len(whole.left) // 50 if self.drifting else 0
+        if self.noisy or self.drifting:
             self.following = None
         self.rest, self.rows = whole, torch.ones_like(whole.bias, dtype=torch.bool)
         self.basis = torch.eye(whole.batch, dtype=whole.left.dtype, device=whole.left.device)
@@ -243,7 +246,7 @@ class Search:
             if int(misfits(rest, samples, directions).sum(dim=1).max()) <= self.allowed:
                 return True
             before = int(self.open_off.sum())
-            directions = null_of_masks(rest.left, rest.pre_activations(samples) <= 0)
+            directions = null_of_masks(rest.left, rest.extremes(samples)[1] <= 0)
             self._add("repair", directions, rest.off(directions))
             if int(self.open_off.sum()) <= before:
                 return False

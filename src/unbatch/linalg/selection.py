@@ -38,13 +38,14 @@ def scaled(layer: Layer, directions: Float[Tensor, "b b"]) -> Float[Tensor, "b b
 def misfits(layer: Layer, samples: Float[Tensor, "k b"], directions: Float[Tensor, "k b"]) -> Bool[Tensor, "k m"]:
     """Where the sign of W x + bias contradicts the column: it is positive and the column zero, or the other way round.
 
-    Entries that the noise leaves undecided, within three thresholds of zero on either side, contradict nothing.
+    Entries that the noise leaves undecided, within three thresholds of zero on either side, contradict nothing; nor do signs that
+    changed while the client trained.
     """
-    z, column = layer.pre_activations(samples), (directions @ layer.left.T).abs()
+    (low, high), column = layer.extremes(samples), (directions @ layer.left.T).abs()
     threshold = layer.threshold(directions)
-    blurred = 10 * layer.noise_level * z.norm(dim=1, keepdim=True) / z.shape[1] ** 0.5
-    undecided = ((column > threshold / 3) & (column < 3 * threshold)) | (z.abs() < blurred)
-    return ((z > 0) == (column < threshold)) & ~undecided
+    blurred = 10 * layer.noise_level * low.norm(dim=1, keepdim=True) / low.shape[1] ** 0.5
+    undecided = ((column > threshold / 3) & (column < 3 * threshold)) | (low.abs() < blurred) | ((low <= 0) & (high > 0))
+    return ((low > 0) == (column < threshold)) & ~undecided
 
 
 def agreement(layer: Layer, samples: Float[Tensor, "k b"], directions: Float[Tensor, "k b"]) -> Float[Tensor, " k"]:
