@@ -14,6 +14,8 @@ A misuse says in one sentence what was expected, what came, and what to do.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 __all__ = [
     "BadFile",
     "BadUpdate",
@@ -23,7 +25,18 @@ __all__ = [
     "ReconstructionFailed",
     "UnbatchError",
     "UnknownPlugin",
+    "some",
 ]
+
+
+def some(names: Sequence[str], most: int = 3) -> str:
+    """The first few names, for a sentence.
+
+    Example:
+        >>> some(["a", "b", "c", "d", "e"])
+        "'a', 'b', 'c' and 2 more"
+    """
+    return ", ".join(map(repr, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 class UnbatchError(Exception):

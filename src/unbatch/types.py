@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from unbatch.errors import BadUpdate, Misuse, ReconstructionFailed
+from unbatch.errors import BadUpdate, Misuse, ReconstructionFailed, some
 from unbatch.gradients import Loss, loss_function
 from unbatch.schema import Schema
 from unbatch.trace import trial
@@ -189,9 +189,9 @@ def _checked_update(model: nn.Module, update: Mapping[str, Tensor]) -> dict[str,
     trained = {name for name, parameter in parameters.items() if parameter.requires_grad}
     advice = "check that the update comes from this very model"
     if missing := sorted(trained - update.keys()):
-        raise BadUpdate("a gradient for every trained parameter of the model", f"none for {_some(missing)}", advice)
+        raise BadUpdate("a gradient for every trained parameter of the model", f"none for {some(missing)}", advice)
     if extra := sorted(update.keys() - parameters.keys()):
-        raise BadUpdate("only tensors named like parameters of the model", _some(extra), advice)
+        raise BadUpdate("only tensors named like parameters of the model", some(extra), advice)
     if not update:
         raise BadUpdate("at least one gradient", "an empty update", "check that the model has trained parameters")
     silent = True
@@ -210,10 +210,6 @@ def _checked_update(model: nn.Module, update: Mapping[str, Tensor]) -> dict[str,
             "an update that is not zero", "zeros in every tensor", "check that the client trained and that its update was saved"
         )
     return {name: tensor.detach() for name, tensor in update.items()}
-
-
-def _some(names: list[str], most: int = 3) -> str:
-    return ", ".join(map(repr, names[:most])) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def _check_labels(labels: Tensor, batch_size: int | None, classes: int) -> None:

@@ -1,0 +1,85 @@
+"""The program: its options, its exit codes, and the only place that catches errors."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from collections.abc import Sequence
+from typing import Annotated, NoReturn
+
+import typer
+
+from unbatch.errors import Misuse, OutputFailed, UnbatchError
+
+__all__ = ["DONE", "FAILED", "INTERRUPTED", "MISUSE", "app", "execute", "main", "say"]
+
+DONE, FAILED, MISUSE, INTERRUPTED = 0, 1, 2, 130
+
+EXIT_CODES = """Exit codes: 0 done (read the verdict: an audit that finds nothing is done too); 1 controlled failure (the demo did not
+reconstruct its batch, or unbatch has a bug); 2 misuse (what was given cannot be used, the attack does not apply to it, or the output cannot
+be written), with one sentence on stderr and nothing written; 130 interrupted, nothing half-written."""
+
+app = typer.Typer(
+    name="unbatch",
+    help="Show what a federated-learning update gives away of the data behind it, exactly where exactness is possible.",
+    epilog=EXIT_CODES.replace("\n", " "),
+    add_completion=False,
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+)
+
+
+def main() -> NoReturn:
+    """Run the command line and end the process with one of the exit codes."""
+    sys.exit(execute(sys.argv[1:]))
+
+
+def execute(arguments: Sequence[str]) -> int:
+    """Run the command line and return its exit code; every error ends here, as one sentence on stderr.
+
+    Example:
+        >>> execute(["list", "attacks"])
+        spear
+        0
+    """
+    debug = "--debug" in arguments
+    try:
+        typer.main.get_command(app).main(args=list(arguments), prog_name="unbatch")
+    except SystemExit as end:  # how typer ends, with a code of ours or its own 2 for a wrong option and 130 for Ctrl-C
+        code = end.code if isinstance(end.code, int) else FAILED
+        return say("interrupted", INTERRUPTED) if code == INTERRUPTED else code
+    except KeyboardInterrupt:
+        return say("interrupted", INTERRUPTED)
+    except (Misuse, OutputFailed) as error:
+        return say(str(error), MISUSE, debug=debug)
+    except UnbatchError as error:
+        return say(str(error), FAILED, debug=debug)
+    except Exception as error:  # noqa: BLE001  (the last line of defense: a user should read a sentence, not a traceback)
+        if isinstance(error, MemoryError) or "not enough memory" in str(error) or "out of memory" in str(error):
+            return say(f"the memory is not enough for this: {error}", FAILED, debug=debug)
+        return say(f"this is a bug in unbatch, please report it (--debug shows more): {type(error).__name__}: {error}", FAILED, debug=debug)
+    return DONE
+
+
+def say(sentence: str, code: int, *, debug: bool = False) -> int:
+    """Write one sentence to stderr and return the exit code."""
+    if debug:
+        traceback.print_exc()
+    typer.echo("unbatch: " + " ".join(sentence.split()), err=True)
+    return code
+
+
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        import unbatch
+
+        typer.echo(f"unbatch {unbatch.__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def options(
+    version_: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and end.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Print the traceback of an error too.")] = False,
+) -> None:
+    """Options that stand before the command. ``execute`` itself looks for ``--debug``, so that it holds for errors in the options too."""

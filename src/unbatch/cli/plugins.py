@@ -1,0 +1,55 @@
+"""``unbatch list``, ``describe`` and ``version``: what there is."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from unbatch.cli.app import app
+from unbatch.errors import UnknownPlugin
+
+__all__ = ["describe", "list_", "version"]
+
+
+@app.command("list")
+def list_(kind: Annotated[str, typer.Argument(help="attacks, labels, protocols, models, datasets or metrics.")]) -> None:
+    """Print the names of all plug-ins of a kind, one a line."""
+    from unbatch import plugins
+
+    for name in plugins.names(kind):
+        typer.echo(name)
+
+
+@app.command()
+def describe(name: Annotated[str, typer.Argument(help="Of a plug-in; see `unbatch list KIND`.")]) -> None:
+    """Print what a plug-in is and its settings, with their types and defaults."""
+    from unbatch import plugins
+
+    kinds = [kind for kind in plugins.KINDS if name in plugins.names(kind)]
+    if not kinds:
+        raise UnknownPlugin("the name of a plug-in", repr(name), "see `unbatch list KIND`")
+    typer.echo("\n\n".join(_description(kind, name) for kind in kinds))
+
+
+def _description(kind: str, name: str) -> str:
+    import inspect
+    from dataclasses import MISSING, fields
+
+    from unbatch import plugins
+
+    cls = plugins.load(kind, name)
+    text = (inspect.getdoc(cls) or "").partition("\nExample:")[0].strip()
+    lines = [f"{kind}: {name}", "", text, "", "Settings:"]
+    for field in fields(cls):
+        default = "required" if field.default is MISSING else f"= {field.default!r}"
+        lines.append(f"    {field.name}: {field.type if isinstance(field.type, str) else field.type.__name__} {default}")
+    return "\n".join(lines if fields(cls) else [*lines[:-1], "No settings."])
+
+
+@app.command()
+def version() -> None:
+    """Print the version."""
+    import unbatch
+
+    typer.echo(f"unbatch {unbatch.__version__}")

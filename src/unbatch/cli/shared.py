@@ -1,0 +1,115 @@
+"""What several commands have in common: their options, what these mean, and how a result is printed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from unbatch.cli.app import MISUSE, say
+from unbatch.errors import Misuse
+
+if TYPE_CHECKING:
+    from unbatch.contracts import Progress
+    from unbatch.types import Batch, Finding, Observation, Schema
+
+__all__ = ["AttackSpec", "Device", "Out", "Quiet", "Seed", "attack_and_report", "device", "note", "numbers", "progress", "schema"]
+
+Out = Annotated[Path, typer.Option(help="Folder for report.html, report.json and the tensors; made if it is missing.")]
+AttackSpec = Annotated[str, typer.Option("--attack", help="NAME or NAME:FIELD=VALUE,FIELD=VALUE; see `unbatch list attacks`.")]
+Seed = Annotated[int, typer.Option(help="Of all randomness.")]
+Device = Annotated[str, typer.Option(help="Where the attack runs: cpu, cuda, cuda:1, ...")]
+Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, only the result.")]
+
+
+def schema(shape: tuple[int, ...], mean: str, std: str) -> Schema | None:
+    """How to read an input, if the user says so; both or none, one number a channel."""
+    if not mean and not std:
+        return None
+    from dataclasses import replace
+
+    from unbatch.types import Schema
+
+    means, stds = numbers(mean, float, "a mean for each channel"), numbers(std, float, "a deviation for each channel")
+    if not len(means) == len(stds) == shape[0] or not all(value > 0 for value in stds):
+        raise Misuse(f"--mean and --std with {shape[0]} numbers each, deviations above zero", f"{mean!r} and {std!r}", "give one a channel")
+    return replace(Schema.guess(shape), mean=means, std=stds)
+
+
+def numbers(text: str, kind: type[Any], expected: str) -> tuple[Any, ...]:
+    """Numbers with commas between them."""
+    try:
+        return tuple(kind(part) for part in text.split(","))
+    except ValueError as error:
+        raise Misuse(expected, repr(text), "write numbers with commas between them and no spaces") from error
+
+
+def device(name: str) -> str:
+    """The same name, if torch can use it here."""
+    import torch
+
+    try:
+        torch.empty(0, device=name)
+    except (RuntimeError, AssertionError) as error:
+        raise Misuse("a device that torch can use here", repr(name), "give cpu, or install a torch with support for it") from error
+    return name
+
+
+def attack_and_report(observation: Observation, truth: Batch | None, attack: str, seed: int, out: Path, quiet: bool) -> Finding:
+    """Attack, score where the truth is known, write the report, print the result."""
+    from unbatch import auditing
+    from unbatch.experiments import store
+    from unbatch.report import html
+
+    with progress(quiet) as tell:
+        finding = auditing.audit(observation, truth, attack=attack, seed=seed, progress=tell)
+    made = finding.reconstruction
+    if made.status.name == "NOT_APPLICABLE":
+        raise typer.Exit(say(f"{attack} does not apply to this update: {made.reason}", MISUSE))
+    store.save(finding, out)
+    _print_result(finding, html.write(out))
+    return finding
+
+
+def _print_result(finding: Finding, page: Path) -> None:
+    made = finding.reconstruction
+    rows = [("status", f"{made.status.name}: {made.status.value}"), ("verdict", finding.verdict)]
+    if made.reason:
+        rows.append(("reason", made.reason))
+    if finding.truth is not None:
+        total = len(finding.truth)
+        rows.append(("exact", f"{sum(finding.exact)} of {total} samples"))
+        rows.append(("labels", f"{sum(finding.labels_right)} of {total} right"))
+    rows.append(("report", str(page)))
+    for name, text in rows:
+        typer.echo(f"{name:<8} {text}")
+
+
+def note(text: str, quiet: bool) -> None:
+    """Say on stderr what is about to be done."""
+    if not quiet:
+        typer.echo(f"unbatch: {text}", err=True)
+
+
+@contextmanager
+def progress(quiet: bool) -> Iterator[Progress]:
+    """A bar on stderr while the block runs; nothing where stderr is no terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = SpinnerColumn(), TextColumn("{task.description}", markup=False), BarColumn(), TimeElapsedColumn()
+    with Progress(*columns, console=console, transient=True, disable=quiet or not console.is_terminal) as bar:
+        task = bar.add_task("starting", total=None)
+
+        def tell(message: str, done: float) -> None:
+            if math.isnan(done):
+                bar.update(task, description=message)
+            else:
+                bar.update(task, description=message, total=1.0, completed=done)
+
+        yield tell

@@ -1,0 +1,87 @@
+"""The client's batch and its labels, where the auditor has them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from unbatch.errors import BadFile
+from unbatch.importers.files import format_of, read_arrays, to_tensor
+from unbatch.types import Batch, Schema
+
+__all__ = ["read_labels", "read_truth"]
+
+
+def read_truth(path: str | Path, schema: Schema | None = None, input_shape: Sequence[int] | None = None) -> Batch:
+    """The client's batch, where the auditor has it, from an npz file.
+
+    The file holds ``labels`` (b,) and either ``inputs`` (b, *shape), floats as the network saw them, or ``images`` (b, H, W) or
+    (b, H, W, C), uint8, which are scaled to 0..1, put channels first and normalized by the schema.
+
+    Args:
+        path: of the npz file.
+        schema: how the network's inputs were made from raw ones; guessed from the shape where it is not given.
+        input_shape: what the samples must have, if given.
+
+    Raises:
+        BadFile: the file cannot be read or does not hold such a batch.
+    """
+    path = Path(path)
+    arrays = _read_truth_arrays(path)
+    labels = _labels(path, arrays)
+    if "inputs" in arrays:
+        if arrays["inputs"].dtype.kind != "f" or arrays["inputs"].ndim < 2:
+            raise BadFile(f"floats (b, ...) in 'inputs' of '{path}'", _said(arrays["inputs"]), "save what the network saw")
+        inputs = to_tensor(arrays["inputs"])
+    else:
+        inputs = _images(path, arrays, schema)
+    shape = tuple(inputs.shape[1:])
+    if len(inputs) != len(labels) or not len(inputs):
+        raise BadFile(f"one label for every sample in '{path}'", f"{len(labels)} labels for {len(inputs)} samples", "save the batch again")
+    if not bool(inputs.isfinite().all()):
+        raise BadFile(f"finite inputs in '{path}'", "NaN or infinity", "save the batch again")
+    if input_shape is not None and shape != tuple(input_shape):
+        raise BadFile(f"samples of shape {tuple(input_shape)} in '{path}'", f"{shape}", "make the truth and the input shape agree")
+    return Batch(inputs, labels, schema or Schema.guess(shape))
+
+
+def read_labels(path: str | Path) -> Tensor:
+    """Labels (b,) int64 from ``labels`` of an npz file, for an adversary who knows them.
+
+    Raises:
+        BadFile: the file cannot be read or does not hold labels.
+    """
+    return _labels(Path(path), _read_truth_arrays(Path(path)))
+
+
+def _read_truth_arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
+    if (kind := format_of(path)) != "npz":
+        raise BadFile("an npz file", f"'{path}', a {kind} file", "save it with numpy.savez(path, inputs=..., labels=...)")
+    return read_arrays(path)
+
+
+def _labels(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Tensor:
+    labels = arrays.get("labels")
+    if labels is None or labels.ndim != 1 or labels.dtype.kind not in "iu":
+        raise BadFile(f"whole numbers (b,) in 'labels' of '{path}'", _said(labels), "save one class index a sample")
+    return to_tensor(labels).to(torch.int64)
+
+
+def _images(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]], schema: Schema | None) -> Tensor:
+    images = arrays.get("images")
+    if images is None or images.dtype != np.uint8 or images.ndim not in (3, 4):
+        raise BadFile(f"'inputs', or 'images' as uint8 (b, H, W) or (b, H, W, C), in '{path}'", _said(images), "save one of them")
+    raw = to_tensor(images).to(torch.float64) / 255
+    raw = raw[:, None] if raw.ndim == 3 else raw.movedim(-1, 1)
+    if schema is not None and len(schema.mean) not in (0, 1, raw.shape[1]):
+        raise BadFile(f"a mean for each of the {raw.shape[1]} channels of '{path}'", str(len(schema.mean)), "make them agree")
+    return raw if schema is None else schema.to_network(raw)
+
+
+def _said(array: np.ndarray[Any, Any] | None) -> str:
+    return "nothing" if array is None else f"{array.dtype} of shape {array.shape}"
