@@ -79,12 +79,19 @@ def _after_training(
     def moved(rate: float) -> dict[str, Tensor]:
         """The update of training at this rate, in the observation's scale."""
         at_rate = replace(local, learning_rate=rate)
-        factor = local.factor(count) if observation.factor_known else None
-        return {name: tensor / (factor or 1.0) for name, tensor in train(model, inputs, labels, at_rate, order, observation.loss).items()}
+        factor = local.factor(count) or 1.0
+        return {name: tensor / factor for name, tensor in train(model, inputs, labels, at_rate, order, observation.loss).items()}
 
-    rate = local.learning_rate or _rate(observation, moved, 1.0 if weights is None else float(weights.sum()) / sum(local.weights(count)))
-    result = compare(observation.update, moved(rate))
-    remark = "" if local.learning_rate else f"the learning rate was found to be {rate:.6g}"
+    remark = ""
+    if local.learning_rate is None:
+        rate = _rate(observation, moved, 1.0 if weights is None else float(weights.sum()) / sum(local.weights(count)))
+        replayed, remark = moved(rate), f"the learning rate was found to be {rate:.6g}"
+    else:
+        replayed = moved(local.learning_rate)
+        if not observation.factor_known:
+            factor = _alignment(observation, replayed)
+            replayed = {name: factor * tensor for name, tensor in replayed.items()}
+    result = compare(observation.update, replayed)
     if not known:
         remark = "the order of the samples in the local steps is not known, which bounds how near a replay can come"
     return Proof(result.residual, known and _holds(result, limit), remark)
@@ -94,10 +101,15 @@ def _rate(observation: Observation, moved: Callable[[float], dict[str, Tensor]],
     """The learning rate that explains the size of the difference, by fixed-point iteration: the difference is nearly linear in it."""
     rate = start
     for _ in range(rounds):
-        replayed = moved(rate)
-        aligned = sum(float((observation.update[name].double() * tensor).sum()) for name, tensor in replayed.items())
-        size = sum(float(tensor.square().sum()) for tensor in replayed.values())
-        if not (aligned > 0 and 0 < size < float("inf")):
+        step = _alignment(observation, moved(rate))
+        if not 0 < step < float("inf"):
             break
-        rate *= aligned / size
+        rate *= step
     return rate
+
+
+def _alignment(observation: Observation, replayed: dict[str, Tensor]) -> float:
+    """The factor that brings the replayed update nearest to the observed one."""
+    aligned = sum(float((observation.update[name].double() * tensor).sum()) for name, tensor in replayed.items())
+    size = sum(float(tensor.square().sum()) for tensor in replayed.values())
+    return aligned / size if size else 0.0

@@ -62,7 +62,7 @@ def follow_steps(
         the labels, and (1, b) the order; as given, and None, where the steps cannot be followed: several epochs, or all samples at once.
     """
     local, count = observation.training, len(inputs)
-    if local is None or local.epochs > 1 or local.whole(count) or (not observation.factor_known and local.learning_rate is not None):
+    if local is None or local.epochs > 1 or local.whole(count):
         return labels, None
     labels, order = labels.clone(), torch.empty(0, dtype=torch.int64, device=inputs.device)
     model = copy.deepcopy(observation.model).double()

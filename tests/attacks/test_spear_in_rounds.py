@@ -1,0 +1,129 @@
+"""SPEAR on what a server really sees: several local steps, unknown learning rates, clipping, sums over clients."""
+
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import nn
+
+from unbatch import plugins
+from unbatch.auditing import invert
+from unbatch.contracts import Defense, Stage
+from unbatch.types import Batch, Observation, Reconstruction, Status
+
+SHAPE = (3, 8, 8)
+
+
+@dataclass(frozen=True)
+class Shrink(Defense):
+    """Clips to an unknown size, the update or every sample by itself."""
+
+    at: str = "CLIENT"
+    rescales = True
+
+    @property
+    def stage(self) -> Stage:  # type: ignore[override]
+        return Stage[self.at]
+
+    def __call__(self, gradients, generator):  # type: ignore[no-untyped-def]
+        if self.at == "CLIENT":
+            return {name: 0.123 * tensor for name, tensor in gradients.items()}
+        size = sum(tensor.flatten(1).square().sum(dim=1) for tensor in gradients.values()).sqrt()
+        kept = (0.7 * size.median() / size).clamp_max(1)
+        return {name: tensor * kept.view(-1, *[1] * (tensor.ndim - 1)) for name, tensor in gradients.items()}
+
+
+def case(samples: int = 12, width: int = 80, seed: int = 0) -> tuple[nn.Module, Batch]:
+    model = plugins.build("models", f"mlp:width={width},depth=4").build(SHAPE, 5, seed).double()
+    generator = torch.Generator().manual_seed(seed)
+    pictures = torch.rand((samples, 3, 2, 2), generator=generator, dtype=torch.float64)
+    x = nn.functional.interpolate(pictures, SHAPE[1:]) + 0.3 * torch.randn((samples, *SHAPE), generator=generator, dtype=torch.float64)
+    return model, Batch(x, torch.randint(5, (samples,), generator=generator))
+
+
+def seen(spec: str, *defenses: Defense, samples: int = 12) -> tuple[Observation, Batch]:
+    model, batch = case(samples)
+    return plugins.build("protocols", spec).observe(model, batch, defenses=defenses), batch
+
+
+def error(found: Reconstruction, batch: Batch) -> float:
+    assert found.inputs is not None
+    assert len(found.inputs) == len(batch)
+    return float(torch.cdist(batch.inputs.flatten(1), found.inputs.double().flatten(1)).amin(dim=1).max())
+
+
+def labels_right(found: Reconstruction, batch: Batch) -> bool:
+    assert found.inputs is not None
+    assert found.labels is not None
+    order = torch.cdist(batch.inputs.flatten(1), found.inputs.double().flatten(1)).argmin(dim=1)
+    return torch.equal(found.labels[order], batch.labels)
+
+
+@pytest.mark.parametrize("momentum", ["0", "0.9"])
+@pytest.mark.parametrize("known", ["true", "false"])
+@pytest.mark.parametrize(
+    ("epochs", "size"), [pytest.param(1, 0, id="one step"), pytest.param(5, 0, id="five steps"), pytest.param(1, 4, id="an epoch of three")]
+)
+def test_local_steps_that_can_be_replayed_are_proved(epochs: int, size: int, known: str, momentum: str) -> None:
+    spec = f"fedavg:epochs={epochs},batch_size={size},learning_rate=0.02,momentum={momentum},rate_known={known}"
+    observation, batch = seen(spec)
+    found = invert(observation, "spear:seconds=20")
+    assert found.status is Status.RECONSTRUCTED, found.reason
+    assert error(found, batch) < 1e-6
+    assert labels_right(found, batch)
+    if known == "false" and (epochs, size) != (1, 0):
+        assert "learning rate was found to be 0.02" in found.reason
+
+
+def test_several_epochs_in_small_steps_are_certified_by_signs() -> None:
+    """Nobody knows the order of the samples, so the whole cannot be replayed; every sample still carries its own certificate."""
+    observation, batch = seen("fedavg:epochs=4,batch_size=4,learning_rate=0.02")
+    found = invert(observation, "spear:seconds=20")
+    assert found.status is Status.PARTIAL
+    assert "order" in found.reason
+    assert error(found, batch) < 1e-6
+    assert labels_right(found, batch)
+
+
+def test_an_unknown_clipping_factor_changes_nothing() -> None:
+    for spec in ("fedsgd", "fedavg:epochs=3,batch_size=0,learning_rate=0.02"):
+        observation, batch = seen(spec, Shrink())
+        found = invert(observation, "spear:seconds=20").or_raise()
+        assert error(found, batch) < 1e-6
+        assert labels_right(found, batch)
+
+
+def test_samples_clipped_one_by_one_are_replayed_with_their_weights() -> None:
+    observation, batch = seen("fedsgd", Shrink("EXAMPLE"))
+    found = invert(observation, "spear:seconds=20").or_raise()
+    assert error(found, batch) < 1e-6
+    assert labels_right(found, batch)
+    assert "count differently" in found.reason
+
+
+def test_sum_over_clients_is_one_batch() -> None:
+    observation, batch = seen("secure_aggregation:clients=4")
+    found = invert(observation, "spear:seconds=20").or_raise()
+    assert error(found, batch) < 1e-6
+    assert labels_right(found, batch)
+
+
+def test_float32_differences_are_judged_by_the_rounding_of_weights() -> None:
+    """after − before of float32 weights is rough where the learning rate is small: found all the same, and not called a mismatch."""
+    model, batch = case()
+    observation = plugins.build("protocols", "fedavg:batch_size=0,learning_rate=0.01").observe(model.float(), batch)
+    assert 1e-6 < observation.resolution < 0.05
+    found = invert(observation, "spear:seconds=20")
+    assert found.status is Status.RECONSTRUCTED, found.reason
+    assert 1e-9 < error(found, batch) < 0.05
+
+
+def test_a_wrong_learning_rate_is_noticed() -> None:
+    """The server is told 0.05 where the client used 0.02: samples are found, but no replay gives the update."""
+    model, batch = case()
+    honest = plugins.build("protocols", "fedavg:epochs=3,batch_size=0,learning_rate=0.2").observe(model, batch)
+    assert honest.training is not None
+    told = plugins.build("protocols", "fedavg:epochs=3,batch_size=0,learning_rate=0.05").observe(model, batch)
+    mixed = Observation(model, honest.update, SHAPE, batch_size=12, training=told.training)
+    found = invert(mixed, "spear:seconds=20")
+    assert found.status is not Status.RECONSTRUCTED
