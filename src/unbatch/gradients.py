@@ -246,16 +246,23 @@ def sensitivities(model: nn.Module, inputs: Float[Tensor, "b *shape"], weight: s
     """
     result = run(model, inputs)
     call: LinearCall = next(call for call in result.linears if call.weight == weight)
-    measure = loss_function(loss)
-    classes = torch.arange(result.outputs.shape[1], device=inputs.device)
-
-    def summed(outputs: Tensor, label: Tensor) -> Tensor:
-        one = torch.func.vmap(lambda row: measure(row[None], label[None]))
-        return one(outputs).sum()
-
+    outputs = result.outputs.detach()
+    classes = torch.arange(outputs.shape[1], device=inputs.device)
     columns = []
-    for chunk in torch.split(classes, max(1, (1 << 24) // max(1, result.outputs.numel()))):
-        at_outputs = torch.func.vmap(torch.func.grad(summed), in_dims=(None, 0))(result.outputs.detach(), chunk)
+    for chunk in torch.split(classes, max(1, (1 << 21) // max(1, outputs.numel()))):
+        at_outputs = _slopes(loss, outputs, chunk)
         (at_layer,) = torch.autograd.grad(result.outputs, call.output, at_outputs, retain_graph=True, is_grads_batched=True)
         columns.append(at_layer)
     return torch.cat(columns)
+
+
+def _slopes(loss: Loss, outputs: Tensor, labels: Tensor) -> Tensor:
+    """∂ℓ(outputs_i, y)/∂outputs_i for every sample i and every given y: (c, b, C)."""
+    if loss == "cross_entropy":
+        return torch.softmax(outputs, dim=1) - F.one_hot(labels, outputs.shape[1]).to(outputs)[:, None]
+    measure = loss_function(loss)
+
+    def summed(outputs: Tensor, label: Tensor) -> Tensor:
+        return torch.func.vmap(lambda row: measure(row[None], label[None]))(outputs).sum()
+
+    return torch.func.vmap(torch.func.grad(summed), in_dims=(None, 0))(outputs, labels)
