@@ -301,7 +301,7 @@ class Counts:
     Attributes:
         counts: (C,) int64, samples of each class: none negative, their sum the batch size. None where the method does not give them.
         presence: (C,) bool, whether a class has samples at all. None where the method did not apply.
-        reason: one sentence on why there are no counts, or empty.
+        reason: one sentence on why there are no counts, or on what a reader must know of them; or empty.
         estimate: (C,) float64, the counts before rounding, or None.
         stats: what the method measured; ``expected_error`` is the error that it expects of one count, in samples.
         restorer: the method's name and settings.
@@ -342,6 +342,7 @@ class Finding:
         notes: metric name -> why it is undefined.
         exact: (b,) whether the true sample was recovered exactly.
         labels_right: (b,) whether its label was.
+        counts: samples of each class, from the samples that the attack proved, the last layer, or both: ``restorer`` says which.
         environment: versions and machine.
     """
 
@@ -357,6 +358,7 @@ class Finding:
     notes: Mapping[str, str] = field(default_factory=dict)
     exact: tuple[bool, ...] = ()
     labels_right: tuple[bool, ...] = ()
+    counts: Counts | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
 
     @property
