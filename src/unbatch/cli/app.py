@@ -11,13 +11,14 @@ import typer
 
 from unbatch.errors import Misuse, OutputFailed, UnbatchError
 
-__all__ = ["DONE", "FAILED", "INTERRUPTED", "MISUSE", "app", "execute", "main", "say"]
+__all__ = ["DONE", "FAILED", "INTERRUPTED", "LEAKED", "MISUSE", "app", "execute", "main", "say"]
 
-DONE, FAILED, MISUSE, INTERRUPTED = 0, 1, 2, 130
+DONE, FAILED, MISUSE, LEAKED, INTERRUPTED = 0, 1, 2, 3, 130
 
 EXIT_CODES = """Exit codes: 0 done (read the verdict: an audit that finds nothing is done too); 1 controlled failure (the demo did not
 reconstruct its batch, or unbatch has a bug); 2 misuse (what was given cannot be used, the attack does not apply to it, or the output cannot
-be written), with one sentence on stderr and nothing written; 130 interrupted, nothing half-written."""
+be written), with one sentence on stderr and nothing written; 3 the update gives away what --fail-on names, with the reason on stderr and
+the report written; 130 interrupted, nothing half-written."""
 
 app = typer.Typer(
     name="unbatch",

@@ -3,52 +3,95 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from unbatch.cli import shared
-from unbatch.cli.app import app
-from unbatch.cli.shared import AttackSpec, Device, Out, Quiet, Seed
+from unbatch.cli import gate, shared
+from unbatch.cli.app import LEAKED, app, say
+from unbatch.cli.shared import AttackSpec, Device, InputShape, Loss, Model, Out, Quiet, Seed, Update, Weights
+from unbatch.errors import Misuse
+
+if TYPE_CHECKING:
+    from unbatch.importers import Kind
+    from unbatch.types import LocalTraining
 
 __all__ = ["audit"]
 
 
+Truth = Annotated[Path | None, typer.Option(help="The client's batch, to score against: npz with inputs or images, and labels.")]
+UpdateIs = Annotated[
+    str, typer.Option(help="gradient: the batch's mean gradient; difference: weights after less before; weights: those after.")
+]
+LearningRate = Annotated[float | None, typer.Option(help="Of local SGD, for a difference or weights, if the server knows it.")]
+LocalEpochs = Annotated[int | None, typer.Option(help="Of local training; 1 if not given.")]
+MiniBatch = Annotated[int | None, typer.Option(help="Samples of a local step; all of them if not given.")]
+Momentum = Annotated[float | None, typer.Option(help="Of local SGD; 0 if not given.")]
+UnknownFactor = Annotated[
+    bool, typer.Option("--unknown-factor", help="The update was clipped, or scaled by a positive number that is not known.")
+]
+RestFrozen = Annotated[
+    bool, typer.Option("--rest-frozen", help="Parameters that the update lacks, or that did not move, were not trained.")
+]
+FailOn = Annotated[
+    list[str] | None, typer.Option(help="End with exit code 3 on exact, labels or psnr:DECIBELS; several with commas between.")
+]
+BatchSize = Annotated[int | None, typer.Option(help="Tell the attack the number of samples.")]
+Labels = Annotated[Path | None, typer.Option(help="Tell the attack the labels: npz with labels.")]
+Mean = Annotated[str, typer.Option(help="Mean of each channel that the client subtracted: 0.49,0.48,0.45.")]
+Std = Annotated[str, typer.Option(help="Standard deviation of each channel that it divided by.")]
+TrainMode = Annotated[bool, typer.Option("--train-mode", help="The client ran the model in train mode.")]
+
+
 @app.command()
 def audit(
-    model: Annotated[str, typer.Option(help="FILE.py:FACTORY or PACKAGE.MODULE:FACTORY. This code is run: give only your own.")],
-    weights: Annotated[Path, typer.Option(help="The broadcast weights: safetensors, npz, or a torch file of plain tensors.")],
-    update: Annotated[Path, typer.Option(help="The client's update, mean gradient by parameter name; same formats.")],
-    input_shape: Annotated[str, typer.Option(help="Shape of one sample, without the batch: 3,32,32.")],
+    model: Model,
+    weights: Weights,
+    update: Update,
+    input_shape: InputShape,
     out: Out = Path("unbatch-report"),
     attack: AttackSpec = "spear",
-    truth: Annotated[Path | None, typer.Option(help="The client's batch, to score against: npz with inputs or images, and labels.")] = None,
-    loss: Annotated[str, typer.Option(help="The client's loss: cross_entropy or nll.")] = "cross_entropy",
-    batch_size: Annotated[int | None, typer.Option(help="Tell the attack the number of samples.")] = None,
-    labels: Annotated[Path | None, typer.Option(help="Tell the attack the labels: npz with labels.")] = None,
-    mean: Annotated[str, typer.Option(help="Mean of each channel that the client subtracted: 0.49,0.48,0.45.")] = "",
-    std: Annotated[str, typer.Option(help="Standard deviation of each channel that it divided by.")] = "",
-    train_mode: Annotated[bool, typer.Option("--train-mode", help="The client ran the model in train mode.")] = False,
+    truth: Truth = None,
+    update_is: UpdateIs = "gradient",
+    learning_rate: LearningRate = None,
+    local_epochs: LocalEpochs = None,
+    mini_batch: MiniBatch = None,
+    momentum: Momentum = None,
+    unknown_factor: UnknownFactor = False,
+    rest_frozen: RestFrozen = False,
+    fail_on: FailOn = None,
+    loss: Loss = "cross_entropy",
+    batch_size: BatchSize = None,
+    labels: Labels = None,
+    mean: Mean = "",
+    std: Std = "",
+    train_mode: TrainMode = False,
     seed: Seed = 0,
     device: Device = "cpu",
     quiet: Quiet = False,
 ) -> None:
     """Attack a captured update, and score the result where the truth is known.
 
-    Ends with exit code 0 whatever the verdict is, and with 2 if the attack does not apply.
+    Ends with exit code 0 whatever the verdict is, with 2 if the attack does not apply, and with 3 for what --fail-on names.
     """
+    limits = gate.parse(fail_on or [], truth_known=truth is not None)
+    shape = shared.numbers(input_shape, int, "an input shape like 3,32,32")
     from unbatch import importers
     from unbatch.experiments import store
 
-    shape = shared.numbers(input_shape, int, "an input shape like 3,32,32")
     store.check_writable(out)
     shared.note(f"update {update}, model {model}, attack {attack}", quiet)
+    training = _training(update_is, learning_rate, local_epochs, mini_batch, momentum)
     schema = shared.schema(shape, mean, std)
-    victim = importers.load_weights(importers.load_model(model), importers.read_tensors(weights)).train(train_mode)
+    victim = importers.load_weights(importers.load_model(model), weights, rest_given=rest_frozen).train(train_mode)
     observation = importers.load_observation(
         victim,
         update,
         shape,
+        kind=cast("Kind", update_is),
+        training=training,
+        rest_frozen=rest_frozen,
+        factor_known=not unknown_factor,
         loss=loss,
         batch_size=batch_size,
         labels=None if labels is None else importers.read_labels(labels),
@@ -56,4 +99,23 @@ def audit(
         device=shared.device(device),
     )
     batch = None if truth is None else importers.read_truth(truth, schema, shape)
-    shared.attack_and_report(observation, batch, attack, seed, out, quiet)
+    finding = shared.attacked(observation, batch, attack, seed, quiet)
+    leaks = gate.leaks(limits, finding, observation, seed)
+    if not leaks:
+        shared.check_applies(finding, attack)
+    shared.write_report(finding, out)
+    if leaks:
+        raise typer.Exit(say("; ".join(leaks), LEAKED))
+
+
+def _training(kind: str, rate: float | None, epochs: int | None, mini_batch: int | None, momentum: float | None) -> LocalTraining | None:
+    """How the client trained; a gradient comes from no training."""
+    from unbatch.types import LocalTraining
+
+    told = {"--learning-rate": rate, "--local-epochs": epochs, "--mini-batch": mini_batch, "--momentum": momentum}
+    given = [name for name, value in told.items() if value is not None]
+    if kind == "gradient":
+        if given:
+            raise Misuse(f"--update-is difference or weights with {given[0]}", "a gradient", "say what the update is, or leave it out")
+        return None
+    return LocalTraining(epochs if epochs is not None else 1, mini_batch, rate, momentum or 0.0)

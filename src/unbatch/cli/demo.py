@@ -24,6 +24,11 @@ def demo(
     dataset: Annotated[str, typer.Option(help="See `unbatch list datasets`.")] = "faces",
     batch_size: Annotated[int, typer.Option(help="Samples in the client's batch.")] = 16,
     model: Annotated[str, typer.Option(help="See `unbatch list models`.")] = "mlp",
+    protocol: Annotated[str, typer.Option(help="What the server sees; see `unbatch list protocols`.")] = "fedsgd",
+    defense: Annotated[
+        list[str] | None,
+        typer.Option(help="What the client does to its update; once a defense, in their order; see `unbatch list defenses`."),
+    ] = None,
     attack: AttackSpec = "spear",
     seed: Seed = 0,
     float32: Annotated[bool, typer.Option("--float32", help="Let the client compute in float32 instead of float64.")] = False,
@@ -38,14 +43,17 @@ def demo(
     from unbatch.experiments import store
 
     store.check_writable(out)
-    shared.note(f"{batch_size} samples of {dataset}, model {model}, attack {attack}", quiet)
+    defenses = [plugins.build("defenses", spec) for spec in defense or []]
+    guarded = f", defended by {', '.join(one.spec for one in defenses)}" if defenses else ""
+    shared.note(f"{batch_size} samples of {dataset}, model {model}, protocol {protocol}{guarded}, attack {attack}", quiet)
 
     batch = (data := plugins.build("datasets", dataset)).batch(batch_size, seed)
     victim = plugins.build("models", model).build(data.input_shape, _classes(data, batch), seed)
-    observation = plugins.build("protocols", "fedsgd").observe(
-        (victim.float() if float32 else victim.double()).to(shared.device(device)), _moved(batch, device)
-    )
-    finding = shared.attack_and_report(observation, batch, attack, seed, out, quiet)
+    victim = (victim.float() if float32 else victim.double()).to(shared.device(device))
+    observation = plugins.build("protocols", protocol).observe(victim, _moved(batch, device), defenses=defenses, seed=seed)
+    finding = shared.attacked(observation, batch, attack, seed, quiet)
+    shared.check_applies(finding, attack)
+    shared.write_report(finding, out)
     if finding.reconstruction.status.name != "RECONSTRUCTED":
         raise typer.Exit(FAILED)
 

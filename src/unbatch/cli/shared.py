@@ -17,8 +17,32 @@ if TYPE_CHECKING:
     from unbatch.contracts import Progress
     from unbatch.types import Batch, Finding, Observation, Schema
 
-__all__ = ["AttackSpec", "Device", "Out", "Quiet", "Seed", "attack_and_report", "device", "note", "numbers", "progress", "schema"]
+__all__ = [
+    "AttackSpec",
+    "Device",
+    "InputShape",
+    "Loss",
+    "Model",
+    "Out",
+    "Quiet",
+    "Seed",
+    "Update",
+    "Weights",
+    "attacked",
+    "check_applies",
+    "device",
+    "note",
+    "numbers",
+    "progress",
+    "schema",
+    "write_report",
+]
 
+Model = Annotated[str, typer.Option(help="FILE.py:FACTORY or PACKAGE.MODULE:FACTORY. This code is run: give only your own.")]
+Weights = Annotated[Path, typer.Option(help="The broadcast weights: safetensors, npz, or a torch file of plain tensors.")]
+Update = Annotated[Path, typer.Option(help="What the client sent, by name or in the order of state_dict(); same formats.")]
+InputShape = Annotated[str, typer.Option(help="Shape of one sample, without the batch: 3,32,32.")]
+Loss = Annotated[str, typer.Option(help="The client's loss: cross_entropy or nll.")]
 Out = Annotated[Path, typer.Option(help="Folder for report.html, report.json and the tensors; made if it is missing.")]
 AttackSpec = Annotated[str, typer.Option("--attack", help="NAME or NAME:FIELD=VALUE,FIELD=VALUE; see `unbatch list attacks`.")]
 Seed = Annotated[int, typer.Option(help="Of all randomness.")]
@@ -59,20 +83,27 @@ def device(name: str) -> str:
     return name
 
 
-def attack_and_report(observation: Observation, truth: Batch | None, attack: str, seed: int, out: Path, quiet: bool) -> Finding:
-    """Attack, score where the truth is known, write the report, print the result."""
+def attacked(observation: Observation, truth: Batch | None, attack: str, seed: int, quiet: bool) -> Finding:
+    """Attack, and score where the truth is known, with a bar on the terminal."""
     from unbatch import auditing
+
+    with progress(quiet) as tell:
+        return auditing.audit(observation, truth, attack=attack, seed=seed, progress=tell)
+
+
+def check_applies(finding: Finding, attack: str) -> None:
+    """End with exit code 2 if the attack did not apply."""
+    if finding.reconstruction.status.name == "NOT_APPLICABLE":
+        raise typer.Exit(say(f"{attack} does not apply to this update: {finding.reconstruction.reason}", MISUSE))
+
+
+def write_report(finding: Finding, out: Path) -> None:
+    """Write the report's files and print the result."""
     from unbatch.experiments import store
     from unbatch.report import html
 
-    with progress(quiet) as tell:
-        finding = auditing.audit(observation, truth, attack=attack, seed=seed, progress=tell)
-    made = finding.reconstruction
-    if made.status.name == "NOT_APPLICABLE":
-        raise typer.Exit(say(f"{attack} does not apply to this update: {made.reason}", MISUSE))
     store.save(finding, out)
     _print_result(finding, html.write(out))
-    return finding
 
 
 def _print_result(finding: Finding, page: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import pickle
 import struct
 import warnings
@@ -16,11 +17,11 @@ import numpy as np
 import safetensors
 import safetensors.torch
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from unbatch.errors import BadFile
 
-__all__ = ["format_of", "read_arrays", "read_tensors", "to_tensor"]
+__all__ = ["format_of", "read_arrays", "read_tensors", "room_for", "to_tensor"]
 
 _NESTS = ("state_dict", "model", "gradients", "update")
 """Keys under which checkpoints keep their tensors."""
@@ -50,11 +51,15 @@ _DAMAGE = (
 _CODE = "save the plain tensors, best with safetensors.torch.save_file(model.state_dict(), path)"
 
 
-def read_tensors(path: str | Path) -> dict[str, Tensor]:
+def read_tensors(path: str | Path, most: int | None = None) -> dict[str, Tensor]:
     """All tensors of a safetensors, npz or torch file, by name, on the CPU.
 
     The format is told by the content. A torch file may hold the tensors directly or in one of ``state_dict``, ``model``,
     ``gradients`` or ``update``. Pickles with anything but tensors and plain containers in them are refused, not run.
+
+    Args:
+        path: of the file.
+        most: bytes that decompression may add to a compressed file; half of the machine's memory if None.
 
     Raises:
         BadFile: the file is missing, damaged, of another format, holds something else than dense tensors, or could run code.
@@ -65,9 +70,9 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
         unbatch.errors.BadFile: expected a readable file, got 'nowhere.safetensors' (No such file or directory): check the path
     """
     path = Path(path)
-    content = _READERS[format_of(path)](path)
+    content = _READERS[format_of(path, most)](path)
     for name, tensor in content.items():
-        if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta:
+        if tensor.layout is not torch.strided or tensor.is_quantized or tensor.is_meta or tensor.is_nested:
             raise BadFile(
                 f"dense tensors in '{path}'", f"a {_describe(tensor)} one in {name!r}", "save it with .to_dense() or .dequantize()"
             )
@@ -75,11 +80,27 @@ def read_tensors(path: str | Path) -> dict[str, Tensor]:
 
 
 def _describe(tensor: Tensor) -> str:
-    return "quantized" if tensor.is_quantized else "meta" if tensor.is_meta else str(tensor.layout).removeprefix("torch.")
+    kinds = {"quantized": tensor.is_quantized, "meta": tensor.is_meta, "nested": tensor.is_nested}
+    return next((kind for kind, true in kinds.items() if true), str(tensor.layout).removeprefix("torch."))
 
 
-def format_of(path: Path) -> str:
-    """``safetensors``, ``npz`` or ``torch``, told by the content."""
+def room_for(model: nn.Module) -> int:
+    """Bytes that decompression may add to a file of a model's tensors: what eight copies in float64 take, and a little."""
+    return (1 << 24) + 64 * sum(tensor.numel() for tensor in (*model.parameters(), *model.buffers()))
+
+
+def format_of(path: Path, most: int | None = None) -> str:
+    """``safetensors``, ``npz`` or ``torch``, told by the content.
+
+    Args:
+        path: of the file.
+        most: see ``read_tensors``.
+
+    Raises:
+        BadFile: it is none of them, cannot be read, or would unfold to more than ``most``.
+    """
+    if path.exists() and not path.is_file() and not path.is_dir():
+        raise BadFile("a readable file", f"'{path}' (a pipe or a device)", "write it to a file first")
     try:
         with path.open("rb") as file:
             head = file.read(9)
@@ -90,13 +111,34 @@ def format_of(path: Path) -> str:
     if head.startswith(b"\x80"):
         return "torch"
     if head.startswith(b"PK\x03\x04"):
-        with _read(path, "zip archive"), zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
+        names = _names_in(path, most)
         if any(name.endswith(".npy") for name in names):
             return "npz"
         if any(name.endswith("data.pkl") for name in names):
             return "torch"
     raise BadFile("a safetensors, npz or torch file", f"'{path}', which begins like none of them", "check that it was copied whole")
+
+
+def _names_in(path: Path, most: int | None) -> list[str]:
+    """The files in an archive, once it is clear that they are different ones and do not unfold to more than there is room for."""
+    with _read(path, "zip archive"), zipfile.ZipFile(path) as archive:
+        infos = archive.infolist()
+    most = _half_of_memory() if most is None else most
+    if (added := sum(info.file_size for info in infos) - path.stat().st_size) > most:
+        came = f"'{path}', which would take {added / 1e9:.3g} GB"
+        raise BadFile(f"an archive that unfolds to at most {most / 1e9:.3g} GB more", came, "check that it is of this model")
+    names = [info.filename for info in infos]
+    if twice := next((name for i, name in enumerate(names) if name in names[:i]), None):
+        raise BadFile(f"different names in '{path}'", f"two entries {twice!r}", "save it again")
+    return names
+
+
+def _half_of_memory() -> int:
+    """Of the machine, in bytes, where the system tells; else 4 GiB."""
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") // 2
+    except (AttributeError, ValueError, OSError):
+        return 1 << 32
 
 
 @contextmanager
@@ -122,22 +164,37 @@ def read_arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
     # Opened here and not by numpy, which forgets to close a file that it cannot read.
     with _read(path, "npz file"), path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
         try:
-            return {name: archive[name] for name in archive.files}
+            arrays = {name: archive[name] for name in archive.files}
         except ValueError as error:
             if "allow_pickle" not in str(error):
                 raise
             raise BadFile("arrays of numbers", f"'{path}', with pickled objects in it that could run code", "save plain arrays") from error
+        if twice := next((name for i, name in enumerate(archive.files) if name in archive.files[:i]), None):
+            raise BadFile(f"different names in '{path}'", f"two arrays {twice!r}", "save it again")
+    if foreign := next((name for name, array in arrays.items() if not isinstance(array, np.ndarray)), None):
+        raise BadFile(f"only arrays in '{path}'", f"another file, {foreign!r}", "save it with numpy.savez")
+    return arrays
 
 
 def _read_npz(path: Path) -> dict[str, Tensor]:
     arrays = read_arrays(path)
-    if foreign := next((name for name, array in arrays.items() if array.dtype.kind not in "biufc"), None):
-        raise BadFile(f"numbers in every array of '{path}'", f"{arrays[foreign].dtype} in {foreign!r}", "save only the tensors")
-    return {name: to_tensor(array) for name, array in arrays.items()}
+    tensors = {}
+    for name, array in arrays.items():
+        try:
+            tensors[name] = to_tensor(array)
+        except TypeError as error:
+            raise BadFile(f"numbers that torch knows in '{path}'", f"{array.dtype} in {name!r}", "save only the tensors") from error
+    return tensors
 
 
 def to_tensor(array: np.ndarray[Any, Any]) -> Tensor:
-    """The same numbers as a tensor."""
+    """The same numbers as a tensor.
+
+    Raises:
+        TypeError: they are none, or of a type that torch does not have.
+    """
+    if array.dtype.kind not in "biufc":
+        raise TypeError(f"{array.dtype} is no type of number")
     # torch reads arrays in the machine's byte order only.
     return torch.from_numpy(np.ascontiguousarray(array.astype(array.dtype.newbyteorder("="))).reshape(array.shape))
 

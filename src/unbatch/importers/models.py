@@ -5,14 +5,19 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import reduce
 from pathlib import Path
 from types import ModuleType
 
-from torch import Tensor, nn
+import torch
+from torch import nn
 
 from unbatch.errors import BadFile, Misuse, some
+from unbatch.importers.files import room_for
+from unbatch.importers.names import by_name, check_tensors, state_of
+from unbatch.importers.records import Sent, tensors_of
 
 __all__ = ["load_model", "load_weights"]
 
@@ -87,38 +92,39 @@ def _importable(folder: Path) -> Iterator[None]:
         sys.path.remove(str(folder))
 
 
-def load_weights(model: nn.Module, tensors: Mapping[str, Tensor]) -> nn.Module:
-    """Put weights into a model, which takes over their precision if they all share one.
+def load_weights(model: nn.Module, sent: Sent, *, rest_given: bool = False) -> nn.Module:
+    """Put weights into a model, which takes over the narrowest precision that holds all of its parameters.
 
     Args:
         model: changed in place.
-        tensors: parameter and buffer name -> tensor; all of the model's and no others.
+        sent: a file, a Flower ``ArrayRecord``, a list of arrays in the order of ``state_dict()``, or parameter and buffer name -> tensor:
+            all of the model's and no others. See ``names.by_name`` for how names are matched.
+        rest_given: whether the model's code gives what is missing: frozen weights under adapters.
 
     Returns:
         the model.
 
     Raises:
-        Misuse: tensors are missing, extra, wrongly shaped or not finite.
+        BadFile: see ``read_tensors``.
+        Misuse: tensors are missing, extra, wrongly shaped, of another kind of number, or not finite.
 
     Example:
-        >>> import torch
         >>> load_weights(nn.Linear(2, 1), {"weight": torch.ones(1, 2), "bias": torch.ones(2)})
         Traceback (most recent call last):
         unbatch.errors.Misuse: expected weights 'bias' of shape (1,), got (2,): check that the weights are this very model's
     """
-    wanted = model.state_dict()
-    advice = "check that the weights are this very model's"
-    if missing := [name for name in wanted if name not in tensors]:
+    tensors = by_name(model, tensors_of(sent, room_for(model)))
+    wanted, advice = state_of(model), "check that the weights are this very model's"
+    missing = [name for name in wanted if name not in tensors]
+    if missing and not (rest_given and tensors):
         raise Misuse("weights for every tensor of the model", f"none for {some(missing)}", advice)
-    if extra := [name for name in tensors if name not in wanted]:
-        raise Misuse("weights named like tensors of the model", some(extra), advice)
+    check_tensors(model, tensors, Misuse, "weights named like tensors of the model", advice, "weights ")
     for name, tensor in tensors.items():
-        if tensor.shape != wanted[name].shape:
-            raise Misuse(f"weights {name!r} of shape {tuple(wanted[name].shape)}", f"{tuple(tensor.shape)}", advice)
+        if tensor.is_complex() != wanted[name].is_complex():
+            raise Misuse(f"real numbers in {name!r}", str(tensor.dtype).removeprefix("torch."), advice)
         if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
             raise Misuse(f"finite weights in {name!r}", "NaN or infinity", "save them again: the training diverged or the file was damaged")
-    dtypes = {tensor.dtype for tensor in tensors.values() if tensor.is_floating_point()}
-    if len(dtypes) == 1:
-        model.to(dtypes.pop())
-    model.load_state_dict(dict(tensors))
+    if dtypes := {tensor.dtype for name, tensor in tensors.items() if isinstance(wanted[name], nn.Parameter)}:
+        model.to(reduce(torch.promote_types, dtypes))
+    model.load_state_dict(tensors, strict=not missing)
     return model
