@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-long check lint types docs format clean
+.PHONY: demo test test-long test-flower check lint types docs format clean
 
 demo: .venv/ready
 	$(BIN)/unbatch demo --out out/demo
@@ -12,6 +12,10 @@ test: .venv/ready
 
 test-long: .venv/ready
 	$(BIN)/python -m pytest -m long
+
+# Flower pins typer, rich and packaging below the versions that the other tests run with: an environment of its own.
+test-flower: .venv-flower/ready
+	.venv-flower/bin/python -m pytest -n 0 tests/flower src/unbatch/flower
 
 check: lint types test
 
@@ -37,5 +41,11 @@ format: .venv/ready
 	$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt torch --editable '.[dev]'
 	touch $@
 
+.venv-flower/ready: pyproject.toml constraints-flower.txt
+	$(PYTHON) -m venv .venv-flower
+	.venv-flower/bin/pip install --quiet --disable-pip-version-check --constraint constraints-flower.txt torch 'flwr[simulation]' \
+		beartype hypothesis mypy pytest pytest-timeout pytest-xdist --editable .
+	touch $@
+
 clean:
-	rm -rf .venv out build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-flower out build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -32,6 +32,7 @@ ALLOWED: dict[str, set[str]] = {
     "experiments": {"errors", "types"},
     "report": {"errors", "experiments", "types"},
     "cli": {"auditing", "contracts", "errors", "experiments", "importers", "plugins", "report", "types"},
+    "flower": {"auditing", "contracts", "errors", "experiments", "gradients", "importers", "plugins", "report", "training", "types"},
     "__init__": {"auditing", "errors", "gradients", "types"},
 }
 """Part -> the parts that it may import. A part is a module, or a folder of them."""
