@@ -15,6 +15,9 @@ from unbatch.types import Observation
 
 __all__ = ["Proof", "prove"]
 
+NEAR = 0.1
+"""A replay this near to the update may miss it by single neurons at the kink of their ReLU."""
+
 
 @dataclass(frozen=True)
 class Proof:
@@ -46,7 +49,11 @@ def prove(
     """
     if observation.training is not None and not observation.one_gradient:
         return _after_training(observation, observation.training, inputs, labels, limit, weights, order)
-    even = replay(observation.model, observation.update, inputs, labels, observation.loss, scale_free=not observation.factor_known)
+
+    def even_at(x: Tensor) -> Replay:
+        return replay(observation.model, observation.update, x, labels, observation.loss, scale_free=not observation.factor_known)
+
+    even = _at_kinks(even_at, inputs, even_at(inputs), limit, observation.rounding)
     if _holds(even, limit) or weights is None:
         return Proof(even.residual, _holds(even, limit))
     own = replay(observation.model, observation.update, inputs, labels, observation.loss, weights)
@@ -58,6 +65,30 @@ def prove(
 
 def _holds(result: Replay, limit: float) -> bool:
     return result.residual <= limit and result.worst <= 100 * limit
+
+
+def _at_kinks(
+    at: Callable[[Tensor], Replay], inputs: Tensor, result: Replay, limit: float, rounding: torch.dtype, tries: int = 16
+) -> Replay:
+    """The replay of the guess, or of one that differs by the rounding of the update, where that comes nearer.
+
+    A ReLU whose input is zero to rounding was on or off by chance at the client; both guesses are the same sample to the accuracy that
+    the update has, and which of them replays is found by trying.
+    """
+    step = 10 * torch.finfo(rounding).eps
+    if rounding is torch.float64 or result.residual > NEAR:
+        return result
+    generator = torch.Generator(inputs.device).manual_seed(0)
+    size = step * inputs.flatten(1).square().mean(dim=1).sqrt().view(-1, *[1] * (inputs.ndim - 1))
+    for attempt in range(tries):
+        if _holds(result, limit):
+            break
+        moved = torch.rand(len(inputs), generator=generator, device=inputs.device) < (1.0 if attempt == 0 else 0.3)
+        noise = torch.randn(inputs.shape, generator=generator, device=inputs.device, dtype=inputs.dtype)
+        tried = inputs + noise * size * moved.view_as(size)
+        if (other := at(tried)).residual < result.residual:
+            inputs, result = tried, other
+    return result
 
 
 def _after_training(

@@ -8,7 +8,11 @@ from unbatch.linalg.selection import agreement, independent, one_a_pattern, scal
 
 def test_scale_follows_from_the_bias_gradient() -> None:
     case = plant()
-    assert torch.allclose(scaled(case.layer, -3.0 * case.directions), case.directions, atol=1e-9)
+    directions, samples = scaled(case.layer, -3.0 * case.directions)
+    assert torch.allclose(directions, case.directions, atol=1e-9)
+    assert samples is not None
+    assert torch.allclose(samples @ directions.T, torch.eye(len(samples), dtype=samples.dtype), atol=1e-9)
+    assert scaled(case.layer, case.directions[[0] * len(directions)])[1] is None
 
 
 def test_score_is_one_for_the_truth_and_half_for_noise() -> None:

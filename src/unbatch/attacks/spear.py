@@ -227,16 +227,16 @@ def _reads(other: LinearCall, call: LinearCall) -> bool:
 
 
 def _fits(search: Search, solution: Solution) -> bool:
-    """Whether the signs of W X + bias fit the zeros: all of them, or nearly where noise or moving weights may contradict some.
+    """Whether the signs of W X + bias fit the zeros: all of them, or nearly where rounding, noise or moving weights may contradict some.
 
-    The mean tells where noise blurs all samples alike; where the weights move, every sample must fit by itself, which makes the signs,
-    one a neuron, its certificate.
+    The mean tells where noise blurs all samples alike; otherwise every sample must fit by itself, which makes the signs, one a neuron,
+    its certificate.
     """
     if solution.missing:
         return False
-    if search.drifting:
-        return float(solution.agreement.min()) >= 0.9
-    return float(solution.agreement.mean()) >= (0.98 if search.noisy else 1)
+    if search.noisy:
+        return float(solution.agreement.mean()) >= 0.98
+    return float(solution.agreement.min()) >= (0.9 if search.drifting else 1 if search.exact else 0.99)
 
 
 def _shortfall(search: Search, missing: int, agreement: float, fits: bool) -> str:
@@ -263,6 +263,8 @@ def _obstacle(call: LinearCall, observation: Observation, *, inner: bool) -> str
         return f"is applied {call.input[0].numel() // call.input.shape[-1]} times a sample"
     if call.weight not in observation.update or call.bias not in observation.update:
         return "is frozen: the update holds no gradient of it"
+    if not bool(observation.update[call.weight].any()):
+        return "has a gradient of zero: it was frozen, or none of its neurons fires"
     if not (call.raw or inner):
         return "does not see the raw input (name it with layer= to recover what it sees)"
     return None

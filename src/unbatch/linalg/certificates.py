@@ -21,9 +21,15 @@ __all__ = ["NextLayer", "next_layer", "solve_samples"]
 
 @dataclass(frozen=True, eq=False)
 class NextLayer:
-    """``activations`` (m, b): orthonormal basis of the next layer's row space, on the neurons that are alive."""
+    """The next layer's row space, on the neurons that are alive.
+
+    Attributes:
+        activations: (m, b) orthonormal basis.
+        noise: error of its weakest direction: the first singular value that is noise over the last that is not.
+    """
 
     activations: Float[Tensor, "m b"]
+    noise: float = 0.0
 
 
 def next_layer(gradient: Float[Tensor, "m2 m"] | None, alive: Bool[Tensor, " m"], batch: int) -> NextLayer | None:
@@ -33,7 +39,8 @@ def next_layer(gradient: Float[Tensor, "m2 m"] | None, alive: Bool[Tensor, " m"]
     basis, values, _ = torch.linalg.svd(gradient.T.double(), full_matrices=False)
     if values[batch - 1] < 1e-9 * values[0]:
         return None
-    return NextLayer(torch.linalg.qr(basis[alive, :batch])[0])
+    noise = float(values[batch] / values[batch - 1]) if len(values) > batch else 0.0
+    return NextLayer(torch.linalg.qr(basis[alive, :batch])[0], noise)
 
 
 def solve_samples(

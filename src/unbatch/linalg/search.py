@@ -30,6 +30,9 @@ __all__ = ["Search"]
 CONTRASTS = (0.1, 0.3, 0.03)
 """Softness of the contrast in FastICA, in turn."""
 
+ROUNDED = 1e-11
+"""Above this level a certified sample is so inexact that taking it out blurs the zeros of the others: only after stalls, and at the end."""
+
 NOISY = 1e-5
 """Above this level of noise no sample is certified by itself: a wrong pattern can be as close."""
 
@@ -72,8 +75,8 @@ class Search:
     def __post_init__(self) -> None:
         """Nothing is known yet."""
         whole = self.layer
-        # Neurons that noise alone, or weights that moved, may contradict.
-        self.allowed = len(whole.left) // 100 if self.noisy else len(whole.left) // 50 if self.drifting else 0
+        # Neurons that noise alone, or weights that moved, may contradict; a wrong direction contradicts a quarter of them.
+        self.allowed = len(whole.left) // 50 if self.drifting else 0 if self.exact else len(whole.left) // 100
         if self.noisy or self.drifting:
             self.following = None
         self.rest, self.rows = whole, torch.ones_like(whole.bias, dtype=torch.bool)
@@ -86,6 +89,11 @@ class Search:
     def noisy(self) -> bool:
         """Whether the update's noise bounds what can be found."""
         return self.layer.noise_level > NOISY
+
+    @property
+    def exact(self) -> bool:
+        """Whether the update is as good as free of noise."""
+        return self.layer.noise_level < ROUNDED
 
     @property
     def found(self) -> int:
@@ -104,7 +112,8 @@ class Search:
             before = (self.found, int(self.open_off.sum()))
             self._round(turn, stalled)
             fits = len(self.open) == self.rest.batch and self._repair()
-            if not (self.only_sampling or fits or self.rest.batch == 1):
+            ended = time.monotonic() - start > seconds
+            if not (self.only_sampling or fits or self.rest.batch == 1) and (self.exact or stalled > 4 or ended):
                 self._certify()
             changed = (self.found, int(self.open_off.sum())) != before
             stalled = 0 if changed else stalled + 1
@@ -116,7 +125,7 @@ class Search:
             whole = self.found == self.layer.batch
             if fits or len(self.directions) == self.layer.batch or (whole and stalled > patience):
                 break
-            if taken > seconds or (self.only_sampling and self.drawn >= self.subsets):
+            if ended or (self.only_sampling and self.drawn >= self.subsets):
                 break
         return self._solution()
 
@@ -241,8 +250,9 @@ class Search:
         """
         rest = self.rest
         for _ in range(rounds):
-            directions = scaled(rest, self.open)
-            samples = torch.linalg.inv(directions.T)
+            directions, samples = scaled(rest, self.open)
+            if samples is None:
+                return False
             if int(misfits(rest, samples, directions).sum(dim=1).max()) <= self.allowed:
                 return True
             before = int(self.open_off.sum())
@@ -256,15 +266,16 @@ class Search:
         """Samples and directions on the whole layer. With samples missing, only certified ones are given."""
         layer = self.layer
         directions, off = self._whole()
+        certified = Solution(
+            self.samples, self.directions, agreement(layer, self.samples, self.directions), layer.batch - len(self.samples)
+        )
         if self.found < layer.batch:
-            score = agreement(layer, self.samples, self.directions)
-            return Solution(self.samples, self.directions, score, layer.batch - len(self.samples))
+            return certified
         directions, off = unit(torch.cat([self.directions, directions])), torch.cat([self.off, off])
         # In the scale of the gradient itself every row is equally noisy, so that all zeros together average the noise out.
         exact = null_of_masks(layer.left * layer.length[:, None], off)
         close = 1 - min(1e-2, max(1e-6, 100 * layer.noise_level))
         same = ((exact * directions).sum(dim=1).abs() > close) & (off.sum(dim=1) >= layer.batch + 2)
         better = torch.where(same[:, None], exact, directions)
-        directions = scaled(layer, better if float(torch.linalg.cond(better)) < 1e12 else directions)
-        samples = torch.linalg.inv(directions.T)
-        return Solution(samples, directions, agreement(layer, samples, directions), 0)
+        directions, samples = scaled(layer, better if float(torch.linalg.cond(better)) < 1e12 else directions)
+        return certified if samples is None else Solution(samples, directions, agreement(layer, samples, directions), 0)

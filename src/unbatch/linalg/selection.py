@@ -30,9 +30,14 @@ class Solution:
     missing: int
 
 
-def scaled(layer: Layer, directions: Float[Tensor, "b b"]) -> Float[Tensor, "b b"]:
-    """All b directions (one a row), scaled: ∂L/∂bias is the sum of the columns of ∂L/∂Z."""
-    return directions * torch.linalg.solve(directions.T, layer.sums)[:, None]
+def scaled(layer: Layer, directions: Float[Tensor, "b b"]) -> tuple[Float[Tensor, "b b"], Float[Tensor, "b b"] | None]:
+    """All b directions (one a row), scaled: ∂L/∂bias is the sum of the columns of ∂L/∂Z. With their p, or None if they depend."""
+    scale, failed = torch.linalg.solve_ex(directions.T, layer.sums)
+    directions = directions * scale[:, None]
+    samples, singular = torch.linalg.inv_ex(directions.T)
+    if bool(failed) or bool(singular) or not bool(samples.isfinite().all()):
+        return directions, None
+    return directions, samples
 
 
 def misfits(layer: Layer, samples: Float[Tensor, "k b"], directions: Float[Tensor, "k b"]) -> Bool[Tensor, "k m"]:
