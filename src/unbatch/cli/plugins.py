@@ -13,7 +13,7 @@ __all__ = ["describe", "list_", "version"]
 
 
 @app.command("list")
-def list_(kind: Annotated[str, typer.Argument(help="attacks, labels, protocols, models, datasets or metrics.")]) -> None:
+def list_(kind: Annotated[str, typer.Argument(help="attacks, labels, protocols, defenses, models, datasets or metrics.")]) -> None:
     """Print the names of all plug-ins of a kind, one a line."""
     from unbatch import plugins
 
