@@ -30,10 +30,11 @@ ALLOWED: dict[str, set[str]] = {
     "label_scores": {"errors"},
     "importers": {"errors", "gradients", "types"},
     "experiments": {"errors", "types"},
-    "report": {"errors", "experiments", "types"},
-    "cli": {"auditing", "contracts", "errors", "experiments", "importers", "plugins", "report", "types"},
+    "exposure": {"errors", "gradients", "labels", "plugins", "trace", "types"},
+    "report": {"errors", "experiments", "exposure", "types"},
+    "cli": {"auditing", "contracts", "errors", "experiments", "exposure", "importers", "plugins", "report", "types"},
     "flower": {"auditing", "contracts", "errors", "experiments", "gradients", "importers", "plugins", "report", "training", "types"},
-    "__init__": {"auditing", "errors", "gradients", "types"},
+    "__init__": {"auditing", "errors", "exposure", "gradients", "types"},
 }
 """Part -> the parts that it may import. A part is a module, or a folder of them."""
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         UnbatchError,
         UnknownPlugin,
     )
+    from unbatch.exposure import Exposure, expose
     from unbatch.gradients import capture, per_example
     from unbatch.types import Batch, Counts, Finding, Knowledge, Observation, Reconstruction, Schema, Status
 
@@ -35,6 +36,7 @@ __all__ = [
     "BadUpdate",
     "Batch",
     "Counts",
+    "Exposure",
     "Finding",
     "Knowledge",
     "Misuse",
@@ -50,6 +52,7 @@ __all__ = [
     "__version__",
     "audit",
     "capture",
+    "expose",
     "invert",
     "per_example",
     "restore_labels",
@@ -57,6 +60,7 @@ __all__ = [
 
 _MODULES = {
     "auditing": ("audit", "invert", "restore_labels"),
+    "exposure": ("Exposure", "expose"),
     "gradients": ("capture", "per_example"),
     "types": ("Batch", "Counts", "Finding", "Knowledge", "Observation", "Reconstruction", "Schema", "Status"),
     "errors": (

@@ -1,0 +1,160 @@
+"""The whole: survey the model, measure its neurons, judge every layer, ask for the labels, and say it in one sentence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+
+from unbatch.errors import Misuse, NotDeterministic
+from unbatch.exposure.findings import Exposure, LabelLeak, LayerExposure
+from unbatch.exposure.firing import measure, samples_for
+from unbatch.exposure.judging import judge, report
+from unbatch.exposure.labels import label_leak
+from unbatch.exposure.survey import Survey, noise, precision, survey
+from unbatch.gradients import Loss, check_deterministic, loss_function
+
+__all__ = ["expose"]
+
+
+def expose(
+    model: nn.Module, input_shape: Sequence[int], *, data: Tensor | None = None, loss: Loss = "cross_entropy", seed: int = 1
+) -> Exposure:
+    """What one gradient of this model gives away of the batch behind it, layer by layer, before any data.
+
+    Args:
+        model: as it would be broadcast, with its weights, in the mode in which clients run it. It is not changed.
+        input_shape: of one sample, without the batch.
+        data: (s, *input_shape) inputs to measure on how often neurons fire; white noise of variance 1 if None.
+        loss: of the clients.
+        seed: of the noise.
+
+    Returns:
+        every module with parameters, what can be inverted of it and up to which batch size, the label leak, and the cheapest change
+        against each.
+
+    Raises:
+        Misuse: no parameters, a shape that cannot be, a model that does not run on float inputs of that shape, or data of another shape.
+
+    Example:
+        >>> net = nn.Sequential(nn.Linear(50, 40), nn.ReLU(), nn.Linear(40, 5))
+        >>> found = expose(net, (50,))
+        >>> [(layer.name, layer.exact, layer.single) for layer in found.layers]
+        [('0', 'samples', 'sample'), ('2', 'none', 'features')]
+        >>> 8 <= found.layers[0].limits.sure <= 15, found.labels.leaks
+        (True, True)
+    """
+    shape = _checked(model, input_shape, data)
+    loss_function(loss)
+    refusal = _refusal(model)
+    seen = survey(model, shape)
+    judged = [(module, judge(module, seen, refusal, _mixed(model))) for module in seen.modules]
+    wanted = [j.call.weight for _, j in judged if j.call is not None and j.exact in ("samples", "features")]
+    given = data is not None
+    inputs = data if data is not None else noise(model, shape, samples_for(seen.footprint), seed)
+    inputs = inputs.to(next(model.parameters()).device, precision(model))
+    fires = measure(model, inputs, wanted, seen.footprint)
+    layers = tuple(report(module, seen, j, fires.get(j.call.weight) if j.call is not None else None) for module, j in judged)
+    labels = label_leak(model, shape, loss, seen, refusal)
+    return Exposure(
+        model=type(model).__name__,
+        input_shape=shape,
+        mode="train" if model.training else "eval",
+        measured_on=f"{len(inputs):,} {'given inputs' if given else 'inputs of white noise'}" if wanted else "nothing: no layer needed it",
+        verdict=_verdict(layers),
+        layers=layers,
+        labels=labels,
+        notes=tuple(_notes(layers, labels, seen, refusal, given=given)),
+    )
+
+
+def _checked(model: nn.Module, input_shape: Sequence[int], data: Tensor | None) -> tuple[int, ...]:
+    if not isinstance(model, nn.Module):
+        raise Misuse("a torch.nn.Module", type(model).__name__, "give the module that the server broadcasts")
+    shape = tuple(input_shape)
+    if not shape or not all(isinstance(size, int) and size > 0 for size in shape):
+        raise Misuse(
+            "an input shape of positive whole numbers", repr(shape), "give the shape of one sample, without the batch: (3, 32, 32)"
+        )
+    if next(model.parameters(), None) is None:
+        raise Misuse(
+            "a model with parameters", f"a {type(model).__name__} without any", "nothing would be sent: give the model that is trained"
+        )
+    if odd := next((name for name, p in model.named_parameters() if not p.is_floating_point() or p.is_meta), None):
+        raise Misuse("parameters of real floating-point numbers", f"another kind in {odd!r}", "load the weights, and give them as floats")
+    if data is not None and (tuple(data.shape[1:]) != shape or not len(data) or not data.is_floating_point()):
+        raise Misuse(
+            f"floats of shape (s, {', '.join(map(str, shape))})", f"{data.dtype} of shape {tuple(data.shape)}", "give whole inputs"
+        )
+    return shape
+
+
+def _refusal(model: nn.Module) -> str | None:
+    """Why our attacks refuse the model as a whole: a gradient that is no function of the batch alone."""
+    try:
+        check_deterministic(model)
+    except NotDeterministic as error:
+        return error.came
+    return "BatchNorm without running statistics" if _mixed(model) else None
+
+
+def _mixed(model: nn.Module) -> bool:
+    """Whether statistics of the batch mix its samples."""
+    norms = [module for module in model.modules() if isinstance(module, nn.modules.batchnorm._BatchNorm)]
+    return any(norm.training or norm.running_mean is None for norm in norms)
+
+
+def _verdict(layers: tuple[LayerExposure, ...]) -> str:
+    """The one sentence, from the worst that is known."""
+    if not any(layer.trained for layer in layers):
+        return "Every parameter is frozen: the client sends no gradient, and nothing can be read from it."
+    whole = max(
+        (layer for layer in layers if layer.exact == "samples"), key=lambda layer: layer.limits.sure if layer.limits else 0, default=None
+    )
+    if whole is not None and whole.limits is not None and whole.limits.sure > 1:
+        return (
+            f"Every sample of a batch of up to {whole.limits.sure:,} can be recovered exactly from layer {whole.name} alone, with"
+            f" a probability of at least 99 %; our own search is expected to do it up to {whole.limits.searched:,}."
+        )
+    if one := next((layer for layer in layers if layer.single == "sample"), None):
+        return f"One sample alone is recovered exactly from layer {one.name}; for larger batches no exact route is known here."
+    inner = max(
+        (layer for layer in layers if layer.exact == "features"), key=lambda layer: layer.limits.sure if layer.limits else 0, default=None
+    )
+    if inner is not None and inner.limits is not None and inner.limits.sure > 1:
+        return (
+            f"No layer gives the samples exactly, but what layer {inner.name} sees of each is recovered exactly from batches of up to"
+            f" {inner.limits.sure:,}."
+        )
+    if one := next((layer for layer in layers if layer.single == "features"), None):
+        return f"Of one sample alone, what layer {one.name} sees is recovered exactly; for larger batches no exact route is known here."
+    if layers and any(layer.exact == "untested" for layer in layers):
+        return "Our search takes none of these layers, but for some of them the algebra may reach further: do not call this model safe."
+    return "No exact route is known for this model, which is no proof: optimization attacks need none of what is missing here."
+
+
+def _notes(layers: tuple[LayerExposure, ...], labels: LabelLeak, seen: Survey, refusal: str | None, *, given: bool) -> list[str]:
+    notes = []
+    if refusal is not None:
+        notes.append(f"The model has {refusal}: our attacks refuse it as it is, because its gradient is no function of the batch alone.")
+    if any(layer.limits is not None for layer in layers):
+        notes.append(
+            "Probabilities are those of the inputs that neurons were measured on."
+            + ("" if given else " Real inputs may leave more or fewer neurons off, trained weights surely do: give data like the clients'.")
+        )
+        notes.append(
+            "The probability is SPEAR's failure bound: a sample counts as lost when fewer than b − 1 neurons are off for it. A search that"
+            " uses more (ours: the next layer, the signs) can find it all the same, so the bound is no protection."
+        )
+    if any(layer.limits is not None and layer.limits.extrapolated for layer in layers):
+        notes.append(
+            "What our search reaches was measured at widths 200 to 1,000 with half of the neurons off; elsewhere it is extrapolated."
+        )
+    if not isinstance(seen.ran.outputs, Tensor):
+        notes.append("The model returns no single tensor: what its loss reads of it is not known here.")
+    if labels.leaks:
+        notes.append("Labels are restored from the last layer's gradient alone, whatever the batch; see docs/labels.md for how well.")
+    notes.append(
+        "Meant is the gradient of one batch (FedSGD) without defenses. Attacks by optimization are not judged here; they need none of this."
+    )
+    return notes

@@ -1,0 +1,223 @@
+"""What ``expose`` returns: facts layer by layer, plain numbers and sentences, ready for JSON.
+
+A finding is never "safe": where no exact route is known it says so, and why.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Final, Literal
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from unbatch.errors import BadFile
+
+__all__ = ["FORMAT", "Exposure", "LabelLeak", "LayerExposure", "Limits", "Neurons", "Point", "Remedy", "Restorer"]
+
+FORMAT: Final = 1
+"""Version of the JSON: raised whenever a reader of the former one would misread it."""
+
+Exact = Literal["samples", "features", "untested", "none"]
+"""What the inversion of a whole batch gives: the samples, what an inner layer sees of them, unknown because our search does not take the
+layer although the algebra may, or nothing that is known."""
+
+Single = Literal["sample", "features", "none"]
+"""What the gradient of one sample alone gives, exactly."""
+
+Sees = Literal["raw input", "raw input, scaled", "raw input, rearranged", "features", "nothing"]
+"""What a layer is fed."""
+
+
+class _Plain(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class Remedy(_Plain):
+    """The cheapest change that closes an exposure.
+
+    Attributes:
+        title: what to do.
+        closes: which route ends, and why.
+        leaves: what it costs, and what stays open.
+    """
+
+    title: str
+    closes: str
+    leaves: str
+
+
+class Neurons(_Plain):
+    """How often the neurons of a Linear + ReLU layer are off.
+
+    Attributes:
+        inputs: how many inputs it was measured on.
+        dead: neurons that fire for none of them: they send nothing.
+        always_on: neurons that fire for all of them: they are no zero of anyone.
+        switching: all others.
+        off: probability that a neuron that is not dead is off for a sample.
+        zeros: mean number of such neurons that a sample leaves off.
+        spread: its standard deviation over samples.
+    """
+
+    inputs: int
+    dead: int
+    always_on: int
+    switching: int
+    off: float
+    zeros: float
+    spread: float
+
+
+class Point(_Plain):
+    """One batch size: the probability that all samples are determined, and the share of samples that are."""
+
+    batch: int
+    all_determined: float
+    share_determined: float
+
+
+class Limits(_Plain):
+    """Up to which batch size a layer can be inverted; see ``docs/exposure.md``.
+
+    Attributes:
+        rank: the rank of the gradient shows the batch: min(neurons that fire, inputs) − 1.
+        information: a typical (median) sample leaves b − 1 neurons off.
+        sure: all samples do, with a probability of at least 99 %.
+        searched: our own search has been measured to get there at this width, or is expected to by interpolation.
+        extrapolated: whether ``searched`` lies beyond the widths that were measured.
+        rank_checks: how many draws showed that the zeros at ``sure`` have full rank; 0 where that was too costly.
+        curve: the probabilities at a few batch sizes.
+    """
+
+    rank: int
+    information: int
+    sure: int
+    searched: int
+    extrapolated: bool
+    rank_checks: int
+    curve: tuple[Point, ...]
+
+
+class LayerExposure(_Plain):
+    """One module with parameters of its own.
+
+    Attributes:
+        name: its path in the model, or "(model)".
+        kind: its class.
+        parameters: how many numbers it has.
+        trained: whether the update holds a gradient of any of them.
+        sees: what it is fed.
+        inputs: n, of a Linear layer.
+        neurons: m, of a Linear layer.
+        times: how often it is applied to one sample.
+        activation: what follows it, of a Linear layer.
+        exact: what inverting a whole batch gives.
+        single: what the gradient of one sample gives.
+        why: one phrase on why ``exact`` is no more than it is; empty where it is samples.
+        firing: how often its neurons are off, where that matters.
+        limits: up to which batch size, where it can be inverted.
+        remedy: the cheapest change that closes it, where it is open.
+    """
+
+    name: str
+    kind: str
+    parameters: int
+    trained: bool
+    sees: Sees
+    inputs: int | None = None
+    neurons: int | None = None
+    times: int | None = None
+    activation: str | None = None
+    exact: Exact = "none"
+    single: Single = "none"
+    why: str = ""
+    firing: Neurons | None = None
+    limits: Limits | None = None
+    remedy: Remedy | None = None
+
+
+class Restorer(_Plain):
+    """Whether one label restorer applies, and why not."""
+
+    name: str
+    applies: bool
+    reason: str = ""
+
+
+class LabelLeak(_Plain):
+    """What the gradient of the last layer tells of the labels.
+
+    Attributes:
+        layer: name of the last layer's weight, or None where there is none.
+        classes: how many classes the model scores, or None where its output is no row of scores.
+        bias: whether the update holds the gradient of that layer's bias, which gives counts.
+        restorers: every label restorer there is.
+        remedy: the cheapest change, where any applies.
+    """
+
+    layer: str | None = None
+    classes: int | None = None
+    bias: bool = False
+    restorers: tuple[Restorer, ...] = ()
+    remedy: Remedy | None = None
+
+    @property
+    def leaks(self) -> bool:
+        """Whether any restorer applies."""
+        return any(restorer.applies for restorer in self.restorers)
+
+
+class Exposure(_Plain):
+    """What a model gives away of its clients' data under FedSGD, before any data.
+
+    Attributes:
+        format: version of the JSON.
+        model: its class.
+        input_shape: of one sample.
+        mode: train or eval, as the model was given.
+        measured_on: what the neurons were measured on.
+        verdict: the one sentence that a reader takes away.
+        layers: every module with parameters, in the model's order.
+        labels: the last layer's leak.
+        notes: what a reader must know besides.
+        environment: versions and machine, where they were recorded.
+    """
+
+    format: Literal[1] = FORMAT
+    model: str
+    input_shape: tuple[int, ...]
+    mode: Literal["eval", "train"]
+    measured_on: str
+    verdict: str
+    layers: tuple[LayerExposure, ...]
+    labels: LabelLeak
+    notes: tuple[str, ...] = ()
+    environment: dict[str, str] = {}
+
+    @property
+    def worst(self) -> LayerExposure | None:
+        """The layer that gives most: samples before features, large batches before small ones; None where nothing exact is known."""
+        order = [layer for layer in self.layers if layer.exact in ("samples", "features")]
+        return max(order, key=lambda layer: (layer.exact == "samples", layer.limits.sure if layer.limits else 0), default=None)
+
+    def to_json(self) -> str:
+        """The whole finding as JSON, which ``from_json`` reads."""
+        return self.model_dump_json(indent=2) + "\n"
+
+    @staticmethod
+    def from_json(text: str) -> Exposure:
+        """Read what ``to_json`` wrote.
+
+        Raises:
+            BadFile: it is something else, or of another version.
+
+        Example:
+            >>> Exposure.from_json("[]")
+            Traceback (most recent call last):
+            unbatch.errors.BadFile: expected an exposure in JSON of version 1, ...
+        """
+        try:
+            return Exposure.model_validate(json.loads(text), strict=False)
+        except (ValueError, ValidationError, RecursionError) as error:
+            came = error.errors(include_url=False)[0]["msg"] if isinstance(error, ValidationError) else str(error)
+            raise BadFile(f"an exposure in JSON of version {FORMAT}", came, "give the file that `unbatch exposure --out` wrote") from error

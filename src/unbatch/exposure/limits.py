@@ -1,0 +1,78 @@
+"""Up to which batch size a Linear + ReLU layer can be inverted: by algebra, by probability, and as far as our own search was measured."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+from unbatch.exposure.findings import Limits, Point
+from unbatch.exposure.firing import Firing
+
+__all__ = ["MEASURED", "limits", "searched"]
+
+FAILURE = 0.01
+"""Accepted probability that some sample of the batch is not determined by its zeros."""
+
+DRAWS = 16
+"""Draws in which the rank of the zeros' rows is checked."""
+
+MEASURED: dict[int, int] = {200: 75, 400: 120, 1000: 200}
+"""Width -> largest batch of CIFAR-10 of which the default search of ``attacks.spear`` recovered at least 9 of 10 wholly within a minute:
+six layers, untrained, half of the neurons off; benchmarks/results/frontier.json, by benchmarks/frontier.py. Larger batches of these
+widths were not all tried: the search may reach further, and no promise is meant."""
+
+
+def limits(firing: Firing, inputs: int) -> Limits:
+    """All limits of a layer of n ``inputs`` whose neurons fire like this."""
+    rank = max(0, min(firing.alive.shape[1], inputs) - 1)
+    typical = int(firing.zeros[len(firing.zeros) // 2]) + 1
+    sure, checks = _checked(firing, min(rank, firing.largest(FAILURE, rank)))
+    reach, measured = searched(firing.neurons.switching)
+    told = sorted({*(2**k for k in range(1, 13) if 2**k <= rank), 1, max(1, sure), min(max(1, rank), typical), max(1, rank)})
+    curve = tuple(Point(batch=b, all_determined=1 - firing.failure(b), share_determined=1 - firing.undetermined(b)) for b in told)
+    return Limits(
+        rank=rank,
+        information=min(rank, typical),
+        sure=sure,
+        searched=min(sure, reach),
+        extrapolated=not measured,
+        rank_checks=checks,
+        curve=curve,
+    )
+
+
+def searched(neurons: int) -> tuple[int, bool]:
+    """The batch size up to which our search is expected to work, and whether the width lies among those that were measured.
+
+    A straight line between the measured points in logarithms of width and batch; below the smallest width in proportion to it, above the
+    largest with the last slope. Both ends are extrapolations.
+
+    Example:
+        >>> searched(200), searched(1000), searched(100), searched(1)
+        ((75, True), (200, True), (37, False), (1, False))
+    """
+    widths = sorted(MEASURED)
+    low, high = widths[0], widths[-1]
+    if neurons < low:
+        return max(1, MEASURED[low] * neurons // low), False
+    after = next((i for i, width in enumerate(widths) if width >= neurons), len(widths) - 1)
+    after = max(1, after)
+    left, right = widths[after - 1], widths[after]
+    slope = math.log(MEASURED[right] / MEASURED[left]) / math.log(right / left)
+    return int(MEASURED[left] * (neurons / left) ** slope + 1e-9), low <= neurons <= high
+
+
+def _checked(firing: Firing, batch: int) -> tuple[int, int]:
+    """The largest batch up to this one whose zeros have full rank in all draws, by bisection, and how many draws there were."""
+    generator = torch.Generator().manual_seed(0)
+    answer = firing.of_full_rank(batch, DRAWS, generator)
+    if answer is None:
+        return batch, 0
+    if answer:
+        return batch, DRAWS
+    good, bad = 1, batch
+    while bad - good > 1:
+        middle = (good + bad) // 2
+        good, bad = (middle, bad) if firing.of_full_rank(middle, DRAWS, generator) else (good, middle)
+    return good, DRAWS
