@@ -157,9 +157,12 @@ class Observation:
 
     @property
     def rounding(self) -> torch.dtype:
-        """The coarsest floating type that holds the update's numbers, whatever type they are stored in: what its rounding is judged by."""
+        """The coarsest floating type that holds the update's numbers, whatever type they are stored in: what its rounding is judged by.
+
+        Where tensors are stored in different types, at least the coarsest of these.
+        """
         for dtype in (torch.bfloat16, torch.float16, torch.float32):
-            if all(_fits(tensor, dtype) for tensor in self.update.values()):
+            if dtype == self.dtype or all(_fits(tensor, dtype) for tensor in self.update.values()):
                 return dtype
         return self.dtype
 
