@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ import pytest
 pytest.importorskip("flwr", reason="Flower is not installed: run `make test-flower`")
 pytest.importorskip("ray", reason="ray is not installed: run `make test-flower`")
 
+import federation
 from federation import RATE, SAMPLES, SHAPE, LocalGrid, batch_of, message, network, recovers, trained
 from flwr.app import ArrayRecord, Message, MetricRecord, RecordDict
 from flwr.clientapp import ClientApp
@@ -18,11 +20,11 @@ from flwr.serverapp import ServerApp
 from flwr.serverapp.strategy import FedAvg, Result, Strategy
 from flwr.simulation import run_simulation
 
-from unbatch import auditing, importers
+from unbatch.cli import execute
 from unbatch.experiments import store
 from unbatch.flower import AuditingStrategy, DefenseMod, RoundSummary
 from unbatch.training import LocalTraining
-from unbatch.types import Observation, Status
+from unbatch.types import Status
 
 CLIENTS, ROUNDS, CARELESS = 4, 3, 0
 STEP = LocalTraining(learning_rate=RATE)
@@ -31,7 +33,11 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of ray and of Flower, about
 
 
 class Ordered(FedAvg):
-    """FedAvg that adds the clients up in the same order in every run: node numbers and arrivals are random."""
+    """FedAvg of all clients that adds them up in the same order in every run: node numbers and arrivals are random."""
+
+    def __init__(self) -> None:
+        # A simulation starts rounds as soon as enough nodes are there: wait for all.
+        super().__init__(fraction_evaluate=0.0, min_train_nodes=CLIENTS, min_available_nodes=CLIENTS)
 
     def aggregate_train(self, server_round: int, replies: Any) -> Any:
         return super().aggregate_train(server_round, sorted(replies, key=partition_of))
@@ -83,7 +89,7 @@ def simulate(strategy: Strategy, app: ClientApp) -> None:
 
 def auditing_strategy(out: Path, local: LocalTraining = STEP) -> AuditingStrategy:
     return AuditingStrategy(
-        Ordered(fraction_evaluate=0.0),
+        Ordered(),
         network,
         SHAPE,
         out,
@@ -91,6 +97,13 @@ def auditing_strategy(out: Path, local: LocalTraining = STEP) -> AuditingStrateg
         save_updates=True,
         name=lambda reply: f"ward {partition_of(reply)}",
     )
+
+
+def test_nothing_is_told_to_anybody() -> None:
+    from flwr.supercore import telemetry
+
+    assert telemetry.FLWR_TELEMETRY_ENABLED == "0"
+    assert os.environ["RAY_USAGE_STATS_ENABLED"] == "0"
 
 
 @pytest.fixture(scope="module")
@@ -127,25 +140,36 @@ def test_what_it_discloses_is_what_the_client_had(careless: tuple[AuditingStrate
         assert sorted(tensors["labels"].tolist()) == sorted(batch_of(CARELESS, done.round).labels.tolist())
 
 
-def test_the_saved_updates_audited_offline_give_the_same_finding(careless: tuple[AuditingStrategy, Path]) -> None:
+def test_the_saved_updates_audited_offline_give_the_same_finding(
+    careless: tuple[AuditingStrategy, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     strategy, out = careless
     for done in strategy.rounds:
         for client in done.clients:
-            folder = out / f"round-{done.round}" / str(client.folder)
-            finding = auditing.audit(offline(folder))
-            assert finding.reconstruction.status.name == client.status
-            assert (0 if finding.reconstruction.inputs is None else len(finding.reconstruction.inputs)) == client.samples
+            again = tmp_path / f"{done.round}-{client.client}"
+            code = offline(out / f"round-{done.round}" / str(client.folder), again)
+            said = capsys.readouterr().err
+            if client.status == Status.NOT_APPLICABLE.name:
+                assert (code, again.exists()) == (2, False)
+                assert client.reason in said
+            else:
+                stored, _ = store.load(again)
+                assert code == (3 if client.disclosed else 0)
+                assert (stored.status, stored.reconstructed, stored.residual) == (client.status, client.samples, client.residual)
 
 
-def offline(folder: Path) -> Observation:
-    model = importers.load_weights(network(), folder / "weights.safetensors")
-    return importers.load_observation(model, folder / "reply.safetensors", SHAPE, kind="weights", training=STEP, batch_size=SAMPLES)
+def offline(saved: Path, out: Path) -> int:
+    """The command line on what the strategy saved of a client, as a gate."""
+    files = {"--weights": saved / "weights.safetensors", "--update": saved / "reply.safetensors", "--out": out}
+    told = {"--update-is": "weights", "--learning-rate": RATE, "--batch-size": SAMPLES, "--input-shape": "1,8,8", "--fail-on": "exact"}
+    given = {"--model": f"{federation.__file__}:network", **files, **told}
+    return execute(["audit", "--quiet", *(str(word) for pair in given.items() for word in pair)])
 
 
 def test_auditing_changes_no_bit_of_the_federation(tmp_path: Path) -> None:
     app = clients(STEP, DefenseMod("gaussian_noise:deviation=1.0", seed=0))
     message(0, RecordDict())  # gives this process an identity
-    alone = start(Ordered(fraction_evaluate=0.0), LocalGrid(app, CLIENTS))
+    alone = start(Ordered(), LocalGrid(app, CLIENTS))
     strategy = auditing_strategy(tmp_path / "out")
     watched = start(strategy, LocalGrid(app, CLIENTS))
     assert {name: array.data for name, array in watched.arrays.items()} == {name: array.data for name, array in alone.arrays.items()}
