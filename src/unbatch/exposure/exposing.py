@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
+import torch
 from torch import Tensor, nn
 
 from unbatch.errors import Misuse, NotDeterministic
 from unbatch.exposure.findings import Exposure, LabelLeak, LayerExposure
-from unbatch.exposure.firing import measure, samples_for
+from unbatch.exposure.firing import in_chunks, measure, samples_for
 from unbatch.exposure.judging import judge, report
 from unbatch.exposure.labels import label_leak
 from unbatch.exposure.survey import Survey, noise, precision, survey
@@ -50,22 +51,35 @@ def expose(
     seen = survey(model, shape)
     judged = [(module, judge(module, seen, refusal, _mixed(model))) for module in seen.modules]
     wanted = [j.call.weight for _, j in judged if j.call is not None and j.exact in ("samples", "features")]
-    given = data is not None
-    inputs = data if data is not None else noise(model, shape, samples_for(seen.footprint), seed)
-    inputs = inputs.to(next(model.parameters()).device, precision(model))
-    fires = measure(model, inputs, wanted, seen.footprint)
+    count = samples_for(seen.footprint, sum(p.numel() for p in model.parameters())) if data is None else len(data)
+    fires = measure(model, _chunks(model, shape, data, in_chunks(count, seen.footprint), seed), wanted)
     layers = tuple(report(module, seen, j, fires.get(j.call.weight) if j.call is not None else None) for module, j in judged)
     labels = label_leak(model, shape, loss, seen, refusal)
     return Exposure(
         model=type(model).__name__,
         input_shape=shape,
         mode="train" if model.training else "eval",
-        measured_on=f"{len(inputs):,} {'given inputs' if given else 'inputs of white noise'}" if wanted else "nothing: no layer needed it",
+        measured_on=_measured_on(count, data is None) if wanted else "nothing: no layer needs it",
         verdict=_verdict(layers),
         layers=layers,
         labels=labels,
-        notes=tuple(_notes(layers, labels, seen, refusal, given=given)),
+        notes=tuple(_notes(layers, labels, seen, refusal, given=data is not None)),
     )
+
+
+def _chunks(model: nn.Module, shape: tuple[int, ...], data: Tensor | None, sizes: list[int], seed: int) -> Iterator[Tensor]:
+    """The inputs to measure on, a chunk at a time, where and as precise as the model is."""
+    generator = torch.Generator().manual_seed(seed)
+    device = next(model.parameters()).device
+    start = 0
+    for size in sizes:
+        chunk = noise(model, shape, size, generator) if data is None else data[start : start + size]
+        start += size
+        yield chunk.to(device, precision(model))
+
+
+def _measured_on(count: int, made_up: bool) -> str:
+    return f"{count:,} {'input' if count == 1 else 'inputs'} {'of white noise' if made_up else 'as given'}"
 
 
 def _checked(model: nn.Module, input_shape: Sequence[int], data: Tensor | None) -> tuple[int, ...]:

@@ -7,7 +7,7 @@ others turn on, and those rows must have rank b − 1.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -22,7 +22,7 @@ from unbatch.exposure.findings import Neurons
 from unbatch.exposure.survey import precision
 from unbatch.trace import run
 
-__all__ = ["Firing", "measure", "samples_for"]
+__all__ = ["Firing", "in_chunks", "measure", "samples_for"]
 
 BUDGET = 2_000_000_000
 """Numbers that all measuring passes together may compute: a minute or so on one core."""
@@ -37,35 +37,40 @@ FULL_RANK = 500
 """Batch size up to which the rank of the zeros' rows is checked."""
 
 
-def samples_for(footprint: int) -> int:
-    """How many noise inputs a model of this footprint (numbers per sample) is measured on.
+def samples_for(footprint: int, parameters: int) -> int:
+    """How many noise inputs a model is measured on, by the numbers it computes and the parameters it reads for each.
 
     Example:
-        >>> samples_for(5_000), samples_for(10_000_000), samples_for(100_000_000)
-        (1000, 200, 64)
+        >>> samples_for(5_000, 600_000), samples_for(10_000_000, 600_000), samples_for(3_000_000, 311_000_000)
+        (1000, 198, 64)
     """
-    return min(MOST, max(FEWEST, BUDGET // footprint))
+    return min(MOST, max(FEWEST, BUDGET // (footprint + parameters // 10)))
 
 
-def measure(model: nn.Module, inputs: Tensor, weights: Sequence[str], footprint: int) -> dict[str, Firing]:
-    """Run the model on inputs (s, *shape) and see which neurons of the layers of these weights fire.
+def in_chunks(count: int, footprint: int) -> list[int]:
+    """How many inputs each pass takes, about equally many, none of them one alone unless there is only one: batch statistics need two.
+
+    Example:
+        >>> in_chunks(7, 10_000_000), in_chunks(5, 1_000_000_000), in_chunks(1, 1)
+        ([4, 3], [3, 2], [1])
+    """
+    passes = max(1, count // max(2, AT_ONCE // footprint))
+    return [count // passes + (i < count % passes) for i in range(passes)]
+
+
+def measure(model: nn.Module, chunks: Iterable[Tensor], weights: Sequence[str]) -> dict[str, Firing]:
+    """Run the model on chunks (s, *shape) of inputs and see which neurons of the layers of these weights fire.
 
     The global random state is left as it was.
     """
     fires: dict[str, list[Tensor]] = {weight: [] for weight in weights}
-    devices = [inputs.device] if inputs.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(0)
-        for chunk in _chunks(inputs, max(2, AT_ONCE // footprint)) if weights else ():
+    for chunk in chunks if weights else ():
+        with torch.random.fork_rng(devices=[chunk.device] if chunk.device.type == "cuda" else []):
+            torch.manual_seed(0)
             for call in run(model, chunk, dtype=precision(model)).linears:
                 if call.weight in fires:
                     fires[call.weight].append((call.output.detach() > 0).cpu())
     return {weight: Firing(torch.cat(masks)) for weight, masks in fires.items()}
-
-
-def _chunks(inputs: Tensor, size: int) -> Iterator[Tensor]:
-    """Pieces of about this size, none of one sample alone unless there is only one: batch statistics need two."""
-    yield from inputs.tensor_split(max(1, len(inputs) // size))
 
 
 @dataclass(frozen=True, eq=False)
@@ -117,7 +122,7 @@ class Firing:
         independent = float((self.off * (1 - self.off)).sum())
         samples, alive, mean = len(self.zeros), len(self.off), float(self.off.mean()) if len(self.off) else 0.0
         spread = float(self.zeros.var(ddof=1)) if samples > 1 else 0.0
-        if alive > 1 and spread > independent * (1 + 3 * math.sqrt(2 / (samples - 1))):
+        if alive > 1 and samples > 1 and spread > independent * (1 + 3 * math.sqrt(2 / (samples - 1))):
             excess = (spread / (alive * mean * (1 - mean)) - 1) / (alive - 1)
             told = np.arange(-1, alive + 1)
             if excess > 0:

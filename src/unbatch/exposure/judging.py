@@ -18,6 +18,7 @@ __all__ = ["Judgement", "judge", "report"]
 ZEROS = 0.01
 """Share of exact zeros among a layer's sensitivities from which on they are no accident of rounding."""
 
+_FLAT = {"clamp", "clamp_max", "clip", "hardshrink", "hardsigmoid", "hardswish", "hardtanh", "relu6", "softshrink", "threshold"}
 _SUMS = {"add", "add_", "__add__", "__radd__", "__iadd__", "cat", "concat", "concatenate", "where", "expand_as", "__setitem__"}
 _PRODUCTS = {"matmul", "__matmul__", "__rmatmul__", "mm", "addmm", "bmm", "baddbmm", "einsum", "bilinear"}
 _NORMS = {"batch_norm", "group_norm", "instance_norm", "layer_norm", "rms_norm"}
@@ -57,7 +58,7 @@ def judge(module: Module, seen: Survey, refusal: str | None, mixed: bool) -> Jud
 def _judge_linear(module: Module, seen: Survey, trained: set[str], refusal: str | None, mixed: bool) -> Judgement:
     call, times = module.calls[0], _times(module, seen)
     raw = seen.sees(call.input) != "features"
-    others = sorted({use.function for use in module.uses} - {"linear"} - ({"add"} if call.weight not in seen.ran.parameters else set()))
+    others = sorted({use.function for use in module.uses if use.function != "linear" or use.computed})
     if call.weight not in trained:
         return Judgement(why="its weight is frozen: the update holds no gradient of it", call=call, times=times)
     if others:
@@ -89,6 +90,8 @@ def _batches(call: LinearCall, seen: Survey) -> tuple[Exact, str]:
     told = f"followed by {after} instead of ReLU"
     if zeros is None:
         return "untested", f"{told}: whether that leaves exact zeros is not known here"
+    if after in _FLAT:
+        return "untested", f"{told}, which has flat parts and so makes exact zeros too: our search does not use them"
     if zeros <= ZEROS:
         return "none", f"{told}: no exact zeros"
     return "untested", f"{told}, yet {zeros:.0%} of its sensitivities are exact zeros: our search does not look behind {after}"

@@ -8,6 +8,7 @@ data is the parameters' use. What is neither parameter nor constant counts as da
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -22,8 +23,8 @@ from unbatch.trace import LinearCall, Run, run
 
 __all__ = ["Module", "Survey", "Use", "noise", "precision", "survey"]
 
-SAMPLES = 3
-"""Noise inputs of the survey: two fix the scale and shift of an element, the third tests them."""
+SAMPLES = 8
+"""Noise inputs of the survey."""
 
 _USER_ERRORS = (
     ArithmeticError,
@@ -80,7 +81,7 @@ class Survey:
 
     Attributes:
         modules: every module with parameters, in the model's order.
-        inputs: (3, *input_shape) the noise.
+        inputs: (8, *input_shape) the noise.
         ran: the pass itself.
         footprint: numbers in all intermediate results, per sample.
         followers: for every Linear call, by its id, the first function that took its output.
@@ -174,13 +175,13 @@ def survey(model: nn.Module, input_shape: tuple[int, ...]) -> Survey:
     Raises:
         Misuse: the model does not run on float inputs of this shape.
     """
-    inputs = noise(model, input_shape, SAMPLES, 0)
+    inputs = noise(model, input_shape, SAMPLES, torch.Generator().manual_seed(0))
     watch = _Watch(model)
     with torch.random.fork_rng(devices=_cuda(inputs)):
         torch.manual_seed(0)
         try:
             with watch:
-                ran = run(model, inputs, dtype=precision(model))
+                ran = run(model, inputs, large=sys.maxsize, dtype=precision(model))  # nothing in blocks: they would hide a use
         except _USER_ERRORS as error:
             raise _does_not_run(model, input_shape, error) from error
     modules = [part for module in _modules(model) for part in _parts(module, watch.uses, ran)]
@@ -238,10 +239,9 @@ def precision(model: nn.Module) -> torch.dtype:
     return torch.promote_types(next(model.parameters()).dtype, torch.float32)
 
 
-def noise(model: nn.Module, input_shape: tuple[int, ...], count: int, seed: int) -> Tensor:
-    """White noise of variance 1, (count, *input_shape), on the model's device."""
-    generator = torch.Generator().manual_seed(seed)
-    return torch.randn((count, *input_shape), generator=generator, dtype=torch.float64).to(next(model.parameters()).device)
+def noise(model: nn.Module, input_shape: tuple[int, ...], count: int, generator: torch.Generator) -> Tensor:
+    """White noise of variance 1, (count, *input_shape), drawn on the CPU and moved to the model's device."""
+    return torch.randn((count, *input_shape), generator=generator).to(next(model.parameters()).device)
 
 
 def _cuda(inputs: Tensor) -> list[torch.device]:
