@@ -56,12 +56,13 @@ class DpSgd(Defense):
 
     def __call__(self, gradients: Mapping[str, Tensor], generator: Generator) -> dict[str, Tensor]:
         """See ``Defense``; each sample carries its equal part of the one noise that the sum gets."""
-        squares = [tensor.double().reshape(len(tensor), -1).square().sum(dim=1) for tensor in gradients.values()]
-        factors = (self.clip / torch.stack(squares).sum(dim=0).sqrt()).clamp(max=1.0)
+        norms = [torch.linalg.vector_norm(tensor.reshape(len(tensor), -1), dim=1, dtype=torch.float64) for tensor in gradients.values()]
+        factors = (self.clip / torch.stack(norms).norm(dim=0)).clamp(max=1.0)
         clipped = {name: torch.einsum("b,b...->b...", factors.to(tensor.dtype), tensor) for name, tensor in gradients.items()}
-        if self.noise_multiplier == 0:
-            return clipped
-        return {name: tensor + self._noise(tensor, generator) / len(tensor) for name, tensor in clipped.items()}
+        if self.noise_multiplier:
+            for tensor in clipped.values():
+                tensor += self._noise(tensor, generator) / len(tensor)
+        return clipped
 
     def _noise(self, tensor: Tensor, generator: Generator) -> Tensor:
         """Of the shape of one sample's gradient."""
