@@ -177,7 +177,8 @@ class Attack(Plugin, ABC):
         limit = max(self.tolerance[observation.rounding], min(observation.resolution, self.tolerance[torch.bfloat16]))
         proof = prove(observation, inputs, labels, limit, candidate.weights, candidate.order)
         if proof.holds:
-            return Status.RECONSTRUCTED, proof.residual, candidate.reason or proof.remark
+            status = Status.PARTIAL if proof.untraced else Status.RECONSTRUCTED
+            return status, proof.residual, proof.remark if proof.untraced else candidate.reason or proof.remark
         distance = f"replaying the candidate leaves a relative distance of {proof.residual:.1e}, above {limit:.0e}"
         reason = candidate.reason or distance + (f": {proof.remark}" if proof.remark else "")
         if candidate.certified:

@@ -27,11 +27,13 @@ class Proof:
         residual: ‖replayed − observed‖ / ‖observed‖.
         holds: whether that is rounding, in all tensors together and in each alone.
         remark: what a reader must know about it, or empty.
+        untraced: how many more samples the batch held that left no trace in the update.
     """
 
     residual: float
     holds: bool
     remark: str = ""
+    untraced: int = 0
 
 
 def prove(
@@ -59,8 +61,17 @@ def prove(
     own = replay(observation.model, observation.update, inputs, labels, observation.loss, weights)
     if not _holds(own, limit):
         return Proof(min(even.residual, own.residual), False)
+    if observation.factor_known and (untraced := _untraced(weights)):
+        remark = f"{untraced} more samples of the batch left no trace in the update: the network is sure of them to the last digit"
+        return Proof(own.residual, True, remark, untraced)
     low, high = float(weights.min() / weights.mean()), float(weights.max() / weights.mean())
     return Proof(own.residual, True, f"the samples count differently, from {low:.2g} to {high:.2g} of an even share: clipped or weighted")
+
+
+def _untraced(weights: Tensor) -> int:
+    """How many samples are missing in a mean of which these are the weights: all equal to one over a whole number larger than theirs."""
+    size = round(1 / float(weights.median()))
+    return max(0, size - len(weights)) if bool(((weights * size - 1).abs() < 0.01).all()) else 0
 
 
 def _holds(result: Replay, limit: float) -> bool:

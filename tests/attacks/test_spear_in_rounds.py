@@ -137,3 +137,22 @@ def test_float32_sum_over_many_clients() -> None:
     found = invert(observation, "spear:seconds=40").or_raise()
     assert error(found, batch) < 1e-3
     assert labels_right(found, batch)
+
+
+@pytest.mark.parametrize(("margin", "found_at_least", "all_there"), [(3.0, 8, True), (20.0, 6, False)])
+def test_samples_that_the_network_is_sure_of(margin: float, found_at_least: int, all_there: bool) -> None:
+    """Gradients a million times smaller than the others' are found all the same; samples without any are told, not overlooked."""
+    model, batch = case(samples=8)
+    head = model.get_submodule(list(dict(model.named_modules()))[-1])
+    with torch.no_grad():
+        scores = model(batch.inputs)
+        gap = -scores.topk(2, dim=1).values.diff(dim=1).max()
+        for parameter in head.parameters():
+            parameter.mul_(margin / gap)  # every sample is right by this margin at least
+    update = plugins.build("protocols", "fedsgd").observe(model, Batch(batch.inputs, scores.argmax(dim=1))).update
+    found = invert(Observation(model, update, SHAPE), "spear:seconds=10")
+    assert found.inputs is not None
+    assert len(found.inputs) >= found_at_least
+    assert float(torch.cdist(found.inputs.flatten(1), batch.inputs.flatten(1)).amin(dim=1).max()) < 1e-3
+    assert found.status is (Status.RECONSTRUCTED if all_there else Status.PARTIAL)
+    assert all_there or "more samples" in found.reason

@@ -39,7 +39,9 @@ def plant(m: int = 120, n: int = 90, b: int = 8, seed: int = 0, tolerance: float
     factors = factor(gradient + noise * gradient.std() * gauss(m, n), generator)
     views = views_of(factors.right, (n,), generator)
     seen = multiply(weight, factors.right)
-    layer, change, alive = layer_in_factors(factors.left, columns.sum(dim=1), seen, bias, views, factors.noise_map, tolerance)
+    found = layer_in_factors(factors.left, columns.sum(dim=1), seen, bias, views, factors.noise_map, tolerance)
+    assert found is not None
+    layer, change, alive = found
     following = next_layer(gauss(m, b) @ z.relu().T, alive, b)
     # x = rightᵀ changeᵀ p, so the true p are the inputs' coordinates in these rows.
     to_inputs = change @ factors.right

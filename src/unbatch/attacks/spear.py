@@ -15,23 +15,23 @@ the proof by replay and the search ``auto`` go beyond the paper.
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
-from unbatch.attacks._local import follow_steps, sensitivities_along
+from unbatch.attacks._readout import Attempt, Problem, read_out
 from unbatch.attacks._shallow import invert_shallow
 from unbatch.contracts import Attack, Candidate, Inapplicable, Progress
 from unbatch.errors import Misuse
 from unbatch.linalg.certificates import next_layer
-from unbatch.linalg.layer import Layer, layer_in_factors
+from unbatch.linalg.layer import layer_in_factors
 from unbatch.linalg.lowrank import Factors, factor, multiply
 from unbatch.linalg.mixtures import views_of
 from unbatch.linalg.sampling import expected_subsets
-from unbatch.linalg.search import Search
+from unbatch.linalg.search import NOISY, Search
 from unbatch.linalg.selection import Solution
 from unbatch.trace import LinearCall, linear_layers
 from unbatch.types import Observation
@@ -115,11 +115,27 @@ class Spear(Attack):
             shallow = invert_shallow(observation, call, reader, factors, generator, self.seconds, progress)
             if shallow is not None and (not shallow.exhausted or factors.rank > SMALL):
                 return shallow
-        layer, change, alive = _in_factors(observation, call, factors, generator)
-        following = next_layer(None if reader is None else observation.update[reader.weight], alive, layer.batch)
+        best: Attempt | None = None
+        started = time.monotonic()
+        problems = _problems(observation, call, reader, factors, generator)
+        for turn, problem in enumerate(problems):
+            left = self.seconds - (time.monotonic() - started)
+            attempt = self._attempt(observation, problem, generator, max(0.01, left / (len(problems) - turn)), progress)
+            if best is None or (attempt.fits, attempt.samples) > (best.fits, best.samples):
+                best = attempt
+            if best.fits:
+                break
+        if best is None:
+            raise Inapplicable(_too_few(observation, call, factors))
+        if not best.whole and shallow is not None:
+            return shallow
+        return read_out(observation, best, factors.rank, progress)
+
+    def _attempt(self, observation: Observation, problem: Problem, generator: Generator, seconds: float, progress: Progress) -> Attempt:
+        """Search one problem."""
         search = Search(
-            layer,
-            following,
+            problem.layer,
+            problem.following,
             generator,
             self.search == "sampling",
             self.subsets,
@@ -128,40 +144,10 @@ class Spear(Attack):
             getattr(torch, self.precision),
             drifting=not observation.one_gradient,
         )
-        solution = search.run(self.seconds, progress)
+        solution = search.run(seconds, progress)
         score = float(solution.agreement.mean()) if len(solution.agreement) else 0.0
         fits = _fits(search, solution)
-        reason, unfinished = _shortfall(search, solution.missing, score, fits), solution.missing > 0
-        stats = _stats(call, factors, search, score)
-        if solution.missing and shallow is not None:
-            return shallow
-        if not len(solution.samples):
-            return Candidate(reason=reason, exhausted=True, stats=stats)
-        inputs = (solution.samples @ change) @ factors.right
-        if not call.raw:
-            return Candidate(features=inputs, reason=reason, exhausted=unfinished, stats=stats)
-        inputs = inputs.reshape(-1, *observation.input_shape)
-        progress("labels", float("nan"))
-        columns = factors.left @ torch.linalg.solve_triangular(change, solution.directions.T, upper=True)
-        labels, shares, rest = _labels(observation, call.weight, inputs, columns)
-        if unfinished:  # what is given out alone must carry its own proof: a column that some label explains to the last digits
-            proved = rest < max(1e-6, 100 * layer.noise_level)
-            return Candidate(inputs[proved], labels[proved], reason=reason, exhausted=True, certified=bool(proved.any()), stats=stats)
-        copies = _multiplicities(shares / shares.sum(), observation.batch_size)
-        if not reason and bool((copies > 1).any()):
-            reason = f"{int(copies.sum())} samples, of which only {len(inputs)} differ"
-        weights, order = shares / copies, None
-        if not observation.one_gradient:
-            labels, order = follow_steps(observation, call.weight, inputs, labels, columns)
-        return Candidate(
-            inputs.repeat_interleave(copies, dim=0),
-            labels.repeat_interleave(copies),
-            reason=reason,
-            certified=fits and not observation.one_gradient,
-            weights=weights.repeat_interleave(copies),
-            order=order,
-            stats=stats,
-        )
+        return Attempt(problem, solution, fits, _shortfall(search, solution.missing, score, fits), _stats(problem, search, score))
 
 
 def _factored(observation: Observation, call: LinearCall, generator: Generator) -> Factors:
@@ -174,28 +160,38 @@ def _factored(observation: Observation, call: LinearCall, generator: Generator) 
     return factors
 
 
-def _in_factors(
-    observation: Observation, call: LinearCall, factors: Factors, generator: Generator
-) -> tuple[Layer, Float[Tensor, "b b"], Bool[Tensor, " m"]]:
-    """The layer in the coordinates of its factors, see ``layer_in_factors``.
+def _problems(
+    observation: Observation, call: LinearCall, reader: LinearCall | None, factors: Factors, generator: Generator
+) -> list[Problem]:
+    """The layer in the coordinates of its factors, for every rank that the gradient may have: first those with little noise, then large.
 
-    Raises:
-        Inapplicable: too few neurons fire.
+    With several clear gaps, the samples after the last ones have gradients so small that rounding may hide their zeros.
     """
-    parameters = dict(observation.model.named_parameters())
-    layer, change, alive = layer_in_factors(
-        factors.left,
-        observation.update[str(call.bias)].double(),
-        multiply(parameters[call.weight].detach(), factors.right),
-        parameters[str(call.bias)].detach().double(),
-        views_of(factors.right, observation.input_shape if call.raw else tuple(call.input.shape[1:]), generator),
-        factors.noise_map,
-        ZERO,
-        _moved(observation, call, factors),
-    )
-    if len(layer.left) <= layer.batch:
-        raise Inapplicable(f"only {len(layer.left)} neurons fire for any sample, too few to tell {layer.batch} samples apart")
-    return layer, change, alive
+    problems = []
+    for rank in factors.ranks if factors.clear else (factors.rank,):
+        part = factors if rank == factors.rank else factor(observation.update[call.weight], generator, rank=rank)
+        parameters = dict(observation.model.named_parameters())
+        found = layer_in_factors(
+            part.left,
+            observation.update[str(call.bias)].double(),
+            multiply(parameters[call.weight].detach(), part.right),
+            parameters[str(call.bias)].detach().double(),
+            views_of(part.right, observation.input_shape if call.raw else tuple(call.input.shape[1:]), generator),
+            part.noise_map,
+            ZERO,
+            _moved(observation, call, part),
+        )
+        if found is None or len(found[0].left) <= found[0].batch:
+            continue
+        layer, change, alive = found
+        following = next_layer(None if reader is None else observation.update[reader.weight], alive, layer.batch)
+        problems.append(Problem(call, part, layer, change, following))
+    return sorted(problems, key=lambda problem: problem.layer.noise_level > NOISY)
+
+
+def _too_few(observation: Observation, call: LinearCall, factors: Factors) -> str:
+    firing = int((observation.update[call.weight] != 0).any(dim=1).sum())
+    return f"only {firing} neurons fire for any sample, too few to tell {factors.rank} samples apart"
 
 
 def _moved(observation: Observation, call: LinearCall, factors: Factors) -> tuple[Tensor, Tensor] | None:
@@ -206,9 +202,10 @@ def _moved(observation: Observation, call: LinearCall, factors: Factors) -> tupl
     return factor * factors.left @ (factors.right @ factors.right.T), factor * observation.update[str(call.bias)].double()
 
 
-def _stats(call: LinearCall, factors: Factors, search: Search, score: float) -> dict[str, Any]:
+def _stats(problem: Problem, search: Search, score: float) -> dict[str, Any]:
+    factors = problem.factors
     return {
-        "layer": call.weight,
+        "layer": problem.call.weight,
         "width": len(factors.left),
         "alive": len(search.layer.left),
         "rank": factors.rank,
@@ -287,26 +284,3 @@ def _check_rank(observation: Observation, call: LinearCall, factors: Factors) ->
             f"the singular values of {call.weight} show no clear gap (the largest ratio is {factors.gap:.1f}), so the rank does not"
             " tell the batch size: the update is noisy, or the batch nearly dependent; give batch_size if it is known"
         )
-
-
-def _labels(observation: Observation, weight: str, inputs: Tensor, columns: Float[Tensor, "m b"]) -> tuple[Tensor, Tensor, Tensor]:
-    """The label of every sample, its share of the batch, and the share of its column that the label leaves unexplained.
-
-    Column i of ∂L/∂Z must be ∂ℓ(x_i, y)/∂z times that share (1/b, or more for a repeated sample); the class that leaves the
-    smallest rest wins.
-    """
-    expected = sensitivities_along(observation, inputs, weight)
-    shares = torch.einsum("cbm,mb->cb", expected, columns) / expected.square().sum(dim=-1).clamp_min(torch.finfo(torch.float64).tiny)
-    rest = (columns.T - shares[..., None] * expected).norm(dim=-1).where(shares > 0, torch.inf)
-    least, labels = rest.min(dim=0)
-    return labels, shares.gather(0, labels[None])[0], least / columns.norm(dim=0)
-
-
-def _multiplicities(shares: Tensor, batch_size: int | None, most: int = 8) -> Tensor:
-    """How often every distinct sample was in the batch: the smallest whole numbers in proportion to its share."""
-    distinct_samples = len(shares)
-    for size in [batch_size] if batch_size else range(distinct_samples, most * distinct_samples + 1):
-        copies = (shares * size).round()
-        if int(copies.sum()) == size and bool(((shares * size - copies).abs() < 0.02).all()) and bool((copies > 0).all()):
-            return copies.to(torch.int64)
-    return torch.ones(distinct_samples, dtype=torch.int64, device=shares.device)

@@ -92,7 +92,7 @@ def layer_in_factors(
     noise: Float[Tensor, "b b"],
     tolerance: float,
     moved: tuple[Float[Tensor, "m b"], Float[Tensor, " m"]] | None = None,
-) -> tuple[Layer, Float[Tensor, "b b"], Bool[Tensor, " m"]]:
+) -> tuple[Layer, Float[Tensor, "b b"], Bool[Tensor, " m"]] | None:
     """Scale the rows of the left factor to equal length, leave dead ones out, make the columns orthonormal again.
 
     Args:
@@ -106,10 +106,12 @@ def layer_in_factors(
         moved: see ``Layer``; in the coordinates of ``seen`` as given here.
 
     Returns:
-        the layer; the (b, b) matrix T such that x = rightᵀ Tᵀ p; and which rows are alive, (m,).
+        the layer; the (b, b) matrix T such that x = rightᵀ Tᵀ p; and which rows are alive, (m,). None where fewer than b rows are.
     """
     length = left.norm(dim=1)
     alive = length > (1e-9 * length.max()).maximum(5 * noise.norm())
+    if int(alive.sum()) < left.shape[1]:
+        return None
     columns, change = torch.linalg.qr(left[alive] / length[alive, None])
     sums = torch.linalg.lstsq(columns, (bias_gradient[alive] / length[alive])[:, None]).solution[:, 0]
     noise = torch.linalg.solve_triangular(change, noise, upper=True, left=False)

@@ -39,6 +39,8 @@ class Factors:
         singular_values: of the gradient or of random sums of its columns, falling.
         gap: ratio of the last kept singular value and the first dropped one; infinite for full rank.
         noise: standard deviation of an entry of the gradient that the factors do not explain.
+        ranks: all ranks after which a clear gap follows, the largest first. Where there are several, some samples have gradients that
+            are thousands of times smaller than those of others.
     """
 
     left: Float[Tensor, "m b"]
@@ -46,6 +48,7 @@ class Factors:
     singular_values: Float[Tensor, " s"]
     gap: float
     noise: float
+    ranks: tuple[int, ...] = ()
 
     @property
     def rank(self) -> int:
@@ -67,7 +70,7 @@ class Factors:
 
 
 def factor(gradient: Float[Tensor, "m n"], generator: Generator, rank: int | None = None) -> Factors:
-    """Find the rank of a gradient by its largest gap, and factor it.
+    """Find the rank of a gradient by its last clear gap, and factor it.
 
     Args:
         gradient: (m, n), any float type; not changed, not copied whole.
@@ -88,7 +91,7 @@ def factor(gradient: Float[Tensor, "m n"], generator: Generator, rank: int | Non
     if height > width:
         flipped = factor(gradient.T, generator, rank)
         left, mixing = torch.linalg.qr(flipped.right.T)
-        return Factors(left, mixing @ flipped.left.T, flipped.singular_values, flipped.gap, flipped.noise)
+        return Factors(left, mixing @ flipped.left.T, flipped.singular_values, flipped.gap, flipped.noise, flipped.ranks)
     # Rounding in the gradient's own type is noise of this size on its singular values.
     resolution = 4 * torch.finfo(torch.promote_types(gradient.dtype, torch.float32)).eps
     size = SKETCH
@@ -97,7 +100,8 @@ def factor(gradient: Float[Tensor, "m n"], generator: Generator, rank: int | Non
         sums = _sums_of_columns(gradient, 2 * height if whole else size, generator)
         left, values, _ = torch.linalg.svd(sums, full_matrices=False)
         # Rows of dead neurons give singular values of zero, which say nothing of the batch.
-        count, gap = _gap(values[: int((sums != 0).any(dim=1).sum())], resolution)
+        ranks, gap = _gaps(values[: int((sums != 0).any(dim=1).sum())], resolution)
+        count = ranks[0]
         if whole or (count < 0.8 * size and gap >= CLEAR):
             break
         size *= 2
@@ -109,7 +113,7 @@ def factor(gradient: Float[Tensor, "m n"], generator: Generator, rank: int | Non
         # Sums of columns average less than all columns do: one step of subspace iteration uses every entry against the noise.
         left, _ = torch.linalg.qr(multiply(gradient, right))
         right, noise = _project(left, gradient), _unexplained(left, gradient)
-    return Factors(left, right, values, gap, noise)
+    return Factors(left, right, values, gap, noise, ranks)
 
 
 def _unexplained(left: Float[Tensor, "m b"], gradient: Float[Tensor, "m n"], most: int = 4096) -> float:
@@ -152,18 +156,22 @@ def _project(left: Tensor, gradient: Tensor) -> Tensor:
     return right
 
 
-def _gap(values: Tensor, resolution: float) -> tuple[int, float]:
-    """Rank and gap. Values under the resolution are noise: they count as that noise, so that no gap among them is ever chosen."""
+def _gaps(values: Tensor, resolution: float) -> tuple[tuple[int, ...], float]:
+    """The ranks before clear gaps, the largest first, and how large its gap is; without a clear gap the rank before the largest.
+
+    Values under the resolution are noise: they count as that noise, so that no gap among them is ever chosen.
+    """
     floor = values[0] * resolution
     seen = values.clamp_min(float(floor))
     if len(seen) == 1:
-        return 1, float("inf")
+        return (1,), float("inf")
     ratios = seen[:-1] / seen[1:]
-    best = int(ratios.argmax())
-    gap = float(ratios[best])
-    if gap < CLEAR and bool(values[-1] > 10 * floor):
-        return len(values), float("inf")
-    return best + 1, gap
+    clear = (ratios >= CLEAR).nonzero()[:, 0].flip(0).tolist()
+    full = bool(values[-1] > 10 * floor)
+    if not clear and full:
+        return (len(values),), float("inf")
+    ranks = [index + 1 for index in clear] or [int(ratios.argmax()) + 1]
+    return tuple(ranks), float(ratios[ranks[0] - 1])
 
 
 def _ratio(values: Tensor, rank: int) -> float:
