@@ -136,6 +136,8 @@ def _find(observation: Observation, ran: tuple[Tensor, list[LinearCall]]) -> Lin
         return f"the last layer {call.weight!r} is applied more than once a sample"
     if outputs.shape != call.output.shape:
         return "the model's outputs are not those of its last Linear layer"
+    if not bool(outputs.isfinite().all()):
+        return "the scores of the model overflow: the weights, or the update of local training, are too large"
     plain = torch.equal(outputs, call.output)
     logarithmic = torch.allclose(outputs, torch.log_softmax(call.output, dim=1), rtol=1e-9, atol=1e-9)
     if (observation.loss == "cross_entropy" and (plain or logarithmic)) or (observation.loss == "nll" and logarithmic):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import torch
@@ -9,6 +10,7 @@ from jaxtyping import Float
 from scipy.special import polygamma
 from torch import Generator, Tensor
 
+from unbatch.contracts import Inapplicable
 from unbatch.labels._last_layer import LastLayer, noise_inputs
 from unbatch.types import Observation
 
@@ -19,6 +21,9 @@ SPECTRA = ((0.0, 1.0), (0.5, 0.5), (1.0, 1.0), (1.5, 1.0), (0.0, 0.5), (1.0, 0.5
 
 OFFSET = 0.5
 """Deviation of the mean input of one population, in deviations of an input."""
+
+MOST_NUMBERS = 1 << 24
+"""In one population of made-up inputs."""
 
 MISSED = {True: 0.2, False: 0.4}
 """How often a trained network hides the sign of a class that is there, where features have zeros and where not.
@@ -43,9 +48,14 @@ class Anchors:
 def anchors(observation: Observation, populations: int, inputs: int, generator: Generator) -> Anchors:
     """Run the model on populations of made-up inputs.
 
-    Each has a mean input and a spectrum of its own, so that the spread over populations tells how well such a guess can be.
+    Each has a mean input and a spectrum of its own, so that the spread over populations tells how well such a guess can be. Populations of
+    very large inputs are smaller. The generator is left as it came, so that the same inputs are made up for other weights.
+
+    Raises:
+        Inapplicable: the model overflows.
     """
-    scores, bends = [], []
+    scores, bends, state = [], [], generator.get_state()
+    inputs = max(8, min(inputs, MOST_NUMBERS // math.prod(observation.input_shape)))
     for index in range(populations):
         decay, scale = SPECTRA[index % len(SPECTRA)]
         mean = OFFSET * noise_inputs(observation, 1, generator, 1.0)
@@ -55,6 +65,11 @@ def anchors(observation: Observation, populations: int, inputs: int, generator: 
         score = softmax.clamp_min(1e-30).log()
         scores.append(score - score.mean())
         bends.append((softmax - torch.softmax(outputs.mean(dim=0).double(), dim=0)).square())
+    generator.set_state(state)
+    if not bool(torch.stack(scores).isfinite().all()):
+        raise Inapplicable(
+            "the scores of the model overflow on made-up inputs: the weights, or the update of local training, are too large"
+        )
     return Anchors(torch.stack(scores), torch.stack(bends).mean(dim=0).sqrt())
 
 

@@ -9,13 +9,15 @@ So ē is a weighted least-squares fit of G by g ēᵀ, with the weights 1/(n_j/K
 the classes differ by is the noise. Where the batch is even, g is small and the fit says little; populations of made-up inputs then say what
 scores the model gives to anything, and the spread between populations how far to believe that. Counts, weights and fit take turns.
 The two variances give the error to expect of a count. Where that is no longer small, as in trained networks, the answer falls back on an
-even batch, bent by the signs and sizes of the gradient.
+even batch, bent by the signs and sizes of the gradient. After local training mean p is the average along the way of the weights
+(``_moving``); a factor that the server does not know is the one that makes whole counts (``_scale``).
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -24,7 +26,9 @@ from torch import Generator, Tensor
 from unbatch.contracts import NEEDS_BATCH_SIZE, Estimate, Inapplicable, LabelRestorer
 from unbatch.errors import Misuse
 from unbatch.labels._last_layer import LastLayer, last_layer, obstacle
+from unbatch.labels._moving import along, steps, told, unevenness, way_average
 from unbatch.labels._prior import Anchors, anchors, fallback
+from unbatch.labels._scale import UNKNOWN, factors_of, likeliest
 from unbatch.linalg.simplex import onto_simplex
 from unbatch.types import Observation
 
@@ -39,6 +43,9 @@ SURE, LOST = 0.15, 0.35
 BEND = 2.0
 """How much further real inputs bend the softmax than made-up ones do."""
 
+DRIFT = 0.3
+"""Error of the mean probability along a way, as a share of how far it went."""
+
 WHOLE = 0.1
 """Expected error of a count, in samples, below which counts that are not whole mean something."""
 
@@ -52,12 +59,14 @@ class Fit:
         error: (C,) deviation to expect of a share.
         single: (C,) the same if the batch is one sample, or copies of it.
         anchored: how much of the mean scores came from made-up inputs, 0 to 1.
+        drift: deviation to expect of a share beyond these, because the weights moved.
     """
 
     shares: Float[Tensor, " c"]
     error: Float[Tensor, " c"]
     single: Float[Tensor, " c"]
     anchored: float
+    drift: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -96,31 +105,79 @@ class Anchored(LabelRestorer):
 
     def estimate(self, observation: Observation, generator: Generator) -> Estimate:
         """See the class."""
-        layer = last_layer(observation)
-        made = fit(layer, anchors(observation, self.populations, self.inputs, generator), self.rounds)
+        places = [(last_layer(seen), anchors(seen, self.populations, self.inputs, generator)) for seen in along(observation)]
+        factor = 1.0 if observation.factor_known else self._factor(observation, places)
+        layer, made = _scaled(places[0][0], factor), self._read(observation, places, factor)
         total = observation.batch_size or batch_size(made, layer.noise, self.largest)
         if total is None:
             raise Inapplicable(NEEDS_BATCH_SIZE)
         # A single sample has no spread: its features and softmax are exact.
         deviation = made.error if total > 1 else made.single
         counts, unsure = total * made.shares, total * float(deviation.square().mean().sqrt())
-        error = math.hypot(unsure, total * layer.noise)
+        error = math.hypot(unsure, total * layer.noise, total * made.drift, unevenness(observation) * (total / layer.classes) ** 0.5)
         off = float((counts - counts.round()).square().mean().sqrt())
-        if layer.noise == 0 and error < WHOLE and off > max(5 * error, 0.02):
+        if factor != 1.0:
+            error = max(error, off)  # samples that were clipped one by one count unevenly
+        if layer.noise == 0 and error < WHOLE and off > max(5 * error, 0.02 if observation.one_gradient else 0.2):
             raise Inapplicable(
                 f"the counts of {total} samples come out {off:.2f} off whole numbers where {error:.3f} is expected: the labels are soft"
                 " (smoothing, mixup), the loss is another one, or the batch size is wrong"
             )
-        # Noise is left out: it harms the fallback no less.
-        relative = unsure / (total / layer.classes)
-        trust = min(1.0, max(0.0, (LOST - relative) / (LOST - SURE)))
+        # Noise and drift are left out: they harm the fallback no less.
+        believed = _trust(unsure * layer.classes / total)
+        trust = min(believed, _trust(math.hypot(unsure, total * made.drift) * layer.classes / total))
         stats = {"trust": trust, "anchored": made.anchored, "noise": layer.noise, "batch_size": total}
+        if factor != 1.0:
+            stats["factor"] = factor
         if trust == 1:
             stats["expected_error"] = error
         counts = onto_simplex(counts, float(total))
-        if trust < 1:
-            counts = trust * counts + (1 - trust) * fallback(layer, total)
-        return Estimate(counts, batch_size=total, stats=stats)
+        if believed < 1:
+            counts = believed * counts + (1 - believed) * fallback(layer, total)
+        about = told(observation)
+        return Estimate(counts, batch_size=total, reason=about.get("reason", ""), stats=stats | about.get("stats", {}))
+
+    def _read(self, observation: Observation, places: Sequence[tuple[LastLayer, Anchors]], factor: float) -> Fit:
+        """The fit at the broadcast weights, or the average along the way from these."""
+        fits = [fit(_scaled(layer, factor), known_scores, self.rounds) for layer, known_scores in places]
+        if len(fits) == 1:
+            return fits[0]
+        shift, middle = places[0][0].bias_gradient / factor, fits[len(fits) // 2]
+        means = torch.stack([made.shares + shift for made in fits])
+        drift = DRIFT * float((means[-1] - means[0]).square().mean().sqrt())
+        return replace(middle, shares=way_average(means, shift, steps(observation)) - shift, drift=drift)
+
+    def _factor(self, observation: Observation, places: Sequence[tuple[LastLayer, Anchors]], most: int = 40) -> float:
+        """The unknown factor of the update, see ``_scale``: a fit for every number of samples that the rarest class may have."""
+        total = observation.batch_size
+        if total is None:
+            raise Inapplicable(f"{UNKNOWN}, nor does it know the batch size")
+        shift = places[0][0].bias_gradient
+        start = torch.softmax(places[0][1].scores, dim=1).mean(dim=0)
+        factors, off, errors = factors_of(start, shift, total)[:most].tolist(), [], []
+        for samples, factor in enumerate(factors):
+            for _ in range(2):
+                made = self._read(observation, places, factor)
+                mean = (made.shares + shift / factor).clamp_min(1e-9)
+                found = factors_of(mean, shift, total)
+                factor = float(found[min(samples, len(found) - 1)])  # noqa: PLW2901 -- by turns with the fit
+            factors[samples] = factor
+            counts = total * (mean - shift / factor)
+            off.append(float((counts - counts.round()).square().mean().sqrt()))
+            noise = _scaled(places[0][0], factor).noise
+            errors.append(total * math.hypot(float(made.error.square().mean().sqrt()), made.drift, noise))
+        measured = shift.new_tensor(off)
+        return float(factors[likeliest(measured, errors[int(measured.argmin())], len(shift))])
+
+
+def _trust(relative: float) -> float:
+    """How far a fit with this error of a count, as a share of K/C, is to be believed."""
+    return min(1.0, max(0.0, (LOST - relative) / (LOST - SURE)))
+
+
+def _scaled(layer: LastLayer, factor: float) -> LastLayer:
+    """The layer with its gradients divided by a factor."""
+    return layer if factor == 1.0 else replace(layer, gradient=layer.gradient / factor, shift=layer.bias_gradient / factor)
 
 
 def fit(layer: LastLayer, known_scores: Anchors, rounds: int) -> Fit:

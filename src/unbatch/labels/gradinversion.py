@@ -12,6 +12,7 @@ from torch import Generator
 
 from unbatch.contracts import Estimate, LabelRestorer
 from unbatch.labels._last_layer import last_layer, obstacle
+from unbatch.labels._moving import told
 from unbatch.types import Observation
 
 __all__ = ["GradInversion"]
@@ -46,5 +47,5 @@ class GradInversion(LabelRestorer):
             among[layer.lowest.argsort(stable=True)[:size]] = True
             presence &= among
         if size == int(presence.sum()):
-            return Estimate(presence.double())
+            return Estimate(presence.double(), **told(observation))
         return Estimate(presence=presence, reason="GradInversion assumes that no class repeats; it tells only which classes are there")

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from unbatch.contracts import Estimate, LabelRestorer
 from unbatch.labels._last_layer import last_layer, obstacle
+from unbatch.labels._moving import told
 from unbatch.types import Observation
 
 __all__ = ["IDLG"]
@@ -37,5 +38,5 @@ class IDLG(LabelRestorer):
         """See the class."""
         sums = last_layer(observation).row_sums
         if observation.batch_size == 1:
-            return Estimate(F.one_hot(sums.argmin(), len(sums)).double())
+            return Estimate(F.one_hot(sums.argmin(), len(sums)).double(), **told(observation))
         return Estimate(presence=sums < 0, reason="iDLG counts one sample only; of a batch it tells which classes are there")

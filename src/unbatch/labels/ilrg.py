@@ -13,6 +13,8 @@ from torch import Generator, Tensor
 
 from unbatch.contracts import Estimate, Inapplicable, LabelRestorer
 from unbatch.labels._last_layer import LastLayer, last_layer, obstacle
+from unbatch.labels._moving import halfway, told
+from unbatch.labels._scale import UNKNOWN
 from unbatch.types import Observation
 
 __all__ = ["ILRG"]
@@ -41,18 +43,18 @@ class ILRG(LabelRestorer):
     uniform: bool = False
 
     def unsupported(self, observation: Observation) -> str | None:
-        """No bias, or not the cross-entropy of a softmax."""
-        return obstacle(observation, bias=True)
+        """No bias, not the cross-entropy of a softmax, or an unknown factor."""
+        return obstacle(observation, bias=True) or (None if observation.factor_known else UNKNOWN)
 
     def estimate(self, observation: Observation, generator: Generator) -> Estimate:
         """See the class."""
-        layer = last_layer(observation)
+        layer = last_layer(halfway(observation))
         if observation.batch_size is None:
             raise Inapplicable("iLRG needs the batch size")
         probabilities = layer.weight.new_full((layer.classes, layer.classes), 1 / layer.classes)
         if not self.uniform:
             probabilities = torch.softmax(class_embeddings(layer) @ layer.weight.T + layer.bias, dim=1)
-        return Estimate(solve(probabilities, layer.bias_gradient, observation.batch_size))
+        return Estimate(solve(probabilities, layer.bias_gradient, observation.batch_size), **told(observation))
 
 
 def class_embeddings(layer: LastLayer) -> Float[Tensor, "c d"]:

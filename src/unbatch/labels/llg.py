@@ -13,6 +13,7 @@ from torch import Generator
 
 from unbatch.contracts import Estimate, Inapplicable, LabelRestorer
 from unbatch.labels._last_layer import last_layer, obstacle
+from unbatch.labels._moving import told
 from unbatch.types import Observation
 
 __all__ = ["LLG"]
@@ -54,4 +55,4 @@ class LLG(LabelRestorer):
             smallest, j = heap[0]
             counts[j] += 1
             heapq.heapreplace(heap, (smallest - impact, j))
-        return Estimate(counts)
+        return Estimate(counts, **told(observation))
