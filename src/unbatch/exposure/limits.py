@@ -17,6 +17,9 @@ FAILURE = 0.01
 DRAWS = 16
 """Draws in which the rank of the zeros' rows is checked."""
 
+STEPS = 40
+"""Batch sizes between 1 and the rank's limit at which the probabilities are told."""
+
 MEASURED: dict[int, int] = {200: 75, 400: 120, 1000: 200}
 """Width -> largest batch of CIFAR-10 of which the default search of ``attacks.spear`` recovered at least 9 of 10 wholly within a minute:
 six layers, untrained, half of the neurons off; benchmarks/results/frontier.json, by benchmarks/frontier.py. Larger batches of these
@@ -29,7 +32,8 @@ def limits(firing: Firing, inputs: int) -> Limits:
     typical = int(firing.zeros[len(firing.zeros) // 2]) + 1
     sure, checks = _checked(firing, min(rank, firing.largest(FAILURE, rank)))
     reach, measured = searched(firing.neurons.switching)
-    told = sorted({*(2**k for k in range(1, 13) if 2**k <= rank), 1, max(1, sure), min(max(1, rank), typical), max(1, rank)})
+    steps = {1 + round(i * (rank - 1) / STEPS) for i in range(STEPS + 1)}
+    told = sorted({max(1, batch) for batch in (*steps, 1, sure, rank, min(rank, typical))})
     curve = tuple(Point(batch=b, all_determined=1 - firing.failure(b), share_determined=1 - firing.undetermined(b)) for b in told)
     return Limits(
         rank=rank,

@@ -1,0 +1,108 @@
+"""``unbatch exposure``: what a model can leak, before any data."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from unbatch.cli import shared
+from unbatch.cli.app import app
+from unbatch.cli.shared import InputShape, Loss, Model, Seed
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from unbatch.exposure import Exposure
+
+__all__ = ["exposure"]
+
+Weights = Annotated[
+    Path | None, typer.Option(help="The broadcast weights: safetensors, npz, or a torch file; those of the factory if not given.")
+]
+Data = Annotated[
+    Path | None,
+    typer.Option(help="Inputs to measure on how often neurons fire: npz with inputs or images, and labels; white noise if not given."),
+]
+Out = Annotated[Path | None, typer.Option(help="Folder for exposure.html and exposure.json; made if it is missing, nothing if not given.")]
+
+
+@app.command()
+def exposure(
+    model: Model,
+    input_shape: InputShape,
+    weights: Weights = None,
+    data: Data = None,
+    loss: Loss = "cross_entropy",
+    mean: Annotated[str, typer.Option(help="Mean of each channel that images in --data are normalized by: 0.49,0.48,0.45.")] = "",
+    std: Annotated[str, typer.Option(help="Standard deviation of each channel, likewise.")] = "",
+    train_mode: Annotated[bool, typer.Option("--train-mode", help="Clients run the model in train mode.")] = False,
+    out: Out = None,
+    json: Annotated[bool, typer.Option("--json", help="Print the whole finding as JSON instead of a table.")] = False,
+    seed: Seed = 1,
+) -> None:
+    """Say what a model can leak of a batch, layer by layer, before any data: up to which batch size, how likely, and what closes it.
+
+    Ends with exit code 0 whatever the verdict is. That no exact route is known does not show that a model is safe.
+    """
+    from unbatch import auditing, importers
+    from unbatch.experiments import store
+    from unbatch.exposure import expose
+    from unbatch.report import exposure as page
+
+    shape = shared.numbers(input_shape, int, "an input shape like 3,32,32")
+    if out is not None:
+        store.check_writable(out)
+    victim = importers.load_model(model)
+    if weights is not None:
+        victim = importers.load_weights(victim, importers.read_tensors(weights))
+    inputs = None if data is None else importers.read_truth(data, shared.schema(shape, mean, std), shape).inputs
+    found = expose(victim.train(train_mode), shape, data=inputs, loss=loss, seed=seed)
+    found = found.model_copy(update={"environment": auditing.environment()})
+    written = None if out is None else page.write(found, out)
+    if json:
+        typer.echo(found.to_json(), nl=False)
+        return
+    _print(found)
+    if written is not None:
+        typer.echo(f"report   {written}")
+
+
+def _print(found: Exposure) -> None:
+    from rich.console import Console
+
+    console = Console()
+    console.print(_table(found))
+    typer.echo(f"verdict  {found.verdict}")
+    apply = [restorer.name for restorer in found.labels.restorers if restorer.applies]
+    told = f"can be counted from the gradient of {found.labels.layer}: {', '.join(apply)}" if apply else found.labels.restorers[0].reason
+    typer.echo(f"labels   {told}")
+    opened = [layer for layer in found.layers if layer.remedy is not None]
+    opened.sort(key=lambda layer: (not layer.sees.startswith("raw"), layer is not found.worst))
+    if opened and opened[0].remedy is not None:
+        typer.echo(f"closes   {opened[0].remedy.title}. {opened[0].remedy.leaves}")
+    if any(layer.firing is not None for layer in found.layers):
+        typer.echo(f"measured on {found.measured_on}")
+
+
+def _table(found: Exposure) -> Table:
+    from rich import box
+    from rich.table import Table
+    from rich.text import Text
+
+    from unbatch.report.exposure import answer, one_sample, rows
+
+    shape = "×".join(map(str, found.input_shape))
+    table = Table(title=f"{found.model}, inputs {shape}, {found.mode} mode", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    for column in ("layer", "kind", "sees", "from a batch", "from one sample", "search", "why no more"):
+        table.add_column(column)
+    for row in rows(found):
+        layer = row.layer
+        reach = "" if layer.limits is None else f"b ≤ {layer.limits.searched:,}" + ("*" if layer.limits.extrapolated else "")
+        cells = [row.name, row.kind, layer.sees, answer(layer), one_sample(layer), reach, row.why]
+        # As text, so that brackets in a stranger's names are no markup.
+        table.add_row(*(Text(cell) for cell in cells), style="" if layer.remedy is not None else "dim")
+    if any(layer.limits is not None and layer.limits.extrapolated for layer in found.layers):
+        table.caption, table.caption_justify = "* extrapolated from the widths that were measured", "left"
+    return table
