@@ -1,0 +1,207 @@
+"""`unbatch audit` on differences and weights, and `--fail-on`: exit code 3, the reason on stderr, the report written all the same."""
+
+from __future__ import annotations
+
+import copy
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import nn
+from torch.nn import functional as F
+
+import unbatch
+from unbatch import auditing
+from unbatch.cli import execute
+from unbatch.types import Counts, Finding, LocalTraining, Observation, Reconstruction, Status
+
+MODEL = """
+from torch import nn
+
+def relu():
+    return nn.Sequential(nn.Flatten(), nn.Linear(48, 100), nn.ReLU(), nn.Linear(100, 40), nn.ReLU(), nn.Linear(40, 4))
+
+def tanh():
+    return nn.Sequential(nn.Flatten(), nn.Linear(48, 60), nn.Tanh(), nn.Linear(60, 4))
+
+def without_last_bias():
+    return nn.Sequential(nn.Flatten(), nn.Linear(48, 60), nn.Tanh(), nn.Linear(60, 4, bias=False))
+"""
+
+LABELS = torch.arange(5) % 4
+
+
+class Round:
+    """A client's step on disk: weights w, gradient u, difference d, weights after a, truth t; and the command that audits them."""
+
+    def __init__(self, folder: Path, factory: str = "relu", rate: float = 0.2) -> None:
+        self.folder, self.factory = folder, factory
+        (folder / "net.py").write_text(MODEL)
+        names: dict[str, Any] = {}
+        exec(MODEL, names)  # noqa: S102  (the text above)
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            model: nn.Module = names[factory]().double()
+        self.inputs = torch.rand((5, 3, 4, 4), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+        client = copy.deepcopy(model)
+        F.cross_entropy(client(self.inputs), LABELS).backward()
+        torch.optim.SGD(client.parameters(), rate).step()
+        before, after = model.state_dict(), client.state_dict()
+        save_file(before, folder / "w")
+        save_file(unbatch.capture(model, self.inputs, LABELS), folder / "u")
+        save_file({name: after[name] - before[name] for name in after}, folder / "d")
+        save_file(after, folder / "a")
+        np.savez(folder / "t.npz", inputs=self.inputs.numpy(), labels=LABELS.numpy())
+
+    def audit(self, update: str, *more: str) -> int:
+        paths = [f"--weights={self.folder / 'w'}", f"--update={self.folder / update}", f"--out={self.folder / 'out'}"]
+        return execute(["audit", "--quiet", f"--model={self.folder / 'net.py'}:{self.factory}", "--input-shape=3,4,4", *paths, *more])
+
+    @property
+    def report(self) -> dict[str, Any]:
+        return json.loads((self.folder / "out" / "report.json").read_text())
+
+
+@pytest.fixture
+def played(tmp_path: Path) -> Round:
+    return Round(tmp_path)
+
+
+# what the update is
+
+
+@pytest.mark.parametrize(("update", "kind"), [("u", "gradient"), ("d", "difference"), ("a", "weights")])
+@pytest.mark.parametrize("told", [[], ["--learning-rate=0.2"]])
+def test_every_kind_is_reconstructed(played: Round, update: str, kind: str, told: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    more = [*(told if update != "u" else []), f"--truth={played.folder / 't.npz'}"]
+    assert played.audit(update, f"--update-is={kind}", *more) == 0, capsys.readouterr().err
+    assert "5 of 5 samples" in capsys.readouterr().out
+    assert played.report["status"] == "RECONSTRUCTED"
+    facts = played.report["knowledge"]
+    assert any("fedavg:epochs=1,batch_size=0" in fact for fact in facts) == (update != "u")
+    assert ("not the factor by which the update was scaled" in facts) == (update != "u" and not told)
+
+
+def test_what_is_said_of_the_training_arrives(played: Round, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Observation] = []
+
+    def audit(observation: Observation, *_: Any, **__: Any) -> Finding:
+        seen.append(observation)
+        made = Reconstruction(Status.BUDGET_EXHAUSTED)
+        return Finding(made, observation.knowledge, unbatch.Schema(), observation.input_shape, 0, 0.1)
+
+    monkeypatch.setattr("unbatch.auditing.audit", audit)
+    told = ["--learning-rate=0.2", "--local-epochs=3", "--mini-batch=2", "--momentum=0.9", "--batch-size=5"]
+    assert played.audit("a", "--update-is=weights", *told) == 0
+    assert played.audit("u", "--unknown-factor") == 0
+    assert played.audit("u") == 0
+    assert [observation.training for observation in seen] == [LocalTraining(3, 2, 0.2, 0.9), None, None]
+    assert [observation.factor_known for observation in seen] == [True, False, True]
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--learning-rate=0.1"], "difference or weights with --learning-rate, got a gradient"),
+        (["--momentum=0"], "difference or weights with --momentum, got a gradient"),
+        (["--update-is=delta"], "got 'delta'"),
+        (["--update-is=weights", "--learning-rate=0"], "a learning rate above zero"),
+        (["--update-is=weights", "--learning-rate=nan"], "a learning rate above zero"),
+        (["--update-is=weights", "--local-epochs=0"], "at least one epoch"),
+        (["--update-is=weights", "--mini-batch=0"], "at least one epoch and one sample a step"),
+        (["--update-is=weights", "--momentum=1"], "a momentum from 0 to below 1"),
+        (["--fail-on=everything"], "got 'everything'"),
+        (["--fail-on=exact,"], "got ''"),
+        (["--fail-on=psnr"], "got 'psnr'"),
+        (["--fail-on=psnr:loud"], "got 'loud'"),
+        (["--fail-on=psnr:inf", "--truth=t.npz"], "got 'inf'"),
+        (["--fail-on=psnr:25"], "--truth with --fail-on psnr, got none"),
+    ],
+)
+def test_what_cannot_be_is_misuse(played: Round, options: list[str], complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert played.audit("a", *options) == 2
+    printed = capsys.readouterr()
+    assert complaint in printed.err
+    assert len(printed.err.splitlines()) == 1
+    assert not (played.folder / "out").exists()
+
+
+# the gate
+
+
+@pytest.mark.parametrize(
+    ("limits", "truth", "reason"),
+    [
+        (["exact"], False, "unbatch: 5 samples are proved disclosed\n"),
+        (["labels"], False, "unbatch: the labels of 5 samples are proved disclosed\n"),
+        (["exact,labels"], False, "unbatch: 5 samples are proved disclosed; the labels of 5 samples are proved disclosed\n"),
+        (["labels", "exact"], False, "unbatch: 5 samples are proved disclosed; the labels of 5 samples are proved disclosed\n"),
+        (["psnr:25"], True, "dB, the limit is 25 dB\n"),
+        (["psnr:9999"], True, ""),
+        ([], False, ""),
+    ],
+)
+def test_a_leak_beyond_the_limits_ends_with_three(
+    played: Round, limits: list[str], truth: bool, reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = [f"--fail-on={limit}" for limit in limits] + ([f"--truth={played.folder / 't.npz'}"] if truth else [])
+    assert played.audit("u", *options) == (3 if reason else 0)
+    printed = capsys.readouterr()
+    assert printed.err.endswith(reason) if reason else printed.err == ""
+    assert len(printed.err.splitlines()) == bool(reason)
+    assert "RECONSTRUCTED" in printed.out
+    assert played.report["status"] == "RECONSTRUCTED"
+    assert (played.folder / "out" / "report.html").exists()
+
+
+def test_an_update_that_gives_nothing_away_passes(played: Round, capsys: pytest.CaptureFixture[str]) -> None:
+    generator = torch.Generator().manual_seed(2)
+    noise = {name: torch.randn(t.shape, generator=generator, dtype=t.dtype) for name, t in unbatch_update(played).items()}
+    save_file(noise, played.folder / "noise")
+    limits = ["--fail-on=exact,labels,psnr:25", f"--truth={played.folder / 't.npz'}", "--batch-size=5", "--attack=spear:seconds=2"]
+    assert played.audit("noise", *limits) in (0, 2)  # full rank may mean that the attack does not apply
+    assert "disclosed" not in capsys.readouterr().err
+
+
+def unbatch_update(played: Round) -> dict[str, torch.Tensor]:
+    from unbatch.importers import read_tensors
+
+    return read_tensors(played.folder / "u")
+
+
+def test_labels_leak_where_the_attack_does_not_apply(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    played = Round(tmp_path, "tanh")
+    assert played.audit("u", "--fail-on=exact", "--batch-size=5") == 2
+    assert "does not apply" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+    assert played.audit("u", "--fail-on=labels", "--batch-size=5") == 3
+    assert "label counts can be told from the last layer" in capsys.readouterr().err
+    assert played.report["status"] == "NOT_APPLICABLE"
+
+
+def test_labels_that_cannot_be_told_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    played = Round(tmp_path, "without_last_bias")
+    assert played.audit("u", "--fail-on=labels", "--batch-size=5") == 2
+    for stats in ({}, {"expected_error": 0.3}, {"trust": 0.5}):
+        guess = Counts(torch.tensor([2, 1, 1, 1]), torch.ones(4, dtype=torch.bool), stats=stats)
+        monkeypatch.setattr(auditing, "restore_labels", lambda *_, guess=guess, **__: guess)
+        assert played.audit("u", "--fail-on=labels", "--batch-size=5") == 2
+
+
+def test_a_sample_that_is_exact_but_not_proved_counts(played: Round, monkeypatch: pytest.MonkeyPatch) -> None:
+    def audit(observation: Observation, truth: unbatch.Batch, **_: Any) -> Finding:
+        made = Reconstruction(Status.UNPROVEN, truth.inputs)
+        finding = Finding(made, observation.knowledge, truth.schema, observation.input_shape, 0, 0.1, truth)
+        return auditing._scored(finding, truth, truth.inputs[:2], {})
+
+    monkeypatch.setattr("unbatch.auditing.audit", audit)
+    assert played.audit("u", "--fail-on=exact", f"--truth={played.folder / 't.npz'}") == 3
+
+
+def test_help_documents_the_code(capsys: pytest.CaptureFixture[str]) -> None:
+    assert execute(["--help"]) == 0
+    assert "3 the update gives away what --fail-on names" in " ".join(capsys.readouterr().out.split())
