@@ -17,6 +17,7 @@ from typing import Any, ClassVar, final
 import torch
 from torch import Tensor, nn
 
+from unbatch import specs
 from unbatch.errors import Misuse, NotDeterministic
 from unbatch.gradients import check_deterministic
 from unbatch.linalg.simplex import whole
@@ -65,8 +66,7 @@ class Plugin:
             'mlp:width=50'
         """
         name = type(self).__module__.rpartition(".")[2]
-        changed = [f"{f.name}={getattr(self, f.name)}" for f in fields(self) if getattr(self, f.name) != f.default]
-        return name + (":" + ",".join(changed) if changed else "")
+        return specs.write(name, {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default})
 
 
 class Inapplicable(Exception):

@@ -15,6 +15,7 @@ from dataclasses import Field, fields
 from importlib.metadata import entry_points
 from typing import Any
 
+from unbatch import specs
 from unbatch.errors import Misuse, UnknownPlugin
 
 __all__ = ["KINDS", "build", "load", "names"]
@@ -67,6 +68,8 @@ def load(kind: str, name: str) -> type[Any]:
 def build(kind: str, spec: str) -> Any:
     """A plug-in from its specification: ``name``, ``name:field=value,field=value``, or ``name:VALUE`` for its first field.
 
+    A value with a comma in it stands in double quotes: see ``specs.parse``.
+
     Raises:
         UnknownPlugin: the name or a field is unknown.
         Misuse: a value does not fit its field.
@@ -75,17 +78,17 @@ def build(kind: str, spec: str) -> Any:
         >>> build("models", "mlp:width=50,depth=3")
         Mlp(width=50, depth=3, activation='relu')
     """
-    name, _, text = spec.partition(":")
+    name, parts = specs.parse(spec)
     cls = load(kind, name)
     settings = {field.name: field for field in fields(cls)}
     types_of = typing.get_type_hints(cls)
     given: dict[str, Any] = {}
-    for part in filter(None, text.split(",")):
-        key, equals, value = part.partition("=")
-        if not equals:
-            key, value = next(iter(settings), ""), part
+    for field, value in parts:
+        key = next(iter(settings), "") if field is None else field
         if key not in settings:
             raise UnknownPlugin(f"a field of {name} among {', '.join(settings) or 'none'}", repr(key), f"see `unbatch describe {name}`")
+        if key in given:
+            raise Misuse(f"one value for {name}'s {key}", f"several in {spec!r}", "give one, in double quotes if it has a comma in it")
         given[key] = _convert(name, settings[key], types_of[key], value)
     try:
         return cls(**given)
