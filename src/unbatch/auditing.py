@@ -17,12 +17,19 @@ from unbatch.contracts import Attack, LabelRestorer, Metric, Progress, silent
 from unbatch.errors import Misuse
 from unbatch.gradients import capture
 from unbatch.linalg.matching import match
+from unbatch.linalg.simplex import whole
 from unbatch.types import Batch, Counts, Finding, Observation, Reconstruction, Schema, Status
 
 __all__ = ["audit", "environment", "invert", "restore_labels"]
 
 EXACT = 1e-5
 """A sample is recovered exactly when its root mean square error is below this share of the batch's data range (100 dB)."""
+
+RESTORER, QUICK = "anchored", "spear:seconds=5.0"
+"""What restores labels if nothing else is named, and what is tried where that doubts its own counts."""
+
+DOUBT = 0.4
+"""Error to expect of a count, in samples, above which some of ten are wrong more likely than not."""
 
 
 def invert(observation: Observation, attack: str | Attack = "spear", seed: int = 0, progress: Progress = silent) -> Reconstruction:
@@ -42,7 +49,7 @@ def invert(observation: Observation, attack: str | Attack = "spear", seed: int =
 
 
 def restore_labels(
-    observation: Observation, restorer: str | LabelRestorer = "anchored", seed: int = 0, attack: str | Attack | None = None
+    observation: Observation, restorer: str | LabelRestorer = RESTORER, seed: int = 0, attack: str | Attack | None = "auto"
 ) -> Counts:
     """Tell how many samples of each class the batch held.
 
@@ -50,11 +57,12 @@ def restore_labels(
         observation: what the server saw.
         restorer: ``"name"``, ``"name:field=value,field=value"``, or a restorer.
         seed: of all randomness.
-        attack: try this attack first. The labels of samples that it proves are exact, at any stage of training; the restorer answers
-            for the rest of the batch.
+        attack: an attack to try first: the labels of samples that it proves are exact, at any stage of training, and the restorer answers
+            for the rest of the batch. ``"auto"`` tries one only where the default restorer doubts its own counts, and for seconds;
+            None tries none.
 
     Returns:
-        ``.counts`` (C,), or None in their place and the reason.
+        ``.counts`` (C,), or None in their place and the reason; ``.restorer`` says what they come from.
 
     Raises:
         Misuse: there is no such restorer, attack or setting.
@@ -66,34 +74,67 @@ def restore_labels(
         [4, 0]
     """
     built: LabelRestorer = plugins.build("labels", restorer) if isinstance(restorer, str) else restorer
-    if attack is None:
-        return built(observation, seed=seed)
-    found = invert(observation, attack, seed)
-    if not found.status.disclosed or found.inputs is None or found.labels is None:
-        return built(observation, seed=seed)
-    known = torch.bincount(found.labels, minlength=observation.classes)
-    left = 0 if found.status is Status.RECONSTRUCTED else (observation.batch_size or 0) - len(found.labels)
-    if left < 0 or (left == 0 and found.status is Status.PARTIAL):
-        return built(observation, seed=seed)
-    if left == 0:
-        return Counts(known, known > 0, "", known.double(), {**found.stats, "proved": len(found.labels)}, found.attack)
-    rest = built(_without(observation, found.inputs, found.labels), seed=seed)
-    stats = {**rest.stats, "proved": len(found.labels)}
-    if rest.counts is None:
-        return Counts(None, rest.presence, rest.reason, None, stats, f"{found.attack} + {rest.restorer}")
-    counts = known + rest.counts
-    return Counts(counts, counts > 0, rest.reason, counts.double(), stats, f"{found.attack} + {rest.restorer}")
+    if attack == "auto":
+        found = built(observation, seed=seed)
+        if built.spec.partition(":")[0] != RESTORER or not _doubtful(found):
+            return found
+        # Without the batch size the attack refuses at once where the gradient does not show the batch: no time is lost on noise.
+        shown = replace(observation, batch_size=None, labels=None) if observation.one_gradient else observation
+        return _from_proved(observation, invert(shown, QUICK, seed), built, seed) or found
+    proved = None if attack is None else _from_proved(observation, invert(observation, attack, seed), built, seed)
+    return proved or built(observation, seed=seed)
 
 
-def _without(observation: Observation, inputs: Tensor, labels: Tensor) -> Observation:
-    """What the server would have seen of the rest of the batch: the mean gradient without these samples."""
+def _doubtful(found: Counts) -> bool:
+    """Whether counts are missing, or some of them are probably wrong."""
+    return found.counts is None or found.stats.get("trust", 1.0) < 1 or found.stats.get("expected_error", 0.0) > DOUBT
+
+
+def _from_proved(observation: Observation, made: Reconstruction, restorer: LabelRestorer, seed: int) -> Counts | None:
+    """Counts of the samples that an attack proved, and of the rest by a restorer; None where nothing was proved or it does not fit."""
+    if not made.status.disclosed or made.labels is None or made.inputs is None or not len(made.labels):
+        return None
+    known, proved = torch.bincount(made.labels, minlength=observation.classes), len(made.labels)
+    whole_batch, total = made.status is Status.RECONSTRUCTED, observation.batch_size
+    if whole_batch and (total is None or total % proved == 0):
+        known = known * (
+            (total or proved) // proved
+        )  # the replay proves the shares of the samples, the batch size how often each was there
+        return Counts(known, known > 0, made.reason, known.double(), {**made.stats, "proved": proved}, made.attack)
+    if total is None or total <= proved or not observation.one_gradient or not observation.factor_known:
+        return None
+    rest = _without(observation, made.inputs, made.labels)
+    if whole_batch and rest is not None:
+        reason = f"the replay proves a batch of {proved} samples, not of {total} as was told"
+        return Counts(known, known > 0, reason, known.double(), {**made.stats, "proved": proved}, made.attack)
+    left = Counts() if rest is None else restorer(rest, seed=seed)
+    even = whole(torch.full_like(known, (total - proved) / len(known), dtype=torch.float64), total - proved)
+    counts = known + (even if left.counts is None else left.counts)
+    reason = f"{proved} of {total} samples are proved, the rest is {'an even guess' if left.counts is None else 'read off what they leave'}"
+    stats = {**left.stats, "proved": proved, "batch_size": total}
+    return Counts(counts, counts > 0, reason, counts.double(), stats, f"{made.attack} + {restorer.spec}")
+
+
+def _without(observation: Observation, inputs: Tensor, labels: Tensor) -> Observation | None:
+    """What the server would have seen of the rest of the batch: the mean gradient without these samples; None if nothing is left of it."""
     known, total = len(labels), observation.batch_size or 0
     dtype = next(observation.model.parameters()).dtype
     shown = capture(observation.model, inputs.to(dtype), labels, observation.loss)
-    update = {
-        name: (total * tensor.double() - known * shown[name].double()) / (total - known) for name, tensor in observation.update.items()
-    }
-    return replace(observation, update=update, batch_size=total - known, labels=None)
+    parts = {name: (total / known * tensor.double(), shown[name].double()) for name, tensor in observation.update.items()}
+    rest = {name: (seen - explained) * (known / (total - known)) for name, (seen, explained) in parts.items()}
+    size, gone = (sum(float(t.square().sum()) for t in tensors) ** 0.5 for tensors in (rest.values(), shown.values()))
+    if size <= 1e3 * torch.finfo(observation.rounding).eps * gone:
+        return None
+    return replace(observation, update=rest, batch_size=total - known, labels=None)
+
+
+def _counts(observation: Observation, made: Reconstruction, seed: int) -> Counts:
+    """How many samples of each class, for the report: as told, as proved by the attack, or read off the last layer."""
+    if observation.labels is not None:
+        told = torch.bincount(observation.labels, minlength=observation.classes)
+        return Counts(told, told > 0, estimate=told.double(), restorer="told")
+    built: LabelRestorer = plugins.build("labels", RESTORER)
+    return _from_proved(observation, made, built, seed) or built(observation, seed=seed)
 
 
 def audit(
@@ -117,14 +158,16 @@ def audit(
     metrics = {name: plugins.load("metrics", name)() for name in plugins.names("metrics")} if truth is not None else {}
     start = time.perf_counter()
     made = invert(observation, attack, seed, progress)
+    seconds = time.perf_counter() - start
     finding = Finding(
         made,
         observation.knowledge,
         (truth.schema if truth else observation.schema) or Schema.guess(observation.input_shape),
         observation.input_shape,
         seed,
-        time.perf_counter() - start,
+        seconds,
         truth,
+        counts=_counts(observation, made, seed),
         environment=environment(),
     )
     return finding if truth is None or made.inputs is None else _scored(finding, truth, made.inputs, metrics)

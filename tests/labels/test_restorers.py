@@ -169,7 +169,7 @@ def test_a_pruned_bias_is_noise_not_soft_labels() -> None:
 def test_without_a_bias_it_says_so(name: str) -> None:
     model = nn.Sequential(nn.Linear(30, 20), nn.ReLU(), nn.Linear(20, 10, bias=False)).double()
     update = capture(model, torch.randn(4, 30).double(), torch.arange(4))
-    found = unbatch.restore_labels(Observation(model, update, (30,), batch_size=4), name)
+    found = unbatch.restore_labels(Observation(model, update, (30,), batch_size=4), name, attack=None)
     assert not found.applicable
     assert "no bias" in found.reason
 

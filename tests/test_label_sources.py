@@ -1,0 +1,210 @@
+"""Where counts come from: the last layer where it is sure, a proved reconstruction where it is not; and what the audit says of it."""
+
+import dataclasses
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import unbatch
+from unbatch import auditing, plugins
+from unbatch.contracts import Attack, Candidate, Estimate, LabelRestorer, Progress
+from unbatch.gradients import capture
+from unbatch.types import Batch, Observation
+
+SPEAR = auditing.QUICK
+
+
+def network(seed: int = 0, gain: float = 1.0, bias: bool = True) -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = nn.Sequential(nn.Linear(40, 60), nn.ReLU(), nn.Linear(60, 10, bias=bias)).double()
+    with torch.no_grad():
+        model[-1].weight *= gain
+    return model
+
+
+def batch(size: int, seed: int = 0) -> Batch:
+    generator = torch.Generator().manual_seed(seed)
+    inputs = torch.randn((size, 40), generator=generator, dtype=torch.float64)
+    return Batch(inputs, torch.randint(10, (size,), generator=generator))
+
+
+def observed(secret: Batch, model: nn.Module, told: bool = True) -> Observation:
+    return Observation(model, capture(model, secret.inputs, secret.labels), (40,), batch_size=len(secret) if told else None)
+
+
+def counted(labels: Tensor) -> list[int]:
+    return torch.bincount(labels, minlength=10).tolist()
+
+
+@dataclasses.dataclass(frozen=True)
+class Never(Attack):
+    """Must not be asked."""
+
+    def unsupported(self, observation: Observation) -> str | None:
+        raise AssertionError("asked")
+
+    def reconstruct(self, observation: Observation, generator: torch.Generator, progress: Progress) -> Candidate:
+        raise AssertionError("asked")
+
+
+@pytest.fixture
+def no_attack(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("unbatch.auditing.QUICK", Never())
+
+
+@pytest.mark.usefixtures("no_attack")
+def test_no_attack_is_tried_where_the_last_layer_is_sure() -> None:
+    secret = batch(12)
+    found = unbatch.restore_labels(observed(secret, network()))
+    assert found.restorer == "anchored"
+    assert found.stats["trust"] == 1
+    assert found.counts is not None
+    assert found.counts.tolist() == counted(secret.labels)
+
+
+@pytest.mark.usefixtures("no_attack")
+@pytest.mark.parametrize("restorer", ["ilrg", "llg", "idlg"])
+def test_a_named_method_answers_alone(restorer: str) -> None:
+    found = unbatch.restore_labels(observed(batch(12), network(gain=30)), restorer)
+    assert found.restorer == restorer
+
+
+@pytest.mark.usefixtures("no_attack")
+def test_none_tries_none() -> None:
+    found = unbatch.restore_labels(observed(batch(12), network(gain=30)), attack=None)
+    assert found.restorer == "anchored"
+    assert found.stats["trust"] < 1
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_where_it_doubts_itself_the_attack_proves_the_counts(seed: int) -> None:
+    secret = batch(12, seed)
+    seen = observed(secret, network(seed, gain=30))
+    alone = unbatch.restore_labels(seen, attack=None)
+    assert alone.stats["trust"] < 1
+    found = unbatch.restore_labels(seen)
+    assert found.restorer == SPEAR
+    assert found.stats["proved"] == 12
+    assert found.counts is not None
+    assert found.counts.tolist() == counted(secret.labels)
+
+
+def test_without_a_bias_in_the_last_layer_the_attack_tells() -> None:
+    secret = batch(8)
+    found = unbatch.restore_labels(observed(secret, network(bias=False), told=False))
+    assert found.restorer == SPEAR
+    assert found.counts is not None
+    assert found.counts.tolist() == counted(secret.labels)
+
+
+def test_repeated_samples_are_counted_by_the_batch_size() -> None:
+    once = batch(6)
+    secret = Batch(once.inputs.repeat(2, 1), once.labels.repeat(2))
+    found = unbatch.restore_labels(observed(secret, network(gain=30)))
+    assert found.restorer == SPEAR
+    assert found.counts is not None
+    assert found.counts.tolist() == counted(secret.labels)
+
+
+def test_a_wrong_batch_size_is_corrected_by_the_proof() -> None:
+    secret = batch(12)
+    seen = dataclasses.replace(observed(secret, network(gain=30)), batch_size=17)
+    found = unbatch.restore_labels(seen)
+    assert found.counts is not None
+    assert found.counts.tolist() == counted(secret.labels)
+    assert "a batch of 12 samples, not of 17" in found.reason
+
+
+def test_where_the_attack_proves_nothing_the_restorer_answers() -> None:
+    secret = batch(59)  # more than half of the neurons: too many for the attack
+    found = unbatch.restore_labels(dataclasses.replace(observed(secret, network(gain=30)), batch_size=59))
+    assert found.restorer == "anchored"
+    assert found.counts is not None
+    assert int(found.counts.sum()) == 59
+
+
+# --- in the audit ---
+
+
+def test_an_audit_takes_the_counts_of_a_proved_batch() -> None:
+    secret = batch(8)
+    finding = unbatch.audit(observed(secret, network(), told=False), secret)
+    assert finding.counts is not None
+    assert finding.counts.restorer == "spear"
+    assert finding.counts.counts is not None
+    assert finding.counts.counts.tolist() == counted(secret.labels)
+
+
+def test_an_audit_reads_the_last_layer_where_the_attack_fails() -> None:
+    secret = batch(12)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        smooth = nn.Sequential(nn.Linear(40, 60), nn.Tanh(), nn.Linear(60, 10)).double()
+    finding = unbatch.audit(observed(secret, smooth), secret)
+    assert finding.reconstruction.status.name == "NOT_APPLICABLE"
+    assert finding.counts is not None
+    assert finding.counts.restorer == "anchored"
+    assert finding.counts.counts is not None
+    assert finding.counts.counts.tolist() == counted(secret.labels)
+
+
+def test_an_audit_says_why_there_are_no_counts() -> None:
+    secret = batch(59)
+    finding = unbatch.audit(observed(secret, network(bias=False), told=False), secret, attack="spear:seconds=0.5")
+    assert finding.counts is not None
+    assert finding.counts.counts is None
+    assert "no bias" in finding.counts.reason
+
+
+def test_an_audit_says_that_it_was_told_the_labels() -> None:
+    secret = batch(8)
+    finding = unbatch.audit(dataclasses.replace(observed(secret, network()), labels=secret.labels), secret)
+    assert finding.counts is not None
+    assert finding.counts.restorer == "told"
+    assert finding.counts.counts is not None
+    assert finding.counts.counts.tolist() == counted(secret.labels)
+
+
+@dataclasses.dataclass(frozen=True)
+class Half(Attack):
+    """Knows the first six samples."""
+
+    def unsupported(self, observation: Observation) -> str | None:
+        return None
+
+    def reconstruct(self, observation: Observation, generator: torch.Generator, progress: Progress) -> Candidate:
+        secret = batch(12)
+        return Candidate(secret.inputs[:6], secret.labels[:6], certified=True, exhausted=True)
+
+
+@dataclasses.dataclass(frozen=True)
+class Mute(LabelRestorer):
+    """Never says anything."""
+
+    def unsupported(self, observation: Observation) -> str | None:
+        return "mute"
+
+    def estimate(self, observation: Observation, generator: torch.Generator) -> Estimate:
+        raise AssertionError("asked")
+
+
+def test_the_rest_of_a_batch_proved_in_part() -> None:
+    secret = batch(12)
+    finding = unbatch.audit(observed(secret, network()), secret, attack=Half())
+    assert finding.counts is not None
+    assert finding.counts.counts is not None
+    assert finding.counts.counts.tolist() == counted(secret.labels)
+    assert finding.counts.restorer == f"{Half().spec} + anchored"
+    assert "6 of 12 samples are proved, the rest is read off" in finding.counts.reason
+    guessed = unbatch.restore_labels(observed(secret, network()), Mute(), attack=Half())
+    assert "even guess" in guessed.reason
+    assert guessed.counts is not None
+    assert int(guessed.counts.sum()) == 12
+    assert bool((guessed.counts >= torch.bincount(secret.labels[:6], minlength=10)).all())
+
+
+def test_what_is_used_by_default_exists() -> None:
+    assert plugins.build("labels", auditing.RESTORER).spec == auditing.RESTORER
+    assert plugins.build("attacks", auditing.QUICK).spec == auditing.QUICK
