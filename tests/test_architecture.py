@@ -15,7 +15,7 @@ ALLOWED: dict[str, set[str]] = {
     "schema": set(),
     "training": {"errors", "gradients"},
     "types": {"errors", "gradients", "schema", "trace", "training"},
-    "proofs": {"gradients", "training", "types"},
+    "proofs": {"gradients", "linalg", "training", "types"},
     "specs": {"errors"},
     "contracts": {"errors", "gradients", "linalg", "proofs", "specs", "types"},
     "plugins": {"contracts", "errors", "specs"},

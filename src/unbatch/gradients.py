@@ -149,6 +149,7 @@ def replay(
     weights: Float[Tensor, " b"] | None = None,
     *,
     scale_free: bool = False,
+    pruned: bool = False,
     large: int = LARGE,
 ) -> Replay:
     """Compute in float64 the gradient that a guess would have caused, and compare it with the observed one.
@@ -163,6 +164,7 @@ def replay(
         loss: as for ``capture``.
         weights: (b,) what the gradient of every sample counts; 1/b each if None.
         scale_free: compare up to a factor, fitted on all but the very wide layers.
+        pruned: compare where the update is not zero; elsewhere the replay only must not be larger than the smallest number sent.
         large: see ``trace.run``.
     """
     result = run(model, inputs, large=large)
@@ -176,23 +178,23 @@ def replay(
     targets = [*leaves.values(), *(call.output for call in wide)]
     gradients = torch.autograd.grad(value, targets, allow_unused=True)
     if scale_free:
-        factor = _fitted_factor([update[name] for name in leaves], list(gradients))
+        factor = _fitted_factor([update[name] for name in leaves], list(gradients), pruned)
         gradients = tuple(None if gradient is None else factor * gradient for gradient in gradients)
     squares: dict[str, tuple[float, float]] = {}  # of the distance and of the observed tensor
     for (name, leaf), gradient in zip(leaves.items(), gradients, strict=False):
-        squares[name] = _squared_distance(update[name], torch.zeros_like(leaf) if gradient is None else gradient)
+        squares[name] = _squared_distance(update[name], torch.zeros_like(leaf) if gradient is None else gradient, pruned)
     for name in {call.weight for call in wide}:
         factors = [
             (gradient.flatten(0, -2), call.input.detach().flatten(0, -2))
             for call, gradient in zip(wide, gradients[len(leaves) :], strict=True)
             if call.weight == name and gradient is not None
         ]
-        squares[name] = _squared_distance_of_factors(update[name], factors)
+        squares[name] = _squared_distance_of_factors(update[name], factors, pruned)
     return _replay(squares)
 
 
-def _fitted_factor(observed: list[Tensor], replayed: list[Tensor | None]) -> float:
-    pairs = [(o.to(r.dtype), r) for o, r in zip(observed, replayed, strict=False) if r is not None]
+def _fitted_factor(observed: list[Tensor], replayed: list[Tensor | None], pruned: bool) -> float:
+    pairs = [(o.to(r.dtype), r * (o != 0) if pruned else r) for o, r in zip(observed, replayed, strict=False) if r is not None]
     size = sum(float(r.square().sum()) for _, r in pairs)
     return sum(float((o * r).sum()) for o, r in pairs) / size if size else 1.0
 
@@ -215,19 +217,25 @@ def _replay(squares: Mapping[str, tuple[float, float]]) -> Replay:
     return Replay(total, {name: ratio(*pair) for name, pair in squares.items()})
 
 
-def _squared_distance(observed: Tensor, replayed: Tensor) -> tuple[float, float]:
+def _squared_distance(observed: Tensor, replayed: Tensor, pruned: bool = False) -> tuple[float, float]:
     observed = observed.to(replayed.dtype)
+    if pruned:
+        sent = observed != 0
+        smallest = observed[sent].abs().min() if bool(sent.any()) else torch.inf
+        replayed = replayed.where(sent, (replayed.abs() - smallest).clamp_min(0))
     return float((replayed - observed).square().sum()), float(observed.square().sum())
 
 
-def _squared_distance_of_factors(observed: Tensor, factors: list[tuple[Tensor, Tensor]], block: int = 1 << 14) -> tuple[float, float]:
+def _squared_distance_of_factors(
+    observed: Tensor, factors: list[tuple[Tensor, Tensor]], pruned: bool = False, block: int = 1 << 14
+) -> tuple[float, float]:
     distance = size = 0.0
     for start in range(0, observed.shape[1], block):
         columns = slice(start, start + block)
         replayed = sum(
             (left.T @ right[:, columns] for left, right in factors), torch.zeros((), dtype=torch.float64, device=observed.device)
         )
-        d, s = _squared_distance(observed[:, columns], replayed.expand_as(observed[:, columns]))
+        d, s = _squared_distance(observed[:, columns], replayed.expand_as(observed[:, columns]), pruned)
         distance, size = distance + d, size + s
     return distance, size
 

@@ -10,10 +10,13 @@ import torch
 from torch import Tensor
 
 from unbatch.gradients import Replay, compare, replay
+from unbatch.linalg.completion import is_pruned
 from unbatch.training import LocalTraining, train
 from unbatch.types import Observation
 
 __all__ = ["Proof", "prove"]
+
+PRUNED = "the update was pruned, and is compared where it is not zero; elsewhere the replay must have nothing that would have been sent"
 
 NEAR = 0.1
 """A replay this near to the update may miss it by single neurons at the kink of their ReLU."""
@@ -52,13 +55,22 @@ def prove(
     if observation.training is not None and not observation.one_gradient:
         return _after_training(observation, observation.training, inputs, labels, limit, weights, order)
 
-    def even_at(x: Tensor) -> Replay:
-        return replay(observation.model, observation.update, x, labels, observation.loss, scale_free=not observation.factor_known)
+    proof = _of_gradient(observation, inputs, labels, limit, weights, pruned=False)
+    if proof.holds or not any(tensor.ndim > 1 and is_pruned(tensor.flatten(1)) for tensor in observation.update.values()):
+        return proof
+    sparse = _of_gradient(observation, inputs, labels, limit, weights, pruned=True)
+    return replace(sparse, remark=sparse.remark or PRUNED) if sparse.residual < proof.residual else proof
 
-    even = _at_kinks(even_at, inputs, even_at(inputs), limit, observation.rounding)
+
+def _of_gradient(observation: Observation, inputs: Tensor, labels: Tensor, limit: float, weights: Tensor | None, *, pruned: bool) -> Proof:
+    def at(x: Tensor) -> Replay:
+        free = not observation.factor_known
+        return replay(observation.model, observation.update, x, labels, observation.loss, scale_free=free, pruned=pruned)
+
+    even = _at_kinks(at, inputs, at(inputs), limit, observation.rounding)
     if _holds(even, limit) or weights is None:
         return Proof(even.residual, _holds(even, limit))
-    own = replay(observation.model, observation.update, inputs, labels, observation.loss, weights)
+    own = replay(observation.model, observation.update, inputs, labels, observation.loss, weights, pruned=pruned)
     if not _holds(own, limit):
         return Proof(min(even.residual, own.residual), False)
     if observation.factor_known and (untraced := _untraced(weights)):

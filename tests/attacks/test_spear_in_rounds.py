@@ -1,6 +1,6 @@
 """SPEAR on what a server really sees: several local steps, unknown learning rates, clipping, sums over clients."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
@@ -156,3 +156,22 @@ def test_samples_that_the_network_is_sure_of(margin: float, found_at_least: int,
     assert float(torch.cdist(found.inputs.flatten(1), batch.inputs.flatten(1)).amin(dim=1).max()) < 1e-3
     assert found.status is (Status.RECONSTRUCTED if all_there else Status.PARTIAL)
     assert all_there or "more samples" in found.reason
+
+
+@pytest.mark.parametrize("told", [True, False])
+def test_half_of_a_gradient_holds_all_of_the_batch(told: bool) -> None:
+    """Pruning is no defense: the entries that are left are exact, and the gradient's rank is low."""
+    model, batch = case(samples=6)
+    seen = plugins.build("protocols", "fedsgd").observe(model, batch, defenses=[plugins.build("defenses", "pruning:share=0.5")])
+    found = invert(replace(seen, batch_size=6 if told else None), "spear:seconds=20").or_raise()
+    assert error(found, batch) < 1e-6
+    assert labels_right(found, batch)
+    assert "pruned" in found.reason
+
+
+def test_guessed_inputs_are_never_called_exact() -> None:
+    model, batch = case(samples=10)
+    seen = plugins.build("protocols", "fedsgd").observe(model, batch, defenses=[plugins.build("defenses", "pruning:share=0.85")])
+    found = invert(replace(seen, batch_size=10), "spear:seconds=10")
+    assert found.status not in (Status.RECONSTRUCTED, Status.PARTIAL)
+    assert found.reason

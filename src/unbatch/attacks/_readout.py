@@ -11,34 +11,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unbatch.attacks._local import follow_steps, sensitivities_along
+from unbatch.attacks._posing import Problem
 from unbatch.contracts import Candidate, Progress
-from unbatch.linalg.certificates import NextLayer
-from unbatch.linalg.layer import Layer
-from unbatch.linalg.lowrank import Factors
 from unbatch.linalg.selection import Solution
-from unbatch.trace import LinearCall
 from unbatch.types import Observation
 
-__all__ = ["Attempt", "Problem", "read_out"]
-
-
-@dataclass(frozen=True, eq=False)
-class Problem:
-    """A layer whose sparse directions are sought.
-
-    Attributes:
-        call: the layer.
-        factors: of its gradient.
-        layer: the layer in the coordinates of its factors.
-        change: (b, b) T such that x = rightᵀ Tᵀ p.
-        following: the next layer, where it certifies samples.
-    """
-
-    call: LinearCall
-    factors: Factors
-    layer: Layer
-    change: Float[Tensor, "b b"]
-    following: NextLayer | None
+__all__ = ["Attempt", "read_out"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,12 +75,16 @@ def read_out(observation: Observation, attempt: Attempt, rank: int, progress: Pr
     labels, shares, rest = labels_of(observation, call.weight, inputs, columns)
     if not attempt.whole:  # what is given out alone must carry its own proof: a column that some label explains to the last digits
         proved = rest < max(1e-6, 100 * layer.noise_level)
-        return Candidate(inputs[proved], labels[proved], reason=reason, exhausted=True, certified=bool(proved.any()), stats=attempt.stats)
+        if not bool(proved.any()):
+            return Candidate(reason=reason, exhausted=True, stats=attempt.stats)
+        return Candidate(inputs[proved], labels[proved], reason=reason, exhausted=True, certified=True, stats=attempt.stats)
     copies = multiplicities(shares / shares.sum(), observation.batch_size)
     if not reason and bool((copies > 1).any()):
         reason = f"{int(copies.sum())} samples, of which only {len(inputs)} differ"
     if not reason and (dropped := rank - layer.batch):
         reason = f"{dropped} more samples left so little in the update that they cannot be told from rounding"
+    if not reason and problem.columns is not None:
+        reason = f"pruning left {int((~problem.columns).sum())} of {problem.columns.numel()} inputs undetermined: they are guessed"
     weights, order = shares / copies, None
     if not observation.one_gradient:
         labels, order = follow_steps(observation, call.weight, inputs, labels, columns)

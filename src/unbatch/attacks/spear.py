@@ -20,26 +20,20 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator
 
-from unbatch.attacks._readout import Attempt, Problem, read_out
+from unbatch.attacks._posing import Problem, factored, pose, too_few
+from unbatch.attacks._readout import Attempt, read_out
 from unbatch.attacks._shallow import invert_shallow
 from unbatch.contracts import Attack, Candidate, Inapplicable, Progress
 from unbatch.errors import Misuse
-from unbatch.linalg.certificates import next_layer
-from unbatch.linalg.layer import layer_in_factors
-from unbatch.linalg.lowrank import Factors, factor, multiply
-from unbatch.linalg.mixtures import views_of
 from unbatch.linalg.sampling import expected_subsets
-from unbatch.linalg.search import NOISY, Search
+from unbatch.linalg.search import Search
 from unbatch.linalg.selection import Solution
 from unbatch.trace import LinearCall, linear_layers
 from unbatch.types import Observation
 
 __all__ = ["Spear"]
-
-ZERO = 1e-7
-"""What counts as zero in L q, as a share of its largest entry, in an update without noise."""
 
 SMALL = 40
 """Up to so many samples the ordinary search has its turn where the shallow one leaves some out."""
@@ -109,15 +103,15 @@ class Spear(Attack):
             raise Inapplicable(found)
         call, reader = found
         progress("factor", float("nan"))
-        factors = _factored(observation, call, generator)
+        factors, completion = factored(observation, call, generator)
         shallow = None
-        if self.search == "auto" and observation.one_gradient:
+        if self.search == "auto" and observation.one_gradient and completion is None:
             shallow = invert_shallow(observation, call, reader, factors, generator, self.seconds, progress)
             if shallow is not None and (not shallow.exhausted or factors.rank > SMALL):
                 return shallow
         best: Attempt | None = None
         started = time.monotonic()
-        problems = _problems(observation, call, reader, factors, generator)
+        problems = pose(observation, call, reader, factors, completion, generator)
         for turn, problem in enumerate(problems):
             left = self.seconds - (time.monotonic() - started)
             attempt = self._attempt(observation, problem, generator, max(0.01, left / (len(problems) - turn)), progress)
@@ -126,7 +120,7 @@ class Spear(Attack):
             if best.fits:
                 break
         if best is None:
-            raise Inapplicable(_too_few(observation, call, factors))
+            raise Inapplicable(too_few(observation, call, factors))
         if not best.whole and shallow is not None:
             return shallow
         return read_out(observation, best, factors.rank, progress)
@@ -142,64 +136,12 @@ class Spear(Attack):
             self.parallel,
             self.false_rejection,
             getattr(torch, self.precision),
-            drifting=not observation.one_gradient,
+            drifting=not observation.one_gradient or problem.columns is not None,
         )
         solution = search.run(seconds, progress)
         score = float(solution.agreement.mean()) if len(solution.agreement) else 0.0
         fits = _fits(search, solution)
         return Attempt(problem, solution, fits, _shortfall(search, solution.missing, score, fits), _stats(problem, search, score))
-
-
-def _factored(observation: Observation, call: LinearCall, generator: Generator) -> Factors:
-    """The gradient's factors, of the rank that it shows, or else of the batch size that the server knows."""
-    gradient = observation.update[call.weight]
-    factors = factor(gradient, generator)
-    if not factors.clear and observation.batch_size:
-        factors = factor(gradient, generator, rank=min(observation.batch_size, *gradient.shape))
-    _check_rank(observation, call, factors)
-    return factors
-
-
-def _problems(
-    observation: Observation, call: LinearCall, reader: LinearCall | None, factors: Factors, generator: Generator
-) -> list[Problem]:
-    """The layer in the coordinates of its factors, for every rank that the gradient may have: first those with little noise, then large.
-
-    With several clear gaps, the samples after the last ones have gradients so small that rounding may hide their zeros.
-    """
-    problems = []
-    for rank in factors.ranks if factors.clear else (factors.rank,):
-        part = factors if rank == factors.rank else factor(observation.update[call.weight], generator, rank=rank)
-        parameters = dict(observation.model.named_parameters())
-        found = layer_in_factors(
-            part.left,
-            observation.update[str(call.bias)].double(),
-            multiply(parameters[call.weight].detach(), part.right),
-            parameters[str(call.bias)].detach().double(),
-            views_of(part.right, observation.input_shape if call.raw else tuple(call.input.shape[1:]), generator),
-            part.noise_map,
-            ZERO,
-            _moved(observation, call, part),
-        )
-        if found is None or len(found[0].left) <= found[0].batch:
-            continue
-        layer, change, alive = found
-        following = next_layer(None if reader is None else observation.update[reader.weight], alive, layer.batch)
-        problems.append(Problem(call, part, layer, change, following))
-    return sorted(problems, key=lambda problem: problem.layer.noise_level > NOISY)
-
-
-def _too_few(observation: Observation, call: LinearCall, factors: Factors) -> str:
-    firing = int((observation.update[call.weight] != 0).any(dim=1).sum())
-    return f"only {firing} neurons fire for any sample, too few to tell {factors.rank} samples apart"
-
-
-def _moved(observation: Observation, call: LinearCall, factors: Factors) -> tuple[Tensor, Tensor] | None:
-    """By how much W rightᵀ and the bias fell while the client trained, where that is known."""
-    factor = None if observation.training is None else observation.training.factor(observation.batch_size)
-    if observation.one_gradient or factor is None or not observation.factor_known:
-        return None
-    return factor * factors.left @ (factors.right @ factors.right.T), factor * observation.update[str(call.bias)].double()
 
 
 def _stats(problem: Problem, search: Search, score: float) -> dict[str, Any]:
@@ -265,22 +207,3 @@ def _obstacle(call: LinearCall, observation: Observation, *, inner: bool) -> str
     if not (call.raw or inner):
         return "does not see the raw input (name it with layer= to recover what it sees)"
     return None
-
-
-def _check_rank(observation: Observation, call: LinearCall, factors: Factors) -> None:
-    """Refuse a gradient whose rank says that the batch is too large, or says nothing.
-
-    Raises:
-        Inapplicable: with the reason.
-    """
-    height, width = observation.update[call.weight].shape
-    if factors.rank >= min(height, width):
-        raise Inapplicable(
-            f"the gradient of {call.weight} ({height} neurons, {width} inputs) has full rank {factors.rank}: SPEAR needs a batch smaller"
-            f" than min({height}, {width}), and an update without noise"
-        )
-    if not factors.clear and observation.batch_size is None:
-        raise Inapplicable(
-            f"the singular values of {call.weight} show no clear gap (the largest ratio is {factors.gap:.1f}), so the rank does not"
-            " tell the batch size: the update is noisy, or the batch nearly dependent; give batch_size if it is known"
-        )

@@ -53,7 +53,7 @@ class Search:
         parallel: at most this many at a time.
         false_rejection: accepted probability that a sampled true direction is missed.
         precision: of the sampled null vectors.
-        drifting: whether the weights moved while the update came about: signs before and after do not tell all.
+        drifting: whether the signs of W x + bias do not tell all: the weights moved while the update came about, or inputs are guessed.
         tools: how many directions each tool found.
         drawn: subsets of rows so far.
         refused: directions that failed their certificate so far.
