@@ -136,6 +136,56 @@ def shallow(cases: Cases) -> str:
     return table(["case", "peeling alone, reported", "share of samples", "time, median"], rows)
 
 
+def rounds(cases: Cases) -> str:
+    """A grid a data set and type: rows E and mini-batch, columns the learning rate."""
+    parts = []
+    for name, dtype in sorted({(c["set"], c["dtype"]) for c in cases.values()}):
+        grid = {
+            (c["epochs"], c["mini"], c["rate"]): c
+            for c in cases.values()
+            if (c["set"], c["dtype"], c["protocol"]) == (name, dtype, "fedavg")
+        }
+        rates = sorted({rate for _, _, rate in grid}, reverse=True)
+        rows = [
+            [
+                f"{epochs}",
+                f"{mini}",
+                *(_round_cell(grid[epochs, mini, rate], dtype) if (epochs, mini, rate) in grid else "" for rate in rates),
+            ]
+            for epochs, mini in sorted({(epochs, mini) for epochs, mini, _ in grid})
+        ]
+        head = ["E", "mini-batch", *(f"learning rate {rate}" for rate in rates)]
+        what = (
+            "exact batches, median of the worst PSNR"
+            if dtype == "float64"
+            else "batches with every sample above 60 dB, median of the worst PSNR"
+        )
+        parts.append(f"### FedAvg, {name}, {dtype}: {what}, statuses\n\n{table(head, rows)}")
+    sums = [
+        [
+            key,
+            f"{c['exact']} of {c['batches']}",
+            f"{c['above_60_dB']} of {c['batches']}",
+            f"{c['median_psnr']:.0f} dB",
+            _statuses(c),
+            f"{c['seconds']['median']:.1f} s",
+        ]
+        for key, c in cases.items()
+        if c["protocol"] == "secure_aggregation"
+    ]
+    head = ["sum over clients", "exact batches (above 100 dB)", "above 60 dB", "median of the worst PSNR", "statuses", "time, median"]
+    return "\n\n".join([*parts, table(head, sums)])
+
+
+def _round_cell(case: dict[str, Any], dtype: str) -> str:
+    count = case["exact"] if dtype == "float64" else case["above_60_dB"]
+    return f"{count}/{case['batches']}, {case['median_psnr']:.0f} dB, {_statuses(case)}"
+
+
+def _statuses(case: dict[str, Any]) -> str:
+    return ", ".join(f"{status.lower()} {count}" for status, count in case["statuses"].items())
+
+
 SECTIONS: dict[str, tuple[str, Callable[[Cases], str]]] = {
     "paper_table": ("The SPEAR paper's table: m = 200, b = 20, six layers", paper),
     "side_by_side": ("Against blind sampling, in one process", side_by_side),
@@ -143,6 +193,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Cases], str]]] = {
     "shallow": ("Shallow networks: two layers, width 1000", shallow),
     "noise": ("Noise and rounding: b = 20, m = 200", noise),
     "training": ("Trained networks", training),
+    "rounds": ("Real rounds: FedAvg of 20 samples, and sums over ten clients", rounds),
     "cost": ("Where the time goes", cost),
 }
 
