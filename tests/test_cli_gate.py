@@ -119,6 +119,7 @@ def test_what_is_said_of_the_training_arrives(played: Round, monkeypatch: pytest
         (["--fail-on=psnr"], "got 'psnr'"),
         (["--fail-on=psnr:loud"], "got 'loud'"),
         (["--fail-on=psnr:inf", "--truth=t.npz"], "got 'inf'"),
+        (["--fail-on=labels", "--labels=t.npz"], "--fail-on labels without --labels, got both"),
         (["--fail-on=psnr:25"], "--truth with --fail-on psnr, got none"),
     ],
 )

@@ -96,3 +96,12 @@ def test_random_or_coupled_models_are_refused_by_name(model: nn.Module, named: s
 def test_an_unknown_loss_is_misuse() -> None:
     with pytest.raises(Misuse, match="cross_entropy"):
         loss_function("hinge")
+
+
+@pytest.mark.parametrize("label", [-1, 4, -100])
+def test_a_label_without_a_class_is_misuse(label: int) -> None:
+    model, (x, y) = MODELS["mlp"]().double(), batch()
+    wrong = torch.cat([torch.tensor([label]), y[1:]])
+    for measure in (capture, per_example):
+        with pytest.raises(Misuse, match=f"labels from 0 to 3, got .*{label}"):
+            measure(model, x, wrong)

@@ -71,6 +71,7 @@ def capture(
         parameter name -> gradient, for every parameter that requires one.
 
     Raises:
+        Misuse: a label is none of the model's classes.
         NotDeterministic: the gradient would not be a function of this batch alone.
 
     Example:
@@ -84,7 +85,9 @@ def capture(
     trained, fixed = _split(model)
 
     def mean_loss(parameters: dict[str, Tensor]) -> Tensor:
-        return measure(torch.func.functional_call(model, {**parameters, **fixed}, (inputs,)), labels)
+        outputs = torch.func.functional_call(model, {**parameters, **fixed}, (inputs,))
+        _check_labels(labels, outputs, loss)
+        return measure(outputs, labels)
 
     gradient: dict[str, Tensor] = torch.func.grad(mean_loss)(trained)
     return {name: tensor.detach() for name, tensor in gradient.items()}
@@ -99,10 +102,20 @@ def per_example(
     trained, fixed = _split(model)
 
     def one_loss(parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-        return measure(torch.func.functional_call(model, {**parameters, **fixed}, (x[None],)), y[None])
+        outputs = torch.func.functional_call(model, {**parameters, **fixed}, (x[None],))
+        _check_labels(labels, outputs, loss)
+        return measure(outputs, y[None])
 
     gradients: dict[str, Tensor] = torch.func.vmap(torch.func.grad(one_loss), in_dims=(None, 0, 0))(trained, inputs, labels)
     return {name: tensor.detach() for name, tensor in gradients.items()}
+
+
+def _check_labels(labels: Tensor, outputs: Tensor, loss: Loss) -> None:
+    """Refuse labels that a named loss finds no class for; what another loss takes is its own affair."""
+    classes = outputs.shape[-1]
+    if isinstance(loss, str) and len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        came = f"{int(labels.min())} to {int(labels.max())}"
+        raise Misuse(f"labels from 0 to {classes - 1}", came, "give indices of the model's classes")
 
 
 def _split(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:

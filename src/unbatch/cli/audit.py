@@ -74,7 +74,7 @@ def audit(
 
     Ends with exit code 0 whatever the verdict is, with 2 if the attack does not apply, and with 3 for what --fail-on names.
     """
-    limits = gate.parse(fail_on or [], truth_known=truth is not None)
+    limits = gate.parse(fail_on or [], truth_known=truth is not None, labels_told=labels is not None)
     shape = shared.numbers(input_shape, int, "an input shape like 3,32,32")
     from unbatch import importers
     from unbatch.experiments import store

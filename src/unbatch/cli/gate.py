@@ -33,11 +33,11 @@ class Limits:
     psnr: float = math.inf
 
 
-def parse(wishes: Sequence[str], *, truth_known: bool) -> Limits:
+def parse(wishes: Sequence[str], *, truth_known: bool, labels_told: bool = False) -> Limits:
     """The limits that a user names: ``exact``, ``labels``, ``psnr:25``, repeated or with commas between.
 
     Raises:
-        Misuse: it is none of these, or it needs a truth that is not given.
+        Misuse: it is none of these, needs a truth that is not given, or asks for labels that are.
 
     Example:
         >>> parse(["exact,psnr:25", "psnr:30"], truth_known=True)
@@ -53,6 +53,8 @@ def parse(wishes: Sequence[str], *, truth_known: bool) -> Limits:
                 raise Misuse("--truth with --fail-on psnr", "none", "give the client's batch, against which it is measured")
         elif part not in ("exact", "labels"):
             raise Misuse("--fail-on exact, labels or psnr:DECIBELS", repr(part), "name one of them")
+        elif part == "labels" and labels_told:
+            raise Misuse("--fail-on labels without --labels", "both", "what the attack is told is no leak")
     return Limits("exact" in parts, "labels" in parts, lowest)
 
 
