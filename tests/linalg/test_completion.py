@@ -54,3 +54,13 @@ def test_dead_neurons_and_dark_pixels_are_not_pruning() -> None:
     alive = dark[(whole != 0).all(dim=1)]
     assert is_pruned(pruned)
     assert not is_pruned(alive)
+
+
+def test_too_little_is_left() -> None:
+    _, pruned = planted(0.3)
+    alone = torch.zeros_like(pruned)
+    alone[2, 3] = 1
+    found = complete(alone, 5)
+    assert found.residual == float("inf")
+    assert not bool(found.rows.any())
+    assert rank_of_pruned(alone, 30) is None

@@ -34,7 +34,7 @@ class Completion:
         right: (r, n); of columns that too few entries hold, the one that fits them and leaves the missing ones smallest.
         rows: (m,) which rows are held.
         columns: (n,) which columns are.
-        residual: relative distance on the known entries of what is held.
+        residual: relative distance on the known entries of what is held; infinite where nothing is.
     """
 
     left: Float[Tensor, "m r"]
@@ -67,6 +67,9 @@ def complete(gradient: Float[Tensor, "m n"], rank: int, sweeps: int = 150, enoug
     """
     known = gradient != 0
     rows, columns = _held(known, rank)
+    if min(int(rows.sum()), int(columns.sum())) < rank + MARGIN:
+        nothing = gradient.new_zeros((len(gradient), rank), dtype=torch.float64)
+        return Completion(nothing, nothing.new_zeros((rank, gradient.shape[1])), rows & False, columns & False, float("inf"))
     part, there = gradient[rows][:, columns].double(), known[rows][:, columns]
     size = float(part.norm())
     residual, history = float("inf"), [float("inf")]
