@@ -100,7 +100,7 @@ def audit(
     )
     batch = None if truth is None else importers.read_truth(truth, schema, shape)
     finding = shared.attacked(observation, batch, attack, seed, quiet)
-    leaks = gate.leaks(limits, finding, observation, seed)
+    leaks = gate.leaks(limits, finding)
     if not leaks:
         shared.check_applies(finding, attack)
     shared.write_report(finding, out)
