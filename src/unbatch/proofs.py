@@ -81,9 +81,13 @@ def _of_gradient(observation: Observation, inputs: Tensor, labels: Tensor, limit
 
 
 def _untraced(weights: Tensor) -> int:
-    """How many samples are missing in a mean of which these are the weights: all equal to one over a whole number larger than theirs."""
+    """How many samples are missing in a mean of which these are the weights: all equal to one over a whole number larger than theirs.
+
+    At most as many as there are: with more, almost any factor would be near to one over a whole number.
+    """
     size = round(1 / float(weights.median()))
-    return max(0, size - len(weights)) if bool(((weights * size - 1).abs() < 0.01).all()) else 0
+    missing = size - len(weights)
+    return missing if 0 < missing <= len(weights) and bool(((weights * size - 1).abs() < 1e-4).all()) else 0
 
 
 def _holds(result: Replay, limit: float) -> bool:

@@ -24,6 +24,10 @@ ZERO = 1e-7
 """What counts as zero in L q, as a share of its largest entry, in an update without noise."""
 
 
+ROUGH = 1e-6
+"""What a gradient with zeros leaves unexplained, as a share of its size, above which the zeros are taken for pruned entries."""
+
+
 @dataclass(frozen=True, eq=False)
 class Problem:
     """A layer whose sparse directions are sought.
@@ -56,8 +60,13 @@ def factored(observation: Observation, call: LinearCall, generator: Generator) -
     gradient = observation.update[call.weight]
     factors = factor(gradient, generator)
     firing = int((gradient != 0).any(dim=1).sum())
-    if (not factors.clear or factors.rank >= min(firing, gradient.shape[1])) and is_pruned(gradient):
-        return _completed(observation, call)
+    hidden = not factors.clear or factors.rank >= min(firing, gradient.shape[1])
+    if is_pruned(gradient) and (hidden or factors.noise > ROUGH * float(gradient.double().square().mean().sqrt())):
+        try:
+            return _completed(observation, call)
+        except Inapplicable:
+            if hidden:
+                raise
     if not factors.clear and observation.batch_size:
         factors = factor(gradient, generator, rank=min(observation.batch_size, *gradient.shape))
     _check_rank(observation, call, factors)
