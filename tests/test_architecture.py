@@ -30,7 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "auditing": {"contracts", "errors", "gradients", "linalg", "plugins", "types"},
     "label_scores": {"errors"},
     "importers": {"errors", "gradients", "types"},
-    "experiments": {"errors", "types"},
+    "experiments": {"errors", "label_scores", "types"},
     "exposure": {"errors", "gradients", "labels", "plugins", "trace", "types"},
     "report": {"errors", "experiments", "exposure", "types"},
     "cli": {"auditing", "contracts", "errors", "experiments", "exposure", "importers", "plugins", "report", "types"},

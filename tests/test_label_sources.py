@@ -125,6 +125,19 @@ def test_where_the_attack_proves_nothing_the_restorer_answers() -> None:
     assert int(found.counts.sum()) == 59
 
 
+def test_samples_that_left_no_trace_are_not_taken_for_copies() -> None:
+    """A network that is sure of half of the batch: their gradient is zero, and the others were there once, not twice."""
+    secret = batch(4)
+    model = network(gain=30)
+    update = {name: tensor / 2 for name, tensor in capture(model, secret.inputs, secret.labels).items()}
+    found = unbatch.restore_labels(Observation(model, update, (40,), batch_size=8))
+    assert found.restorer == f"{SPEAR} + anchored"
+    assert "4 of 8 samples are proved, the rest is a guess" in found.reason
+    assert found.counts is not None
+    assert int(found.counts.sum()) == 8
+    assert bool((found.counts >= torch.bincount(secret.labels, minlength=10)).all())
+
+
 # --- in the audit ---
 
 
@@ -199,7 +212,7 @@ def test_the_rest_of_a_batch_proved_in_part() -> None:
     assert finding.counts.restorer == f"{Half().spec} + anchored"
     assert "6 of 12 samples are proved, the rest is read off" in finding.counts.reason
     guessed = unbatch.restore_labels(observed(secret, network()), Mute(), attack=Half())
-    assert "even guess" in guessed.reason
+    assert "the rest is a guess" in guessed.reason
     assert guessed.counts is not None
     assert int(guessed.counts.sum()) == 12
     assert bool((guessed.counts >= torch.bincount(secret.labels[:6], minlength=10)).all())

@@ -96,23 +96,33 @@ def _from_proved(observation: Observation, made: Reconstruction, restorer: Label
         return None
     known, proved = torch.bincount(made.labels, minlength=observation.classes), len(made.labels)
     whole_batch, total = made.status is Status.RECONSTRUCTED, observation.batch_size
-    if whole_batch and (total is None or total % proved == 0):
-        known = known * (
-            (total or proved) // proved
-        )  # the replay proves the shares of the samples, the batch size how often each was there
-        return Counts(known, known > 0, made.reason, known.double(), {**made.stats, "proved": proved}, made.attack)
+    exact = {**made.stats, "proved": proved}
+    if whole_batch and total in (None, proved):
+        return Counts(known, known > 0, made.reason, known.double(), exact, made.attack)
     if total is None or total <= proved or not observation.one_gradient or not observation.factor_known:
         return None
     rest = _without(observation, made.inputs, made.labels)
-    if whole_batch and rest is not None:
+    if whole_batch and rest is not None and total % proved:
         reason = f"the replay proves a batch of {proved} samples, not of {total} as was told"
-        return Counts(known, known > 0, reason, known.double(), {**made.stats, "proved": proved}, made.attack)
+        return Counts(known, known > 0, reason, known.double(), exact, made.attack)
+    if whole_batch and rest is not None:  # the replay proves the share of every sample, the batch size how often it was there
+        known = known * (total // proved)
+        return Counts(known, known > 0, made.reason, known.double(), exact, made.attack)
     left = Counts() if rest is None else restorer(rest, seed=seed)
-    even = whole(torch.full_like(known, (total - proved) / len(known), dtype=torch.float64), total - proved)
-    counts = known + (even if left.counts is None else left.counts)
-    reason = f"{proved} of {total} samples are proved, the rest is {'an even guess' if left.counts is None else 'read off what they leave'}"
+    if left.counts is not None:
+        counts, how = known + left.counts, "read off what they leave"
+    else:
+        counts, how = known + _guess(restorer(observation, seed=seed).estimate, known, total - proved), "a guess"
+    reason = f"{proved} of {total} samples are proved, the rest is {how}"
     stats = {**left.stats, "proved": proved, "batch_size": total}
     return Counts(counts, counts > 0, reason, counts.double(), stats, f"{made.attack} + {restorer.spec}")
+
+
+def _guess(estimate: Tensor | None, known: Tensor, missing: int) -> Tensor:
+    """Counts of the missing samples: what a restorer sees beyond the known ones, or of all classes alike."""
+    beyond = torch.ones_like(known, dtype=torch.float64) if estimate is None else (estimate.double() - known).clamp_min(0)
+    even = torch.full_like(beyond, missing / len(known))
+    return whole(missing * beyond / beyond.sum() if float(beyond.sum()) > 0 else even, missing)
 
 
 def _without(observation: Observation, inputs: Tensor, labels: Tensor) -> Observation | None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from unbatch.experiments import store
-from unbatch.types import Batch, Finding, Knowledge, Reconstruction, Schema, Status
+from unbatch.types import Batch, Counts, Finding, Knowledge, Reconstruction, Schema, Status
 
 
 def make(
@@ -48,6 +48,8 @@ def make(
         "exact": tuple(there),
         "labels_right": tuple(there),
     }
+    counts = torch.bincount(batch.labels, minlength=2)
+    restored = Counts(counts, counts > 0, f"a remark on counts{text}", None, {"expected_error": 0.04}, f"anchored{text}")
     return Finding(
         reconstruction,
         Knowledge(remarks=(f"a remark{text}",) if text else ()),
@@ -56,6 +58,7 @@ def make(
         seed=3,
         seconds=75.0,
         truth=batch if truth else None,
+        counts=restored if found else None,
         environment={f"torch{text}": f"2.13{text}"},
         **(scored if truth and found else {}),
     )

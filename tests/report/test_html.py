@@ -101,6 +101,7 @@ def test_structure_with_truth(stored: Stored, tmp_path: Path) -> None:
         "Headline figures",
         "Side by side",
         "Sample by sample",
+        "How many of each class",
         "What would have prevented it",
         "What the adversary knew",
         "How to reproduce it",

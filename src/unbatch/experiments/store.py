@@ -22,6 +22,7 @@ from torch import Tensor
 
 from unbatch.errors import BadFile, OutputFailed
 from unbatch.experiments.advice import Advice, advise
+from unbatch.experiments.counts import StoredCounts, stored_counts
 from unbatch.types import Finding, Status
 
 __all__ = ["FORMAT", "HTML", "REPORT", "TENSORS", "StoredFinding", "StoredSchema", "check_writable", "load", "publish", "save"]
@@ -76,6 +77,7 @@ class StoredFinding(_Stored):
         notes: metric name -> why it is undefined.
         exact: for every true sample, whether it was recovered exactly.
         labels_right: for every true sample, whether its label was.
+        counts: samples of each class, as restored; None in reports of former versions.
         advice: what would have prevented it, or what to do next.
         environment: versions and machine.
     """
@@ -101,6 +103,7 @@ class StoredFinding(_Stored):
     notes: dict[str, str] = {}
     exact: tuple[bool, ...] = ()
     labels_right: tuple[bool, ...] = ()
+    counts: StoredCounts | None = None
     advice: tuple[Advice, ...] = ()
     environment: dict[str, str] = {}
 
@@ -195,14 +198,18 @@ def publish(folder: Path, writers: Mapping[str, Callable[[Path], object]], stale
                 path.rmdir()
 
 
-def check_writable(folder: Path) -> None:
+def check_writable(folder: Path, names: Sequence[str] = (REPORT, TENSORS, HTML)) -> None:
     """Find out before long work whether its result can be written.
+
+    Args:
+        folder: where to.
+        names: of the files.
 
     Raises:
         OutputFailed: it cannot.
     """
     publish(folder, {})
-    _refuse_occupied(folder, [REPORT, TENSORS, HTML])
+    _refuse_occupied(folder, names)
 
 
 def _refuse_occupied(folder: Path, names: Sequence[str]) -> None:
@@ -294,6 +301,7 @@ def _stored(finding: Finding) -> StoredFinding:
         notes=dict(finding.notes),
         exact=finding.exact,
         labels_right=finding.labels_right,
+        counts=None if finding.counts is None else stored_counts(finding.counts, None if truth is None else truth.labels),
         advice=advise(finding),
         environment={str(name): str(value) for name, value in finding.environment.items()},
     )

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from torch import Tensor
 
 from unbatch.experiments.store import HTML, TENSORS, StoredFinding, load, publish
 from unbatch.report import summary
+from unbatch.report.counts import chart, environment
 from unbatch.report.pictures import Scale, amplification, data_uri, side
 from unbatch.types import Schema
 
@@ -73,26 +73,27 @@ def write(folder: Path) -> Path:
 
 
 def _page(stored: StoredFinding, tensors: dict[str, Tensor]) -> str:
-    package = files("unbatch.report")
-    style = package.joinpath("style.css").read_text(encoding="utf-8")
-    template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(
-        package.joinpath("page.html").read_text(encoding="utf-8")
-    )
+    style = files("unbatch.report").joinpath("style.css").read_text(encoding="utf-8")
     samples = _samples(stored)
     shown: dict[str, Any] = (
         _with_pictures(stored, tensors, samples) if stored.input_schema.kind == "image" else _with_values(stored, tensors, samples)
     )
-    return template.render(
-        stored=stored,
-        summary=summary,
-        style=Markup(style),  # noqa: S704 -- our own file
-        severity=summary.severity(stored).value.replace(" ", "-"),
-        samples=samples,
-        groups=[("", samples[:OPEN]), (f"{len(samples) - OPEN} more samples", samples[OPEN:])][: 1 + (len(samples) > OPEN)],
-        metrics=summary.metric_names(stored),
-        notes=[(name, stored.notes[key]) for key, name, _ in summary.metric_names(stored) if key in stored.notes],
-        known=stored.true_labels is not None,
-        **shown,
+    return (
+        environment()
+        .get_template("page.html")
+        .render(
+            stored=stored,
+            counts=None if stored.counts is None else chart(stored.counts, stored.input_schema.classes),
+            summary=summary,
+            style=Markup(style),  # noqa: S704 -- our own file
+            severity=summary.severity(stored).value.replace(" ", "-"),
+            samples=samples,
+            groups=[("", samples[:OPEN]), (f"{len(samples) - OPEN} more samples", samples[OPEN:])][: 1 + (len(samples) > OPEN)],
+            metrics=summary.metric_names(stored),
+            notes=[(name, stored.notes[key]) for key, name, _ in summary.metric_names(stored) if key in stored.notes],
+            known=stored.true_labels is not None,
+            **shown,
+        )
     )
 
 
