@@ -63,7 +63,7 @@ def factored(observation: Observation, call: LinearCall, generator: Generator) -
     hidden = not factors.clear or factors.rank >= min(firing, gradient.shape[1])
     if is_pruned(gradient) and (hidden or factors.noise > ROUGH * float(gradient.double().square().mean().sqrt())):
         try:
-            return _completed(observation, call)
+            return _completed(observation, call, factors.ranks)
         except Inapplicable:
             if hidden:
                 raise
@@ -73,9 +73,9 @@ def factored(observation: Observation, call: LinearCall, generator: Generator) -
     return factors, None
 
 
-def _completed(observation: Observation, call: LinearCall) -> tuple[Factors, Completion]:
+def _completed(observation: Observation, call: LinearCall, hints: tuple[int, ...]) -> tuple[Factors, Completion]:
     gradient = observation.update[call.weight]
-    rank = observation.batch_size or rank_of_pruned(gradient, min(gradient.shape) // 2)
+    rank = observation.batch_size or rank_of_pruned(gradient, min(gradient.shape) // 2, hints)
     left = float((gradient != 0).double().mean())
     told = f"the gradient of {call.weight} was pruned to {left:.0%} of its entries"
     if rank is None or rank >= min(gradient.shape):

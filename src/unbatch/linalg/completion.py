@@ -7,6 +7,7 @@ of sweeps while clearly more entries are known than the factors have numbers.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -92,12 +93,21 @@ def complete(gradient: Float[Tensor, "m n"], rank: int, sweeps: int = 150, enoug
     return Completion(whole, every, rows, columns, residual)
 
 
-def rank_of_pruned(gradient: Float[Tensor, "m n"], most: int) -> int | None:
-    """The smallest rank up to ``most`` that explains the known entries, by doubling and halving; None if none does."""
+def rank_of_pruned(gradient: Float[Tensor, "m n"], most: int, hints: Sequence[int] = ()) -> int | None:
+    """The smallest rank up to ``most`` that explains the known entries, by doubling and halving; None if none does.
+
+    Args:
+        gradient: (m, n), zero where unknown.
+        most: the largest rank to try.
+        hints: ranks to try first, the smallest that explains is taken.
+    """
 
     def explains(rank: int) -> bool:
         return complete(gradient, rank, sweeps=60, enough=COMPLETE).residual < COMPLETE
 
+    for hint in sorted(hints):
+        if hint <= most and explains(hint):
+            return hint
     low, high = 0, 1
     while not explains(high):
         low, high = high, 2 * high
