@@ -61,7 +61,8 @@ def factored(observation: Observation, call: LinearCall, generator: Generator) -
     factors = factor(gradient, generator)
     firing = int((gradient != 0).any(dim=1).sum())
     hidden = not factors.clear or factors.rank >= min(firing, gradient.shape[1])
-    if is_pruned(gradient) and (hidden or factors.noise > ROUGH * float(gradient.double().square().mean().sqrt())):
+    rough = len(factors.ranks) > 1 or factors.noise > ROUGH * float(gradient.double().square().mean().sqrt())
+    if (hidden or rough) and is_pruned(gradient):
         try:
             return _completed(observation, call, factors.ranks)
         except Inapplicable:

@@ -45,7 +45,7 @@ class Completion:
     residual: float
 
 
-def is_pruned(gradient: Float[Tensor, "m n"], least: float = 0.02) -> bool:
+def is_pruned(gradient: Float[Tensor, "m n"], least: float = 1e-3) -> bool:
     """Whether entries are zero that dead neurons and dark pixels do not explain.
 
     Example:
