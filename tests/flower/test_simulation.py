@@ -120,7 +120,7 @@ def test_the_report_names_the_undefended_client_and_no_other_in_every_round(care
     assert strategy.disclosed == {f"ward {CARELESS}": [1, 2, 3]}
     for server_round in range(1, ROUNDS + 1):
         summary = RoundSummary.model_validate_json((out / f"round-{server_round}" / "summary.json").read_text())
-        assert summary.disclosed == (f"ward {CARELESS}",)
+        assert (summary.disclosed, summary.suspected) == ((f"ward {CARELESS}",), ())
         assert len(summary.clients) == CLIENTS
         for client in summary.clients:
             assert client.outcome == "audited"

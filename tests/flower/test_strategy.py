@@ -14,14 +14,14 @@ from torch import Tensor, nn
 
 pytest.importorskip("flwr", reason="Flower is not installed: run `make test-flower`")
 
-from federation import RATE, SAMPLES, SHAPE, answer, batch_of, message, network, record, recovers, tensors_in, trained
+from federation import RATE, SAMPLES, SHAPE, answer, batch_of, context, message, network, record, recovers, tensors_in, trained
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message
 from flwr.serverapp.strategy import FedAvg
 
 from unbatch.contracts import Attack, Candidate
 from unbatch.errors import Misuse, UnknownPlugin
 from unbatch.experiments import store
-from unbatch.flower import AuditingStrategy, RoundSummary
+from unbatch.flower import AuditingStrategy, DefenseMod, RoundSummary
 from unbatch.gradients import capture
 from unbatch.training import LocalTraining
 
@@ -189,6 +189,23 @@ def test_an_answer_that_was_not_asked_for_cannot_be_compared(tmp_path: Path) -> 
     play(strategy, honest(messages))
     [client] = strategy.rounds[0].clients
     assert (client.outcome, client.reason) == ("left out", "it was not sent exactly one record of arrays of numbers")
+
+
+def test_weak_noise_is_not_called_safe(tmp_path: Path) -> None:
+    """Noise of a thousandth takes the proof away, not the pictures."""
+    messages = sent_to(1, network().state_dict())
+    batch, mod = batch_of(0, 1), DefenseMod("gaussian_noise:deviation=0.001", seed=0)
+    state = network().state_dict()
+    reply = mod(messages[0], context(100), lambda msg, _: answer(msg, trained(state, batch, STEP)))
+    strategy = build(Inner(messages), tmp_path)
+    play(strategy, [reply])
+    [client] = strategy.rounds[0].clients
+    assert (client.status, client.disclosed, client.suspected) == ("APPROXIMATE", False, True)
+    assert strategy.rounds[0].suspected == ("100",)
+    assert recovers(store.load(tmp_path / "round-1" / "client-100")[1]["inputs"], batch, 0.05)
+    told = (tmp_path / "summary.txt").read_text().splitlines()
+    assert told[1] == "something near the data, not proved, was found of client 100 (round 1): judge by the reports"
+    assert told[3] == "round 1: 0 of 1 audited clients disclosed; look at 100 too"
 
 
 @dataclass(frozen=True)

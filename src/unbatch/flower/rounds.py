@@ -78,9 +78,14 @@ class RoundAudit:
         """Audit a round and write what was found."""
         start = time.perf_counter()
         clients = [self._audited(number, reply, time.perf_counter() - start) for reply in replies]
-        names = tuple(client.name for client in clients if client.disclosed)
-        seconds = time.perf_counter() - start
-        return RoundSummary(round=number, attack=self.attack.spec, disclosed=names, seconds=seconds, clients=tuple(clients))
+        return RoundSummary(
+            round=number,
+            attack=self.attack.spec,
+            disclosed=tuple(client.name for client in clients if client.disclosed),
+            suspected=tuple(client.name for client in clients if client.suspected),
+            seconds=time.perf_counter() - start,
+            clients=tuple(clients),
+        )
 
     def folder(self, number: int) -> Path:
         """Where a round's findings go."""

@@ -181,7 +181,7 @@ class AuditingStrategy(Strategy):
         self._audited_in |= {client.client: server_round for client in done.clients if client.outcome == "audited"}
         self.rounds.append(done)
         head, *lines = done.lines()
-        LOG.log(logging.WARNING if done.disclosed else logging.INFO, head)
+        LOG.log(logging.WARNING if done.disclosed or done.suspected else logging.INFO, head)
         for line in lines:
             LOG.info("    %s", line)
         self._write(done)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any, Final, Literal
 
 from pydantic import BaseModel, ConfigDict
 
-from unbatch.types import Finding
+from unbatch.types import Finding, Status
 
 __all__ = ["FORMAT", "ClientSummary", "Outcome", "RoundSummary", "page"]
 
@@ -15,6 +15,9 @@ FORMAT: Final = 1
 """Version of the format: raised whenever a reader of the former one would misread a file."""
 
 SILENT: Final = "no samples were proved to be disclosed; this does not show that the updates are safe"
+
+SUSPECT: Final = (Status.APPROXIMATE, Status.UNPROVEN, Status.FEATURES)
+"""What was found is near, or may be, the client's data, but was not proved."""
 
 Outcome = Literal["audited", "refused", "crashed", "left out", "failed"]
 """Audited; refused, for the update does not fit; the attack crashed; not audited, as was asked for; the client sent an error."""
@@ -32,6 +35,7 @@ class ClientSummary(_Stored):
         name: of the client, for people; the number if it has none.
         outcome: whether it was audited, or why not.
         disclosed: whether samples were proved to be disclosed.
+        suspected: whether something was found that may be the client's data, but was not proved: look at the report.
         status: name of the ``Status``, where it was audited.
         samples: how many samples the attack reconstructed.
         told: how many samples the client says that it trained on.
@@ -46,6 +50,7 @@ class ClientSummary(_Stored):
     name: str
     outcome: Outcome
     disclosed: bool = False
+    suspected: bool = False
     status: str | None = None
     samples: int = 0
     told: int | None = None
@@ -62,6 +67,7 @@ class ClientSummary(_Stored):
             made.reason,
             outcome="audited",
             disclosed=made.status.disclosed,
+            suspected=made.status in SUSPECT,
             status=made.status.name,
             samples=0 if made.inputs is None else len(made.inputs),
             residual=made.residual,
@@ -102,6 +108,7 @@ class RoundSummary(_Stored):
         round: its number, from 1.
         attack: specification that builds the attack again.
         disclosed: names of the clients of whom samples were proved to be disclosed.
+        suspected: names of those of whom something was found that was not proved.
         seconds: that all audits of the round took together.
         clients: all that answered, or failed to.
     """
@@ -110,14 +117,16 @@ class RoundSummary(_Stored):
     round: int
     attack: str
     disclosed: tuple[str, ...]
+    suspected: tuple[str, ...] = ()
     seconds: float
     clients: tuple[ClientSummary, ...]
 
     def lines(self) -> list[str]:
         """For people: who was disclosed, then a line a client."""
         audited = sum(client.outcome == "audited" for client in self.clients)
-        names = ": " + ", ".join(self.disclosed) if self.disclosed else ""
-        head = f"round {self.round}: {len(self.disclosed)} of {audited} audited clients disclosed{names}"
+        head = f"round {self.round}: {len(self.disclosed)} of {audited} audited clients disclosed"
+        head += ": " + ", ".join(self.disclosed) if self.disclosed else ""
+        head += f"; look at {', '.join(self.suspected)} too" if self.suspected else ""
         return [head, *(client.line() for client in self.clients)]
 
 
@@ -132,17 +141,18 @@ def page(rounds: Sequence[RoundSummary]) -> str:
         round 2: 1 of 1 audited clients disclosed: ward 3
             client ward 3: RECONSTRUCTED, 8 samples reconstructed
     """
-    names = dict.fromkeys(name for done in rounds for name in done.disclosed)
-    told = "; ".join(f"client {name} ({_rounds(done.round for done in rounds if name in done.disclosed)})" for name in names)
-    head = (
-        f"samples were disclosed of {told}"
-        if told
-        else "no samples were proved to be disclosed; this does not show that the updates are safe"
-    )
+    head = f"samples were disclosed of {_when(rounds, 'disclosed')}" if any(done.disclosed for done in rounds) else SILENT
+    if any(done.suspected for done in rounds):
+        head += f"\nsomething near the data, not proved, was found of {_when(rounds, 'suspected')}: judge by the reports"
     blocks = ["\n    ".join(done.lines()) for done in rounds]
     return "\n\n".join([head, *blocks])
 
 
-def _rounds(numbers: Iterable[int]) -> str:
-    text = [str(number) for number in numbers]
-    return ("rounds " if len(text) > 1 else "round ") + ", ".join(text)
+def _when(rounds: Sequence[RoundSummary], what: Literal["disclosed", "suspected"]) -> str:
+    """Every client that was, and in which rounds."""
+    found: dict[str, list[str]] = {}
+    for done in rounds:
+        for name in getattr(done, what):
+            found.setdefault(name, []).append(str(done.round))
+    told = (f"client {name} (round{'s' * (len(when) > 1)} {', '.join(when)})" for name, when in found.items())
+    return "; ".join(told)
