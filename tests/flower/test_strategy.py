@@ -191,6 +191,17 @@ def test_an_answer_that_was_not_asked_for_cannot_be_compared(tmp_path: Path) -> 
     assert (client.outcome, client.reason) == ("left out", "it was not sent exactly one record of arrays of numbers")
 
 
+def test_a_made_up_number_of_samples_does_not_hold_the_round_up(tmp_path: Path) -> None:
+    messages = sent_to(2, network().state_dict())
+    strategy = build(Inner(messages), tmp_path, training=LocalTraining(batch_size=SAMPLES, learning_rate=RATE))
+    replies = honest(messages)
+    replies[0].content["metrics"]["num-examples"] = 10**15
+    assert play(strategy, replies)[0] is not None
+    told = {client.client: (client.outcome, client.disclosed) for client in strategy.rounds[0].clients}
+    assert told == {"100": ("refused", False), "101": ("audited", True)}
+    assert "125,000,000,000,000: no attack follows so many" in strategy.rounds[0].clients[0].reason
+
+
 def test_weak_noise_is_not_called_safe(tmp_path: Path) -> None:
     """Noise of a thousandth takes the proof away, not the pictures."""
     messages = sent_to(1, network().state_dict())

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from unbatch import auditing
 from unbatch.contracts import Attack
-from unbatch.errors import OutputFailed, UnbatchError
+from unbatch.errors import BadUpdate, OutputFailed, UnbatchError
 from unbatch.experiments import store
 from unbatch.flower.summary import ClientSummary, RoundSummary
 from unbatch.gradients import Loss
@@ -31,6 +31,8 @@ from unbatch.types import Finding, Observation, Schema
 __all__ = ["SUMMARY", "Reply", "RoundAudit"]
 
 SUMMARY = "summary.json"
+
+MOST_STEPS = 2_000
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,6 +137,7 @@ class RoundAudit:
             BadUpdate: what came back does not fit what was sent.
             Misuse: what was sent does not fit the model.
         """
+        self._check_told(reply.samples)
         return load_observation(
             load_weights(copy.deepcopy(self.model), reply.before),
             reply.after,
@@ -147,6 +150,14 @@ class RoundAudit:
             batch_size=reply.samples,
             schema=self.schema,
         )
+
+    def _check_told(self, samples: int | None) -> None:
+        """Refuse a number of samples, which clients may make up, that would have the audit count local steps for hours."""
+        if samples is None or self.training is None:
+            return
+        steps = self.training.epochs * -(-samples // (self.training.batch_size or samples))
+        if steps > MOST_STEPS:
+            raise BadUpdate(f"at most {MOST_STEPS:,} local steps", f"{steps:,}", "no attack follows so many; check what the client counts")
 
 
 def _plain(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
