@@ -78,7 +78,7 @@ def attacked(name: str, defenses: list[Defense], size: int, seed: int, seconds: 
     found = invert(seen, f"spear:seconds={seconds}", seed)
     took = time.perf_counter() - start
     psnr, right = harness.psnr_of(found, batch)
-    counts = restore_labels(seen, seed=seed)
+    counts = restore_labels(seen, seed=seed, attack=None)
     truth = torch.bincount(batch.labels, minlength=harness.classes(data))
     return Outcome(
         seed,
@@ -150,23 +150,30 @@ def cost(results: harness.Results, key: str, defense: DpSgd, seeds: int) -> None
     print(key, summary["rate"], summary["test_accuracies"], summary["epsilon"], flush=True)
 
 
-options = harness.arguments(__doc__ or "", batches=3, seconds=20.0, sets="cifar10,mnist", seeds=1)
+options = harness.arguments(__doc__ or "", batches=3, seconds=20.0, sets="cifar10,mnist", seeds=1, only="")
 results = harness.Results("defenses")
+
+
+def missing(key: str) -> bool:
+    """Whether a case is asked for (``--only`` starts its key) and not there yet."""
+    return key.startswith(options.only) and any(results.missing([key]))
+
+
+if missing("cost undefended"):
+    cost(results, "cost undefended", DpSgd(float("inf"), 0.0), options.seeds)
 for noise in NOISE:
-    for key in results.missing([f"cost noise={noise:g}"]):
+    if missing(key := f"cost noise={noise:g}"):
         cost(results, key, DpSgd(1.0, noise), options.seeds)
-for key in results.missing(["cost undefended"]):
-    cost(results, key, DpSgd(float("inf"), 0.0), options.seeds)
-for name in filter(None, options.sets.split(",")):
+for name in options.sets.split(","):
     for row in ROWS:
-        for key in results.missing([f"row {name} {row}"]):
+        if missing(key := f"row {name} {row}"):
             measure(results, key, name, [] if row == "none" else [row], SIZE, options.batches, row=row)
+    for size in LARGER:
+        if missing(key := f"row {name} batch={size}"):
+            measure(results, key, name, [], size, options.batches, row=f"batch of {size}")
     for noise in NOISE:
         for clip in CLIPS:
-            for key in results.missing([f"dp {name} noise={noise:g} clip={clip:g}"]):
+            if missing(key := f"dp {name} noise={noise:g} clip={clip:g}"):
                 epsilon = DpSgd(clip, noise).epsilon(5 * SAMPLES // SIZE, SIZE / SAMPLES, DELTA)
                 spec = f"dp_sgd:clip={clip},noise_multiplier={noise}"
                 measure(results, key, name, [spec], SIZE, options.batches, noise_multiplier=noise, clip=clip, epsilon=epsilon)
-    for size in LARGER:
-        for key in results.missing([f"row {name} b={size}"]):
-            measure(results, key, name, [], size, options.batches, row=f"batch of {size}")
