@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from importlib.metadata import version
 
@@ -27,6 +28,9 @@ EXACT = 1e-5
 
 RESTORER, QUICK = "anchored", "spear:seconds=5.0"
 """What restores labels if nothing else is named, and what is tried where that doubts its own counts."""
+
+NEGLIGIBLE = 1e3
+"""Units of rounding below which nothing is left of an update."""
 
 DOUBT = 0.4
 """Error to expect of a count, in samples, above which some of ten are wrong more likely than not."""
@@ -80,7 +84,10 @@ def restore_labels(
             return found
         # Without the batch size the attack refuses at once where the gradient does not show the batch: no time is lost on noise.
         shown = replace(observation, batch_size=None, labels=None) if observation.one_gradient else observation
-        return _from_proved(observation, invert(shown, QUICK, seed), built, seed) or found
+        made = invert(shown, QUICK, seed)
+        # What explains only part of the update says too little in the place of an answer, above all in noise.
+        explained = made.residual is not None and made.residual <= NEGLIGIBLE * torch.finfo(observation.rounding).eps
+        return (_from_proved(observation, made, built, seed) if explained else None) or found
     proved = None if attack is None else _from_proved(observation, invert(observation, attack, seed), built, seed)
     return proved or built(observation, seed=seed)
 
@@ -101,13 +108,14 @@ def _from_proved(observation: Observation, made: Reconstruction, restorer: Label
         return Counts(known, known > 0, made.reason, known.double(), exact, made.attack)
     if total is None or total <= proved or not observation.one_gradient or not observation.factor_known:
         return None
-    rest = _without(observation, made.inputs, made.labels)
-    if whole_batch and rest is not None and total % proved:
-        reason = f"the replay proves a batch of {proved} samples, not of {total} as was told"
+    shown = _mean_gradient(observation, made.inputs, made.labels)
+    if (
+        whole_batch and _less(observation, shown, 1.0, 0.0) is None
+    ):  # the replay proves equal shares; the batch size, how often each was there
+        reason = f"the replay proves a batch of {proved} samples, not of {total} as was told" if total % proved else made.reason
+        known = known * (1 if total % proved else total // proved)
         return Counts(known, known > 0, reason, known.double(), exact, made.attack)
-    if whole_batch and rest is not None:  # the replay proves the share of every sample, the batch size how often it was there
-        known = known * (total // proved)
-        return Counts(known, known > 0, made.reason, known.double(), exact, made.attack)
+    rest = _less(observation, shown, proved / total, (total - proved) / total)
     left = Counts() if rest is None else restorer(rest, seed=seed)
     if left.counts is not None:
         counts, how = known + left.counts, "read off what they leave"
@@ -125,17 +133,26 @@ def _guess(estimate: Tensor | None, known: Tensor, missing: int) -> Tensor:
     return whole(missing * beyond / beyond.sum() if float(beyond.sum()) > 0 else even, missing)
 
 
-def _without(observation: Observation, inputs: Tensor, labels: Tensor) -> Observation | None:
-    """What the server would have seen of the rest of the batch: the mean gradient without these samples; None if nothing is left of it."""
-    known, total = len(labels), observation.batch_size or 0
+def _mean_gradient(observation: Observation, inputs: Tensor, labels: Tensor) -> dict[str, Tensor]:
     dtype = next(observation.model.parameters()).dtype
-    shown = capture(observation.model, inputs.to(dtype), labels, observation.loss)
-    parts = {name: (total / known * tensor.double(), shown[name].double()) for name, tensor in observation.update.items()}
-    rest = {name: (seen - explained) * (known / (total - known)) for name, (seen, explained) in parts.items()}
-    size, gone = (sum(float(t.square().sum()) for t in tensors) ** 0.5 for tensors in (rest.values(), shown.values()))
-    if size <= 1e3 * torch.finfo(observation.rounding).eps * gone:
+    return capture(observation.model, inputs.to(dtype), labels, observation.loss)
+
+
+def _less(observation: Observation, shown: Mapping[str, Tensor], share: float, left: float) -> Observation | None:
+    """What the server would have seen of the rest of the batch, without samples of this mean gradient; None if nothing is left of it.
+
+    Args:
+        observation: of the whole batch.
+        shown: mean gradient of the known samples.
+        share: of the known samples in the batch.
+        left: share of the rest; 0 only asks whether there is a rest.
+    """
+    rest = {name: tensor.double() - share * shown[name].double() for name, tensor in observation.update.items()}
+    size, whole_size = (sum(float(t.double().square().sum()) for t in tensors.values()) ** 0.5 for tensors in (rest, observation.update))
+    if size <= NEGLIGIBLE * torch.finfo(observation.rounding).eps * whole_size:
         return None
-    return replace(observation, update=rest, batch_size=total - known, labels=None)
+    count = max(1, round(left * (observation.batch_size or 1)))
+    return replace(observation, update={name: tensor / (left or 1.0) for name, tensor in rest.items()}, batch_size=count, labels=None)
 
 
 def _counts(observation: Observation, made: Reconstruction, seed: int) -> Counts:
