@@ -89,8 +89,21 @@ def test_sensitivities_are_the_columns_of_every_label() -> None:
 )
 def test_random_or_coupled_models_are_refused_by_name(model: nn.Module, named: str) -> None:
     with pytest.raises(NotDeterministic, match=named):
-        capture(model, torch.ones(3, 2), torch.zeros(3, dtype=torch.int64))
+        per_example(model, torch.ones(3, 2), torch.zeros(3, dtype=torch.int64))
     check_deterministic(model.eval())
+
+
+def test_batch_statistics_give_the_gradient_that_backward_gives() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.ReLU(), nn.Linear(4, 3)).double()
+    x, y = torch.randn((5, 2), dtype=torch.float64), torch.tensor([0, 1, 2, 0, 1])
+    update = capture(model, x, y)
+    running = model[1].running_mean.clone()
+    F.cross_entropy(model(x), y).backward()
+    assert torch.equal(running, torch.zeros(4, dtype=torch.float64))
+    for name, parameter in model.named_parameters():
+        torch.testing.assert_close(update[name], parameter.grad)
+    assert replay(model, update, x, y).worst < 1e-10
 
 
 def test_an_unknown_loss_is_misuse() -> None:

@@ -66,7 +66,7 @@ def test_facts_about_steps() -> None:
     assert local.whole(5)
     assert not local.one_step(5)
     assert LocalTraining(1, 5, 0.1).one_step(4)
-    assert local.weights(5) == [1.5, 1.0]  # the first of two steps moves the weights again, by momentum
+    assert [local.weight(step, 5) for step in range(2)] == [1.5, 1.0]  # the first of two steps moves the weights again, by momentum
     assert local.factor(None) is None
     assert LocalTraining(2, 5).factor(12) is None
 
@@ -83,3 +83,10 @@ def test_training_needs_a_rate_and_a_deterministic_model() -> None:
         train(network(), x, y, LocalTraining(), torch.arange(4)[None])
     with pytest.raises(NotDeterministic):
         train(nn.Sequential(network(), nn.Dropout(0.5)), x, y, LocalTraining(learning_rate=0.1), torch.arange(4)[None])
+
+
+@pytest.mark.parametrize("momentum", [0.0, 0.3, 0.9])
+def test_total_is_the_sum_of_the_steps(momentum: float) -> None:
+    local = LocalTraining(3, 4, 0.1, momentum)
+    assert local.total(10) == pytest.approx(sum(local.weight(step, 10) for step in range(9)))
+    assert LocalTraining(1000, 1, 0.1, momentum).steps(10**9) == 10**12  # told at once, however many

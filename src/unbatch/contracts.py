@@ -117,6 +117,9 @@ class Attack(Plugin, ABC):
     """Largest residual of a replay that is rounding, by the update's dtype. A single tensor may have 100 times that: a bias gradient is a
     small difference of large numbers."""
 
+    takes_batch_statistics: ClassVar[bool] = False
+    """Whether it can be used on a model that normalizes with the statistics of the batch, where no sample has a gradient of its own."""
+
     @abstractmethod
     def unsupported(self, observation: Observation) -> str | None:
         """Why this attack cannot be used on this observation, or None if it can."""
@@ -156,7 +159,7 @@ class Attack(Plugin, ABC):
 
     def _cannot(self, observation: Observation) -> str | None:
         try:
-            check_deterministic(observation.model)
+            check_deterministic(observation.model, alone=not self.takes_batch_statistics)
         except NotDeterministic as error:
             return str(error)
         return self.unsupported(observation)

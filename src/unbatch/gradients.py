@@ -17,10 +17,24 @@ from torch.nn import functional as F
 from unbatch.errors import Misuse, NotDeterministic
 from unbatch.trace import LARGE, LinearCall, run
 
-__all__ = ["Loss", "Replay", "capture", "check_deterministic", "compare", "loss_function", "per_example", "replay", "sensitivities"]
+__all__ = [
+    "Loss",
+    "Replay",
+    "capture",
+    "check_deterministic",
+    "compare",
+    "couples",
+    "loss_function",
+    "per_example",
+    "replay",
+    "sensitivities",
+]
 
 Loss = str | Callable[[Tensor, Tensor], Tensor]
 """A name (``"cross_entropy"``) or a function (outputs (b, C), labels (b,)) -> mean loss over the batch, a scalar."""
+
+FAINT = 1e-4
+"""A tensor below this share of the whole update is compared with that share instead of with itself."""
 
 _LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"cross_entropy": F.cross_entropy, "nll": F.nll_loss}
 
@@ -31,7 +45,8 @@ class Replay:
 
     Attributes:
         residual: ‖replayed − observed‖ / ‖observed‖ over all tensors together.
-        by_tensor: the same for every tensor alone; infinite where an observed zero tensor is replayed as nonzero.
+        by_tensor: the same for every tensor alone; of one that is smaller than 1e-4 of the whole update, as a share of that, because a
+            gradient that is zero but for rounding (a bias before batch statistics) says nothing.
     """
 
     residual: float
@@ -72,7 +87,7 @@ def capture(
 
     Raises:
         Misuse: a label is none of the model's classes.
-        NotDeterministic: the gradient would not be a function of this batch alone.
+        NotDeterministic: the gradient would not be a function of this batch alone. (Batch statistics make it one of the whole batch.)
 
     Example:
         >>> net = nn.Linear(2, 3)
@@ -80,17 +95,20 @@ def capture(
         >>> {name: tuple(tensor.shape) for name, tensor in update.items()}
         {'weight': (3, 2), 'bias': (3,)}
     """
-    check_deterministic(model)
+    check_deterministic(model, alone=False)
     measure = loss_function(loss)
     trained, fixed = _split(model)
 
-    def mean_loss(parameters: dict[str, Tensor]) -> Tensor:
-        outputs = torch.func.functional_call(model, {**parameters, **fixed}, (inputs,))
+    leaves = {name: tensor.requires_grad_() for name, tensor in trained.items()}
+    with torch.enable_grad():
+        outputs = torch.func.functional_call(model, {**leaves, **fixed}, (inputs,))
         _check_labels(labels, outputs, loss)
-        return measure(outputs, labels)
-
-    gradient: dict[str, Tensor] = torch.func.grad(mean_loss)(trained)
-    return {name: tensor.detach() for name, tensor in gradient.items()}
+        value = measure(outputs, labels)
+        gradients = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
+    return {
+        name: torch.zeros_like(leaf).detach() if gradient is None else gradient.detach()
+        for (name, leaf), gradient in zip(leaves.items(), gradients, strict=True)
+    }
 
 
 def per_example(
@@ -125,8 +143,12 @@ def _split(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     return trained, fixed | {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
 
 
-def check_deterministic(model: nn.Module) -> None:
+def check_deterministic(model: nn.Module, *, alone: bool = True) -> None:
     """Refuse a model whose gradient is random or couples the samples of a batch.
+
+    Args:
+        model: in the mode in which it is used.
+        alone: whether every sample must have a gradient of its own; without that, batch statistics are allowed.
 
     Raises:
         NotDeterministic: dropout is active, or a batch-norm layer normalizes with the statistics of the batch.
@@ -145,12 +167,17 @@ def check_deterministic(model: nn.Module) -> None:
                 f"an active {type(module).__name__} layer ({name!r}, p={module.p:g})",
                 "call model.eval() if the client did, since a gradient taken under random dropout cannot be replayed",
             )
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+        if alone and couples(module):
             raise NotDeterministic(
                 "a model that treats samples one by one",
                 f"{type(module).__name__} in train mode ({name!r})",
                 "call model.eval() if the client did, since statistics of the batch mix its samples",
             )
+
+
+def couples(module: nn.Module) -> bool:
+    """Whether a layer normalizes with the statistics of its batch."""
+    return module.training and isinstance(module, nn.modules.batchnorm._BatchNorm)
 
 
 def replay(
@@ -226,8 +253,9 @@ def _replay(squares: Mapping[str, tuple[float, float]]) -> Replay:
     def ratio(distance: float, size: float) -> float:
         return math.sqrt(distance / size) if size > 0 else (0.0 if distance == 0 else math.inf)
 
-    total = ratio(sum(d for d, _ in squares.values()), sum(s for _, s in squares.values()))
-    return Replay(total, {name: ratio(*pair) for name, pair in squares.items()})
+    size = sum(s for _, s in squares.values())
+    by_tensor = {name: ratio(d, max(s, FAINT**2 * size)) for name, (d, s) in squares.items()}
+    return Replay(ratio(sum(d for d, _ in squares.values()), size), by_tensor)
 
 
 def _squared_distance(observed: Tensor, replayed: Tensor, pruned: bool = False) -> tuple[float, float]:

@@ -142,7 +142,7 @@ def _after_training(
 
     remark = ""
     if local.learning_rate is None:
-        rate = _rate(observation, moved, 1.0 if weights is None else float(weights.sum()) / sum(local.weights(count)))
+        rate = _rate(observation, moved, 1.0 if weights is None else float(weights.sum()) / local.total(count))
         replayed, remark = moved(rate), f"the learning rate was found to be {rate:.6g}"
     else:
         replayed = moved(local.learning_rate)

@@ -58,7 +58,8 @@ class LocalTraining:
 
     def steps(self, samples: int) -> int:
         """How many steps in all."""
-        return self.epochs * len(self.parts(samples))
+        size = min(self.batch_size or samples, samples)
+        return self.epochs * -(-samples // size)
 
     def whole(self, samples: int | None) -> bool:
         """Whether every step sees all samples, so that their order does not matter."""
@@ -68,16 +69,21 @@ class LocalTraining:
         """Whether the difference is a single gradient, up to a factor."""
         return self.epochs == 1 and self.whole(samples)
 
-    def weights(self, samples: int) -> list[float]:
-        """What the gradient of every step counts in the difference, without the learning rate: 1 each for plain SGD."""
-        total = self.steps(samples)
-        return [sum(self.momentum**age for age in range(total - step)) for step in range(total)]
+    def weight(self, step: int, samples: int) -> float:
+        """What the gradient of a step counts in the difference, without the learning rate: 1 for plain SGD, more by momentum."""
+        left = self.steps(samples) - step
+        return (1 - self.momentum**left) / (1 - self.momentum)
+
+    def total(self, samples: int) -> float:
+        """Sum of ``weight`` over all steps."""
+        steps, rest = self.steps(samples), self.momentum
+        return (steps - rest * (1 - rest**steps) / (1 - rest)) / (1 - rest)
 
     def factor(self, samples: int | None) -> float | None:
         """difference = factor · average gradient; None where the learning rate, or the number of steps, is not known."""
         if self.learning_rate is None or (samples is None and self.batch_size is not None):
             return None
-        return self.learning_rate * sum(self.weights(samples or 1))
+        return self.learning_rate * self.total(samples or 1)
 
 
 def shuffled(epochs: int, samples: int, generator: torch.Generator) -> Int64[Tensor, "e b"]:

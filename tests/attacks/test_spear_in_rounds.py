@@ -175,3 +175,24 @@ def test_guessed_inputs_are_never_called_exact() -> None:
     found = invert(replace(seen, batch_size=10), "spear:seconds=10")
     assert found.status not in (Status.RECONSTRUCTED, Status.PARTIAL)
     assert found.reason
+
+
+def test_batch_statistics_behind_the_layer() -> None:
+    """A network in train mode: no sample has a gradient of its own, but the batch as a whole is found, labelled and replayed."""
+    torch.manual_seed(0)
+    _, batch = case(samples=10)
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(192, 80), nn.ReLU(), nn.BatchNorm1d(80), nn.Linear(80, 40), nn.BatchNorm1d(40), nn.ReLU(), nn.Linear(40, 5)
+    )
+    observation = plugins.build("protocols", "fedsgd").observe(model.double().train(), batch)
+    found = invert(observation, "spear:seconds=20").or_raise()
+    assert error(found, batch) < 1e-6
+    assert labels_right(found, batch)
+
+
+def test_batch_statistics_before_the_activation_are_an_obstacle() -> None:
+    _, batch = case(samples=10)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(192, 80), nn.BatchNorm1d(80), nn.ReLU(), nn.Linear(80, 5)).double().train()
+    found = invert(plugins.build("protocols", "fedsgd").observe(model, batch))
+    assert found.status is Status.NOT_APPLICABLE
+    assert "instead of ReLU" in found.reason

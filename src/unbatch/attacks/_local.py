@@ -79,7 +79,7 @@ def follow_steps(
         labels[used], order = guess[used], torch.cat([order, used])
         if rate is None:
             share = float(shares[guess[used], used].median())
-            rate = share * len(used) / local.weights(count)[step]
+            rate = share * len(used) / local.weight(step, count)
     return labels, order[None]
 
 

@@ -10,9 +10,11 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from unbatch.attacks._head import labels_by_head
 from unbatch.attacks._local import follow_steps, sensitivities_along
 from unbatch.attacks._posing import Problem
 from unbatch.contracts import Candidate, Progress
+from unbatch.gradients import couples
 from unbatch.linalg.selection import Solution
 from unbatch.types import Observation
 
@@ -71,6 +73,8 @@ def read_out(observation: Observation, attempt: Attempt, rank: int, progress: Pr
         return Candidate(features=inputs, reason=reason, exhausted=not attempt.whole, stats=attempt.stats)
     inputs = inputs.reshape(-1, *observation.input_shape)
     progress("labels", float("nan"))
+    if any(map(couples, observation.model.modules())):
+        return _coupled(observation, attempt, inputs)
     columns = factors.left @ torch.linalg.solve_triangular(problem.change, solution.directions.T, upper=True)
     labels, shares, rest = labels_of(observation, call.weight, inputs, columns)
     if not attempt.whole:  # what is given out alone must carry its own proof: a column that some label explains to the last digits
@@ -97,6 +101,17 @@ def read_out(observation: Observation, attempt: Attempt, rank: int, progress: Pr
         order=order,
         stats=attempt.stats,
     )
+
+
+def _coupled(observation: Observation, attempt: Attempt, inputs: Tensor) -> Candidate:
+    """With batch statistics no column belongs to one sample's label: only the whole batch can be labelled and replayed."""
+    if not attempt.whole:
+        return Candidate(reason=attempt.reason, exhausted=True, stats=attempt.stats)
+    labels = labels_by_head(observation, inputs)
+    reason = attempt.reason or (
+        "" if labels is not None else "the labels were not found, without which batch statistics cannot be replayed"
+    )
+    return Candidate(inputs, labels, reason=reason, certified=attempt.certain, stats=attempt.stats)
 
 
 def labels_of(observation: Observation, weight: str, inputs: Tensor, columns: Float[Tensor, "m b"]) -> tuple[Tensor, Tensor, Tensor]:

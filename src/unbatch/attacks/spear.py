@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Generator
@@ -62,6 +62,8 @@ class Spear(Attack):
         >>> bool((torch.cdist(secret, found.inputs).amin(dim=1) < 1e-9).all()), sorted(found.labels.tolist())
         (True, [0, 0, 1, 2, 3, 4])
     """
+
+    takes_batch_statistics: ClassVar[bool] = True
 
     search: Literal["auto", "sampling"] = "auto"
     layer: str | None = None
