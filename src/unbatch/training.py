@@ -74,6 +74,10 @@ class LocalTraining:
         left = self.steps(samples) - step
         return (1 - self.momentum**left) / (1 - self.momentum)
 
+    def weights(self, samples: int) -> list[float]:
+        """``weight`` of every step."""
+        return [self.weight(step, samples) for step in range(self.steps(samples))]
+
     def total(self, samples: int) -> float:
         """Sum of ``weight`` over all steps."""
         steps, rest = self.steps(samples), self.momentum
