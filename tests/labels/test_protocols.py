@@ -95,7 +95,7 @@ def test_the_expected_error_grows_with_the_way() -> None:
 def test_a_way_that_ends_nowhere_is_refused() -> None:
     secret = batch(0, 20)
     seen = observed("fedavg:epochs=2,batch_size=5,learning_rate=0.01", secret)
-    huge = replace(seen, update={name: 1e200 * tensor for name, tensor in seen.update.items()})
+    huge = replace(seen, model=network(0).float(), update={name: 1e28 * tensor.float() for name, tensor in seen.update.items()})
     found = Anchored()(huge)
     assert found.counts is None
     assert "overflow" in found.reason
@@ -111,6 +111,18 @@ def test_samples_of_a_small_last_step_count_more() -> None:
     assert unevenness(observed("fedavg:batch_size=4,learning_rate=0.001", batch(0, 16))) == 0
 
 
+def test_very_many_steps_are_counted_not_walked() -> None:
+    seen = observed("fedavg:batch_size=5,learning_rate=0.001", batch(0, 16))
+    few, many = (
+        replace(seen, batch_size=16, training=LocalTraining(epochs=epochs, batch_size=5, learning_rate=1e-9))
+        for epochs in (2000, 1_000_000)
+    )
+    assert unevenness(many) == pytest.approx(unevenness(few) * (2000 / 1_000_000) ** 0.5)
+    huge = replace(seen, batch_size=10**12, training=LocalTraining(epochs=1, batch_size=1, learning_rate=1e-15))
+    assert unevenness(huge) == 0
+    assert average_position(huge) == 0.5
+
+
 @pytest.mark.parametrize("momentum", [0.0, 0.9])
 def test_the_average_position_is_that_of_equal_steps(momentum: float) -> None:
     local = LocalTraining(epochs=4, batch_size=None, learning_rate=0.1, momentum=momentum)
@@ -121,7 +133,7 @@ def test_the_average_position_is_that_of_equal_steps(momentum: float) -> None:
         places.append(position)
         velocity = momentum * velocity + 1
         position += velocity
-    counted = local.weights(1)
+    counted = [local.weight(step, 1) for step in range(4)]
     expected = sum(place * weight for place, weight in zip(places, counted, strict=True)) / (sum(counted) * position)
     seen = observed(f"fedavg:epochs=4,batch_size=0,learning_rate=0.1,momentum={momentum}", batch(0, 8))
     assert average_position(seen) == pytest.approx(expected)

@@ -24,6 +24,9 @@ __all__ = ["KNOTS", "along", "average_position", "halfway", "steps", "told", "un
 KNOTS = (0.0, 0.125, 0.25, 0.5, 0.75, 1.0)
 """Places on the way, from the broadcast weights to the final ones, at which probabilities are looked at."""
 
+MANY = 10_000
+"""Steps that are told from each other; of more only the number counts."""
+
 SLOWEST = 0.1
 """Speed on the way that is not gone below, as a share of the average speed."""
 
@@ -68,24 +71,35 @@ def told(observation: Observation) -> dict[str, Any]:
 
 def unevenness(observation: Observation) -> float:
     """Deviation of what a sample counts in the update, as a share of the mean: small last steps and momentum make some count more."""
-    local, total = observation.training, observation.batch_size
-    if local is None or total is None or observation.one_gradient:
+    local, total, count = observation.training, observation.batch_size, steps(observation)
+    if local is None or total is None or count is None or observation.one_gradient:
         return 0.0
-    sizes = [part.stop - part.start for part in local.parts(total)]
-    weights, variance = local.weights(total), 0.0
+    size = min(local.batch_size or total, total)
+    number = count // local.epochs
+    last = total - (number - 1) * size
+    if count > MANY:  # momentum is lost among so many steps: all full steps are equal
+        each = [((number - 1) * size, 1 / size), (last, 1 / last)]
+        return float((local.epochs * _variance(each)) ** 0.5 * total / count)
+    variance = 0.0
     for epoch in range(local.epochs):
-        each = [weight / size for weight, size in zip(weights[epoch * len(sizes) :], sizes, strict=False)]
-        mean = sum(value * size for value, size in zip(each, sizes, strict=True)) / total
-        variance += sum(size * (value - mean) ** 2 for value, size in zip(each, sizes, strict=True)) / total
-    return float(variance**0.5 * total / sum(weights))
+        sizes = [size] * (number - 1) + [last]
+        variance += _variance([(n, local.weight(epoch * number + step, total) / n) for step, n in enumerate(sizes)])
+    return float(variance**0.5 * total / local.total(total))
+
+
+def _variance(values: list[tuple[int, float]]) -> float:
+    """Of values that occur so often."""
+    number = sum(times for times, _ in values)
+    mean = sum(times * value for times, value in values) / number
+    return sum(times * (value - mean) ** 2 for times, value in values) / number
 
 
 def average_position(observation: Observation) -> float:
     """Where on its way the average gradient was taken, from 0 to 1, if all gradients were equal: before the middle, where steps start."""
     local, count = observation.training, steps(observation)
-    if local is None or count is None:
+    if local is None or count is None or count > MANY:
         return 0.5
-    weights = local.weights(observation.batch_size or 1)
+    weights = [local.weight(step, observation.batch_size or 1) for step in range(count)]
     position = passed = 0.0
     for weight, speed in zip(weights, reversed(weights), strict=True):
         position, passed = position + weight * passed, passed + speed
