@@ -1,10 +1,11 @@
 """`unbatch labels`: argv to the call that it makes, what it prints, and its exit codes."""
 
+import json
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 import unbatch
 from unbatch.cli import execute
@@ -56,7 +57,62 @@ def test_a_method_that_only_finds_classes_says_so(tmp_path: Path, capsys: pytest
 
 
 def test_ends_with_two_where_it_does_not_apply(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert execute([*files(tmp_path, bias=False), "--batch-size=8"]) == 2
+    out = tmp_path / "out"
+    assert execute([*files(tmp_path, bias=False), "--batch-size=8", "--attack=none", f"--out={out}"]) == 2
     captured = capsys.readouterr()
     assert "no bias" in captured.err
     assert captured.out == ""
+    assert not out.exists()
+
+
+def test_without_a_bias_the_attack_tells_by_itself(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert execute([*files(tmp_path, bias=False), "--batch-size=8"]) == 0
+    out = capsys.readouterr().out
+    assert "labels, by spear" in out
+    assert [line.split()[:2] for line in out.splitlines() if "█" in line] == [["0", "5"], ["3", "2"], ["2", "1"]]
+
+
+def test_out_writes_the_page_and_the_json(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "names.txt").write_text("cat\ndog\n[red]bird\nfish\nox\n")
+    out = tmp_path / "new" / "labels"
+    assert execute([*files(tmp_path), "--batch-size=8", f"--class-names={tmp_path / 'names.txt'}", f"--out={out}"]) == 0
+    assert sorted(path.name for path in out.iterdir()) == ["labels.html", "labels.json"]
+    stored = json.loads((out / "labels.json").read_text())
+    assert stored["counts"]["counts"] == [5, 0, 1, 2, 0]
+    assert stored["classes"] == ["cat", "dog", "[red]bird", "fish", "ox"]
+    assert stored["input_shape"] == [20]
+    assert "the batch size" in stored["knowledge"]
+    assert "[red]bird (2)" in (out / "labels.html").read_text()
+    printed = capsys.readouterr().out
+    assert "cat (0)" in printed
+    assert "[red]bird (2)" in printed
+    assert str(out / "labels.html") in printed.replace("\n", "")
+
+
+def test_out_is_checked_before_the_work(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "out" / "labels.html").mkdir(parents=True)
+    arguments = files(tmp_path)
+    (tmp_path / "weights.safetensors").unlink()  # would be the next complaint
+    assert execute([*arguments, f"--out={tmp_path / 'out'}"]) == 2
+    assert "labels.html" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("names", ["cat\ndog\n", None])
+def test_names_that_do_not_fit_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], names: str | None) -> None:
+    if names is not None:
+        (tmp_path / "names.txt").write_text(names)
+    out = tmp_path / "out"
+    assert execute([*files(tmp_path), f"--class-names={tmp_path / 'names.txt'}", f"--out={out}"]) == 2
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert not out.exists()
+
+
+def test_local_training_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = files(tmp_path)
+    gradient = load_file(tmp_path / "update.safetensors")
+    save_file({name: -0.1 * tensor for name, tensor in gradient.items()}, tmp_path / "update.safetensors")
+    assert execute([*arguments, "--batch-size=8", "--update-is=difference", "--learning-rate=0.1"]) == 0
+    out = capsys.readouterr().out
+    assert [line.split()[:2] for line in out.splitlines() if "█" in line] == [["0", "5"], ["3", "2"], ["2", "1"]]
+    assert execute([*arguments, "--batch-size=8", "--update-is=difference"]) == 0, "the learning rate is found by whole counts"
+    assert [line.split()[:2] for line in capsys.readouterr().out.splitlines() if "█" in line] == [["0", "5"], ["3", "2"], ["2", "1"]]

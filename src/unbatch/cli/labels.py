@@ -2,31 +2,52 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
 from unbatch.cli import shared
 from unbatch.cli.app import MISUSE, app, say
-from unbatch.cli.shared import Seed
+from unbatch.cli.audit import LearningRate, LocalEpochs, MiniBatch, Momentum, RestFrozen, UnknownFactor, UpdateIs, _training
+from unbatch.cli.shared import InputShape, Loss, Model, Seed, Update, Weights
+from unbatch.errors import BadFile, Misuse
 
 if TYPE_CHECKING:
-    from unbatch.types import Counts
+    from unbatch.importers import Kind
+    from unbatch.types import Counts, Observation
 
 __all__ = ["labels"]
+
+BatchSize = Annotated[int | None, typer.Option(help="The number of samples; searched for if it is not given.")]
+RestorerSpec = Annotated[str, typer.Option(help="NAME or NAME:FIELD=VALUE,FIELD=VALUE; see `unbatch list labels`.")]
+AttackFirst = Annotated[
+    str, typer.Option(help="Take the labels of samples that this attack proves; auto: where the restorer doubts its counts; none.")
+]
+ClassNames = Annotated[Path | None, typer.Option(help="Names of the classes, one a line.")]
+Out = Annotated[Path | None, typer.Option(help="Folder for labels.html and labels.json; made if it is missing.")]
 
 
 @app.command()
 def labels(
-    model: Annotated[str, typer.Option(help="FILE.py:FACTORY or PACKAGE.MODULE:FACTORY. This code is run: give only your own.")],
-    weights: Annotated[Path, typer.Option(help="The broadcast weights: safetensors, npz, or a torch file of plain tensors.")],
-    update: Annotated[Path, typer.Option(help="The client's update, mean gradient by parameter name; same formats.")],
-    input_shape: Annotated[str, typer.Option(help="Shape of one sample, without the batch: 3,32,32.")],
-    batch_size: Annotated[int | None, typer.Option(help="The number of samples; searched for if it is not given.")] = None,
-    restorer: Annotated[str, typer.Option(help="NAME or NAME:FIELD=VALUE,FIELD=VALUE; see `unbatch list labels`.")] = "anchored",
-    attack: Annotated[str | None, typer.Option(help="Take the labels of this attack where it proves the whole batch.")] = None,
-    loss: Annotated[str, typer.Option(help="The client's loss: cross_entropy or nll.")] = "cross_entropy",
+    model: Model,
+    weights: Weights,
+    update: Update,
+    input_shape: InputShape,
+    batch_size: BatchSize = None,
+    restorer: RestorerSpec = "anchored",
+    attack: AttackFirst = "auto",
+    update_is: UpdateIs = "gradient",
+    learning_rate: LearningRate = None,
+    local_epochs: LocalEpochs = None,
+    mini_batch: MiniBatch = None,
+    momentum: Momentum = None,
+    unknown_factor: UnknownFactor = False,
+    rest_frozen: RestFrozen = False,
+    loss: Loss = "cross_entropy",
+    class_names: ClassNames = None,
+    out: Out = None,
     seed: Seed = 0,
 ) -> None:
     """Tell from a captured update how many samples of each class the client's batch held.
@@ -34,20 +55,56 @@ def labels(
     Ends with exit code 2 if the restorer does not apply.
     """
     from unbatch import auditing, importers
+    from unbatch.experiments import store
+    from unbatch.experiments.counts import stored_labels
+    from unbatch.report import counts as page
 
     shape = shared.numbers(input_shape, int, "an input shape like 3,32,32")
-    victim = importers.load_weights(importers.load_model(model), importers.read_tensors(weights)).eval()
-    observation = importers.load_observation(victim, update, shape, loss=loss, batch_size=batch_size)
-    found = auditing.restore_labels(observation, restorer, seed, attack)
+    if out is not None:
+        store.check_writable(out, (page.HTML, page.JSON))
+    training = _training(update_is, learning_rate, local_epochs, mini_batch, momentum)
+    victim = importers.load_weights(importers.load_model(model), weights, rest_given=rest_frozen).eval()
+    observation = importers.load_observation(
+        victim,
+        update,
+        shape,
+        kind=cast("Kind", update_is),
+        training=training,
+        rest_frozen=rest_frozen,
+        factor_known=not unknown_factor,
+        loss=loss,
+        batch_size=batch_size,
+    )
+    observation = observation if class_names is None else _named(observation, class_names)
+    found = auditing.restore_labels(observation, restorer, seed, None if attack == "none" else attack)
     if found.presence is None:
         raise typer.Exit(say(f"{restorer} does not apply to this update: {found.reason}", MISUSE))
-    _print_counts(found)
+    _print_counts(found, () if observation.schema is None else observation.schema.classes)
+    if out is not None:
+        written = page.write(stored_labels(found, observation, seed, auditing.environment()), out)
+        typer.echo(f"report   {written}")
 
 
-def _print_counts(found: Counts, most: int = 50) -> None:
+def _named(observation: Observation, path: Path) -> Observation:
+    """With names of the classes."""
+    from unbatch.types import Schema
+
+    try:
+        names = tuple(path.read_text(encoding="utf-8").split("\n"))
+    except (OSError, ValueError) as error:
+        raise BadFile("a text file with the name of a class in every line", f"{str(path)!r} ({error})", "give another file") from error
+    names = tuple(name.strip() for name in (names[:-1] if not names[-1] else names))
+    if len(names) != observation.classes:
+        came = f"{len(names)} lines in {str(path)!r}"
+        raise Misuse(f"{observation.classes} names of classes, one a line", came, "name all of them, in order")
+    return replace(observation, schema=replace(observation.schema or Schema(), classes=names))
+
+
+def _print_counts(found: Counts, names: tuple[str, ...], most: int = 50) -> None:
     """A table with a bar for every class that has samples, the largest first."""
     from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     present = [] if found.presence is None else found.presence.nonzero()[:, 0].tolist()
     counts = None if found.counts is None else found.counts.tolist()
@@ -57,14 +114,14 @@ def _print_counts(found: Counts, most: int = 50) -> None:
     for label in present[:most]:
         number = "?" if counts is None else str(counts[label])
         bar = "" if counts is None else "█" * max(1, round(40 * counts[label] / counts[present[0]]))
-        table.add_row(str(label), number, bar)
+        table.add_row(Text(f"{names[label]} ({label})" if names else str(label)), number, bar)
     Console().print(table)
     if len(present) > most:
         typer.echo(f"... and {len(present) - most} more classes")
     if counts is not None:
         typer.echo(f"{sum(counts)} samples of {len(present)} among {len(counts)} classes")
     if found.reason:
-        typer.echo(f"reason   {found.reason}")
+        typer.echo(f"note     {found.reason}")
     if (error := found.stats.get("expected_error")) is not None:
         typer.echo(f"a count is expected to be off by {error:.2f} before rounding")
     elif found.stats.get("trust", 1.0) < 1:
