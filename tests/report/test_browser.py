@@ -6,8 +6,9 @@ from typing import Any
 
 import pytest
 
+from unbatch.experiments.counts import StoredCounts, StoredLabels
 from unbatch.experiments.store import StoredFinding
-from unbatch.report import html
+from unbatch.report import counts, html
 from unbatch.types import Status
 
 CHROMIUM = Path("/usr/bin/chromium")
@@ -106,6 +107,13 @@ def test_page(
     assert bool(sizes) == (len(shape) == 3 and found != 0)
     for selector in ("h1", ".badge", ".verdict p", ".hint", ".rows dt", ".facts .not", ".strength", "footer p"):
         assert page.evaluate(CONTRAST, selector) >= 4.5, selector
+    if found != 0:
+        for selector in (".counts td", ".counts th", ".floors td", ".legend"):
+            assert page.evaluate(CONTRAST, selector) >= 4.5, selector
+        widths = page.eval_on_selector_all(".counts .bar", "bars => bars.map(bar => bar.getBoundingClientRect().width)")
+        assert len(widths) == 4, "restored and true, of two classes"
+        assert max(widths) - min(widths) < 1, "all counts are 2"
+        assert min(widths) > 40
     dark = page.evaluate("getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)[0] < 128")
     assert dark == (scheme == "dark")
 
@@ -121,6 +129,34 @@ def test_many_samples_unfold_by_keyboard_with_a_visible_focus(stored: Stored, vi
     page.keyboard.press("Tab")
     assert page.evaluate("parseFloat(getComputedStyle(document.activeElement).outlineWidth)") >= 2
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("width", [1280, 390])
+def test_the_page_of_counts_alone(browser: Any, tmp_path: Path, width: int, scheme: str) -> None:
+    held = tuple(range(200))
+    told = StoredCounts(source="anchored", counts=held, presence=tuple(count > 0 for count in held), expected_error=0.2)
+    names = tuple(f"{'W' * 60 if index == 199 else 'class'} {index}" for index in held)
+    path = counts.write(StoredLabels(counts=told, classes=names, input_shape=(4,), knowledge=("not the labels",)), tmp_path)
+    context = browser.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme)
+    page = context.new_page()
+    complaints: list[str] = []
+    page.on("console", lambda message: complaints.append(message.text))
+    page.goto(path.as_uri())
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    box = page.locator("h1").bounding_box()
+    assert box["y"] + box["height"] < 844
+    for selector in ("h1", ".badge", ".verdict p", ".lead", ".counts td", ".counts th", ".notes", ".facts .not", ".rows dt"):
+        assert page.evaluate(CONTRAST, selector) >= 4.5, selector
+    bars = page.locator(".counts .bar")
+    assert bars.count() == 199
+    assert bars.first.bounding_box()["width"] > bars.nth(20).bounding_box()["width"] > 0
+    assert not bars.nth(30).is_visible()
+    page.locator("summary").first.focus()
+    page.keyboard.press("Enter")
+    assert bars.nth(30).is_visible()
+    assert complaints == []
+    context.close()
 
 
 def test_print_shows_everything(stored: Stored, visit: Callable[..., Any]) -> None:

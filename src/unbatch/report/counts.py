@@ -132,7 +132,7 @@ def _scores(stored: StoredCounts) -> tuple[tuple[str, ...], ...]:
         row("LnAcc, classes with the right count", [None if s is None else s.counts for s in columns]),
         row("LeAcc, classes rightly there or not", [None if s is None else s.presence for s in columns]),
         row("IRec, samples with a restored label", [None if s is None else s.recall for s in columns]),
-        ("every count right", *(DASH if s is None or s.exact is None else "yes" if s.exact else "no" for s in columns)),
+        ("Every count right", *(DASH if s is None or s.exact is None else "yes" if s.exact else "no" for s in columns)),
     )
 
 
