@@ -25,7 +25,7 @@ from unbatch.types import Batch
 
 SIZE = 20
 PRUNED = (0.1, 0.3, 0.5, 0.7, 0.9, 0.95, 0.99)
-RELATIVE = (1e-4, 1e-3, 1e-2, 3e-2, 1e-1)
+RELATIVE = (1e-4, 1e-3, 1e-2, 3e-2, 0.1, 0.3, 1.0)
 LARGER = (40, 60, 80, 100, 120)
 NOISE = (0.0, 1e-5, 1e-4, 1e-3, 1e-2, 0.1, 0.5, 1.0, 2.0)
 CLIPS = (0.1, 1.0, 10.0)
@@ -98,6 +98,7 @@ def measure(results: harness.Results, key: str, name: str, specs: list[str], siz
     defenses = [build("defenses", spec) for spec in specs]
     outcomes = [attacked(name, defenses, size, seed, options.seconds) for seed in range(batches)]
     psnr = torch.tensor([outcome.psnr for outcome in outcomes])
+    answers = [outcome.labels for outcome in outcomes if outcome.labels is not None]
     summary = {
         "set": name,
         "size": size,
@@ -106,8 +107,8 @@ def measure(results: harness.Results, key: str, name: str, specs: list[str], siz
         "median_psnr": float(psnr.median(dim=1).values.median()),
         "blind_psnr": float(torch.tensor([outcome.blind for outcome in outcomes]).median()),
         "recognizable": float((psnr > 20).double().mean()),
-        "labels": sum(outcome.labels or 0.0 for outcome in outcomes) / batches,
-        "labels_unanswered": sum(outcome.labels is None for outcome in outcomes),
+        "labels": sum(answers) / len(answers) if answers else None,
+        "labels_answered": len(answers),
         "labels_floor": sum(outcome.labels_floor for outcome in outcomes) / batches,
         "statuses": {status: sum(o.status == status for o in outcomes) for status in sorted({o.status for o in outcomes})},
         "seconds": max(outcome.seconds for outcome in outcomes),

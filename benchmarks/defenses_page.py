@@ -16,6 +16,7 @@ DOCS = HERE.parent / "docs"
 Cases = dict[str, dict[str, Any]]
 SETS = {"cifar10": "CIFAR-10", "mnist": "MNIST"}
 NAMED_CLIP = 1.0
+ORDER = ("none", "clipping", "quantization", "gaussian_noise", "pruning", "batch")
 
 
 def table(head: list[str], rows: list[list[str]]) -> str:
@@ -27,8 +28,10 @@ def decibels(value: float) -> str:
 
 
 def labels(case: dict[str, Any]) -> str:
-    unanswered = f", {case['labels_unanswered']} of {case['batches']} unanswered" if case["labels_unanswered"] else ""
-    return f"{case['labels']:.2f} ({case['labels_floor']:.2f}){unanswered}"
+    if not case["labels_answered"]:
+        return "no answer"
+    part = "" if case["labels_answered"] == case["batches"] else f", {case['labels_answered']} of {case['batches']} answered"
+    return f"{case['labels']:.2f}{part}"
 
 
 def epsilon(value: float) -> str:
@@ -38,21 +41,22 @@ def epsilon(value: float) -> str:
 
 
 def rows(cases: Cases, name: str) -> str:
-    chosen = [case for key, case in cases.items() if key.startswith(f"row {name} ")]
+    found = [case for key, case in cases.items() if key.startswith(f"row {name} ")]
+    chosen = sorted(found, key=lambda case: ORDER.index(case["row"].partition(":")[0].partition(" ")[0]))
     lines = [
         [
             f"`{case['row']}`" if ":" in case["row"] else case["row"],
             f"{case['exact']:.2f}",
             f"{decibels(case['worst_psnr'])} / {decibels(case['median_psnr'])}",
             f"{case['recognizable']:.2f}",
-            labels(case),
+            f"{labels(case)} ({case['labels_floor']:.2f})",
             ", ".join(case["statuses"]),
         ]
         for case in chosen
     ]
     head = ["defense", "exact", "PSNR of the worst / median sample, dB", "above 20 dB", "labels (guess)", "status"]
-    floor = sorted(case["blind_psnr"] for case in chosen)
-    return f"{SETS[name]}; a guess without any update has {floor[0]:.0f} to {floor[-1]:.0f} dB.\n\n" + table(head, lines)
+    blind = chosen[0]["blind_psnr"]
+    return f"{SETS[name]}; a guess without any update has {blind:.0f} dB.\n\n" + table(head, lines)
 
 
 def grid(cases: Cases, name: str) -> list[dict[str, Any]]:
@@ -66,7 +70,7 @@ def privacy(cases: Cases, name: str) -> str:
     for noise in sorted({case["noise_multiplier"] for case in found}):
         at = {case["clip"]: case for case in found if case["noise_multiplier"] == noise}
         cells = [
-            f"{decibels(c['worst_psnr'])} / {decibels(c['median_psnr'])}, {c['exact']:.2f}, {c['labels']:.2f}"
+            f"{decibels(c['worst_psnr'])} / {decibels(c['median_psnr'])}, {c['exact']:.2f}, {labels(c)}"
             for c in (at[clip] for clip in clips)
         ]
         lines.append([f"{noise:g}", epsilon(at[clips[0]]["epsilon"]), *cells])
@@ -123,7 +127,24 @@ def figure(cases: Cases) -> str:
         label="MNIST, 784-100-10",
     )
     price.axhline(cases["cost undefended"]["test_accuracy"], color="C2", linestyle=":", label="without DP-SGD")
-    price.set(ylabel="test accuracy after 5 epochs", ylim=(0, 1.02), xlabel="noise multiplier σ, and ε at δ = 1e-5 of the trained model")
+    for color, name in zip(("C0", "C1"), SETS, strict=True):
+        told = sorted(
+            (c for c in grid(cases, name) if c["clip"] == NAMED_CLIP and c["labels_answered"]), key=lambda case: case["noise_multiplier"]
+        )
+        share = [case["labels"] for case in told]
+        price.plot(
+            [positions[case["noise_multiplier"]] for case in told],
+            share,
+            "--",
+            marker="x",
+            color=color,
+            label=f"labels restored, {SETS[name]}",
+        )
+    price.set(
+        ylabel="test accuracy after 5 epochs; share of labels",
+        ylim=(0, 1.02),
+        xlabel="noise multiplier σ, and ε at δ = 1e-5 of the trained model",
+    )
     ticks = [f"{c['noise_multiplier']:g}\nε {epsilon(c['epsilon'])}" for c in trained]
     price.set_xticks([positions[c["noise_multiplier"]] for c in trained], ticks, fontsize=7)
     price.legend(fontsize=7)

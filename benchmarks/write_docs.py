@@ -8,6 +8,7 @@ from typing import Any
 import matplotlib as mpl
 
 mpl.use("svg")
+import defenses_page
 import matplotlib.pyplot as plt
 
 HERE = Path(__file__).parent
@@ -205,3 +206,4 @@ for name, (title, write) in SECTIONS.items():
         machine = ", ".join(f"{key} {value}" for key, value in content["environment"].items())
         parts.append(f"## {title}\n\n`python benchmarks/{name}.py` ({machine})\n\n{write(content['cases'])}\n")
 (DOCS / "measurements.md").write_text("\n".join(parts))
+defenses_page.fill()
