@@ -24,6 +24,7 @@ from unbatch.linalg.mixtures import guesses
 from unbatch.linalg.rounding import null_of_masks, round_directions
 from unbatch.linalg.sampling import least_zeros, sampled_directions
 from unbatch.linalg.selection import Solution, agreement, independent, misfits, one_a_pattern, scaled
+from unbatch.linalg.untangling import untangled
 
 __all__ = ["Search"]
 
@@ -165,7 +166,7 @@ class Search:
             samples = torch.cat([samples, self._random_samples(left)])
         samples = samples / (samples @ self.rest.sums)[:, None]
         margin = 0 if left.shape[1] == 1 else 2
-        share = 0.7 if self.following is None else 0.3
+        share = 0.7 if self.following is None and not self.drifting else 0.3
         tried = self._from_samples("pictures", samples, margin, share)
         if bool(tried.any()):
             self._from_samples("pictures, other sign", -samples[tried], margin, share)
@@ -272,6 +273,9 @@ class Search:
         if self.found < layer.batch:
             return certified
         directions, off = unit(torch.cat([self.directions, directions])), torch.cat([self.off, off])
+        if self.drifting:
+            directions = untangled(layer, directions)
+            off = layer.off(directions)
         # In the scale of the gradient itself every row is equally noisy, so that all zeros together average the noise out.
         exact = null_of_masks(layer.left * layer.length[:, None], off)
         close = 1 - min(1e-2, max(1e-6, 100 * layer.noise_level))

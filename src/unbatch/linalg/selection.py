@@ -41,21 +41,35 @@ def scaled(layer: Layer, directions: Float[Tensor, "b b"]) -> tuple[Float[Tensor
 
 
 def misfits(layer: Layer, samples: Float[Tensor, "k b"], directions: Float[Tensor, "k b"]) -> Bool[Tensor, "k m"]:
-    """Where the sign of W x + bias contradicts the column: it is positive and the column zero, or the other way round.
+    """Where the sign of W x + bias contradicts the column: it is positive and the column zero, or the other way round."""
+    wrong, decided = _signs(layer, samples, directions)
+    return wrong & decided
 
-    Entries that the noise leaves undecided, within three thresholds of zero on either side, contradict nothing; nor do signs that
-    changed while the client trained.
+
+def agreement(layer: Layer, samples: Float[Tensor, "k b"], directions: Float[Tensor, "k b"]) -> Float[Tensor, " k"]:
+    """SPEAR's sparsity-matching score, sample by sample: the share of neurons where the signs of W x + bias fit the column's zeros.
+
+    Only neurons count of which something can be said.
+    """
+    wrong, decided = _signs(layer, samples, directions)
+    return 1 - (wrong & decided).sum(dim=1).double() / decided.sum(dim=1).clamp_min(1)
+
+
+def _signs(
+    layer: Layer, samples: Float[Tensor, "k b"], directions: Float[Tensor, "k b"]
+) -> tuple[Bool[Tensor, "k m"], Bool[Tensor, "k m"]]:
+    """Where sign and column disagree, and where either says anything.
+
+    Entries that the noise leaves undecided, within three thresholds of zero on either side, say nothing; nor do signs that changed
+    while the client trained, or may have changed in between, being no further from zero than neurons typically moved.
     """
     (low, high), column = layer.extremes(samples), (directions @ layer.left.T).abs()
     threshold = layer.threshold(directions)
     blurred = 10 * layer.noise_level * low.norm(dim=1, keepdim=True) / low.shape[1] ** 0.5
-    undecided = ((column > threshold / 3) & (column < 3 * threshold)) | (low.abs() < blurred) | ((low <= 0) & (high > 0))
-    return ((low > 0) == (column < threshold)) & ~undecided
-
-
-def agreement(layer: Layer, samples: Float[Tensor, "k b"], directions: Float[Tensor, "k b"]) -> Float[Tensor, " k"]:
-    """SPEAR's sparsity-matching score, sample by sample: the share of neurons where the signs of W x + bias fit the column's zeros."""
-    return 1 - misfits(layer, samples, directions).double().mean(dim=1)
+    moved = (high - low).square().mean(dim=1, keepdim=True).sqrt()
+    near = (low - moved < 0) & (high + moved > 0)
+    undecided = ((column > threshold / 3) & (column < 3 * threshold)) | (low.abs() < blurred) | near
+    return (low > 0) == (column < threshold), ~undecided
 
 
 def independent(directions: Float[Tensor, "k b"], off: Bool[Tensor, "k m"], smallest: float = 1e-6) -> Int64[Tensor, " j"]:

@@ -68,7 +68,7 @@ def recover(problem: TwoLayer, generator: Generator, seconds: float, progress: C
         frame = frame_of(problem, rest, always_on(problem, rest), left)
         tolerance = min(0.03, max(1e-6, 10 * frame.noise))
         columns = search_pairs(problem, rest, frame, generator, tolerance, lambda known: more(len(found) + known))
-        if len(columns) >= left - 1:
+        if left - 1 <= len(columns) <= left:  # more of them than there are samples cannot all be right
             found, tools["pairs"] = found + samples_of(problem, rest, frame, columns), left
     if len(found) == problem.rank:
         found = tighten(problem, reread(problem, found))
