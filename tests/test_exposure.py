@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from unbatch.attacks.spear import Spear
 from unbatch.errors import BadFile, Misuse
 from unbatch.exposure import Exposure, LayerExposure, expose
 from unbatch.exposure.firing import Firing, measure
-from unbatch.exposure.limits import MEASURED, limits, searched
+from unbatch.exposure.limits import PICTURES, VECTORS, limits, searched
 from unbatch.models.lenet5 import LeNet5
 from unbatch.models.mlp import Mlp
 from unbatch.models.resnet import ResNet
@@ -263,7 +264,18 @@ def test_zeros_are_looked_for_and_not_inferred_from_names(forward: Callable[[Mad
 def test_what_a_layer_sees(forward: Callable[[Made, Tensor], Tensor], sees: str) -> None:
     layer = by_name(expose(Made(forward, first=nn.Linear(6, 9), last=nn.Linear(9, 3)), (6,)))["first"]
     assert layer.sees == sees
-    assert layer.single == ("features" if sees == "features" else "sample")
+    assert (layer.exact, layer.single) == (("features", "features") if sees == "features" else ("samples", "sample"))
+
+
+@pytest.mark.parametrize("part", [lambda x: x[:, 2:], lambda x: x.unfold(1, 4, 4).flatten(1)])
+def test_a_layer_that_sees_a_part_of_the_input(part: Callable[[Tensor], Tensor]) -> None:
+    layer = by_name(
+        expose(
+            Made(lambda m, x: m.last(m.first(part(x)).relu()), first=nn.Linear(part(torch.zeros(1, 7)).shape[1], 9), last=nn.Linear(9, 3)),
+            (7,),
+        )
+    )["first"]
+    assert (layer.sees, layer.exact, layer.single) == ("raw input, in part", "features", "features")
 
 
 def test_a_computed_weight_a_product_and_a_lookup_are_not_called_closed() -> None:
@@ -496,15 +508,31 @@ def test_probabilities_fall_with_the_batch_and_meet_at_the_limits() -> None:
 
 
 def test_what_our_search_reaches_was_measured() -> None:
-    """The constants hold no more than the benchmark shows; widths and batches between follow them."""
-    cases = json.loads((Path(__file__).parents[1] / "benchmarks" / "results" / "frontier.json").read_text())["cases"].values()
-    for width, batch in MEASURED.items():
-        proof = [case for case in cases if (case["set"], case["width"], case["size"]) == ("cifar10", width, batch)]
-        assert proof, (width, batch)
-        assert all(case["exact"] >= 0.9 * case["batches"] for case in proof)
-        assert searched(width) == (batch, True)
-    reach = [searched(width)[0] for width in range(1, 5000)]
-    assert reach == sorted(reach)
+    """The constants hold no more than the benchmarks show; widths and batches between follow them."""
+    folder = Path(__file__).parents[1] / "benchmarks" / "results"
+    cases = [case for name in ("frontier", "exposure") for case in json.loads((folder / f"{name}.json").read_text())["cases"].values()]
+    for kind, measured in (("cifar10", PICTURES), ("gaussian", VECTORS)):
+        for width, batch in measured.items():
+            proof = [case for case in cases if (case["set"], case["width"], case.get("size")) == (kind, width, batch)]
+            assert proof, (kind, width, batch)
+            assert all(case["batches"] >= 10 and case["exact"] >= 0.9 * case["batches"] for case in proof)
+            assert searched(width, measured) == (batch, True)
+        reach = [searched(width, measured)[0] for width in range(1, 5000)]
+        assert reach == sorted(reach)
+
+
+def test_prediction_and_measurement_agree() -> None:
+    """The largest batch of pictures with nine of ten recovered is the one that was predicted; of a trained network, on data."""
+    cases = json.loads((Path(__file__).parents[1] / "benchmarks" / "results" / "exposure.json").read_text())["cases"].values()
+    summaries = [case for case in cases if "measured" in case and case["set"] == "cifar10"]
+    assert {summary["width"] for summary in summaries} >= {60, 100, 200}
+    for summary in summaries:
+        told = summary["predicted"]["noise"]
+        assert abs(summary["measured"] / told["likely"] - 1) < 0.15, summary
+        assert summary["measured"] < told["information"]
+    (trained,) = (case for case in cases if "measured" in case and case["set"] == "trained")
+    assert abs(trained["measured"] / trained["predicted"]["data"]["sure"] - 1) < 0.15
+    assert trained["predicted"]["noise"]["sure"] > 2 * trained["measured"], "what the page warns of"
 
 
 def test_same_seed_same_answer_and_nothing_is_touched() -> None:
@@ -519,6 +547,34 @@ def test_same_seed_same_answer_and_nothing_is_touched() -> None:
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64])
 def test_any_float_type(dtype: torch.dtype) -> None:
     assert answers(expose(Mlp(30).build((20,), 3).to(dtype), (20,)))["1"] == ("samples", "sample")
+
+
+@pytest.mark.parametrize(
+    ("model", "told"),
+    [
+        (
+            lambda: nn.Sequential(nn.Linear(30, 40), nn.ReLU(), nn.Linear(40, 3)),
+            r"^Every sample of a batch of up to \d+ can be .* layer 0 ",
+        ),
+        (
+            lambda: nn.Sequential(nn.Linear(30, 40), nn.Tanh(), nn.Linear(40, 3)),
+            r"^One sample .* layer 0; for larger batches no exact route",
+        ),
+        (
+            lambda: nn.Sequential(nn.Linear(30, 40), nn.Tanh(), nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 3)),
+            r"^One sample .* layer 0; of larger batches what layer 2 sees of each .* up to \d+\.$",
+        ),
+        (
+            lambda: nn.Sequential(nn.SiLU(), nn.Linear(30, 40), nn.ReLU(), nn.Linear(40, 3)),
+            r"^No layer is known .* layer 1 .* up to \d+\.$",
+        ),
+        (lambda: nn.Sequential(nn.SiLU(), nn.Linear(30, 3)), r"^Of one sample alone, what layer 1 sees"),
+        (lambda: nn.Sequential(nn.Linear(30, 40, bias=False), nn.ReLU(), nn.Linear(40, 3, bias=False)), r"^Our search takes none"),
+        (lambda: nn.Linear(30, 3, bias=False), r"^No exact route is known"),
+    ],
+)
+def test_verdicts_say_the_worst_that_is_known(model: Callable[[], nn.Module], told: str) -> None:
+    assert re.search(told, expose(model(), (30,)).verdict)
 
 
 # remedies
@@ -605,6 +661,13 @@ def test_outputs_that_are_no_scores_have_no_labels(forward: Callable[[Made, Tens
     found = expose(Made(forward, head=nn.Linear(4, 3)), (4,))
     assert not found.labels.leaks
     assert all(restorer.reason for restorer in found.labels.restorers)
+
+
+def test_a_model_that_takes_one_precision_only() -> None:
+    found = expose(Made(lambda m, x: m.head((x > 0).float()), head=nn.Linear(4, 3)), (4,))
+    assert answers(found) == {"head": ("none", "features")}
+    assert not found.labels.leaks
+    assert "float64" in found.labels.restorers[0].reason
 
 
 def test_positions_looked_up_inside_are_no_integer_inputs() -> None:

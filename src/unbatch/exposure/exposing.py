@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from unbatch.errors import Misuse, NotDeterministic
-from unbatch.exposure.findings import Exposure, LabelLeak, LayerExposure
+from unbatch.exposure.findings import Exposure, LabelLeak, LayerExposure, Limits
 from unbatch.exposure.firing import in_chunks, measure, samples_for
 from unbatch.exposure.judging import judge, report
 from unbatch.exposure.labels import label_leak
+from unbatch.exposure.limits import PICTURES, VECTORS
 from unbatch.exposure.survey import Survey, noise, precision, survey
 from unbatch.gradients import Loss, check_deterministic, loss_function
 
@@ -122,29 +123,30 @@ def _verdict(layers: tuple[LayerExposure, ...]) -> str:
     """The one sentence, from the worst that is known."""
     if not any(layer.trained for layer in layers):
         return "Every parameter is frozen: the client sends no gradient, and nothing can be read from it."
-    whole = max(
-        (layer for layer in layers if layer.exact == "samples"), key=lambda layer: layer.limits.sure if layer.limits else 0, default=None
-    )
-    if whole is not None and whole.limits is not None and whole.limits.sure > 1:
+    name, within = _widest(layers, "samples")
+    if within is not None:
         return (
-            f"Every sample of a batch of up to {whole.limits.sure:,} can be recovered exactly from layer {whole.name} alone, with"
-            f" a probability of at least 99 %; our own search is expected to do it up to {whole.limits.searched:,}."
+            f"Every sample of a batch of up to {within.sure:,} can be recovered exactly from layer {name} alone, with a probability of at"
+            f" least 99 %; our own search is expected to do it up to {within.searched:,}."
         )
+    name, within = _widest(layers, "features")
+    inner = "" if within is None else f"what layer {name} sees of each is recovered exactly from batches of up to {within.sure:,}"
+    rest = f"of larger batches {inner}" if inner else "for larger batches no exact route is known here"
     if one := next((layer for layer in layers if layer.single == "sample"), None):
-        return f"One sample alone is recovered exactly from layer {one.name}; for larger batches no exact route is known here."
-    inner = max(
-        (layer for layer in layers if layer.exact == "features"), key=lambda layer: layer.limits.sure if layer.limits else 0, default=None
-    )
-    if inner is not None and inner.limits is not None and inner.limits.sure > 1:
-        return (
-            f"No layer gives the samples exactly, but what layer {inner.name} sees of each is recovered exactly from batches of up to"
-            f" {inner.limits.sure:,}."
-        )
+        return f"One sample alone is recovered exactly from layer {one.name}; {rest}."
+    if inner:
+        return f"No layer is known to give the samples exactly, but {inner}."
     if one := next((layer for layer in layers if layer.single == "features"), None):
-        return f"Of one sample alone, what layer {one.name} sees is recovered exactly; for larger batches no exact route is known here."
-    if layers and any(layer.exact == "untested" for layer in layers):
+        return f"Of one sample alone, what layer {one.name} sees is recovered exactly; {rest}."
+    if any(layer.exact == "untested" for layer in layers):
         return "Our search takes none of these layers, but for some of them the algebra may reach further: do not call this model safe."
     return "No exact route is known for this model, which is no proof: optimization attacks need none of what is missing here."
+
+
+def _widest(layers: tuple[LayerExposure, ...], exact: str) -> tuple[str, Limits | None]:
+    """The layer that gives this of the largest batches, and its limits; none where it is of single samples only."""
+    wide = [(layer.name, layer.limits) for layer in layers if layer.exact == exact and layer.limits is not None and layer.limits.sure > 1]
+    return max(wide, key=lambda pair: pair[1].sure, default=("", None))
 
 
 def _notes(layers: tuple[LayerExposure, ...], labels: LabelLeak, seen: Survey, refusal: str | None, *, given: bool) -> list[str]:
@@ -162,7 +164,8 @@ def _notes(layers: tuple[LayerExposure, ...], labels: LabelLeak, seen: Survey, r
         )
     if any(layer.limits is not None and layer.limits.extrapolated for layer in layers):
         notes.append(
-            "What our search reaches was measured at widths 200 to 1,000 with half of the neurons off; elsewhere it is extrapolated."
+            f"What our search reaches was measured at widths {min(PICTURES)} to {max(PICTURES):,} on pictures and {min(VECTORS)} to"
+            f" {max(VECTORS):,} on other inputs, untrained, with half of the neurons off; elsewhere it is extrapolated."
         )
     if len(seen.ran.linears) == 2 and any(layer.exact == "samples" for layer in layers):
         notes.append(

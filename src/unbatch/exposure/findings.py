@@ -24,7 +24,7 @@ layer although the algebra may, or nothing that is known."""
 Single = Literal["sample", "features", "none"]
 """What the gradient of one sample alone gives, exactly."""
 
-Sees = Literal["raw input", "raw input, scaled", "raw input, rearranged", "features", "nothing"]
+Sees = Literal["raw input", "raw input, scaled", "raw input, rearranged", "raw input, in part", "features", "nothing"]
 """What a layer is fed."""
 
 

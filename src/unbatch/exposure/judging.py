@@ -12,12 +12,14 @@ from unbatch.exposure.limits import limits
 from unbatch.exposure.remedies import for_batches, for_single, for_untested
 from unbatch.exposure.survey import Module, Survey, Use
 from unbatch.trace import LinearCall
+from unbatch.types import Schema
 
 __all__ = ["Judgement", "judge", "report"]
 
 ZEROS = 0.01
 """Share of exact zeros among a layer's sensitivities from which on they are no accident of rounding."""
 
+_WHOLE = {"raw input", "raw input, scaled", "raw input, rearranged"}
 _FLAT = {"clamp", "clamp_max", "clip", "hardshrink", "hardsigmoid", "hardswish", "hardtanh", "relu6", "softshrink", "threshold"}
 _SUMS = {"add", "add_", "__add__", "__radd__", "__iadd__", "cat", "concat", "concatenate", "where", "expand_as", "__setitem__"}
 _PRODUCTS = {"matmul", "__matmul__", "__rmatmul__", "mm", "addmm", "bmm", "baddbmm", "einsum", "bilinear"}
@@ -57,7 +59,8 @@ def judge(module: Module, seen: Survey, refusal: str | None, mixed: bool) -> Jud
 
 def _judge_linear(module: Module, seen: Survey, trained: set[str], refusal: str | None, mixed: bool) -> Judgement:
     call, times = module.calls[0], _times(module, seen)
-    raw = seen.sees(call.input) != "features"
+    sees = seen.sees(call.input)
+    raw = sees in _WHOLE
     others = sorted({use.function for use in module.uses if use.function != "linear" or use.computed})
     if call.weight not in trained:
         return Judgement(why="its weight is frozen: the update holds no gradient of it", call=call, times=times)
@@ -74,8 +77,11 @@ def _judge_linear(module: Module, seen: Survey, trained: set[str], refusal: str 
     if mixed and call.activation == "batch_norm":
         single = "none"  # the gradient of its bias is zero
     exact, why = _batches(call, seen)
-    if exact == "samples" and not raw:
-        exact, why = "features", f"sees features: what it is fed is recovered (spear:layer={call.weight.removesuffix('.weight')})"
+    if exact == "samples" and sees != "raw input":
+        exact, why = (
+            "samples" if raw else "features",
+            f"sees {sees}: what it is fed is recovered (spear:layer={call.weight.removesuffix('.weight')})",
+        )
     if exact in ("samples", "features") and refusal is not None:
         exact, why = "untested", f"our search refuses this model ({refusal}); the zeros of this layer do not depend on that"
     return Judgement(exact, single, why, call, times)
@@ -114,7 +120,7 @@ def _judge_other(module: Module, seen: Survey) -> Judgement:
         return Judgement("untested", why=f"enters {_listed(functions)} after a computation of its own: not analyzed", times=times)
     if len(functions) > 1:
         return Judgement("untested", why=f"enters by {_listed(functions)}: the gradients add up, not analyzed", times=times)
-    name, raw = functions[0], seen.sees(use.source) != "features"
+    name, raw = functions[0], seen.sees(use.source) in _WHOLE
     if name.startswith("conv"):
         return _judge_convolution(module, raw, times)
     if name in _RECURRENT:
@@ -136,7 +142,9 @@ def _judge_convolution(module: Module, raw: bool, times: int | None) -> Judgemen
     if times == 1 and _has_trained_bias(module) and _groups(module) == 1:
         told = "a convolution at one place: a Linear layer in all but name, which our search does not take"
         return Judgement("untested", "sample" if raw else "features", told, times=times)
-    return Judgement(why=f"convolution: sees {times} patches a sample, not exact; optimization attacks apply", times=times)
+    return Judgement(
+        why=f"convolution: sees {times} patches a sample, not exact; R-GAP for one sample and optimization attacks apply", times=times
+    )
 
 
 def _judge_norm(module: Module, raw: bool, times: int | None) -> Judgement:
@@ -190,8 +198,11 @@ def report(module: Module, seen: Survey, judged: Judgement, firing: Firing | Non
     summed = {use.function for use in module.uses} <= _SUMS  # true where there are none
     source = judged.call.input if judged.call else None if summed else module.uses[0].source
     sees: Sees = "nothing" if source is None else seen.sees(source)
-    name, raw = module.name, sees.startswith("raw")
-    within = limits(firing, judged.call.input.shape[-1]) if firing is not None and judged.call is not None else None
+    name, raw = module.name, sees in _WHOLE
+    within = None
+    if firing is not None and judged.call is not None:
+        pictures = sees == "raw input" and Schema.guess(seen.inputs.shape[1:]).kind == "image"
+        within = limits(firing, judged.call.input.shape[-1], pictures=pictures)
     remedy = None
     if within is not None:
         remedy = for_batches(name, within.rank, raw=raw)

@@ -13,7 +13,7 @@ from unbatch import plugins
 from unbatch.errors import BadUpdate, Misuse
 from unbatch.exposure.findings import LabelLeak, Restorer
 from unbatch.exposure.remedies import for_labels
-from unbatch.exposure.survey import Survey
+from unbatch.exposure.survey import USER_ERRORS, Survey
 from unbatch.gradients import Loss
 from unbatch.labels._last_layer import LastLayer, last_layer, obstacle
 from unbatch.types import Observation
@@ -39,7 +39,7 @@ def label_leak(model: nn.Module, input_shape: tuple[int, ...], loss: Loss, seen:
         if refusal is not None:
             reason = f"restorers refuse this model ({refusal}), not its gradient"
         elif observation is not None:
-            reason = obstacle(observation) or ""
+            reason = _obstacle(observation)
         if observation is None or reason:
             return LabelLeak(layer=layer, bias=bias, restorers=tuple(Restorer(name=name, applies=False, reason=reason) for name in names))
         head = _head(last_layer(observation), loss)
@@ -50,6 +50,13 @@ def label_leak(model: nn.Module, input_shape: tuple[int, ...], loss: Loss, seen:
     apply = sum(restorer.applies for restorer in asked)
     remedy = for_labels(apply, bias) if apply else None
     return LabelLeak(layer=layer, classes=observation.classes, bias=bias, restorers=tuple(asked), remedy=remedy)
+
+
+def _obstacle(observation: Observation) -> str:
+    try:
+        return obstacle(observation) or ""
+    except USER_ERRORS as error:  # the model ran before, in its own precision
+        return f"restorers run the model in float64, which this one does not take ({str(error).splitlines()[0]:.80})"
 
 
 def _head(last: LastLayer, loss: Loss) -> Observation:

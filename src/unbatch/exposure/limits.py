@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 
 import torch
 
 from unbatch.exposure.findings import Limits, Point
 from unbatch.exposure.firing import Firing
 
-__all__ = ["MEASURED", "limits", "searched"]
+__all__ = ["PICTURES", "VECTORS", "limits", "searched"]
 
 FAILURE = 0.01
 """Accepted probability that some sample of the batch is not determined by its zeros."""
@@ -20,18 +21,21 @@ DRAWS = 16
 STEPS = 40
 """Batch sizes between 1 and the rank's limit at which the probabilities are told."""
 
-MEASURED: dict[int, int] = {200: 75, 400: 120, 1000: 200}
-"""Width -> largest batch of CIFAR-10 of which the default search of ``attacks.spear`` recovered at least 9 of 10 wholly within a minute:
-six layers, untrained, half of the neurons off; benchmarks/results/frontier.json, by benchmarks/frontier.py. Larger batches of these
-widths were not all tried: the search may reach further, and no promise is meant."""
+PICTURES: dict[int, int] = {60: 20, 100: 36, 200: 75, 400: 120, 1000: 200}
+"""Width -> largest batch of CIFAR-10 of which the default search of ``attacks.spear`` recovered at least 9 of 10 wholly in a minute: six
+layers, untrained, half of the neurons off. From benchmarks/results/frontier.json and exposure.json. Not all larger batches of these
+widths were tried: the search may reach further, and no promise is meant."""
+
+VECTORS: dict[int, int] = {60: 22, 100: 28, 200: 50, 400: 70, 1000: 120}
+"""The same for Gaussian inputs, which have nothing of pictures that the search could use; benchmarks/results/exposure.json."""
 
 
-def limits(firing: Firing, inputs: int) -> Limits:
-    """All limits of a layer of n ``inputs`` whose neurons fire like this."""
+def limits(firing: Firing, inputs: int, *, pictures: bool = False) -> Limits:
+    """All limits of a layer of n ``inputs`` whose neurons fire like this, and which is fed with pictures or not."""
     rank = max(0, min(firing.alive.shape[1], inputs) - 1)
     typical = int(firing.zeros[len(firing.zeros) // 2]) + 1
     sure, checks = _checked(firing, min(rank, firing.largest(FAILURE, rank)))
-    reach, measured = searched(firing.neurons.switching)
+    reach, measured = searched(firing.neurons.switching, PICTURES if pictures else VECTORS)
     steps = {1 + round(i * (rank - 1) / STEPS) for i in range(STEPS + 1)}
     told = sorted({max(1, batch) for batch in (*steps, 1, sure, rank, min(rank, typical))})
     curve = tuple(Point(batch=b, all_determined=1 - firing.failure(b), share_determined=1 - firing.undetermined(b)) for b in told)
@@ -46,25 +50,24 @@ def limits(firing: Firing, inputs: int) -> Limits:
     )
 
 
-def searched(neurons: int) -> tuple[int, bool]:
+def searched(neurons: int, measured: Mapping[int, int] = PICTURES) -> tuple[int, bool]:
     """The batch size up to which our search is expected to work, and whether the width lies among those that were measured.
 
     A straight line between the measured points in logarithms of width and batch; below the smallest width in proportion to it, above the
     largest with the last slope. Both ends are extrapolations.
 
     Example:
-        >>> searched(200), searched(1000), searched(100), searched(1)
-        ((75, True), (200, True), (37, False), (1, False))
+        >>> searched(200), searched(1000), searched(30), searched(1)
+        ((75, True), (200, True), (10, False), (1, False))
     """
-    widths = sorted(MEASURED)
+    widths = sorted(measured)
     low, high = widths[0], widths[-1]
     if neurons < low:
-        return max(1, MEASURED[low] * neurons // low), False
-    after = next((i for i, width in enumerate(widths) if width >= neurons), len(widths) - 1)
-    after = max(1, after)
+        return max(1, measured[low] * neurons // low), False
+    after = max(1, next((i for i, width in enumerate(widths) if width >= neurons), len(widths) - 1))
     left, right = widths[after - 1], widths[after]
-    slope = math.log(MEASURED[right] / MEASURED[left]) / math.log(right / left)
-    return int(MEASURED[left] * (neurons / left) ** slope + 1e-9), low <= neurons <= high
+    slope = math.log(measured[right] / measured[left]) / math.log(right / left)
+    return int(measured[left] * (neurons / left) ** slope + 1e-9), neurons <= high
 
 
 def _checked(firing: Firing, batch: int) -> tuple[int, int]:

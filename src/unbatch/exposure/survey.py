@@ -21,12 +21,12 @@ from unbatch.errors import Misuse
 from unbatch.exposure.findings import Sees
 from unbatch.trace import LinearCall, Run, run
 
-__all__ = ["Module", "Survey", "Use", "noise", "precision", "survey"]
+__all__ = ["USER_ERRORS", "Module", "Survey", "Use", "noise", "precision", "survey"]
 
 SAMPLES = 8
 """Noise inputs of the survey."""
 
-_USER_ERRORS = (
+USER_ERRORS = (
     ArithmeticError,
     AssertionError,
     AttributeError,
@@ -96,10 +96,10 @@ class Survey:
     zeros: dict[int, float]
 
     def sees(self, source: Tensor) -> Sees:
-        """Whether something that a layer was fed is the raw input."""
+        """Whether something that a layer was fed is the raw input; noise has no two equal numbers, which tells them apart."""
         given, raw = source.detach().double(), self.inputs.double()
         if given.numel() != raw.numel():
-            return "features"
+            return "raw input, in part" if given.numel() and bool(torch.isin(given, raw).all()) else "features"
         given, raw = given.reshape(len(raw), -1), raw.reshape(len(raw), -1)
         if torch.equal(given, raw):
             return "raw input"
@@ -182,7 +182,7 @@ def survey(model: nn.Module, input_shape: tuple[int, ...]) -> Survey:
         try:
             with watch:
                 ran = run(model, inputs, large=sys.maxsize, dtype=precision(model))  # nothing in blocks: they would hide a use
-        except _USER_ERRORS as error:
+        except USER_ERRORS as error:
             raise _does_not_run(model, input_shape, error) from error
     modules = [part for module in _modules(model) for part in _parts(module, watch.uses, ran)]
     followers = {id(call): watch.followers[id(call.handed_out)] for call in ran.linears if id(call.handed_out) in watch.followers}
