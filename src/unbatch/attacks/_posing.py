@@ -66,9 +66,9 @@ def factored(observation: Observation, call: LinearCall, generator: Generator) -
         try:
             return _completed(observation, call, factors.ranks)
         except Inapplicable:
-            if hidden:
+            if hidden and not observation.batch_size:
                 raise
-    if not factors.clear and observation.batch_size:
+    if hidden and observation.batch_size:  # of full rank, because noise has it
         factors = factor(gradient, generator, rank=min(observation.batch_size, *gradient.shape))
     _check_rank(observation, call, factors)
     return factors, None
@@ -137,6 +137,10 @@ def _bias_gradient(observation: Observation, call: LinearCall, factors: Factors,
 def too_few(observation: Observation, call: LinearCall, factors: Factors) -> str:
     """Why no rank left a layer that tells samples apart."""
     firing = int((observation.update[call.weight] != 0).any(dim=1).sum())
+    if firing > factors.rank:
+        return (
+            f"the noise of the update buries all but a few of the {firing} neurons that fire: {factors.rank} samples cannot be told apart"
+        )
     return f"only {firing} neurons fire for any sample, too few to tell {factors.rank} samples apart"
 
 
@@ -158,7 +162,7 @@ def _check_rank(observation: Observation, call: LinearCall, factors: Factors) ->
     if factors.rank >= min(height, width):
         raise Inapplicable(
             f"the gradient of {call.weight} ({height} neurons, {width} inputs) has full rank {factors.rank}: SPEAR needs a batch smaller"
-            f" than min({height}, {width}), and an update without noise"
+            f" than min({height}, {width}), or an update without noise; if the batch is smaller, give batch_size"
         )
     if not factors.clear and observation.batch_size is None:
         raise Inapplicable(

@@ -77,8 +77,9 @@ def read_out(observation: Observation, attempt: Attempt, rank: int, progress: Pr
         return _coupled(observation, attempt, inputs)
     columns = factors.left @ torch.linalg.solve_triangular(problem.change, solution.directions.T, upper=True)
     labels, shares, rest = labels_of(observation, call.weight, inputs, columns)
-    if not attempt.whole:  # what is given out alone must carry its own proof: a column that some label explains to the last digits
-        proved = rest < max(1e-6, 100 * layer.noise_level)
+    # What is given out alone must carry its own proof: a column that some label explains to the last digits.
+    proved = rest < min(0.1, max(1e-6, 100 * layer.noise_level))
+    if not attempt.whole:
         if not bool(proved.any()):
             return Candidate(reason=reason, exhausted=True, stats=attempt.stats)
         return Candidate(inputs[proved], labels[proved], reason=reason, exhausted=True, certified=True, stats=attempt.stats)
@@ -96,7 +97,7 @@ def read_out(observation: Observation, attempt: Attempt, rank: int, progress: Pr
         inputs.repeat_interleave(copies, dim=0),
         labels.repeat_interleave(copies),
         reason=reason,
-        certified=attempt.certain and (not observation.one_gradient or rank > layer.batch),
+        certified=attempt.certain and (not observation.one_gradient or (rank > layer.batch and bool(proved.all()))),
         weights=weights.repeat_interleave(copies),
         order=order,
         stats=attempt.stats,
@@ -130,6 +131,8 @@ def labels_of(observation: Observation, weight: str, inputs: Tensor, columns: Fl
 def multiplicities(shares: Tensor, batch_size: int | None, most: int = 8) -> Tensor:
     """How often every distinct sample was in the batch: the smallest whole numbers in proportion to its share."""
     distinct_samples = len(shares)
+    if not bool(shares.isfinite().all()):
+        return torch.ones(distinct_samples, dtype=torch.int64, device=shares.device)
     for size in [batch_size] if batch_size else range(distinct_samples, most * distinct_samples + 1):
         copies = (shares * size).round()
         if int(copies.sum()) == size and bool(((shares * size - copies).abs() < 0.02).all()) and bool((copies > 0).all()):
