@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import sys
 import time
@@ -26,11 +27,14 @@ __all__ = ["audit", "environment", "invert", "restore_labels"]
 EXACT = 1e-5
 """A sample is recovered exactly when its root mean square error is below this share of the batch's data range (100 dB)."""
 
-RESTORER, QUICK = "anchored", "spear:seconds=5.0"
+RESTORER, QUICK = "anchored", "spear:seconds=20.0"
 """What restores labels if nothing else is named, and what is tried where that doubts its own counts."""
 
 NEGLIGIBLE = 1e3
 """Units of rounding below which nothing is left of an update."""
+
+NOISELESS = 1e-9
+"""Noise of an update, as an attack measures it, below which a sample that is certified by itself is exact."""
 
 DOUBT = 0.4
 """Error to expect of a count, in samples, above which some of ten are wrong more likely than not."""
@@ -85,9 +89,10 @@ def restore_labels(
         # Without the batch size the attack refuses at once where the gradient does not show the batch: no time is lost on noise.
         shown = replace(observation, batch_size=None, labels=None) if observation.one_gradient else observation
         made = invert(shown, QUICK, seed)
-        # What explains only part of the update says too little in the place of an answer, above all in noise.
+        # In noise, single certificates of what explains only part of the update say too little in the place of an answer.
         explained = made.residual is not None and made.residual <= NEGLIGIBLE * torch.finfo(observation.rounding).eps
-        return (_from_proved(observation, made, built, seed) if explained else None) or found
+        sure = explained or made.stats.get("noise", math.inf) < NOISELESS
+        return (_from_proved(observation, made, built, seed) if sure else None) or found
     proved = None if attack is None else _from_proved(observation, invert(observation, attack, seed), built, seed)
     return proved or built(observation, seed=seed)
 
