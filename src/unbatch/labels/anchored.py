@@ -43,7 +43,7 @@ SURE, LOST = 0.15, 0.35
 BEND = 2.0
 """How much further real inputs bend the softmax than made-up ones do."""
 
-DRIFT = 0.3
+DRIFT = 0.6
 """Error of the mean probability along a way, as a share of how far it went."""
 
 WHOLE = 0.1
