@@ -82,3 +82,28 @@ def test_shared_weights_are_seen_twice_under_one_name() -> None:
 def test_an_inactive_dropout_between_layer_and_activation_is_looked_through() -> None:
     model = nn.Sequential(nn.Linear(4, 3), nn.Dropout(0.5), nn.Identity(), nn.ReLU()).eval()
     assert linear_layers(model, (4,))[0].activation == "relu"
+
+
+class Residual(nn.Module):
+    """A layer whose output is the second argument of what comes next, after its length was asked for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.head = nn.Linear(6, 6), nn.Linear(6, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        z = self.layer(x)
+        assert len(z) == len(x)
+        return self.head((x + z).relu())
+
+
+class Counted(Residual):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        z = self.layer(x)
+        assert len(z) == len(x)
+        return self.head(z.relu())
+
+
+def test_what_comes_next_is_seen_wherever_the_output_is_put() -> None:
+    assert linear_layers(Residual(), (6,))[0].activation == "add"
+    assert linear_layers(Counted(), (6,))[0].activation == "relu"

@@ -24,7 +24,7 @@ LARGE = 1 << 24
 
 _RELU: set[Callable[..., Any]] = {F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_}
 _CLAMP: set[Callable[..., Any]] = {torch.clamp, torch.clamp_min, Tensor.clamp, Tensor.clamp_min, Tensor.clamp_, torch.clamp_}
-_SILENT: set[str] = {"__get__", "size", "dim", "numel", "clone", "detach", "requires_grad_"}
+_SILENT: set[str] = {"__get__", "__len__", "size", "dim", "ndimension", "numel", "nelement", "stride", "clone", "detach", "requires_grad_"}
 
 
 @dataclass(eq=False)
@@ -100,8 +100,7 @@ class _Recorder(TorchFunctionMode):
             return self._linear(*args, **kwargs)
         if func is F.dropout and not kwargs.get("training", args[2] if len(args) > 2 else True):
             return args[0]  # inactive: what comes after it is what the layer's output meets
-        if args and isinstance(args[0], Tensor):
-            self._note_activation(func, args, kwargs)
+        self._note_activation(func, args, kwargs)
         return func(*args, **kwargs)
 
     def _linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
@@ -120,9 +119,13 @@ class _Recorder(TorchFunctionMode):
         return handed_out
 
     def _note_activation(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
+        if getattr(func, "__name__", "") in _SILENT:
+            return
+        given = [part for value in (*args, *kwargs.values()) for part in (value if isinstance(value, (list, tuple)) else (value,))]
         for call in self.calls:
-            if call.activation is None and call.handed_out is args[0] and getattr(func, "__name__", "") not in _SILENT:
-                call.activation = _activation(func, args[1:], kwargs)
+            if call.activation is None and any(part is call.handed_out for part in given):
+                first = bool(args) and args[0] is call.handed_out
+                call.activation = _activation(func, args[1:], kwargs) if first else _named(func)
 
 
 def _activation(func: Callable[..., Any], rest: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
@@ -132,6 +135,10 @@ def _activation(func: Callable[..., Any], rest: Sequence[Any], kwargs: Mapping[s
     high = kwargs.get("max", rest[1] if len(rest) > 1 else None)
     if func in _CLAMP and isinstance(low, (int, float)) and low == 0 and high is None:
         return "relu"
+    return _named(func)
+
+
+def _named(func: Callable[..., Any]) -> str:
     return str(getattr(func, "__name__", func))
 
 

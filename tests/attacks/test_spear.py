@@ -192,3 +192,22 @@ def test_a_deeper_layer_gives_its_input_features() -> None:
     true = model[2](model[1](model[0](x))).detach()
     assert float((true[:, None] - found.features).norm(dim=2).amin(dim=1).max()) < 1e-8
     assert found.inputs is None
+
+
+class Tokens(torch.nn.Module):
+    """Feeds the layer one row a token, in two dimensions."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.head = torch.nn.Linear(6, 20), torch.nn.Linear(80, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.head(self.layer(x.reshape(-1, 6)).relu().reshape(len(x), -1))
+
+
+def test_rows_that_are_tokens_are_not_taken_for_samples() -> None:
+    model = Tokens().double()
+    x = torch.randn((3, 4, 6), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    found = Spear()(Observation(model, capture(model, x, torch.tensor([0, 1, 2])), (4, 6)))
+    assert found.status is Status.NOT_APPLICABLE
+    assert "4 times a sample" in found.reason

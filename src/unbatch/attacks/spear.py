@@ -35,6 +35,9 @@ from unbatch.types import Observation
 
 __all__ = ["Spear"]
 
+TRIAL = 2
+"""Samples in the trial run that shows the layers."""
+
 SMALL = 40
 """Up to so many samples the ordinary search has its turn where the shallow one leaves some out."""
 
@@ -87,7 +90,7 @@ class Spear(Attack):
 
     def _find_layer(self, observation: Observation) -> tuple[LinearCall, LinearCall | None] | str:
         """The layer to invert and the Linear layer that reads its activations, if any; or why there is none."""
-        every = linear_layers(observation.model, observation.input_shape)
+        every = linear_layers(observation.model, observation.input_shape, TRIAL)
         calls = [call for call in every if self.layer in (None, call.weight, call.weight.removesuffix(".weight"))]
         if not calls and self.layer is not None:
             return f"the model runs no Linear layer named {self.layer!r}"
@@ -200,8 +203,8 @@ def _obstacle(call: LinearCall, observation: Observation, *, inner: bool) -> str
         return f"is followed by {call.activation or 'nothing'} instead of ReLU"
     if call.bias is None:
         return "has no bias, whose gradient gives the scale"
-    if call.input.ndim != 2:
-        return f"is applied {call.input[0].numel() // call.input.shape[-1]} times a sample"
+    if (rows := call.input.numel() // call.input.shape[-1]) != TRIAL or call.input.ndim != 2:
+        return f"is applied {rows // TRIAL} times a sample"
     if call.weight not in observation.update or call.bias not in observation.update:
         return "is frozen: the update holds no gradient of it"
     if not bool(observation.update[call.weight].any()):
