@@ -149,6 +149,10 @@ class Attack(Plugin, ABC):
             candidate = self.reconstruct(observation, generator, progress)
         except Inapplicable as obstacle:
             return Reconstruction(Status.NOT_APPLICABLE, reason=str(obstacle), attack=self.spec)
+        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
+            candidate = Candidate(
+                reason=f"the numbers are none that the attack can solve for ({error}): the update or the weights are damaged"
+            )
         if candidate.inputs is not None:
             precision = torch.promote_types(observation.dtype, torch.float32)
             candidate = replace(candidate, inputs=candidate.inputs.to(precision))
@@ -245,7 +249,7 @@ class LabelRestorer(Plugin, ABC):
             if (reason := self.unsupported(observation)) is not None:
                 return Counts(reason=reason, restorer=self.spec)
             made = self.estimate(observation, torch.Generator(observation.device).manual_seed(seed))
-        except (Inapplicable, NotDeterministic) as obstacle:
+        except (Inapplicable, Misuse, torch.linalg.LinAlgError) as obstacle:  # type: ignore[attr-defined]
             return Counts(reason=str(obstacle), restorer=self.spec)
         stats = {**made.stats, "seconds": time.perf_counter() - start}
         size = made.batch_size if observation.batch_size is None else observation.batch_size

@@ -23,6 +23,9 @@ from unbatch.training import LocalTraining
 
 __all__ = ["Batch", "Counts", "Finding", "Knowledge", "LocalTraining", "Observation", "Reconstruction", "Schema", "Status"]
 
+HUGE, TINY = 1e30, 1e-60
+"""A number above the first, or an update wholly below the second, is damage: its powers leave the range of float64."""
+
 
 @dataclass(frozen=True)
 class Batch:
@@ -197,9 +200,9 @@ def _checked_update(model: nn.Module, update: Mapping[str, Tensor]) -> dict[str,
         raise BadUpdate("only tensors named like parameters of the model", some(extra), advice)
     if not update:
         raise BadUpdate("at least one gradient", "an empty update", "check that the model has trained parameters")
-    silent = True
+    largest = 0.0
     for name, tensor in update.items():
-        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point() or tensor.itemsize < 2:
             raise BadUpdate(f"floating-point numbers in {name!r}", str(getattr(tensor, "dtype", type(tensor).__name__)), advice)
         if tensor.shape != parameters[name].shape:
             raise BadUpdate(f"{name!r} of shape {tuple(parameters[name].shape)}", f"{tuple(tensor.shape)}", advice)
@@ -207,11 +210,13 @@ def _checked_update(model: nn.Module, update: Mapping[str, Tensor]) -> dict[str,
         extremes = torch.stack(tensor.aminmax()) if tensor.numel() else tensor
         if not bool(extremes.isfinite().all()):
             raise BadUpdate(f"finite numbers in {name!r}", "NaN or infinity", "capture the update again: it overflowed or was damaged")
-        silent &= not bool(extremes.any())
-    if silent:
-        raise BadUpdate(
-            "an update that is not zero", "zeros in every tensor", "check that the client trained and that its update was saved"
-        )
+        size = float(extremes.double().abs().max()) if tensor.numel() else 0.0
+        if size > HUGE:
+            raise BadUpdate(f"numbers up to {HUGE:g} in {name!r}", f"{size:.1e}", "capture the update again: it overflowed or was damaged")
+        largest = max(largest, size)
+    if largest < TINY:
+        came = f"none above {largest:.1e}" if largest else "zeros in every tensor"
+        raise BadUpdate("an update that is not zero", came, "check that the client trained and that its update was saved")
     return {name: tensor.detach() for name, tensor in update.items()}
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import pickle
 import struct
+import tokenize
 import warnings
 import zipfile
 import zlib
@@ -43,6 +44,7 @@ _DAMAGE = (
     pickle.UnpicklingError,
     safetensors.SafetensorError,
     struct.error,
+    tokenize.TokenError,
     zipfile.BadZipFile,
     zlib.error,
 )

@@ -18,6 +18,7 @@ from unbatch.errors import BadFile, Misuse, some
 from unbatch.importers.files import room_for
 from unbatch.importers.names import by_name, check_tensors, state_of
 from unbatch.importers.records import Sent, tensors_of
+from unbatch.types import HUGE
 
 __all__ = ["load_model", "load_weights"]
 
@@ -115,6 +116,7 @@ def load_weights(model: nn.Module, sent: Sent, *, rest_given: bool = False) -> n
     """
     tensors = by_name(model, tensors_of(sent, room_for(model)))
     wanted, advice = state_of(model), "check that the weights are this very model's"
+    parameters = {name for name, tensor in wanted.items() if isinstance(tensor, nn.Parameter)}
     missing = [name for name in wanted if name not in tensors]
     if missing and not (rest_given and tensors):
         raise Misuse("weights for every tensor of the model", f"none for {some(missing)}", advice)
@@ -122,9 +124,16 @@ def load_weights(model: nn.Module, sent: Sent, *, rest_given: bool = False) -> n
     for name, tensor in tensors.items():
         if tensor.is_complex() != wanted[name].is_complex():
             raise Misuse(f"real numbers in {name!r}", str(tensor.dtype).removeprefix("torch."), advice)
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            raise Misuse(f"finite weights in {name!r}", "NaN or infinity", "save them again: the training diverged or the file was damaged")
-    if dtypes := {tensor.dtype for name, tensor in tensors.items() if isinstance(wanted[name], nn.Parameter)}:
+        if tensor.is_floating_point() and bool(tensor.isnan().any()):
+            raise Misuse(f"finite weights in {name!r}", "NaN", "save them again: the training diverged or the file was damaged")
+        # Of other tensors infinity may be meant, as in a mask.
+        if name in parameters and tensor.numel() and (size := float(tensor.double().abs().max())) > HUGE:
+            raise Misuse(
+                f"finite weights up to {HUGE:g} in {name!r}",
+                f"{size:.1e}",
+                "save them again: the training diverged or the file was damaged",
+            )
+    if dtypes := {tensor.dtype for name, tensor in tensors.items() if name in parameters}:
         model.to(reduce(torch.promote_types, dtypes))
     model.load_state_dict(tensors, strict=not missing)
     return model

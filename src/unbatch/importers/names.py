@@ -99,8 +99,9 @@ def check_tensors(model: nn.Module, tensors: Mapping[str, Tensor], wrong: type[M
     wanted = state_of(model)
     if extra := [name for name in tensors if name not in wanted]:
         raise wrong(what, some(extra), advice)
-    for name, tensor in tensors.items():
-        check_tensor(name, tensor, wanted[name], wrong, advice, before)
+    for name in wanted:
+        if name in tensors:
+            check_tensor(name, tensors[name], wanted[name], wrong, advice, before)
 
 
 def check_tensor(name: str, tensor: Tensor, wanted: Tensor, wrong: type[Misuse], advice: str, before: str = "") -> None:
