@@ -61,7 +61,7 @@ class DpSgd(Defense):
         clipped = {name: torch.einsum("b,b...->b...", factors.to(tensor.dtype), tensor) for name, tensor in gradients.items()}
         if self.noise_multiplier:
             for tensor in clipped.values():
-                tensor += self._noise(tensor, generator) / len(tensor)
+                tensor.add_(self._noise(tensor, generator) / len(tensor))
         return clipped
 
     def _noise(self, tensor: Tensor, generator: Generator) -> Tensor:
