@@ -98,7 +98,7 @@ def audit(
         schema=schema,
         device=shared.device(device),
     )
-    batch = None if truth is None else importers.read_truth(truth, schema, shape)
+    batch = None if truth is None else importers.read_truth(truth, schema, shape, observation.classes)
     finding = shared.attacked(observation, batch, attack, seed, quiet)
     leaks = gate.leaks(limits, finding)
     if not leaks:

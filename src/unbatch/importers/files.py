@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import pickle
 import struct
@@ -165,6 +166,9 @@ def read_arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
     """All arrays of an npz file, by name."""
     # Opened here and not by numpy, which forgets to close a file that it cannot read.
     with _read(path, "npz file"), path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        for info in archive.zip.infolist():
+            if (size := _declared_size(archive.zip, info)) > info.file_size:
+                raise BadFile(f"{size} bytes of {info.filename!r}, as its header says", f"{info.file_size} in '{path}'", "save it again")
         try:
             arrays = {name: archive[name] for name in archive.files}
         except ValueError as error:
@@ -176,6 +180,18 @@ def read_arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
     if foreign := next((name for name, array in arrays.items() if not isinstance(array, np.ndarray)), None):
         raise BadFile(f"only arrays in '{path}'", f"another file, {foreign!r}", "save it with numpy.savez")
     return arrays
+
+
+def _declared_size(archive: zipfile.ZipFile, info: zipfile.ZipInfo) -> int:
+    """Bytes that numpy would set aside for an array before it has read one of them; 0 for what is no array of numbers."""
+    with archive.open(info) as file:
+        if file.read(6) != b"\x93NUMPY":
+            return 0
+    with archive.open(info) as file:
+        readers = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+        reader = readers.get(np.lib.format.read_magic(file))
+        shape, _, dtype = reader(file) if reader else ((), False, np.dtype(object))
+    return 0 if dtype.hasobject else math.prod(shape) * dtype.itemsize
 
 
 def _read_npz(path: Path) -> dict[str, Tensor]:

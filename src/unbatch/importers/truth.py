@@ -17,7 +17,9 @@ from unbatch.types import Batch, Schema
 __all__ = ["read_labels", "read_truth"]
 
 
-def read_truth(path: str | Path, schema: Schema | None = None, input_shape: Sequence[int] | None = None) -> Batch:
+def read_truth(
+    path: str | Path, schema: Schema | None = None, input_shape: Sequence[int] | None = None, classes: int | None = None
+) -> Batch:
     """The client's batch, where the auditor has it, from an npz file.
 
     The file holds ``labels`` (b,) and either ``inputs`` (b, *shape), floats as the network saw them, or ``images`` (b, H, W) or
@@ -27,17 +29,18 @@ def read_truth(path: str | Path, schema: Schema | None = None, input_shape: Sequ
         path: of the npz file.
         schema: how the network's inputs were made from raw ones; guessed from the shape where it is not given.
         input_shape: what the samples must have, if given.
+        classes: how many there are, if known.
 
     Raises:
         BadFile: the file cannot be read or does not hold such a batch.
     """
     path = Path(path)
     arrays = _read_truth_arrays(path)
-    labels = _labels(path, arrays)
+    labels = _labels(path, arrays, classes)
     if "inputs" in arrays:
         if arrays["inputs"].dtype.kind != "f" or arrays["inputs"].ndim < 2:
             raise BadFile(f"floats (b, ...) in 'inputs' of '{path}'", _said(arrays["inputs"]), "save what the network saw")
-        inputs = to_tensor(arrays["inputs"])
+        inputs = _known(path, "inputs", arrays["inputs"])
     else:
         inputs = _images(path, arrays, schema)
     shape = tuple(inputs.shape[1:])
@@ -48,6 +51,13 @@ def read_truth(path: str | Path, schema: Schema | None = None, input_shape: Sequ
     if input_shape is not None and shape != tuple(input_shape):
         raise BadFile(f"samples of shape {tuple(input_shape)} in '{path}'", f"{shape}", "make the truth and the input shape agree")
     return Batch(inputs, labels, schema or Schema.guess(shape))
+
+
+def _known(path: Path, name: str, array: np.ndarray[Any, Any]) -> Tensor:
+    try:
+        return to_tensor(array)
+    except TypeError as error:
+        raise BadFile(f"numbers that torch knows in '{path}'", f"{array.dtype} in {name!r}", "save it in 64 bits or less") from error
 
 
 def read_labels(path: str | Path) -> Tensor:
@@ -65,10 +75,13 @@ def _read_truth_arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
     return read_arrays(path)
 
 
-def _labels(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Tensor:
+def _labels(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]], classes: int | None = None) -> Tensor:
     labels = arrays.get("labels")
     if labels is None or labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise BadFile(f"whole numbers (b,) in 'labels' of '{path}'", _said(labels), "save one class index a sample")
+    most = (classes or 1 << 31) - 1
+    if labels.size and not 0 <= int(labels.min()) <= int(labels.max()) <= most:
+        raise BadFile(f"labels from 0 to {most} in '{path}'", f"{labels.min()} to {labels.max()}", "save one class index a sample")
     return to_tensor(labels).to(torch.int64)
 
 
