@@ -138,7 +138,7 @@ CASES: dict[str, tuple[Callable[[Round], object], str]] = {
     "batch as large as the input": (lambda r: r.play("relu", 12), "SPEAR needs a batch smaller than min(30, 12)"),
     "batch larger than both": (lambda r: r.play("narrow", 20), "SPEAR needs a batch smaller than min(8, 12)"),
     "active dropout": (lambda r: (r.play("dropout", 3), r.flags.append("--train-mode")), "an active Dropout layer"),
-    "another model": (lambda r: r.options.update(model=f"{r.folder}/net.py:narrow"), "weights '1.bias' of shape (8,), got (30,)"),
+    "another model": (lambda r: r.options.update(model=f"{r.folder}/net.py:narrow"), "weights '1.weight' of shape (8, 12), got (30, 12)"),
     "a model that raises": (lambda r: r.options.update(model=f"{r.folder}/net.py:broken"), "KeyError: 'no such width'"),
     "a model without a factory": (lambda r: r.options.update(model=f"{r.folder}/net.py"), "FILE.py:factory"),
     "a NaN weight": (lambda r: r.save("w", {n: t * torch.nan for n, t in r.model.state_dict().items()}), "finite weights"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import math
 import os
 import pty
 import select
@@ -313,22 +314,25 @@ def test_demo_runs(tmp_path: Path) -> None:
 
 
 def _interrupt(command: Sequence[str], sign: bytes, folder: Path) -> tuple[int, bytes]:
-    """Start a command with a terminal for its stderr, press Ctrl-C when it has written the sign, and return how it ended."""
+    """Start a command with a terminal for its stderr, press Ctrl-C when it has written the sign, and return how it ended.
+
+    Ctrl-C is pressed again, as a person would, if nothing has happened for a while: Python drops one that falls into a destructor.
+    """
     ours, theirs = pty.openpty()
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "200"}
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=theirs, cwd=folder, env=environment)
     os.close(theirs)
-    written, sent, end = b"", False, time.monotonic() + 200
+    written, sent, end = b"", -math.inf, time.monotonic() + 200
     while time.monotonic() < end:
         if select.select([ours], [], [], 0.2)[0]:
             try:
                 written += os.read(ours, 65536)
             except OSError:  # the other end is closed
                 break
-        if not sent and sign in written:
+        if sign in written and time.monotonic() > sent + 5 and process.poll() is None:
             process.send_signal(signal.SIGINT)
-            sent = True
-    process.kill() if process.poll() is None and not sent else None
+            sent = time.monotonic()
+    process.kill() if process.poll() is None and sent == -math.inf else None
     os.close(ours)
     return process.wait(60), written
 
