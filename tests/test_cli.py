@@ -318,6 +318,8 @@ def _interrupt(command: Sequence[str], sign: bytes, folder: Path) -> tuple[int, 
 
     Ctrl-C is pressed again, as a person would, if nothing has happened for a while: Python drops one that falls into a destructor.
     """
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as under a shell's `&`: the process would inherit it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     ours, theirs = pty.openpty()
     environment = {**os.environ, "TERM": "xterm", "COLUMNS": "200"}
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=theirs, cwd=folder, env=environment)
