@@ -192,3 +192,36 @@ def test_tensors_that_cannot_be_or_should_not(case: str, played: Round, capsys: 
     before = files(played.folder)
     ended = played.judge(played.audit(), capsys.readouterr(), before)
     assert complaint in ended
+
+
+CONFUSED: dict[str, tuple[Callable[[Round], Tensors], list[str]]] = {
+    "a gradient as difference": (lambda r: r.update, ["--update-is=difference"]),
+    "a gradient as weights": (lambda r: r.update, ["--update-is=weights"]),
+    "weights as difference": (lambda r: {n: t - 0.1 * r.update[n] for n, t in r.weights.items()}, ["--update-is=difference"]),
+    "weights as gradient": (lambda r: {n: t - 0.1 * r.update[n] for n, t in r.weights.items()}, []),
+    "a difference as gradient": (lambda r: _each(r, lambda t: -0.1 * t), []),
+    "a difference as weights": (lambda r: _each(r, lambda t: -0.1 * t), ["--update-is=weights"]),
+    "one step as many": (lambda r: _each(r, lambda t: -0.1 * t), ["--update-is=difference", "--local-epochs=5"]),
+    "a batch as mini-batches": (lambda r: _each(r, lambda t: -0.1 * t), ["--update-is=difference", "--mini-batch=1", "--batch-size=3"]),
+    "another learning rate": (lambda r: _each(r, lambda t: -0.1 * t), ["--update-is=difference", "--learning-rate=0.5"]),
+    "another loss": (lambda r: r.update, ["--loss=nll"]),
+    "another batch size": (lambda r: r.update, ["--batch-size=5"]),
+    "a known factor as unknown": (lambda r: r.update, ["--unknown-factor"]),
+    "nothing frozen": (lambda r: r.update, ["--rest-frozen"]),
+    "damage under many steps": (
+        lambda r: _with(r, {"1.bias": 1e17 * r.update["1.bias"]}),
+        ["--update-is=difference", "--local-epochs=2", "--mini-batch=1", "--batch-size=3"],
+    ),
+    "a column gone under many steps": (
+        lambda r: _with(r, {"1.weight": r.update["1.weight"] * (torch.arange(12) != 5)}),
+        ["--update-is=difference", "--local-epochs=2"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", CONFUSED)
+def test_what_is_told_wrongly_proves_nothing_wrong(case: str, played: Round, capsys: pytest.CaptureFixture[str]) -> None:
+    make, told = CONFUSED[case]
+    played.paths["update"].write_bytes(written(make(played), "safetensors"))
+    before = files(played.folder)
+    played.judge(played.audit(*told), capsys.readouterr(), before)

@@ -44,6 +44,9 @@ __all__ = [
 EXPLAINED = 0.3
 """A batch whose replay is at most this far from the update explains nine tenths of its energy: approximate, not wrong."""
 
+CONTRADICTED = 0.7
+"""Samples with certificates of their own are believed without an exact replay, but not against one that leaves half of the energy."""
+
 Progress = Callable[[str, float], None]
 """Told what is being done and how far it is (0 to 1, or NaN where that is unknown), every now and then."""
 
@@ -188,7 +191,7 @@ class Attack(Plugin, ABC):
             return status, proof.residual, proof.remark if proof.untraced else candidate.reason or proof.remark
         distance = f"replaying the candidate leaves a relative distance of {proof.residual:.1e}, above {limit:.0e}"
         reason = candidate.reason or distance + (f": {proof.remark}" if proof.remark else "")
-        if candidate.certified:
+        if candidate.certified and proof.residual <= CONTRADICTED:
             return Status.PARTIAL, proof.residual, reason
         return (Status.APPROXIMATE if proof.residual <= EXPLAINED else unfinished), proof.residual, reason
 
