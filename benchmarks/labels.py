@@ -2,7 +2,8 @@
 
     python benchmarks/labels.py [--tries 20] [--only mnist]
 
-Fresh initialization for every try; LnAcc, IRec, LeAcc and exact matches of every method and floor, means over the tries.
+Fresh initialization for every try; LnAcc, IRec, LeAcc and exact matches of every method and floor, means over the tries. ``default`` is
+``restore_labels(observation)``: the last layer, and where that doubts its own counts a few seconds of SPEAR.
 """
 
 from __future__ import annotations
@@ -26,10 +27,13 @@ from unbatch.auditing import restore_labels
 from unbatch.label_scores import LabelScores, floors, score_counts
 from unbatch.types import Batch, Observation
 
-METHODS = ("anchored", "ilrg", "ilrg:uniform=true", "llg", "idlg", "gradinversion", "rlg")
+METHODS = ("default", "anchored", "ilrg", "ilrg:uniform=true", "llg", "idlg", "gradinversion", "rlg")
 MLP = "mlp:width=300,depth=3"
 PART = 256
 """Samples whose gradient is computed at a time."""
+
+FIRST = 20_000
+"""The first seed. The constants of the default restorer were tuned on seeds below 20,000: these are held out."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +48,7 @@ class Case:
         steps: of Adam (1e-3, batches of 64) before the attack, on the half of the data that is not attacked.
         defense: nothing, noise:S or prune:SHARE of every tensor.
         tries: fewer than asked for where it is slow, 0 for as many as asked for.
+        dtype: in which the client computes.
     """
 
     data: str
@@ -53,12 +58,14 @@ class Case:
     steps: int = 0
     defense: str = ""
     tries: int = 0
+    dtype: str = "float32"
 
     @property
     def key(self) -> str:
         """The name of the cell in the results."""
         name = f"{self.data} {self.model} K={self.size} {self.mix}"
-        return name + (f" trained={self.steps}" if self.steps else "") + (f" {self.defense}" if self.defense else "")
+        name += (f" trained={self.steps}" if self.steps else "") + (f" {self.defense}" if self.defense else "")
+        return name + (f" {self.dtype}" if self.dtype != "float32" else "")
 
 
 def cases() -> list[Case]:
@@ -80,6 +87,8 @@ def cases() -> list[Case]:
             table.append(Case("mnist", MLP, size, mix, steps))
         table.append(Case("mnist", f"{MLP},activation=sigmoid", 64, "random", steps))
     table += [Case("cifar100", lenet, size, "random", steps) for steps in (300, 1500) for size in (64, 256)]
+    table += [Case("mnist", MLP, size, "random", steps, dtype="float64") for steps in (100, 1000) for size in (8, 24, 64)]
+    table += [Case("mnist", MLP, 64, "dirichlet:0.3", steps, dtype="float64") for steps in (100, 1000)]
     for plain in (Case("mnist", MLP, 24), Case("cifar100", lenet, 24)):
         table += [replace(plain, defense=f"noise:{level}") for level in ("1e-4", "1e-3", "1e-2")]
         table += [replace(plain, defense=f"prune:{share}") for share in ("0.1", "0.2", "0.4", "0.8")]
@@ -171,14 +180,16 @@ def measure(case: Case, tries: int) -> dict[str, Any]:
     seconds: dict[str, list[float]] = {}
     present: dict[str, list[float]] = {}
     refusals: dict[str, list[str]] = {}
-    accuracies, expected, errors = [], [], []
-    for seed in range(10_000, 10_000 + tries):
+    accuracies, expected, errors, shares = [], [], [], []
+    dtype = getattr(torch, case.dtype)
+    for seed in range(FIRST, FIRST + tries):
         # Networks are trained once for a few batches each: training is slow and the batches are what varies.
-        model = network(case.data, case.model, classes, seed if not case.steps else 10_000 + seed % 5, case.steps)
+        model = network(case.data, case.model, classes, seed if not case.steps else FIRST + seed % 5, case.steps)
+        model = copy.deepcopy(model).to(dtype)
         generator = torch.Generator().manual_seed(seed)
         chosen = draw(labels, case, classes, generator)
         truth = torch.bincount(labels[chosen], minlength=classes)
-        update, accuracy = update_of(model, inputs[chosen], labels[chosen])
+        update, accuracy = update_of(model, inputs[chosen].to(dtype), labels[chosen])
         accuracies.append(accuracy)
         seen = Observation(
             model, defended(update, case.defense, generator), tuple(inputs.shape[1:]), batch_size=len(chosen), schema=pool.schema
@@ -186,14 +197,18 @@ def measure(case: Case, tries: int) -> dict[str, Any]:
         for name, floor in floors(truth).items():
             rows.setdefault(f"floor: {name}", []).append(floor)
         for spec in METHODS:
-            found = plugins.build("labels", spec)(seen)
+            start = time.perf_counter()
+            found = restore_labels(seen) if spec == "default" else plugins.build("labels", spec)(seen)
             if found.presence is None:
                 refusals.setdefault(spec, []).append(found.reason)
                 continue
-            seconds.setdefault(spec, []).append(found.stats["seconds"])
+            seconds.setdefault(spec, []).append(time.perf_counter() - start)
             present.setdefault(spec, []).append(float(((truth > 0) == found.presence).double().mean()))
             if found.counts is not None:
                 rows.setdefault(spec, []).append(score_counts(truth, found.counts))
+            if spec == "default":
+                shares.append(found.stats.get("proved", 0) / len(chosen))
+                continue
             if spec == "ilrg" and found.estimate is not None:
                 rows.setdefault("ilrg, published rounding", []).append(score_counts(truth, as_published(found.estimate, case.size)))
             if "expected_error" in found.stats and found.estimate is not None:
@@ -204,6 +219,7 @@ def measure(case: Case, tries: int) -> dict[str, Any]:
         "tries": tries,
         "networks": tries if not case.steps else 5,
         "accuracy": statistics.fmean(accuracies),
+        "proved": statistics.fmean(shares),
         "expected_error": statistics.fmean(expected) if expected else None,
         "error": statistics.fmean(errors) if errors else None,
         "scores": {
@@ -279,32 +295,6 @@ def timing(classes: int = 1000, features: int = 2048, size: int = 4096) -> dict[
     return {"C": classes, "D": features, "K": size, "methods": found, "ratio to plain iLRG": ratio}
 
 
-def proved(steps: int, tries: int = 3, size: int = 64, seconds: int = 60) -> dict[str, Any]:
-    """A trained MNIST network in float64: SPEAR first, its labels where it proves samples, the restorer for the rest."""
-    pool, scores, shares = pictures("mnist"), [], []
-    half = len(pool) // 2
-    for seed in range(10_000, 10_000 + tries):
-        model = copy.deepcopy(network("mnist", MLP, 10, seed, steps)).double()
-        chosen = half + torch.randperm(half, generator=torch.Generator().manual_seed(seed))[:size]
-        update, _ = update_of(model, pool.inputs[chosen].double(), pool.labels[chosen])
-        seen = Observation(model, update, tuple(pool.inputs.shape[1:]), batch_size=size)
-        found = restore_labels(seen, attack=f"spear:seconds={seconds}")
-        assert found.counts is not None
-        scores.append(score_counts(torch.bincount(pool.labels[chosen], minlength=10), found.counts))
-        shares.append(found.stats.get("proved", 0) / size)
-        print(steps, seed, scores[-1], shares[-1], flush=True)
-    return {
-        "steps": steps,
-        "tries": tries,
-        "dtype": "float64",
-        "seconds": seconds,
-        "IRec": statistics.fmean(row.recall for row in scores),
-        "LnAcc": statistics.fmean(row.counts for row in scores),
-        "EM": statistics.fmean(row.exact for row in scores),
-        "share of samples proved": statistics.fmean(shares),
-    }
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tries", type=int, default=20)
@@ -318,9 +308,6 @@ def main() -> None:
         outcome = measure(case, min(chosen.tries, case.tries or chosen.tries))
         results.put(key, outcome)
         print(key, {name: (round(s["LnAcc"], 3), round(s["IRec"], 3)) for name, s in outcome["scores"].items()}, flush=True)
-    for key in results.missing([f"mnist {MLP} K=64 trained={steps} attack=spear" for steps in (0, 100)]):
-        if chosen.only in key:
-            results.put(key, proved(int(key.split("trained=")[1].split()[0])))
     torch.set_num_threads(2)
     for key in results.missing(["timing C=1000 D=2048"] if chosen.only in "timing" else []):
         results.put(key, timing())

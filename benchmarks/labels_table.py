@@ -1,9 +1,10 @@
-"""Print the tables of docs/labels.md from results/labels.json: reported, reference as measured, and ours.
+"""Print the tables of docs/labels.md from results/labels.json and labels_rounds.json: reported, reference as measured, and ours.
 
 python benchmarks/labels_table.py
 
 "reported" is what the run logs of the authors of iLRG hold, "reference" their code as measured for this project on fresh
-initializations; both are LnAcc, or LnAcc/IRec where two numbers stand. Everything else comes from one run of benchmarks/labels.py.
+initializations; both are LnAcc, or LnAcc/IRec where two numbers stand. Everything else comes from benchmarks/labels.py and
+benchmarks/labels_rounds.py.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ from pathlib import Path
 from typing import Any
 
 RESULTS = Path(__file__).parent / "results" / "labels.json"
+ROUNDS = Path(__file__).parent / "results" / "labels_rounds.json"
+OUTCOMES = ("right", "wrong", "refused")
 MLP = "mlp:width=300,depth=3"
 
 KNOWN: dict[str, tuple[str, str]] = {
@@ -67,6 +70,7 @@ for _level, _mnist, _cifar in (
     KNOWN[f"cifar100 lenet5 K=24 random {_level}"] = ("", _cifar)
 
 COLUMNS = ("anchored", "ilrg", "ilrg, published rounding", "ilrg:uniform=true", "llg", "floor: guess", "floor: zeros")
+HEADS = ("**anchored**", "its EM", "iLRG", "iLRG, own rounding", "1/C", "LLG", "guess K/C", "zeros")
 
 
 def cell(scores: dict[str, dict[str, float]], name: str) -> str:
@@ -75,38 +79,60 @@ def cell(scores: dict[str, dict[str, float]], name: str) -> str:
     return "/".join(f"{scores[name][kind]:.3f}".removeprefix("0") for kind in ("LnAcc", "IRec"))
 
 
-def line(key: str, found: dict[str, Any]) -> str:
-    reported, reference = KNOWN.get(key, ("", ""))
-    exact = f"{found['scores']['anchored']['EM']:.2f}" if "anchored" in found["scores"] else "n/a"
+def line(key: str, found: dict[str, Any], default: bool) -> str:
+    reported, reference = KNOWN.get(key.removesuffix(" float64"), ("", ""))
     own = [cell(found["scores"], name) for name in COLUMNS]
-    label = key.replace(MLP, "MLP").replace(" random", "").replace(" mlp", "")
-    return f"| {label} | {reported} | {reference} | **{own[0]}** | {exact} | " + " | ".join(own[1:]) + f" | {found['tries']} |"
+    first = [f"**{own[0]}**", rate(found, "anchored")]
+    if default:
+        first = [f"**{cell(found['scores'], 'default')}**", rate(found, "default"), f"{found['proved']:.0%}", *first]
+    label = key.replace(MLP, "MLP").replace(" random", "").replace(" mlp", "").replace(" float64", "")
+    return f"| {label} | {reported} | {reference} | " + " | ".join([*first, *own[1:], str(found["tries"])]) + " |"
+
+
+def rate(found: dict[str, Any], name: str) -> str:
+    return f"{found['scores'][name]['EM']:.2f}" if name in found["scores"] else "n/a"
+
+
+def fedavg_line(key: str, found: dict[str, Any]) -> str:
+    moved, still = (
+        cell(found["scores"], name) + (f" ({times} refused)" if (times := found["refused"].get(name)) else "")
+        for name in ("moved", "still")
+    )
+    told = "n/a" if found["expected_error"] is None else f"{found['error']:.2f} / {found['expected_error']:.2f} ({found['sure']})"
+    return f"| {key.replace(' random', '')} | **{moved}** | {still} | {cell(found['scores'], 'guess')} | {told} |"
+
+
+def table(heads: tuple[str, ...], lines: list[str]) -> None:
+    print("| " + " | ".join(heads) + " |\n|" + "---|" * len(heads))
+    print("\n".join(lines) + "\n")
 
 
 def main() -> None:
     cases = {key: found for key, found in json.loads(RESULTS.read_text())["cases"].items() if "scores" in found}
     groups = {
-        "Untrained": [key for key in cases if "trained" not in key and ":1e" not in key and "prune" not in key],
-        "Trained": [key for key in cases if "trained" in key],
+        "Untrained": [key for key in cases if "trained" not in key and "noise:" not in key and "prune" not in key],
+        "Trained": [key for key in cases if "trained" in key and "float64" not in key],
+        "Trained, clients that compute in float64": [key for key in cases if "float64" in key],
         "Defended, untrained": [key for key in cases if "noise:" in key or "prune:" in key],
     }
     for title, keys in groups.items():
-        heads = (
-            "cell",
-            "reported",
-            "reference",
-            "**anchored**",
-            "its EM",
-            "iLRG",
-            "iLRG, own rounding",
-            "1/C",
-            "LLG",
-            "guess K/C",
-            "zeros",
-            "tries",
-        )
-        print(f"### {title}\n\n| " + " | ".join(heads) + " |\n|" + "---|" * len(heads))
-        print("\n".join(line(key, cases[key]) for key in keys) + "\n")
+        default = "Trained" in title
+        print(f"### {title}\n")
+        more = ("**default**", "its EM", "proved") if default else ()
+        table(("cell", "reported", "reference", *more, *HEADS, "tries"), [line(key, cases[key], default) for key in keys])
+    rounds = json.loads(ROUNDS.read_text())["cases"]
+    print("### Local training and sums over clients\n")
+    heads = ("cell", "**along the way**", "as if the model stood still", "guess K/C", "error / expected (sure)")
+    table(heads, [fedavg_line(key, found) for key, found in rounds.items() if "scores" in found])
+    print("### An unknown factor\n")
+    scaled = [key for key in rounds if key.startswith("unknown")]
+    lines = [f"| {key.removeprefix('unknown factor, ')} | " + " | ".join(str(rounds[key][x]) for x in OUTCOMES) + " |" for key in scaled]
+    table(("cell", *OUTCOMES), lines)
+    print("### What the last layer of a trained network can tell at best\n")
+    bounds = [found["IRec"] | {"steps": found["steps"]} for found in rounds.values() if "IRec" in found]
+    names = ("guess", "error", "root of it", "logarithm of it")
+    lines = [f"| {found['steps']} | " + " | ".join(f"{found[name]:.3f}" for name in names) + " |" for found in bounds]
+    table(("steps of training", "guess K/C", "error", "root of it", "logarithm of it"), lines)
 
 
 if __name__ == "__main__":
