@@ -44,8 +44,9 @@ __all__ = [
 EXPLAINED = 0.3
 """A batch whose replay is at most this far from the update explains nine tenths of its energy: approximate, not wrong."""
 
-CONTRADICTED = 0.7
-"""Samples with certificates of their own are believed without an exact replay, but not against one that leaves half of the energy."""
+CONTRADICTED = 3.0
+"""A certificate of the samples' own is believed without an exact replay: in another order the right samples give an update that points
+elsewhere, but none that is many times as large."""
 
 Progress = Callable[[str, float], None]
 """Told what is being done and how far it is (0 to 1, or NaN where that is unknown), every now and then."""
