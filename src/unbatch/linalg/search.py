@@ -251,6 +251,8 @@ class Search:
         """
         rest = self.rest
         for _ in range(rounds):
+            if len(self.open) < rest.batch:  # a repaired direction depended on the others
+                return False
             directions, samples = scaled(rest, self.open)
             if samples is None:
                 return False
