@@ -15,6 +15,7 @@ from unbatch.attacks._local import follow_steps, sensitivities_along
 from unbatch.attacks._posing import Problem
 from unbatch.contracts import Candidate, Progress
 from unbatch.gradients import couples
+from unbatch.linalg.search import ROUNDED
 from unbatch.linalg.selection import Solution
 from unbatch.types import Observation
 
@@ -97,11 +98,24 @@ def read_out(observation: Observation, attempt: Attempt, rank: int, progress: Pr
         inputs.repeat_interleave(copies, dim=0),
         labels.repeat_interleave(copies),
         reason=reason,
-        certified=attempt.certain and (not observation.one_gradient or (rank > layer.batch and bool(proved.all()))),
+        certified=attempt.certain
+        and (bool(proved.all()) and rank > layer.batch if observation.one_gradient else _bias_fits(observation, attempt)),
         weights=weights.repeat_interleave(copies),
         order=order,
         stats=attempt.stats,
     )
+
+
+def _bias_fits(observation: Observation, attempt: Attempt) -> bool:
+    """Whether ∂L/∂b is made of the same columns as ∂L/∂W: where no replay is exact, damage to either of them shows here.
+
+    Not with rounding: between samples that are much alike it hides the ratios that tell their combinations.
+    """
+    if attempt.problem.layer.noise_level > ROUNDED:
+        return False
+    bias, left = observation.update[str(attempt.problem.call.bias)].double(), attempt.problem.factors.left
+    outside = bias - left @ (left.T @ bias)
+    return float(outside.norm()) <= max(0.01, 100 * attempt.problem.layer.noise_level) * float(bias.norm())
 
 
 def _coupled(observation: Observation, attempt: Attempt, inputs: Tensor) -> Candidate:
