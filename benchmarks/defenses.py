@@ -13,7 +13,7 @@ from typing import Any
 import harness
 import torch
 
-from unbatch.auditing import invert, restore_labels
+from unbatch.auditing import invert
 from unbatch.contracts import Defense
 from unbatch.defenses.dp_sgd import DpSgd
 from unbatch.gradients import per_example
@@ -21,6 +21,7 @@ from unbatch.label_scores import floors, score_counts
 from unbatch.models.mlp import Mlp
 from unbatch.plugins import build
 from unbatch.protocols.fedsgd import FedSgd
+from unbatch.restoring import restore_labels
 from unbatch.types import Batch
 
 SIZE = 20

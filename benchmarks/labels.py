@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unbatch import plugins
-from unbatch.auditing import restore_labels
 from unbatch.label_scores import LabelScores, floors, score_counts
+from unbatch.restoring import restore_labels
 from unbatch.types import Batch, Observation
 
 METHODS = ("default", "anchored", "ilrg", "ilrg:uniform=true", "llg", "idlg", "gradinversion", "rlg")

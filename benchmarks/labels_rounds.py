@@ -20,10 +20,10 @@ from torch import Tensor
 
 from labels import FIRST, MLP, Case, draw, network, pictures
 from unbatch import plugins
-from unbatch.auditing import restore_labels
 from unbatch.errors import BadUpdate
 from unbatch.label_scores import floors, score_counts
 from unbatch.linalg.simplex import whole
+from unbatch.restoring import restore_labels
 from unbatch.types import Batch, Observation
 
 ROUNDS = [

@@ -8,8 +8,8 @@ import statistics
 
 import harness
 
-from unbatch.linalg.sampling import expected_subsets
 from unbatch.models.mlp import Mlp
+from unbatch.spear.sampling import expected_subsets
 
 options = harness.arguments(__doc__, batches=3, set="cifar10", seconds=900.0)
 results = harness.Results("side_by_side")

@@ -15,32 +15,35 @@ ALLOWED: dict[str, set[str]] = {
     "schema": set(),
     "training": {"errors", "gradients"},
     "types": {"errors", "gradients", "schema", "trace", "training"},
+    "last_layer": {"errors", "trace", "types"},
     "proofs": {"gradients", "linalg", "training", "types"},
     "specs": {"errors"},
     "contracts": {"errors", "gradients", "linalg", "proofs", "specs", "types"},
     "plugins": {"contracts", "errors", "specs"},
     "linalg": {"errors"},
-    "attacks": {"contracts", "errors", "gradients", "labels", "linalg", "trace", "training", "types"},
-    "labels": {"contracts", "errors", "gradients", "linalg", "trace", "types"},
+    "spear": {"errors", "gradients", "last_layer", "linalg", "trace", "training", "types"},
+    "attacks": {"contracts", "errors", "spear", "trace", "types"},
+    "labels": {"contracts", "errors", "gradients", "last_layer", "linalg", "trace", "types"},
     "protocols": {"contracts", "errors", "gradients", "training", "types"},
     "defenses": {"contracts", "errors"},
     "models": {"contracts", "errors"},
     "datasets": {"contracts", "errors", "types"},
     "metrics": {"contracts", "errors"},
-    "auditing": {"contracts", "errors", "gradients", "linalg", "plugins", "types"},
+    "restoring": {"contracts", "gradients", "linalg", "plugins", "types"},
+    "auditing": {"contracts", "errors", "linalg", "plugins", "restoring", "types"},
     "label_scores": {"errors"},
     "importers": {"errors", "gradients", "types"},
-    "experiments": {"errors", "label_scores", "types"},
-    "exposure": {"errors", "gradients", "labels", "plugins", "trace", "types"},
-    "report": {"errors", "experiments", "exposure", "types"},
-    "cli": {"auditing", "contracts", "errors", "experiments", "exposure", "importers", "plugins", "report", "types"},
-    "flower": {"auditing", "contracts", "errors", "experiments", "gradients", "importers", "plugins", "report", "training", "types"},
-    "__init__": {"auditing", "errors", "exposure", "gradients", "types"},
+    "store": {"errors", "label_scores", "types"},
+    "exposure": {"errors", "gradients", "last_layer", "plugins", "trace", "types"},
+    "report": {"errors", "store", "exposure", "types"},
+    "cli": {"auditing", "restoring", "contracts", "errors", "store", "exposure", "importers", "plugins", "report", "types"},
+    "flower": {"auditing", "contracts", "errors", "store", "gradients", "importers", "plugins", "report", "training", "types"},
+    "__init__": {"auditing", "restoring", "errors", "exposure", "gradients", "types"},
 }
 """Part -> the parts that it may import. A part is a module, or a folder of them."""
 
 PLUGIN_FOLDERS = {"attacks", "labels", "protocols", "defenses", "models", "datasets", "metrics"}
-BLINDFOLDED = {"attacks", "labels", "inversion", "linalg"}
+BLINDFOLDED = {"attacks", "spear", "labels", "inversion", "linalg"}
 
 
 def part_of(path: Path) -> str:

@@ -36,7 +36,7 @@ class Calls:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, status: Status = Status.RECONSTRUCTED) -> None:
         self.status, self.audits, self.written = status, list[dict[str, Any]](), list[tuple[str, Path]]()
         monkeypatch.setattr("unbatch.auditing.audit", self.audit)
-        monkeypatch.setattr("unbatch.experiments.store.save", lambda _, folder: self.written.append(("save", folder)))
+        monkeypatch.setattr("unbatch.store.save", lambda _, folder: self.written.append(("save", folder)))
         monkeypatch.setattr("unbatch.report.html.write", self.write)
 
     def audit(self, observation: Observation, truth: unbatch.Batch | None, **rest: Any) -> Finding:

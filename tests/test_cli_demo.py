@@ -26,7 +26,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[Observation]:
         return Finding(made, observation.knowledge, plugins.build("datasets", "digits").schema, observation.input_shape, 0, 0.1)
 
     monkeypatch.setattr("unbatch.auditing.audit", audit)
-    monkeypatch.setattr("unbatch.experiments.store.save", lambda *_: None)
+    monkeypatch.setattr("unbatch.store.save", lambda *_: None)
     monkeypatch.setattr("unbatch.report.html.write", lambda folder: folder)
     return observations
 

@@ -189,7 +189,7 @@ def test_labels_that_cannot_be_told_do_not_count(tmp_path: Path, monkeypatch: py
     assert played.audit("u", "--fail-on=labels", "--batch-size=5") == 2
     for stats in ({}, {"expected_error": 0.3}, {"trust": 0.5}):
         guess = Counts(torch.tensor([2, 1, 1, 1]), torch.ones(4, dtype=torch.bool), stats=stats)
-        monkeypatch.setattr(auditing, "_counts", lambda *_, guess=guess: guess)
+        monkeypatch.setattr(auditing, "counts_of", lambda *_, guess=guess: guess)
         assert played.audit("u", "--fail-on=labels", "--batch-size=5") == 2
 
 

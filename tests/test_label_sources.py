@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 
 import unbatch
-from unbatch import auditing, plugins
-from unbatch.contracts import Attack, Candidate, Estimate, LabelRestorer, Progress
+from unbatch import plugins, restoring
+from unbatch.contracts import Attack, Estimate, LabelRestorer
 from unbatch.gradients import capture
-from unbatch.types import Batch, Observation
+from unbatch.types import Batch, Candidate, Observation, Progress
 
-SPEAR = auditing.QUICK
+SPEAR = restoring.QUICK
 
 
 def network(seed: int = 0, gain: float = 1.0, bias: bool = True) -> nn.Module:
@@ -51,7 +51,7 @@ class Never(Attack):
 
 @pytest.fixture
 def no_attack(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("unbatch.auditing.QUICK", Never())
+    monkeypatch.setattr("unbatch.restoring.QUICK", Never())
 
 
 @pytest.mark.usefixtures("no_attack")
@@ -219,5 +219,5 @@ def test_the_rest_of_a_batch_proved_in_part() -> None:
 
 
 def test_what_is_used_by_default_exists() -> None:
-    assert plugins.build("labels", auditing.RESTORER).spec == auditing.RESTORER
-    assert plugins.build("attacks", auditing.QUICK).spec == auditing.QUICK
+    assert plugins.build("labels", restoring.RESTORER).spec == restoring.RESTORER
+    assert plugins.build("attacks", restoring.QUICK).spec == restoring.QUICK

@@ -14,7 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from unbatch.auditing import audit, invert, restore_labels
+    from unbatch.auditing import audit, invert
     from unbatch.errors import (
         BadFile,
         BadUpdate,
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     )
     from unbatch.exposure import Exposure, expose
     from unbatch.gradients import capture, per_example
+    from unbatch.restoring import restore_labels
     from unbatch.types import Batch, Counts, Finding, Knowledge, Observation, Reconstruction, Schema, Status
 
     __version__: str
@@ -59,7 +60,8 @@ __all__ = [
 ]
 
 _MODULES = {
-    "auditing": ("audit", "invert", "restore_labels"),
+    "auditing": ("audit", "invert"),
+    "restoring": ("restore_labels",),
     "exposure": ("Exposure", "expose"),
     "gradients": ("capture", "per_example"),
     "types": ("Batch", "Counts", "Finding", "Knowledge", "Observation", "Reconstruction", "Schema", "Status"),

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from enum import Enum
 from typing import Any, ClassVar, final
@@ -18,27 +18,23 @@ import torch
 from torch import Tensor, nn
 
 from unbatch import specs
-from unbatch.errors import Misuse, NotDeterministic
+from unbatch.errors import Inapplicable, Misuse, NotDeterministic
 from unbatch.gradients import check_deterministic
 from unbatch.linalg.simplex import whole
 from unbatch.proofs import prove
-from unbatch.types import Batch, Counts, Observation, Reconstruction, Schema, Status
+from unbatch.types import Batch, Candidate, Counts, Observation, Progress, Reconstruction, Schema, Status, silent
 
 __all__ = [
     "Attack",
-    "Candidate",
     "Dataset",
     "Defense",
     "Estimate",
-    "Inapplicable",
     "LabelRestorer",
     "Metric",
     "Model",
     "Plugin",
-    "Progress",
     "Protocol",
     "Stage",
-    "silent",
 ]
 
 EXPLAINED = 0.3
@@ -47,13 +43,6 @@ EXPLAINED = 0.3
 CONTRADICTED = 3.0
 """A certificate of the samples' own is believed without an exact replay: in another order the right samples give an update that points
 elsewhere, but none that is many times as large."""
-
-Progress = Callable[[str, float], None]
-"""Told what is being done and how far it is (0 to 1, or NaN where that is unknown), every now and then."""
-
-
-def silent(message: str, done: float) -> None:
-    """A ``Progress`` that tells nobody."""
 
 
 @dataclass(frozen=True)
@@ -71,38 +60,6 @@ class Plugin:
         """
         name = type(self).__module__.rpartition(".")[2]
         return specs.write(name, {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default})
-
-
-class Inapplicable(Exception):
-    """Raised inside ``reconstruct`` or ``estimate`` when only the work shows that the method cannot be used; the text is the reason."""
-
-
-@dataclass(frozen=True, eq=False)
-class Candidate:
-    """What an attack proposes before anyone has checked it.
-
-    Attributes:
-        inputs: (k, *input_shape), or None.
-        labels: (k,) int64, or None.
-        features: (k, n) inputs of an inner layer, all of them and consistent with its weights, where those were asked for.
-        reason: one sentence on why it did not go further.
-        exhausted: whether it stopped because its budget was spent.
-        certified: whether every one of its samples carries its own certificate: for batches that cannot be replayed as a whole, because
-            samples are missing or the order of local steps is unknown.
-        weights: (k,) what the gradient of every sample counts in the update, where the attack knows; 1/k each if None.
-        order: (E, k) the order of the samples in every local epoch, where the attack found it.
-        stats: anything worth counting.
-    """
-
-    inputs: Tensor | None = None
-    labels: Tensor | None = None
-    features: Tensor | None = None
-    reason: str = ""
-    exhausted: bool = False
-    certified: bool = False
-    weights: Tensor | None = None
-    order: Tensor | None = None
-    stats: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

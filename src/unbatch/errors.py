@@ -19,6 +19,7 @@ from collections.abc import Sequence
 __all__ = [
     "BadFile",
     "BadUpdate",
+    "Inapplicable",
     "Misuse",
     "NotDeterministic",
     "OutputFailed",
@@ -87,3 +88,7 @@ class OutputFailed(UnbatchError):
 
 class ReconstructionFailed(UnbatchError):
     """A reconstruction was demanded and did not come: the message carries status and reason."""
+
+
+class Inapplicable(Exception):
+    """Raised inside ``reconstruct`` or ``estimate`` when only the work shows that the method cannot be used; the text is the reason."""

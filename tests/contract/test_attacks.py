@@ -85,7 +85,7 @@ class Liar(Attack):
         return None
 
     def reconstruct(self, observation, generator, progress):  # type: ignore[no-untyped-def]
-        from unbatch.contracts import Candidate
+        from unbatch.types import Candidate
 
         noise = torch.randn((5, *observation.input_shape), generator=generator, dtype=torch.float64)
         return Candidate(noise, torch.zeros(5, dtype=torch.int64))

@@ -20,8 +20,8 @@ from flwr.serverapp import ServerApp
 from flwr.serverapp.strategy import FedAvg, Result, Strategy
 from flwr.simulation import run_simulation
 
+from unbatch import store
 from unbatch.cli import execute
-from unbatch.experiments import store
 from unbatch.flower import AuditingStrategy, DefenseMod, RoundSummary
 from unbatch.training import LocalTraining
 from unbatch.types import Status

@@ -18,12 +18,13 @@ from federation import RATE, SAMPLES, SHAPE, answer, batch_of, context, message,
 from flwr.app import Array, ArrayRecord, ConfigRecord, Error, Message
 from flwr.serverapp.strategy import FedAvg
 
-from unbatch.contracts import Attack, Candidate
+from unbatch import store
+from unbatch.contracts import Attack
 from unbatch.errors import Misuse, UnknownPlugin
-from unbatch.experiments import store
 from unbatch.flower import AuditingStrategy, DefenseMod, RoundSummary
 from unbatch.gradients import capture
 from unbatch.training import LocalTraining
+from unbatch.types import Candidate
 
 STEP = LocalTraining(learning_rate=RATE)
 

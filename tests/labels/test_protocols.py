@@ -7,12 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from unbatch import plugins
-from unbatch.labels._last_layer import last_layer
-from unbatch.labels._moving import along, average_position, unevenness
+from unbatch.labels._local_training import along, average_position, unevenness
 from unbatch.labels._scale import factors_of
 from unbatch.labels.anchored import Anchored
 from unbatch.labels.ilrg import ILRG
 from unbatch.labels.llg import LLG
+from unbatch.last_layer import last_layer
 from unbatch.types import Batch, LocalTraining, Observation
 
 CLASSES = 10

@@ -13,14 +13,14 @@ from torch.nn import functional as F
 
 import unbatch
 from unbatch import plugins
-from unbatch.contracts import Attack, Candidate, Progress
+from unbatch.contracts import Attack
 from unbatch.gradients import capture
-from unbatch.labels._last_layer import last_layer
 from unbatch.labels.anchored import Anchored
 from unbatch.labels.ilrg import ILRG, class_embeddings, solve
 from unbatch.labels.llg import LLG
+from unbatch.last_layer import last_layer
 from unbatch.linalg.simplex import whole
-from unbatch.types import Observation
+from unbatch.types import Candidate, Observation, Progress
 
 
 def network(seed: int, sizes: tuple[int, ...] = (30, 80, 60, 10), activation: type[nn.Module] = nn.ReLU, gain: float = 1.0) -> nn.Module:

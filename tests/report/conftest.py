@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from unbatch.experiments import store
+from unbatch import store
 from unbatch.types import Batch, Counts, Finding, Knowledge, Reconstruction, Schema, Status
 
 

@@ -6,9 +6,9 @@ from typing import Any
 
 import pytest
 
-from unbatch.experiments.counts import StoredCounts, StoredLabels
-from unbatch.experiments.store import StoredFinding
 from unbatch.report import counts, html
+from unbatch.store.counts import StoredCounts, StoredLabels
+from unbatch.store.findings import StoredFinding
 from unbatch.types import Status
 
 CHROMIUM = Path("/usr/bin/chromium")

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
+from unbatch import store
 from unbatch.errors import BadFile, OutputFailed
-from unbatch.experiments import store
-from unbatch.experiments.counts import StoredCounts, StoredLabels, stored_counts
-from unbatch.experiments.store import StoredFinding, load
 from unbatch.report import counts as page_of
 from unbatch.report import html
 from unbatch.report.counts import OPEN, chart
+from unbatch.store.counts import StoredCounts, StoredLabels, stored_counts
+from unbatch.store.findings import StoredFinding, load
 from unbatch.types import Counts
 
 Stored = Callable[..., StoredFinding]

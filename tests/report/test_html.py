@@ -11,9 +11,9 @@ import torch
 from PIL import Image
 
 from unbatch.errors import BadFile, OutputFailed
-from unbatch.experiments.store import StoredFinding, load
 from unbatch.report import html
 from unbatch.report.pictures import Scale, data_uri, side
+from unbatch.store.findings import StoredFinding, load
 from unbatch.types import Status
 
 Stored = Callable[..., StoredFinding]

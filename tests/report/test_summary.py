@@ -3,9 +3,9 @@ from collections.abc import Callable
 
 import pytest
 
-from unbatch.experiments.store import StoredFinding
 from unbatch.report import summary
 from unbatch.report.summary import Severity
+from unbatch.store.findings import StoredFinding
 from unbatch.types import Status
 
 Stored = Callable[..., StoredFinding]

@@ -22,16 +22,16 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Generator
 
-from unbatch.attacks._posing import Problem, factored, pose, too_few
-from unbatch.attacks._readout import Attempt, read_out
-from unbatch.attacks._shallow import invert_shallow
-from unbatch.contracts import Attack, Candidate, Inapplicable, Progress
-from unbatch.errors import Misuse
-from unbatch.linalg.sampling import expected_subsets
-from unbatch.linalg.search import Search
-from unbatch.linalg.selection import Solution
+from unbatch.contracts import Attack
+from unbatch.errors import Inapplicable, Misuse
+from unbatch.spear.candidate import Attempt, read_out
+from unbatch.spear.problem import Problem, factored, pose, too_few
+from unbatch.spear.sampling import expected_subsets
+from unbatch.spear.search import Search
+from unbatch.spear.selection import Solution
+from unbatch.spear.shallow.setting import invert_shallow
 from unbatch.trace import LinearCall, linear_layers
-from unbatch.types import Observation
+from unbatch.types import Candidate, Observation, Progress
 
 __all__ = ["Spear"]
 

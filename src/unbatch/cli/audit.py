@@ -76,8 +76,7 @@ def audit(
     """
     limits = gate.parse(fail_on or [], truth_known=truth is not None, labels_told=labels is not None)
     shape = shared.numbers(input_shape, int, "an input shape like 3,32,32")
-    from unbatch import importers
-    from unbatch.experiments import store
+    from unbatch import importers, store
 
     store.check_writable(out)
     shared.note(f"update {update}, model {model}, attack {attack}", quiet)

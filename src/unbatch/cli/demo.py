@@ -39,8 +39,7 @@ def demo(
 
     Ends with exit code 1 if the batch was not reconstructed.
     """
-    from unbatch import plugins
-    from unbatch.experiments import store
+    from unbatch import plugins, store
 
     store.check_writable(out)
     defenses = [plugins.build("defenses", spec) for spec in defense or []]

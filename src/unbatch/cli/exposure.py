@@ -46,8 +46,7 @@ def exposure(
 
     Ends with exit code 0 whatever the verdict is. That no exact route is known does not show that a model is safe.
     """
-    from unbatch import auditing, importers
-    from unbatch.experiments import store
+    from unbatch import auditing, importers, store
     from unbatch.exposure import expose
     from unbatch.report import exposure as page
 

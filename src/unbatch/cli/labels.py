@@ -54,10 +54,9 @@ def labels(
 
     Ends with exit code 2 if the restorer does not apply.
     """
-    from unbatch import auditing, importers
-    from unbatch.experiments import store
-    from unbatch.experiments.counts import stored_labels
+    from unbatch import auditing, importers, restoring, store
     from unbatch.report import counts as page
+    from unbatch.store.counts import stored_labels
 
     shape = shared.numbers(input_shape, int, "an input shape like 3,32,32")
     if out is not None:
@@ -76,7 +75,7 @@ def labels(
         batch_size=batch_size,
     )
     observation = observation if class_names is None else _named(observation, class_names)
-    found = auditing.restore_labels(observation, restorer, seed, None if attack == "none" else attack)
+    found = restoring.restore_labels(observation, restorer, seed, None if attack == "none" else attack)
     if found.presence is None:
         raise typer.Exit(say(f"{restorer} does not apply to this update: {found.reason}", MISUSE))
     _print_counts(found, () if observation.schema is None else observation.schema.classes)

@@ -14,8 +14,7 @@ from unbatch.cli.app import MISUSE, say
 from unbatch.errors import Misuse
 
 if TYPE_CHECKING:
-    from unbatch.contracts import Progress
-    from unbatch.types import Batch, Finding, Observation, Schema
+    from unbatch.types import Batch, Finding, Observation, Progress, Schema
 
 __all__ = [
     "AttackSpec",
@@ -99,7 +98,7 @@ def check_applies(finding: Finding, attack: str) -> None:
 
 def write_report(finding: Finding, out: Path) -> None:
     """Write the report's files and print the result."""
-    from unbatch.experiments import store
+    from unbatch import store
     from unbatch.report import html
 
     store.save(finding, out)

@@ -15,7 +15,7 @@ from unbatch.exposure.findings import LabelLeak, Restorer
 from unbatch.exposure.remedies import for_labels
 from unbatch.exposure.survey import USER_ERRORS, Survey
 from unbatch.gradients import Loss
-from unbatch.labels._last_layer import LastLayer, last_layer, obstacle
+from unbatch.last_layer import LastLayer, last_layer, obstacle
 from unbatch.types import Observation
 
 __all__ = ["label_leak"]

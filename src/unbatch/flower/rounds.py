@@ -17,10 +17,9 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from unbatch import auditing
+from unbatch import auditing, store
 from unbatch.contracts import Attack
 from unbatch.errors import BadUpdate, OutputFailed, UnbatchError
-from unbatch.experiments import store
 from unbatch.flower.summary import ClientSummary, RoundSummary
 from unbatch.gradients import Loss
 from unbatch.importers import load_observation, load_weights

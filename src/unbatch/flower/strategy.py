@@ -15,10 +15,9 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from torch import Tensor, nn
 
-from unbatch import plugins
+from unbatch import plugins, store
 from unbatch.contracts import Attack
 from unbatch.errors import Misuse, OutputFailed
-from unbatch.experiments import store
 from unbatch.flower.rounds import SUMMARY, Reply, RoundAudit
 from unbatch.flower.summary import RoundSummary, page
 from unbatch.gradients import Loss

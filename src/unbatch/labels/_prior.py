@@ -10,8 +10,8 @@ from jaxtyping import Float
 from scipy.special import polygamma
 from torch import Generator, Tensor
 
-from unbatch.contracts import Inapplicable
-from unbatch.labels._last_layer import LastLayer, noise_inputs
+from unbatch.errors import Inapplicable
+from unbatch.last_layer import LastLayer, noise_inputs
 from unbatch.types import Observation
 
 __all__ = ["Anchors", "anchors", "fallback"]

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unbatch.contracts import Inapplicable
+from unbatch.errors import Inapplicable
 
 __all__ = ["UNKNOWN", "factors_of", "likeliest"]
 

@@ -23,12 +23,12 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from unbatch.contracts import NEEDS_BATCH_SIZE, Estimate, Inapplicable, LabelRestorer
-from unbatch.errors import Misuse
-from unbatch.labels._last_layer import LastLayer, last_layer, obstacle
-from unbatch.labels._moving import along, steps, told, unevenness, way_average
+from unbatch.contracts import NEEDS_BATCH_SIZE, Estimate, LabelRestorer
+from unbatch.errors import Inapplicable, Misuse
+from unbatch.labels._local_training import along, steps, told, unevenness, way_average
 from unbatch.labels._prior import Anchors, anchors, fallback
 from unbatch.labels._scale import UNKNOWN, factors_of, likeliest
+from unbatch.last_layer import LastLayer, last_layer, obstacle
 from unbatch.linalg.simplex import onto_simplex
 from unbatch.types import Observation
 

@@ -8,8 +8,8 @@ from torch import Generator
 from torch.nn import functional as F
 
 from unbatch.contracts import Estimate, LabelRestorer
-from unbatch.labels._last_layer import last_layer, obstacle
-from unbatch.labels._moving import told
+from unbatch.labels._local_training import told
+from unbatch.last_layer import last_layer, obstacle
 from unbatch.types import Observation
 
 __all__ = ["IDLG"]

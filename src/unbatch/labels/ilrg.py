@@ -11,10 +11,11 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from unbatch.contracts import Estimate, Inapplicable, LabelRestorer
-from unbatch.labels._last_layer import LastLayer, last_layer, obstacle
-from unbatch.labels._moving import halfway, told
+from unbatch.contracts import Estimate, LabelRestorer
+from unbatch.errors import Inapplicable
+from unbatch.labels._local_training import halfway, told
 from unbatch.labels._scale import UNKNOWN
+from unbatch.last_layer import LastLayer, last_layer, obstacle
 from unbatch.types import Observation
 
 __all__ = ["ILRG"]

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 from torch import Generator
 
-from unbatch.contracts import Estimate, Inapplicable, LabelRestorer
-from unbatch.labels._last_layer import last_layer, obstacle
-from unbatch.labels._moving import told
+from unbatch.contracts import Estimate, LabelRestorer
+from unbatch.errors import Inapplicable
+from unbatch.labels._local_training import told
+from unbatch.last_layer import last_layer, obstacle
 from unbatch.types import Observation
 
 __all__ = ["LLG"]

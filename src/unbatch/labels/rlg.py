@@ -13,8 +13,9 @@ import torch
 from scipy.optimize import linprog
 from torch import Generator
 
-from unbatch.contracts import Estimate, Inapplicable, LabelRestorer
-from unbatch.labels._last_layer import last_layer, obstacle
+from unbatch.contracts import Estimate, LabelRestorer
+from unbatch.errors import Inapplicable
+from unbatch.last_layer import last_layer, obstacle
 from unbatch.types import Observation
 
 __all__ = ["RLG"]

@@ -1,1 +1,1 @@
-"""Tensors in, tensors out: knows no model and no attack."""
+"""General linear algebra, tensors in and tensors out: low rank, completion of pruned matrices, simplex, matching."""

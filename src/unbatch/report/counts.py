@@ -10,9 +10,9 @@ from typing import Final
 from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
-from unbatch.experiments.counts import StoredCounts, StoredLabels
-from unbatch.experiments.store import publish
 from unbatch.report.summary import DASH, number
+from unbatch.store.counts import StoredCounts, StoredLabels
+from unbatch.store.findings import publish
 
 __all__ = ["HTML", "JSON", "Bar", "Chart", "chart", "environment", "write"]
 

@@ -11,8 +11,8 @@ from typing import Final, TypeVar
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from unbatch.experiments.store import publish
 from unbatch.exposure import GENERAL, Exposure, LayerExposure, Limits
+from unbatch.store.findings import publish
 
 __all__ = ["HTML", "JSON", "Row", "answer", "badge", "chart", "figures", "one_sample", "rows", "severity", "write"]
 

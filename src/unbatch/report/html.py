@@ -12,10 +12,10 @@ import torch
 from markupsafe import Markup
 from torch import Tensor
 
-from unbatch.experiments.store import HTML, TENSORS, StoredFinding, load, publish
 from unbatch.report import summary
 from unbatch.report.counts import chart, environment
 from unbatch.report.pictures import Scale, amplification, data_uri, side
+from unbatch.store.findings import HTML, TENSORS, StoredFinding, load, publish
 from unbatch.types import Schema
 
 __all__ = ["write"]
@@ -58,7 +58,7 @@ def write(folder: Path) -> Path:
 
     Example:
         >>> import tempfile
-        >>> from unbatch.experiments.store import save
+        >>> from unbatch.store.findings import save
         >>> from unbatch.types import Finding, Knowledge, Reconstruction, Status
         >>> finding = Finding(Reconstruction(Status.NOT_APPLICABLE, reason="no <ReLU>"), Knowledge(), Schema(), (4,), seed=0, seconds=0.1)
         >>> with tempfile.TemporaryDirectory() as folder:

@@ -11,7 +11,7 @@ from enum import Enum
 
 from pydantic import JsonValue
 
-from unbatch.experiments.store import StoredFinding
+from unbatch.store.findings import StoredFinding
 from unbatch.types import Status
 
 __all__ = [

@@ -1,1 +1,0 @@
-"""Findings on disk, and later the plans that make many of them."""

@@ -1,0 +1,56 @@
+"""Combinations of two true columns, told by their ratios.
+
+A direction q_i + c q_k is zero where both columns are, and equals c times the second wherever only the second is not zero: many equal
+ratios. Taking that multiple away makes the column sparser. Two samples that are much alike have nearly the same zeros, and where signs do
+not tell them apart, as under local training, nothing else does.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from unbatch.spear.layer import Layer, unit
+
+__all__ = ["untangled"]
+
+
+def untangled(layer: Layer, directions: Float[Tensor, "b b"], rounds: int = 5, equal: int = 3) -> Float[Tensor, "b b"]:
+    """The directions, each less the multiples of others that make its column sparser.
+
+    Args:
+        layer: the layer.
+        directions: (b, b) unit directions, independent.
+        rounds: sweeps over all pairs, at most.
+        equal: so many equal ratios are no accident.
+
+    Example:
+        >>> from planted import plant
+        >>> case = plant(m=60, b=6)
+        >>> true = unit(case.directions)
+        >>> mixed = torch.cat([unit(true[:1] + 0.3 * true[1:2]), true[1:]])
+        >>> bool(((untangled(case.layer, mixed) * true).sum(dim=1).abs() > 1 - 1e-9).all())
+        True
+    """
+    directions = directions.clone()
+    tolerance = max(1e-6, 30 * layer.noise_level)
+    for _ in range(rounds):
+        changed = False
+        for i in range(len(directions)):
+            columns = directions @ layer.left.T
+            ratios = (columns[i] / columns).where(~(layer.off(directions) | layer.off(directions[i : i + 1])), torch.nan)
+            ratios[i] = torch.nan
+            ordered = ratios.sort(dim=1).values  # NaN comes last
+            near = (ordered[:, equal - 1 :] - ordered[:, : 1 - equal]).abs() < tolerance * ordered[:, equal - 1 :].abs()
+            pairs = near.nonzero()
+            if not len(pairs):
+                continue
+            others, multiples = pairs[:, 0], ordered[pairs[:, 0], pairs[:, 1] + equal // 2]
+            tried = unit(torch.cat([directions[i : i + 1], directions[i] - multiples[:, None] * directions[others]]))
+            zeros = layer.off(tried).sum(dim=1)
+            if int(zeros[1:].max()) > int(zeros[0]):
+                directions[i], changed = tried[1 + int(zeros[1:].argmax())], True
+        if not changed:
+            break
+    return directions

@@ -1,0 +1,111 @@
+"""Sparse directions by dictionary learning: many starts at once, only matrix products.
+
+Finding q with ``left @ q`` sparse is complete dictionary learning with half-sparse codes. With a guess p of a sample the problem is convex:
+the smallest weighted ‖left q‖₁ with p · q = 1. Without one, a fixed-point iteration with a sharpening tanh leads from random rows to
+nearly sparse directions, each start inside the null space of a few random rows (the bridge to SPEAR's sampling).
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Generator, Tensor
+from torch.nn import functional as F
+
+from unbatch.spear.layer import Layer
+
+__all__ = ["blind_directions", "off_weights", "promising", "sparse_directions"]
+
+
+def off_weights(layer: Layer, samples: Float[Tensor, "k b"], sigma: float = 0.2) -> Float[Tensor, "k m"]:
+    """How probable it is that a sample leaves a neuron off, from a guess of it.
+
+    Args:
+        layer: the layer.
+        samples: (k, b) guesses of p, scaled and with the right sign.
+        sigma: error of the guessed pre-activations as a share of their spread.
+    """
+    z = layer.pre_activations(samples)
+    return torch.special.ndtr(-z / (sigma * z.std(dim=1, keepdim=True)))
+
+
+def sparse_directions(
+    left: Float[Tensor, "m b"],
+    guesses: Float[Tensor, "k b"],
+    weights: Float[Tensor, "k m"] | Float[Tensor, "1 1"],
+    steps: int = 150,
+    relax: float = 1.6,
+) -> Float[Tensor, "k b"]:
+    """argmin Σ_j w_ij |left_j · q| with p_i · q = 1, for all guesses p_i at once, by over-relaxed ADMM.
+
+    Args:
+        left: (m, b) orthonormal columns.
+        guesses: (k, b) the p_i; their length does not matter.
+        weights: (k, m) the w_ij, or (1, 1) for equal weights.
+        steps: iterations.
+        relax: over-relaxation, between 1 and 2.
+    """
+    anchors = F.normalize(guesses, dim=1)
+    directions, columns = anchors, anchors @ left.T
+    sparse, dual = columns, torch.zeros_like(columns)
+    threshold = torch.zeros_like(columns[:, :1])
+    for step in range(steps):
+        pulled = (sparse - dual) @ left
+        directions = pulled + anchors * (1 - (anchors * pulled).sum(dim=1, keepdim=True))
+        columns = directions @ left.T
+        if step < 20:  # the scale of the problem settles in the first steps
+            threshold = 0.3 * columns.square().mean(dim=1, keepdim=True).sqrt() * weights
+        target = dual + (columns if step == 0 else columns * relax - sparse * (relax - 1))
+        sparse = target.sign() * (target.abs() - threshold).clamp_min(0)
+        dual = target - sparse
+    return directions
+
+
+def promising(left: Float[Tensor, "m b"], directions: Float[Tensor, "k b"], small: float = 0.03, above: float = 0.06) -> Bool[Tensor, " k"]:
+    """Which directions have clearly more small entries than any corner of the ℓ1 problem has: b of the m."""
+    size = (directions @ left.to(directions.dtype).T).abs()
+    near = (size < small * size.square().mean(dim=1, keepdim=True).sqrt()).double().mean(dim=1)
+    height, batch = left.shape
+    return near >= (0.0 if batch <= 16 else min(batch / height + above, 0.38))
+
+
+def blind_directions(
+    left: Float[Tensor, "m b"],
+    generator: Generator,
+    starts: int = 512,
+    conditioned: int = 6,
+    stages: tuple[tuple[float, int], ...] = ((1.5, 15), (3.0, 8), (8.0, 8)),
+) -> Float[Tensor, "starts b"]:
+    """Directions where ``left @ q`` tends to be sparse, without any guess.
+
+    Args:
+        left: (m, b) orthonormal columns.
+        generator: of the starts.
+        starts: how many.
+        conditioned: start i stays in the null space of i mod (conditioned + 1) random rows.
+        stages: (sharpness of the tanh, iterations), in order.
+    """
+    height, batch = left.shape
+    left = left.float()
+    conditioned = min(conditioned, batch // 4)
+
+    def random_rows(*shape: int) -> Tensor:
+        return left[torch.randint(height, shape, generator=generator, device=left.device)]
+
+    noise = torch.randn((starts, batch), generator=generator, device=left.device) / height**0.5
+    directions = random_rows(starts) + 0.3 * noise
+    rows = random_rows(starts, max(conditioned, 1)).mT
+    count = torch.arange(starts, device=left.device) % (conditioned + 1)
+    held = torch.linalg.qr(rows)[0]
+    held = held * (torch.arange(held.shape[2], device=left.device) < count[:, None])[:, None]
+
+    def free(vectors: Tensor) -> Tensor:
+        return F.normalize(vectors - (held @ (held.mT @ vectors[..., None]))[..., 0], dim=1)
+
+    directions = free(directions)
+    for sharpness, steps in stages:
+        for _ in range(steps):
+            flat = torch.tanh((sharpness * height**0.5) * (directions @ left.T))
+            slope = sharpness * (1 - flat.square().mean(dim=1, keepdim=True))
+            directions = free(flat @ left / height**0.5 - slope * directions)
+    return directions

@@ -1,0 +1,171 @@
+"""From an observation to what is searched: the gradient's factors, and the layer in their coordinates."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Generator, Tensor
+
+from unbatch.errors import Inapplicable
+from unbatch.linalg.completion import COMPLETE, Completion, complete, is_pruned, rank_of_pruned
+from unbatch.linalg.lowrank import Factors, factor, multiply
+from unbatch.spear.ica import views_of
+from unbatch.spear.layer import Layer, layer_in_factors
+from unbatch.spear.next_layer import NextLayer, next_layer
+from unbatch.spear.search import NOISY
+from unbatch.trace import LinearCall
+from unbatch.types import Observation
+
+__all__ = ["Problem", "factored", "pose", "too_few"]
+
+ZERO = 1e-7
+"""What counts as zero in L q, as a share of its largest entry, in an update without noise."""
+
+
+ROUGH = 1e-6
+"""What a gradient with zeros leaves unexplained, as a share of its size, above which the zeros are taken for pruned entries."""
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A layer whose sparse directions are sought.
+
+    Attributes:
+        call: the layer.
+        factors: of its gradient.
+        layer: the layer in the coordinates of its factors.
+        change: (b, b) T such that x = rightᵀ Tᵀ p.
+        following: the next layer, where it certifies samples.
+        columns: (n,) which inputs are determined, where some are not.
+    """
+
+    call: LinearCall
+    factors: Factors
+    layer: Layer
+    change: Float[Tensor, "b b"]
+    following: NextLayer | None
+    columns: Bool[Tensor, " n"] | None = None
+
+
+def factored(observation: Observation, call: LinearCall, generator: Generator) -> tuple[Factors, Completion | None]:
+    """The gradient's factors, of the rank that it shows, or else of the batch size that the server knows.
+
+    Of a pruned gradient, whose rank shows nothing, the factors that go through what is left of it, and what is known of the rest.
+
+    Raises:
+        Inapplicable: the rank says that the batch is too large, or says nothing.
+    """
+    gradient = observation.update[call.weight]
+    factors = factor(gradient, generator)
+    firing = int((gradient != 0).any(dim=1).sum())
+    hidden = not factors.clear or factors.rank >= min(firing, gradient.shape[1])
+    rough = len(factors.ranks) > 1 or factors.noise > ROUGH * float(gradient.double().square().mean().sqrt())
+    if (hidden or rough) and is_pruned(gradient):
+        try:
+            return _completed(observation, call, factors.ranks)
+        except Inapplicable:
+            if hidden and not observation.batch_size:
+                raise
+    if hidden and observation.batch_size:  # of full rank, because noise has it
+        factors = factor(gradient, generator, rank=min(observation.batch_size, *gradient.shape))
+    _check_rank(observation, call, factors)
+    return factors, None
+
+
+def _completed(observation: Observation, call: LinearCall, hints: tuple[int, ...]) -> tuple[Factors, Completion]:
+    gradient = observation.update[call.weight]
+    rank = observation.batch_size or rank_of_pruned(gradient, min(gradient.shape) // 2, hints)
+    left = float((gradient != 0).double().mean())
+    told = f"the gradient of {call.weight} was pruned to {left:.0%} of its entries"
+    if rank is None or rank >= min(gradient.shape):
+        raise Inapplicable(f"{told}, too few to complete it at any rank: the batch is too large, or the rest is noisy; more may be known")
+    completion = complete(gradient, rank)
+    if not completion.residual < COMPLETE:
+        raise Inapplicable(f"{told}, and no completion of rank {rank} explains them (the nearest leaves {completion.residual:.0e})")
+    values = torch.linalg.svdvals(completion.right)
+    noise = completion.residual * float(gradient.double().norm()) / gradient.numel() ** 0.5
+    return Factors(completion.left, completion.right, values, 1 / max(completion.residual, 1e-16), noise, (rank,)), completion
+
+
+def pose(
+    observation: Observation,
+    call: LinearCall,
+    reader: LinearCall | None,
+    factors: Factors,
+    completion: Completion | None,
+    generator: Generator,
+) -> list[Problem]:
+    """The layer in the coordinates of its factors, for every rank that the gradient may have: first those with little noise, then large.
+
+    With several clear gaps, the samples after the last ones have gradients so small that rounding may hide their zeros.
+    """
+    parameters, problems = dict(observation.model.named_parameters()), []
+    for rank in factors.ranks if factors.clear else (factors.rank,):
+        part = factors if rank == factors.rank else factor(observation.update[call.weight], generator, rank=rank)
+        found = layer_in_factors(
+            part.left,
+            _bias_gradient(observation, call, part, completion),
+            multiply(parameters[call.weight].detach(), part.right),
+            parameters[str(call.bias)].detach().double(),
+            views_of(part.right, observation.input_shape if call.raw else tuple(call.input.shape[1:]), generator),
+            part.noise_map,
+            ZERO,
+            _moved(observation, call, part),
+        )
+        if found is None or len(found[0].left) <= found[0].batch:
+            continue
+        layer, change, alive = found
+        read = None if reader is None or completion is not None else observation.update[reader.weight]
+        columns = None if completion is None or bool(completion.columns.all()) else completion.columns
+        problems.append(Problem(call, part, layer, change, next_layer(read, alive, layer.batch), columns))
+    return sorted(problems, key=lambda problem: problem.layer.noise_level > NOISY)
+
+
+def _bias_gradient(observation: Observation, call: LinearCall, factors: Factors, completion: Completion | None) -> Float[Tensor, " m"]:
+    """∂L/∂bias; where it was pruned, what the factors and the rest of it say."""
+    gradient = observation.update[str(call.bias)].double()
+    if completion is None:
+        return gradient
+    known = (gradient != 0) & completion.rows
+    if int(known.sum()) < factors.rank:
+        raise Inapplicable(f"{call.bias} was pruned to {int(known.sum())} entries, too few for the scale of {factors.rank} samples")
+    return factors.left @ torch.linalg.lstsq(factors.left[known], gradient[known, None]).solution[:, 0]
+
+
+def too_few(observation: Observation, call: LinearCall, factors: Factors) -> str:
+    """Why no rank left a layer that tells samples apart."""
+    firing = int((observation.update[call.weight] != 0).any(dim=1).sum())
+    if firing > factors.rank:
+        return (
+            f"the noise of the update buries all but a few of the {firing} neurons that fire: {factors.rank} samples cannot be told apart"
+        )
+    return f"only {firing} neurons fire for any sample, too few to tell {factors.rank} samples apart"
+
+
+def _moved(observation: Observation, call: LinearCall, factors: Factors) -> tuple[Tensor, Tensor] | None:
+    """By how much W rightᵀ and the bias fell while the client trained, where that is known."""
+    factor = None if observation.training is None else observation.training.factor(observation.batch_size)
+    if observation.one_gradient or factor is None or not observation.factor_known:
+        return None
+    return factor * factors.left @ (factors.right @ factors.right.T), factor * observation.update[str(call.bias)].double()
+
+
+def _check_rank(observation: Observation, call: LinearCall, factors: Factors) -> None:
+    """Refuse a gradient whose rank says that the batch is too large, or says nothing.
+
+    Raises:
+        Inapplicable: with the reason.
+    """
+    height, width = observation.update[call.weight].shape
+    if factors.rank >= min(height, width):
+        raise Inapplicable(
+            f"the gradient of {call.weight} ({height} neurons, {width} inputs) has full rank {factors.rank}: SPEAR needs a batch smaller"
+            f" than min({height}, {width}), or an update without noise; if the batch is smaller, give batch_size"
+        )
+    if not factors.clear and observation.batch_size is None:
+        raise Inapplicable(
+            f"the singular values of {call.weight} show no clear gap (the largest ratio is {factors.gap:.1f}), so the rank does not"
+            " tell the batch size: the update is noisy, or the batch nearly dependent; give batch_size if it is known"
+        )

@@ -1,0 +1,88 @@
+"""From approximate directions to exact ones.
+
+An approximate direction has its small entries mostly where the true one has zeros. The null vector of those rows is exact as soon as
+they are all true zeros; the rows grow in number over the steps: few are right although the direction is rough, many cannot come from
+a mixture of two columns with nearly the same zeros.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+from torch.nn import functional as F
+
+from unbatch.spear.layer import Layer
+
+__all__ = ["masked_gram", "null_of_masks", "round_directions"]
+
+CHUNK = 1 << 24
+"""Entries of the row blocks that are gathered at a time."""
+
+
+def round_directions(
+    layer: Layer, directions: Float[Tensor, "k b"], shares: tuple[tuple[float, int, int], ...] = ((0.28, 3, 3), (0.42, 5, 2))
+) -> tuple[Float[Tensor, "k b"], Bool[Tensor, "k m"]]:
+    """Make directions exact where they are close enough to an exact one.
+
+    Args:
+        layer: the layer.
+        directions: (k, b) approximate, any float type.
+        shares: stages of (share of the m rows, at most this many times b, repetitions).
+
+    Returns:
+        (k, b) unit directions in float64, and where they are zero, (k, m); of the stages the one with most zeros.
+    """
+    height, batch = layer.left.shape
+    directions = directions.to(layer.left.dtype)
+    best, most = directions, torch.zeros((len(directions), height), dtype=torch.bool, device=directions.device)
+    for share, times, repetitions in shares:
+        rows = min(height, max(int(min(share * height, times * batch)), batch + 2))
+        for _ in range(repetitions):
+            smallest = (directions @ layer.left.T).abs().topk(rows, dim=1, largest=False).indices
+            directions = _null_of_rows(layer.left, smallest, directions)
+        off = layer.off(directions)
+        better = (off.sum(dim=1) >= most.sum(dim=1))[:, None]
+        best, most = torch.where(better, directions, best), torch.where(better, off, most)
+    return best, most
+
+
+def _null_of_rows(
+    left: Float[Tensor, "m b"], rows: Int64[Tensor, "k s"], directions: Float[Tensor, "k b"], sweeps: int = 2
+) -> Float[Tensor, "k b"]:
+    """The smallest singular vector of left[rows_i] for every i, by inverse iteration from the given directions."""
+    found = []
+    for part, start in zip(
+        *(torch.split(tensor, max(1, CHUNK // (rows.shape[1] * left.shape[1]))) for tensor in (rows, directions)), strict=True
+    ):
+        block = left[part]
+        found.append(_inverse_iteration(block.mT @ block, start, sweeps))
+    return torch.cat(found) if found else directions
+
+
+def _inverse_iteration(gram: Float[Tensor, "k b b"], start: Float[Tensor, "k b"], sweeps: int) -> Float[Tensor, "k b"]:
+    ridge = 1e-15 * gram.diagonal(dim1=1, dim2=2).sum(dim=1) + 1e-30
+    identity = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
+    factor, _ = torch.linalg.cholesky_ex(gram + ridge[:, None, None] * identity)
+    vectors = start[..., None]
+    for _ in range(sweeps):
+        vectors = F.normalize(torch.cholesky_solve(vectors, factor), dim=1)
+    return vectors[..., 0]
+
+
+def null_of_masks(left: Float[Tensor, "m b"], off: Bool[Tensor, "k m"], sweeps: int = 3) -> Float[Tensor, "k b"]:
+    """For every zero set the unit direction that is smallest on all of its rows together: rounding averages out.
+
+    Example:
+        >>> left = torch.tensor([[1.0, 0.0], [2.0, 0.0], [0.3, 1.0]], dtype=torch.float64)
+        >>> null_of_masks(left, torch.tensor([[True, True, False]])).abs().round(decimals=12)
+        tensor([[0., 1.]], dtype=torch.float64)
+    """
+    start = torch.ones((len(off), left.shape[1]), dtype=left.dtype, device=left.device)
+    return _inverse_iteration(masked_gram(left, off), start, sweeps)
+
+
+def masked_gram(matrix: Float[Tensor, "m b"], mask: Bool[Tensor, "k m"]) -> Float[Tensor, "k b b"]:
+    """matrixᵀ diag(mask_i) matrix for every i."""
+    parts = torch.split(mask.to(matrix.dtype), max(1, CHUNK // matrix.numel()))
+    return torch.cat([(matrix * part[..., None]).mT @ matrix for part in parts])

@@ -1,0 +1,287 @@
+"""The search for all sparse directions of a layer: cheap tools first, until every sign fits.
+
+Each round guesses samples (by independent component analysis of the inputs, or blindly), finds the sparsest direction that goes with each
+guess, and rounds it to an exact one. What is found makes the rest easier: guesses stay orthogonal to it, and a sample that is certified by
+itself is taken out, which lowers the dimension (a cascade). Combinations of true columns give way to sparser ones (a matroid).
+"""
+
+from __future__ import annotations
+
+import itertools
+import time
+from collections import Counter
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Generator, Tensor
+
+from unbatch.spear.combinations import untangled
+from unbatch.spear.dictionary_learning import blind_directions, off_weights, promising, sparse_directions
+from unbatch.spear.ica import guesses
+from unbatch.spear.layer import Layer, complement, deflate, unit
+from unbatch.spear.next_layer import NextLayer, solve_samples
+from unbatch.spear.rounding import null_of_masks, round_directions
+from unbatch.spear.sampling import least_zeros, sampled_directions
+from unbatch.spear.selection import Solution, agreement, independent, misfits, one_a_pattern, scaled
+
+__all__ = ["Search"]
+
+CONTRASTS = (0.1, 0.3, 0.03)
+"""Softness of the contrast in FastICA, in turn."""
+
+ROUNDED = 1e-11
+"""Above this level a certified sample is so inexact that taking it out blurs the zeros of the others: only after stalls, and at the end."""
+
+NOISY = 1e-5
+"""Above this level of noise no sample is certified by itself: a wrong pattern can be as close."""
+
+VERY_FEW, FEW = 9, 18
+"""Up to so many samples, sampling subsets of rows is the first tool, or worth a round after a stall."""
+
+
+@dataclass(eq=False)
+class Search:
+    """State of a search.
+
+    Args:
+        layer: the whole layer.
+        following: the next layer, where there is one that certifies.
+        generator: of all randomness.
+        only_sampling: draw subsets of rows and do nothing else, as SPEAR was published.
+        subsets: at most this many are drawn.
+        parallel: at most this many at a time.
+        false_rejection: accepted probability that a sampled true direction is missed.
+        precision: of the sampled null vectors.
+        drifting: whether the signs of W x + bias do not tell all: the weights moved while the update came about, or inputs are guessed.
+        tools: how many directions each tool found.
+        drawn: subsets of rows so far.
+        refused: directions that failed their certificate so far.
+    """
+
+    layer: Layer
+    following: NextLayer | None
+    generator: Generator
+    only_sampling: bool = False
+    subsets: int = 100_000_000
+    parallel: int = 10_000
+    false_rejection: float = 1e-5
+    precision: torch.dtype = torch.float64
+    drifting: bool = False
+    tools: Counter[str] = field(default_factory=Counter)
+    drawn: int = 0
+    refused: int = 0
+
+    def __post_init__(self) -> None:
+        """Nothing is known yet."""
+        whole = self.layer
+        # Neurons that noise alone, or weights that moved, may contradict; a wrong direction contradicts a quarter of them.
+        self.allowed = len(whole.left) // 50 if self.drifting else 0 if self.exact else len(whole.left) // 100
+        if self.noisy or self.drifting:
+            self.following = None
+        self.rest, self.rows = whole, torch.ones_like(whole.bias, dtype=torch.bool)
+        self.basis = torch.eye(whole.batch, dtype=whole.left.dtype, device=whole.left.device)
+        nothing, no_rows = whole.left.new_zeros((0, whole.batch)), self.rows.new_zeros((0, len(self.rows)))
+        self.samples, self.directions, self.off = nothing, nothing, no_rows
+        self.open, self.open_off = nothing, no_rows
+
+    @property
+    def noisy(self) -> bool:
+        """Whether the update's noise bounds what can be found."""
+        return self.layer.noise_level > NOISY
+
+    @property
+    def exact(self) -> bool:
+        """Whether the update is as good as free of noise."""
+        return self.layer.noise_level < ROUNDED
+
+    @property
+    def found(self) -> int:
+        """Directions known, with and without a certificate of their own."""
+        return len(self.directions) + len(self.open)
+
+    def run(self, seconds: float, progress: Callable[[str, float], None]) -> Solution:
+        """Search until every sign fits, nothing better turns up, or the budget is spent.
+
+        Args:
+            seconds: wall time.
+            progress: told how many directions are known.
+        """
+        start, stalled, patience = time.monotonic(), 0, 8
+        for turn in itertools.count():
+            before = (self.found, int(self.open_off.sum()))
+            self._round(turn, stalled)
+            fits = len(self.open) == self.rest.batch and self._repair()
+            ended = time.monotonic() - start > seconds
+            if not (self.only_sampling or fits or self.rest.batch == 1) and (self.exact or stalled > 4 or ended):
+                self._certify()
+            changed = (self.found, int(self.open_off.sum())) != before
+            stalled = 0 if changed else stalled + 1
+            if changed and self.only_sampling:
+                patience = 8 + 4 * turn  # sampling finds rarely: wait in proportion to what the last success took
+            taken = time.monotonic() - start
+            told = f"{self.found} of {self.layer.batch} directions, {taken:.1f} s"
+            progress(told + (f", {self.drawn:,} subsets" if self.drawn else ""), self.found / self.layer.batch)
+            whole = self.found == self.layer.batch
+            if fits or len(self.directions) == self.layer.batch or (whole and stalled > patience):
+                break
+            if ended or (self.only_sampling and self.drawn >= self.subsets):
+                break
+        return self._solution()
+
+    def _round(self, turn: int, stalled: int) -> None:
+        """One round of the tool whose turn it is: the guided one, after stalls the blind one, and for few samples the sampled one."""
+        if self.rest.batch == 1:
+            alone = torch.ones_like(self.rest.left[:1])
+            self._add("last", alone, torch.zeros_like(self.rest.left[:, 0], dtype=torch.bool)[None])
+        elif self.only_sampling or (self.rest.batch <= FEW and stalled % 4 == (0 if self.rest.batch <= VERY_FEW else 2)):
+            self._sampled_round()
+        elif stalled % 4 < 3 and not (turn % 2 and 120 < self.rest.batch <= 0.13 * len(self.rest.left)):
+            self._guided_round(CONTRASTS[turn % 3], loosened=min(2 * stalled, len(self.open)))
+        else:
+            self._blind_round()
+
+    def _sampled_round(self) -> None:
+        """Subsets of rows, as many as it takes to hit a few times."""
+        batch = self.rest.batch
+        work = max(1, int(4e8) // batch**3)
+        count = min(self.parallel, work, max(64, 2 ** min(batch + 2, 30)), max(0, self.subsets - self.drawn))
+        if count:
+            least = min(least_zeros(len(self.rest.left), batch, self.false_rejection), len(self.rest.left))
+            self._add("sampling", *sampled_directions(self.rest, count, least, self.generator, self.precision))
+            self.drawn += count
+
+    def _guided_round(self, contrast: float, loosened: int) -> None:
+        """Guess inputs among what the known directions leave, then the direction of each, for both signs where the first fails.
+
+        After a stall the guesses are loosened from the directions with the fewest zeros: a combination among them would keep
+        both of its columns out of reach.
+        """
+        if len(self.open) == self.rest.batch:
+            loosened = max(2, loosened)  # all are there, and some of them are wrong
+        left = complement(self.open[: max(0, len(self.open) - loosened)])
+        samples = guesses(left.T @ self.rest.views, self.generator, contrast) @ left.T
+        if left.shape[1] <= 6:
+            samples = torch.cat([samples, self._random_samples(left)])
+        samples = samples / (samples @ self.rest.sums)[:, None]
+        margin = 0 if left.shape[1] == 1 else 2
+        share = 0.7 if self.following is None and not self.drifting else 0.3
+        tried = self._from_samples("pictures", samples, margin, share)
+        if bool(tried.any()):
+            self._from_samples("pictures, other sign", -samples[tried], margin, share)
+
+    def _blind_round(self, few: int = 4) -> None:
+        """Many blind starts; when few directions are missing, random samples among what is left (W and the bias do the work)."""
+        rest = self.rest
+        directions = blind_directions(rest.left, self.generator)
+        one = torch.ones((1, 1), device=directions.device)
+        directions = sparse_directions(rest.left.float(), directions, one, steps=60)
+        directions, off = round_directions(rest, directions[promising(rest.left, directions)])
+        kept = off.sum(dim=1) >= rest.batch + 4
+        self._add("blind", *one_a_pattern(directions[kept], off[kept]))
+        if 0 < rest.batch - len(self.open) <= few:
+            left = complement(self.open)
+            samples = self._random_samples(left)
+            margin = 0 if left.shape[1] == 1 else 2
+            self._from_samples("completion", samples / (samples @ rest.sums)[:, None], margin, share=0.5)
+
+    def _random_samples(self, left: Float[Tensor, "b r"], count: int = 200) -> Float[Tensor, "count b"]:
+        """Random p in the space spanned by ``left``, uniform in the direction of their pre-activations."""
+        _, change = torch.linalg.qr(self.rest.seen @ left)
+        noise = torch.randn((left.shape[1], count), generator=self.generator, device=left.device, dtype=left.dtype)
+        return torch.linalg.solve_triangular(change, noise, upper=True).T @ left.T
+
+    def _from_samples(self, tool: str, samples: Float[Tensor, "k b"], margin: int, share: float, agree: float = 0.8) -> Bool[Tensor, " k"]:
+        """Exact directions from approximate samples, added; returns which samples gave none."""
+        rest = self.rest
+        weights = off_weights(rest, samples)
+        rough = sparse_directions(rest.left.float(), samples.float(), weights.float())
+        hopeful = promising(rest.left, rough).nonzero()[:, 0]
+        directions, off = round_directions(rest, rough[hopeful])
+        zeros, weights = off.sum(dim=1), weights[hopeful]
+        good = (zeros >= rest.batch + margin) & (zeros >= share * weights.sum(dim=1))
+        good &= (off & (weights > 0.5)).sum(dim=1) >= agree * zeros
+        self._add(tool, directions[good], off[good])
+        failed = torch.ones_like(samples[:, 0], dtype=torch.bool)
+        failed[hopeful[good]] = False
+        return failed
+
+    def _add(self, tool: str, directions: Float[Tensor, "k b"], off: Bool[Tensor, "k m"]) -> None:
+        """Add exact directions of what is left, and keep the sparsest independent set."""
+        known = len(self.open)
+        directions, off = torch.cat([self.open, directions]), torch.cat([self.open_off, off])
+        # Two finds of one column differ by the noise: they must not pass for two.
+        kept = independent(directions, off, smallest=min(0.2, max(1e-6, 100 * self.layer.noise_level)))
+        self.open, self.open_off = directions[kept], off[kept]
+        self.tools[tool] += max(0, len(self.open) - known)
+
+    def _whole(self) -> tuple[Float[Tensor, "k b"], Bool[Tensor, "k m"]]:
+        """The open directions and zero patterns in the whole layer's coordinates."""
+        off = self.rows.new_ones((len(self.open), len(self.rows)))
+        off[:, self.rows] = self.open_off
+        return self.open @ self.basis.T, off
+
+    def _certify(self) -> None:
+        """Turn open directions into certified samples, take those out, and drop what clearly fails its certificate."""
+        if self.following is None or not len(self.open):
+            return
+        tolerance = max(1e-6, 100 * self.layer.noise_level)
+        directions, off = self._whole()
+        samples, residual = solve_samples(self.layer, self.following, off)
+        good = residual < tolerance
+        undecided = ~good & (off.sum(dim=1) < self.layer.batch + 5)
+        self.refused += int((~good & ~undecided).sum())
+        if not len(self.samples) and not bool(good.any()) and self.refused >= self.layer.batch:
+            self.following = None  # it refuses everything: the next layer, or W, is not what it is said to be
+            return
+        to_one = directions[good] / (samples[good] * directions[good]).sum(dim=1, keepdim=True)
+        self.samples, self.directions = torch.cat([self.samples, samples[good]]), torch.cat([self.directions, to_one])
+        self.off = torch.cat([self.off, off[good]])
+        self.open, self.open_off = self.open[undecided], self.open_off[undecided]
+        if bool(good.any()) and len(self.directions) < self.layer.batch:
+            self.rest, self.rows, self.basis = deflate(self.layer, self.samples, self.directions)
+            self.open = unit(directions[undecided] @ torch.linalg.pinv(self.basis).T)
+            self.open_off = self.rest.off(self.open)
+
+    def _repair(self, rounds: int = 5) -> bool:
+        """With all directions there, find each anew from its sample's signs; whether every sign fits in the end.
+
+        Where a zero pattern disagrees with W x + bias its direction is a combination of two columns, and the sample is right.
+        """
+        rest = self.rest
+        for _ in range(rounds):
+            if len(self.open) < rest.batch:  # a repaired direction depended on the others
+                return False
+            directions, samples = scaled(rest, self.open)
+            if samples is None:
+                return False
+            if int(misfits(rest, samples, directions).sum(dim=1).max()) <= self.allowed:
+                return True
+            before = int(self.open_off.sum())
+            directions = null_of_masks(rest.left, rest.extremes(samples)[1] <= 0)
+            self._add("repair", directions, rest.off(directions))
+            if int(self.open_off.sum()) <= before:
+                return False
+        return False
+
+    def _solution(self) -> Solution:
+        """Samples and directions on the whole layer. With samples missing, only certified ones are given."""
+        layer = self.layer
+        directions, off = self._whole()
+        certified = Solution(
+            self.samples, self.directions, agreement(layer, self.samples, self.directions), layer.batch - len(self.samples)
+        )
+        if self.found < layer.batch:
+            return certified
+        directions, off = unit(torch.cat([self.directions, directions])), torch.cat([self.off, off])
+        if self.drifting:
+            directions = untangled(layer, directions)
+            off = layer.off(directions)
+        # In the scale of the gradient itself every row is equally noisy, so that all zeros together average the noise out.
+        exact = null_of_masks(layer.left * layer.length[:, None], off)
+        close = 1 - min(1e-2, max(1e-6, 100 * layer.noise_level))
+        same = ((exact * directions).sum(dim=1).abs() > close) & (off.sum(dim=1) >= layer.batch + 2)
+        better = torch.where(same[:, None], exact, directions)
+        directions, samples = scaled(layer, better if float(torch.linalg.cond(better)) < 1e12 else directions)
+        return certified if samples is None else Solution(samples, directions, agreement(layer, samples, directions), 0)

@@ -1,0 +1,110 @@
+"""From exact directions to samples: keep the sparsest independent ones, scale them, score them by the signs of W x + bias."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from unbatch.spear.layer import Layer, unit
+
+__all__ = ["Solution", "agreement", "independent", "misfits", "one_a_pattern", "scaled"]
+
+
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """What a search found.
+
+    Attributes:
+        samples: (k, b) p of the samples found: x = rightᵀ p.
+        directions: (k, b) q of the same, p · q = 1: left @ q is the sample's column of ∂L/∂Z, up to the scale of the rows.
+        agreement: (k,) for every sample the share of neurons where the sign of W x + bias fits the zeros of its column.
+        missing: how many of the b samples are missing.
+    """
+
+    samples: Float[Tensor, "k b"]
+    directions: Float[Tensor, "k b"]
+    agreement: Float[Tensor, " k"]
+    missing: int
+
+
+def scaled(layer: Layer, directions: Float[Tensor, "b b"]) -> tuple[Float[Tensor, "b b"], Float[Tensor, "b b"] | None]:
+    """All b directions (one a row), scaled: ∂L/∂bias is the sum of the columns of ∂L/∂Z. With their p, or None if they depend."""
+    scale, failed = torch.linalg.solve_ex(directions.T, layer.sums)
+    directions = directions * scale[:, None]
+    samples, singular = torch.linalg.inv_ex(directions.T)
+    if bool(failed) or bool(singular) or not bool(samples.isfinite().all()):
+        return directions, None
+    return directions, samples
+
+
+def misfits(layer: Layer, samples: Float[Tensor, "k b"], directions: Float[Tensor, "k b"]) -> Bool[Tensor, "k m"]:
+    """Where the sign of W x + bias contradicts the column: it is positive and the column zero, or the other way round."""
+    wrong, decided = _signs(layer, samples, directions)
+    return wrong & decided
+
+
+def agreement(layer: Layer, samples: Float[Tensor, "k b"], directions: Float[Tensor, "k b"]) -> Float[Tensor, " k"]:
+    """SPEAR's sparsity-matching score, sample by sample: the share of neurons where the signs of W x + bias fit the column's zeros.
+
+    Only neurons count of which something can be said.
+    """
+    wrong, decided = _signs(layer, samples, directions)
+    return 1 - (wrong & decided).sum(dim=1).double() / decided.sum(dim=1).clamp_min(1)
+
+
+def _signs(
+    layer: Layer, samples: Float[Tensor, "k b"], directions: Float[Tensor, "k b"]
+) -> tuple[Bool[Tensor, "k m"], Bool[Tensor, "k m"]]:
+    """Where sign and column disagree, and where either says anything.
+
+    Entries that the noise leaves undecided, within three thresholds of zero on either side, say nothing; nor do signs that changed
+    while the client trained, or may have changed in between, being no further from zero than neurons typically moved.
+    """
+    (low, high), column = layer.extremes(samples), (directions @ layer.left.T).abs()
+    threshold = layer.threshold(directions)
+    blurred = 10 * layer.noise_level * low.norm(dim=1, keepdim=True) / low.shape[1] ** 0.5
+    moved = (high - low).square().mean(dim=1, keepdim=True).sqrt()
+    near = (low - moved < 0) & (high + moved > 0)
+    undecided = ((column > threshold / 3) & (column < 3 * threshold)) | (low.abs() < blurred) | near
+    return (low > 0) == (column < threshold), ~undecided
+
+
+def independent(directions: Float[Tensor, "k b"], off: Bool[Tensor, "k m"], smallest: float = 1e-6) -> Int64[Tensor, " j"]:
+    """Indices of an independent set with the most zeros in total: the sparsest first, skipping what depends on those before.
+
+    Independent sets are a matroid, so this greedy choice is the best one. A combination of true columns is zero only where all
+    of them are, and gives way as soon as they are found.
+
+    Example:
+        >>> directions = torch.tensor([[1.0, 0.0], [1.0, 1.0], [0.0, 1.0]], dtype=torch.float64)
+        >>> independent(directions, torch.tensor([[True, True], [True, False], [True, True]])).tolist()
+        [0, 2]
+    """
+    order = off.sum(dim=1).argsort(descending=True, stable=True)
+    rest = unit(directions[order])
+    kept: list[int] = []
+    position = 0
+    while len(kept) < directions.shape[1] and position < len(rest):
+        ahead = (rest[position:].norm(dim=1) > smallest).nonzero()
+        if not len(ahead):
+            break
+        position += int(ahead[0])
+        axis = rest[position] / rest[position].norm()
+        rest = rest - (rest @ axis)[:, None] * axis
+        kept.append(int(order[position]))
+        position += 1
+    return torch.tensor(kept, dtype=torch.int64, device=directions.device)
+
+
+def one_a_pattern(directions: Float[Tensor, "k b"], off: Bool[Tensor, "k m"]) -> tuple[Float[Tensor, "j b"], Bool[Tensor, "j m"]]:
+    """One direction for every different zero pattern."""
+    if len(off) < 2:
+        return directions, off
+    code = off.double() @ torch.linspace(1, 2, off.shape[1], dtype=torch.float64, device=off.device).sin()
+    order = code.argsort()
+    first = torch.ones_like(order, dtype=torch.bool)
+    first[1:] = code[order].diff().abs() > 1e-9
+    return directions[order[first]], off[order[first]]

@@ -1,0 +1,314 @@
+"""Two equations a neuron: a dictionary search for the layer that the output layer reads.
+
+For one sample each neuron obeys one of two linear equations in the unknowns t = (q, e): off, u_j = U_j · q = 0, or on,
+v_j = w₂_j · e − U_j · q = 0, where U is a basis of the columns of ∂L/∂Z. Neurons that are on for every sample give v_j = 0 outright. So a
+column is a t with u_j v_j = 0 for all j: twice the equations of a sparse direction, and up to half of the neurons may be on.
+
+| here       | meaning                                                                                  |
+|------------|------------------------------------------------------------------------------------------|
+| t          | rows ``(k, d)``, one column of ∂L/∂Z and its e, up to scale                              |
+| frame K    | (2m, d) orthonormal columns; ``t @ K.T`` is u beside v, each divided by the row's size   |
+| goal       | direction in which a start is drawn                                                      |
+
+A start takes three steps: the cone of all t whose u and v have the signs of w₂ · e for a guessed e, and in it an extreme ray (ADMM);
+Douglas-Rachford between the range of K and {u_j v_j = 0}; the null vector of m chosen equations, undecided neurons weighted down.
+Other notation: see ``two_layer``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Generator, Tensor
+from torch.nn import functional as F
+
+from unbatch.spear.shallow.two_layer import Found, Residual, TwoLayer, zero_sum_basis
+
+__all__ = ["Frame", "cone_start", "exact", "frame_of", "pair_map", "polish", "samples_of", "search_pairs"]
+
+CHUNK = 16
+"""Systems that are polished at a time."""
+
+FEW = 6
+"""With so many samples left, or fewer, they are guessed in the small space that the known columns leave to them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """The unknowns of one column, the equations of always-on neurons built in.
+
+    Attributes:
+        basis: (m, r) orthonormal basis U of the columns that are sought.
+        pairs: (2m, d) K.
+        size: (2m,) by which its rows were divided.
+        live: (m,) neurons that say something.
+        mixing: (r, d) q = mixing @ t.
+        classes: (C, d) e = classes @ t.
+        idle: (d, d − r) orthonormal basis of the t with q = 0, which obey every pair and mean nothing.
+        noise: relative error of the basis: the largest singular value that is left out, by the smallest that is kept.
+    """
+
+    basis: Float[Tensor, "m r"]
+    pairs: Float[Tensor, "two_m d"]
+    size: Float[Tensor, " two_m"]
+    live: Bool[Tensor, " m"]
+    mixing: Float[Tensor, "r d"]
+    classes: Float[Tensor, "C d"]
+    idle: Float[Tensor, "d i"]
+    noise: float
+
+    @property
+    def sought(self) -> int:
+        """How many columns there are."""
+        return self.basis.shape[1]
+
+
+def frame_of(problem: TwoLayer, rest: Residual, on: Bool[Tensor, " m"], sought: int) -> Frame:
+    """Set up the unknowns.
+
+    Args:
+        problem: the two layers.
+        rest: what is left of their gradients.
+        on: (m,) neurons that are on for every sample that is left.
+        sought: how many samples are left.
+    """
+    basis, spectrum, _ = torch.linalg.svd(rest.rows, full_matrices=False)
+    basis = basis[:, :sought]
+    noise = float(spectrum[sought] / spectrum[sought - 1]) if sought < len(spectrum) else 0.0
+    zero_sum = zero_sum_basis(problem.outer)
+    signal, change = torch.linalg.qr(problem.outer.T @ zero_sum)
+    null = torch.eye(sought + zero_sum.shape[1], dtype=basis.dtype, device=basis.device)
+    if bool(on.any()):
+        _, values, right = torch.linalg.svd(torch.cat([basis[on], -signal[on]], dim=1), full_matrices=True)
+        null = right[int((values > 1e-9).sum()) :].T
+    u, s = basis @ null[:sought], signal @ null[sought:]
+    rows = torch.cat([u, s - u])
+    size = rows.norm(dim=1)
+    live = (size > 1e-9 * size.max()).view(2, -1).all(dim=0)
+    pairs, triangle = torch.linalg.qr(torch.where(live.repeat(2)[:, None], rows / size.clamp_min(1e-30)[:, None], 0.0))
+    white = torch.linalg.pinv(triangle)
+    mixing = null[:sought] @ white
+    classes = zero_sum @ torch.linalg.solve(change, null[sought:] @ white)
+    idle = torch.linalg.svd(mixing, full_matrices=True)[2][sought:].T
+    return Frame(basis, pairs, size, live, mixing, classes, idle, noise)
+
+
+def cone_start(
+    pairs: Float[Tensor, "two_m d"], signs: Float[Tensor, "k two_m"], goals: Float[Tensor, "k d"], steps: int = 100, pull: float = 0.2
+) -> Float[Tensor, "k d"]:
+    """Towards max goal · t over the t whose equations have the given signs, their mean fixed, by ADMM.
+
+    Extreme rays of that cone are single columns; what lies inside is a mixture.
+
+    Args:
+        pairs: (2m, d) orthonormal columns.
+        signs: (k, 2m) of −1, 0, 1; 0 leaves an equation free.
+        goals: (k, d).
+        steps: iterations.
+        pull: strength of the goal.
+    """
+    mean = F.normalize(signs @ pairs, dim=1)
+    drift = pull * F.normalize(goals - mean * (mean * goals).sum(dim=1, keepdim=True), dim=1)
+    t = mean
+    inside, dual = t @ pairs.T, torch.zeros_like(signs)
+    for _ in range(steps):
+        t = (inside - dual) @ pairs + drift
+        t = t + mean * (1 - (mean * t).sum(dim=1, keepdim=True))
+        target = t @ pairs.T + dual
+        inside = torch.where(signs == 0, target, signs * (signs * target).relu())
+        dual = target - inside
+    return t
+
+
+def pair_map(pairs: Float[Tensor, "two_m d"], t: Float[Tensor, "k d"], live: Bool[Tensor, " m"], steps: int = 100) -> Float[Tensor, "k d"]:
+    """Douglas-Rachford between the range of ``pairs`` and the set where each neuron obeys one of its two equations."""
+    obeyed = t @ pairs.T
+    dual = torch.zeros_like(obeyed)
+    for _ in range(steps):
+        t = F.normalize((obeyed - dual) @ pairs, dim=1)
+        target = t @ pairs.T + dual
+        off = _nearer_off(target)
+        obeyed = torch.where(torch.cat([off | ~live, ~off | ~live], dim=1), 0.0, target)
+        dual = target - obeyed
+    return t
+
+
+def _nearer_off(values: Float[Tensor, "k two_m"]) -> Bool[Tensor, "k m"]:
+    u, v = values.abs().chunk(2, dim=1)
+    return u < v
+
+
+def _ratio(values: Float[Tensor, "k two_m"], live: Bool[Tensor, " m"]) -> Float[Tensor, "k m"]:
+    """min / max of |u_j| and |v_j|: zero for every neuron at a true column; 1 for neurons that say nothing."""
+    u, v = values.abs().chunk(2, dim=1)
+    return torch.where(live, torch.minimum(u, v) / torch.maximum(u, v).clamp_min(1e-30), 1.0)
+
+
+def polish(frame: Frame, t: Float[Tensor, "k d"], steps: int = 1) -> Float[Tensor, "k d"]:
+    """Null vector of m equations, the nearer one of each pair, undecided neurons weighted down."""
+    height = len(frame.live)
+    unit = torch.arange(height, device=t.device)
+    for _ in range(steps):
+        polished = []
+        for part in torch.split(t, CHUNK):
+            values = part @ frame.pairs.T
+            weight = frame.live / (1 + (10 * _ratio(values, frame.live)) ** 2)
+            chosen = unit + height * (~_nearer_off(values)).long()
+            polished.append(_null_vectors(frame.pairs[chosen] * weight[..., None], part))
+        t = torch.cat(polished) if polished else t
+    return t
+
+
+def _null_vectors(rows: Float[Tensor, "k m d"], start: Float[Tensor, "k d"]) -> Float[Tensor, "k d"]:
+    """Inverse iteration on the Gram matrix, then corrections by the rows themselves, which do not square their condition."""
+    gram = rows.mT @ rows
+    identity = torch.eye(gram.shape[1], dtype=gram.dtype, device=gram.device)
+    factor, _ = torch.linalg.cholesky_ex(gram + 1e-14 * identity)
+    t = start[..., None]
+    for _ in range(3):
+        t = F.normalize(torch.cholesky_solve(t, factor), dim=1)
+    for _ in range(2):
+        step = torch.cholesky_solve(rows.mT @ (rows @ t), factor)
+        t = F.normalize(t - step + t * (t * step).sum(dim=1, keepdim=True), dim=1)
+    return t[..., 0]
+
+
+def exact(frame: Frame, t: Float[Tensor, "k d"], tolerance: float) -> Bool[Tensor, " k"]:
+    """Whether all but 1 % of the neurons obey one of their equations to ``tolerance``, and q is not zero."""
+    fits = (_ratio(t @ frame.pairs.T, frame.live)[:, frame.live] < tolerance).double().mean(dim=1)
+    return (fits > 0.99) & ((t @ frame.mixing.T).norm(dim=1) > 1e-6 * frame.mixing.norm())
+
+
+def search_pairs(
+    problem: TwoLayer,
+    rest: Residual,
+    frame: Frame,
+    generator: Generator,
+    tolerance: float,
+    more: Callable[[int], bool],
+    starts: int = 128,
+    patience: int = 12,
+) -> Float[Tensor, "k d"]:
+    """Rounds of starts until all columns but one are known, ``patience`` rounds bring nothing, or ``more`` says stop.
+
+    Args:
+        problem: the two layers.
+        rest: what is left of their gradients.
+        frame: of ``rest``.
+        generator: of the starts.
+        tolerance: see ``exact``.
+        more: told how many columns are known; whether to go on.
+        starts: at most so many a round.
+        patience: rounds without a new column.
+    """
+    found = frame.pairs.new_zeros((0, frame.pairs.shape[1]))
+    idle = 0
+    while len(found) < frame.sought - 1 and idle < patience and more(len(found)):
+        count = min(starts, 48 + 2 * (frame.sought - len(found)))
+        few = idle > 0 and frame.sought - len(found) <= FEW
+        new = _round(problem, rest, frame, found, count, generator, tolerance, few=few)
+        idle = 0 if len(new) else idle + 1
+        found = torch.cat([found, new])
+    return found
+
+
+def _round(
+    problem: TwoLayer,
+    rest: Residual,
+    frame: Frame,
+    found: Float[Tensor, "f d"],
+    count: int,
+    generator: Generator,
+    tolerance: float,
+    *,
+    few: bool,
+) -> Float[Tensor, "k d"]:
+    """New exact columns, from starts whose goals lie away from what is known, or from guesses of the ``few`` samples that are left."""
+    pairs = frame.pairs.float()
+    if few:
+        t = _completions(problem, rest, frame, found, 2 * count, generator).float()
+    else:
+        signal = _prototypes(rest, problem.batch, frame, found, count, generator) @ problem.outer
+        signs = signal.sign() * (signal.abs() > 0.03 * signal.abs().amax(dim=1, keepdim=True)) * frame.live
+        goals = torch.randn((count, pairs.shape[1]), generator=generator, dtype=frame.pairs.dtype, device=frame.pairs.device)
+        known = torch.linalg.qr(torch.cat([found.T, frame.idle], dim=1))[0]
+        goals = goals - goals @ known @ known.T
+        t = cone_start(pairs, signs.repeat(1, 2).float(), goals.float())
+    t = pair_map(pairs, t, frame.live).to(frame.pairs.dtype)
+    near = (_ratio(t @ frame.pairs.T, frame.live)[:, frame.live] < 0.05).double().mean(dim=1) > 0.5
+    t = _fresh(t[near], found)
+    done = [t[:0]]
+    for _ in range(3):
+        t = polish(frame, t)
+        right = exact(frame, t, tolerance)
+        done.append(t[right])
+        t = t[~right]
+    return _fresh(torch.cat(done), found)
+
+
+def _completions(
+    problem: TwoLayer, rest: Residual, frame: Frame, found: Float[Tensor, "f d"], count: int, generator: Generator
+) -> Float[Tensor, "k d"]:
+    """Columns of random samples with random labels, where the samples are orthogonal to all known columns, as those that are left are."""
+    left = torch.linalg.qr((found @ frame.mixing.T).T, mode="complete")[0][:, len(found) :]
+    inputs = left.T @ (frame.basis.T @ rest.rows)
+    _, change = torch.linalg.qr((inputs @ problem.seen.T).T)
+    noise = torch.randn((left.shape[1], count), generator=generator, dtype=left.dtype, device=left.device)
+    shares = torch.linalg.solve_triangular(change, noise, upper=True).T
+    samples = shares / (shares @ (left.T @ (frame.basis.T @ rest.sums)))[:, None] @ inputs
+    labels = torch.randint(len(problem.outer), (count,), generator=generator, device=left.device)
+    guess = problem.columns(samples, labels)
+    equations = torch.cat([guess.columns, guess.signals - guess.columns], dim=1) / frame.size.clamp_min(1e-30)
+    return F.normalize((equations * frame.live.repeat(2)) @ frame.pairs, dim=1)
+
+
+def _prototypes(
+    rest: Residual, batch: int, frame: Frame, found: Float[Tensor, "f d"], count: int, generator: Generator
+) -> Float[Tensor, "k C"]:
+    """Guesses of e up to scale: the mean softmax (from g₂), or the positive part of a known e, less a random label."""
+    classes = len(rest.outer_sums)
+    share = frame.sought / batch
+    mean = (rest.outer_sums + share / classes).clamp_min(1e-3 * share)
+    likely = (mean / mean.sum()).repeat(count, 1)
+    if len(found):
+        errors = _oriented(found @ frame.classes.T)
+        pick = torch.randint(len(found), (count,), generator=generator, device=found.device)
+        known = F.normalize(errors[pick].clamp_min(0), p=1, dim=1)
+        likely = torch.where((torch.arange(count, device=found.device) % 2 == 0)[:, None], likely, known)
+    labels = torch.randint(classes, (count,), generator=generator, device=likely.device)
+    return likely - F.one_hot(labels, classes).to(likely)
+
+
+def _fresh(t: Float[Tensor, "k d"], found: Float[Tensor, "f d"], apart: float = 0.05) -> Float[Tensor, "j d"]:
+    """One a direction, up to sign, and none that is known."""
+    together = torch.cat([found, t])
+    cosine = (together @ together.T).abs().tril(-1)
+    return t[(cosine < 1 - apart**2 / 2).all(dim=1)[len(found) :]]
+
+
+def samples_of(problem: TwoLayer, rest: Residual, frame: Frame, t: Float[Tensor, "f d"]) -> Found:
+    """All columns known, or all but one: their scale from ∂L/∂b₁, the samples from the inverse, the labels from e.
+
+    A missing last sample is orthogonal to the columns of the others, which leaves its p no freedom; its label is tried.
+    """
+    mixing, sums = t @ frame.mixing.T, frame.basis.T @ rest.sums
+    labels = _oriented(t @ frame.classes.T).argmin(dim=1)
+    if len(t) == frame.sought - 1:
+        alone = torch.linalg.qr(mixing.T, mode="complete")[0][:, -1]
+        last = (alone / (alone @ sums) @ frame.basis.T @ rest.rows)[None]
+        classes = torch.arange(len(problem.outer), device=t.device)
+        columns = problem.columns(last.expand(len(classes), -1), classes).columns
+        inside = columns @ frame.basis
+        label = ((columns - inside @ frame.basis.T).norm(dim=1) / columns.norm(dim=1)).argmin()
+        mixing, labels = torch.cat([mixing, inside[label, None]]), torch.cat([labels, label[None]])
+    scale = torch.linalg.solve_ex(mixing.T, sums)[0]  # dependent columns give what no certificate lets pass
+    samples = torch.linalg.solve_ex((mixing * scale[:, None]).T, frame.basis.T @ rest.rows)[0]
+    return Found(samples, labels, 1e-6 * samples.norm(dim=1))
+
+
+def _oriented(errors: Float[Tensor, "k C"]) -> Float[Tensor, "k C"]:
+    """With the sign at which the entry that is largest in size, the label's, is negative."""
+    return -errors * errors.gather(1, errors.abs().argmax(dim=1, keepdim=True)).sign()

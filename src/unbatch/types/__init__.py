@@ -1,0 +1,31 @@
+"""What flows between the parts: the secret batch, what the server sees of it, what an attack makes of that, and the score.
+
+    Batch ── protocol ── Observation ── attack ── Reconstruction ── audit ── Finding
+
+Only protocols, the audit and what comes after it may know a ``Batch``.
+"""
+
+from unbatch.schema import Schema
+from unbatch.training import LocalTraining
+from unbatch.types.batch import Batch
+from unbatch.types.counts import Counts
+from unbatch.types.finding import Finding
+from unbatch.types.observation import HUGE, Knowledge, Observation
+from unbatch.types.progress import Progress, silent
+from unbatch.types.reconstruction import Candidate, Reconstruction, Status
+
+__all__ = [
+    "HUGE",
+    "Batch",
+    "Candidate",
+    "Counts",
+    "Finding",
+    "Knowledge",
+    "LocalTraining",
+    "Observation",
+    "Progress",
+    "Reconstruction",
+    "Schema",
+    "Status",
+    "silent",
+]

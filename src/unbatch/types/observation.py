@@ -1,0 +1,224 @@
+"""What a server sees of one client, checked when it is built, and what it was told besides."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from unbatch.errors import BadUpdate, Misuse, some
+from unbatch.gradients import Loss, loss_function
+from unbatch.schema import Schema
+from unbatch.trace import trial
+from unbatch.training import LocalTraining
+
+__all__ = ["HUGE", "Knowledge", "Observation"]
+
+HUGE, TINY = 1e30, 1e-60
+"""A number above the first, or an update wholly below the second, is damage: its powers leave the range of float64."""
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """What the adversary was told besides the model and the update. Printed on every report.
+
+    Attributes:
+        protocol: how the update came about.
+        loss: the client's loss.
+        batch_size: whether the number of samples was given.
+        labels: whether the labels were given.
+        auxiliary_data: whether data like the client's was given.
+        remarks: anything else that a reader must know.
+    """
+
+    protocol: str = "fedsgd"
+    loss: str = "cross_entropy"
+    batch_size: bool = False
+    labels: bool = False
+    auxiliary_data: bool = False
+    remarks: tuple[str, ...] = ()
+
+    def sentences(self) -> list[str]:
+        """The same for people, one fact a line."""
+        return [
+            f"the model as broadcast, and one update under {self.protocol}",
+            f"the loss: {self.loss}",
+            "the batch size" if self.batch_size else "not the batch size",
+            "the labels" if self.labels else "not the labels",
+            "data like the client's" if self.auxiliary_data else "no data like the client's",
+            *self.remarks,
+        ]
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """What a server sees of one client, and all that an attack may use.
+
+    Args:
+        model: the module as broadcast, in the mode (train or eval) in which the client ran it.
+        update: parameter name -> mean gradient over the batch; after local training its average over the steps, in which every step
+            counts as its momentum makes it count: (weights before − weights after) / ``training.factor(samples)``.
+        input_shape: the shape of one sample, without the batch.
+        loss: the client's loss, a name or a function (outputs, labels) -> mean.
+        batch_size: number of samples, where the server knows it.
+        labels: (b,) int64, where the server knows them.
+        protocol: how the update came about.
+        schema: how to read an input; guessed from the shape where it is not given.
+        remarks: anything else that the adversary was told.
+        training: how the client trained before it sent the difference of its weights; None for a gradient.
+        factor_known: whether ``update`` has the scale that it says. False where it is multiplied by a positive number that the server
+            does not know: the learning rate, or what the update, or a sample's gradient, was clipped by.
+
+    Raises:
+        Misuse: a shape, a batch size or a loss that cannot be; a model that does not run on the shape.
+        BadUpdate: tensors that are missing, extra, wrongly shaped, not finite, or all zero.
+
+    Example:
+        >>> Observation(nn.Linear(2, 3), {"weight": torch.ones(3, 2)}, (2,))
+        Traceback (most recent call last):
+        unbatch.errors.BadUpdate: expected a gradient for every trained parameter of the model, got none for 'bias': ...
+    """
+
+    model: nn.Module
+    update: Mapping[str, Tensor]
+    input_shape: tuple[int, ...]
+    loss: Loss = "cross_entropy"
+    batch_size: int | None = None
+    labels: Tensor | None = None
+    protocol: str = "fedsgd"
+    schema: Schema | None = None
+    remarks: tuple[str, ...] = ()
+    training: LocalTraining | None = None
+    factor_known: bool = True
+
+    def __post_init__(self) -> None:
+        """Check everything that can be checked without an attack."""
+        object.__setattr__(self, "input_shape", _checked_shape(self.input_shape))
+        object.__setattr__(self, "update", _checked_update(self.model, self.update))
+        object.__setattr__(self, "schema", self.schema or Schema.guess(self.input_shape))
+        loss_function(self.loss)
+        if self.batch_size is not None and (not isinstance(self.batch_size, int) or self.batch_size < 1):
+            raise Misuse("a batch size above zero", repr(self.batch_size), "give the number of samples, or None if it is unknown")
+        classes = _classes(self.model, self.input_shape)
+        if self.labels is not None:
+            _check_labels(self.labels, self.batch_size, classes)
+
+    @property
+    def knowledge(self) -> Knowledge:
+        """What the adversary was told."""
+        loss = self.loss if isinstance(self.loss, str) else getattr(self.loss, "__name__", "a function")
+        remarks = self.remarks if self.factor_known else (*self.remarks, "not the factor by which the update was scaled")
+        return Knowledge(self.protocol, loss, self.batch_size is not None, self.labels is not None, False, remarks)
+
+    @property
+    def one_gradient(self) -> bool:
+        """Whether the update is a gradient at the broadcast weights, up to a factor, and not a sum over weights that moved."""
+        return self.training is None or self.training.one_step(self.batch_size)
+
+    @property
+    def resolution(self) -> float:
+        """The relative error that the update carries because it is a difference of rounded weights; 0 for a gradient."""
+        if self.training is None:
+            return 0.0
+        factor = self.training.factor(self.batch_size) or 1.0
+        size = sum(float(tensor.double().square().sum()) for tensor in self.update.values()) ** 0.5 * factor
+        kept = {name: parameter for name, parameter in self.model.named_parameters() if name in self.update}
+        rounded = sum(float(p.detach().double().square().sum()) * torch.finfo(p.dtype).eps ** 2 for p in kept.values()) ** 0.5
+        return rounded * (1 + self.training.steps(self.batch_size or 1)) ** 0.5 / size
+
+    @property
+    def classes(self) -> int:
+        """How many classes the model scores, C."""
+        return _classes(self.model, self.input_shape)
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The coarsest floating type among the update's tensors."""
+        return max((tensor.dtype for tensor in self.update.values()), key=lambda dtype: torch.finfo(dtype).eps)
+
+    @property
+    def rounding(self) -> torch.dtype:
+        """The coarsest floating type that holds the update's numbers, whatever type they are stored in: what its rounding is judged by.
+
+        Where tensors are stored in different types, at least the coarsest of these.
+        """
+        for dtype in (torch.bfloat16, torch.float16, torch.float32):
+            if dtype == self.dtype or all(_fits(tensor, dtype) for tensor in self.update.values()):
+                return dtype
+        return self.dtype
+
+    @property
+    def device(self) -> torch.device:
+        """Where the update lies."""
+        return next(iter(self.update.values())).device
+
+
+def _fits(tensor: Tensor, dtype: torch.dtype, most: int = 100_000) -> bool:
+    """Whether (evenly spaced) numbers of a tensor survive a round trip through the type."""
+    seen = tensor.flatten()[:: max(1, tensor.numel() // most)]
+    return torch.equal(seen.to(dtype).to(seen.dtype), seen)
+
+
+def _checked_shape(shape: Sequence[int]) -> tuple[int, ...]:
+    sizes = tuple(shape)
+    if not sizes or not all(isinstance(size, int) and size > 0 for size in sizes):
+        raise Misuse(
+            "an input shape of positive whole numbers", repr(sizes), "give the shape of one sample, without the batch: (3, 32, 32)"
+        )
+    return sizes
+
+
+def _checked_update(model: nn.Module, update: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    parameters = dict(model.named_parameters())
+    trained = {name for name, parameter in parameters.items() if parameter.requires_grad}
+    advice = "check that the update comes from this very model"
+    if missing := sorted(trained - update.keys()):
+        raise BadUpdate("a gradient for every trained parameter of the model", f"none for {some(missing)}", advice)
+    if extra := sorted(update.keys() - parameters.keys()):
+        raise BadUpdate("only tensors named like parameters of the model", some(extra), advice)
+    if not update:
+        raise BadUpdate("at least one gradient", "an empty update", "check that the model has trained parameters")
+    largest = 0.0
+    for name, tensor in update.items():
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point() or tensor.itemsize < 2:
+            raise BadUpdate(f"floating-point numbers in {name!r}", str(getattr(tensor, "dtype", type(tensor).__name__)), advice)
+        if tensor.shape != parameters[name].shape:
+            raise BadUpdate(f"{name!r} of shape {tuple(parameters[name].shape)}", f"{tuple(tensor.shape)}", advice)
+        # The extremes instead of isfinite(): they need no copy of a gradient that may be gigabytes.
+        extremes = torch.stack(tensor.aminmax()) if tensor.numel() else tensor
+        if not bool(extremes.isfinite().all()):
+            raise BadUpdate(f"finite numbers in {name!r}", "NaN or infinity", "capture the update again: it overflowed or was damaged")
+        size = float(extremes.double().abs().max()) if tensor.numel() else 0.0
+        if size > HUGE:
+            raise BadUpdate(f"numbers up to {HUGE:g} in {name!r}", f"{size:.1e}", "capture the update again: it overflowed or was damaged")
+        largest = max(largest, size)
+    if largest < TINY:
+        came = f"none above {largest:.1e}" if largest else "zeros in every tensor"
+        raise BadUpdate("an update that is not zero", came, "check that the client trained and that its update was saved")
+    return {name: tensor.detach() for name, tensor in update.items()}
+
+
+def _check_labels(labels: Tensor, batch_size: int | None, classes: int) -> None:
+    if labels.ndim != 1 or labels.dtype != torch.int64:
+        raise Misuse("labels of shape (b,) and type int64", f"shape {tuple(labels.shape)} and type {labels.dtype}", "give class indices")
+    if batch_size is not None and len(labels) != batch_size:
+        raise Misuse(f"{batch_size} labels, one a sample", str(len(labels)), "make batch_size and labels agree")
+    if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+        raise Misuse(
+            f"labels from 0 to {classes - 1}", f"{int(labels.min())} to {int(labels.max())}", "give indices of the model's classes"
+        )
+
+
+def _classes(model: nn.Module, input_shape: tuple[int, ...]) -> int:
+    """How many classes the model scores, seen on a trial run."""
+    try:
+        outputs = trial(model, input_shape).outputs
+    except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise Misuse(f"a model that runs on inputs of shape {input_shape}", f"{reason!r}", "check the input shape and the model") from error
+    if not isinstance(outputs, Tensor) or outputs.ndim != 2 or len(outputs) != 2:
+        came = f"shape {tuple(outputs.shape)} for 2 samples" if isinstance(outputs, Tensor) else type(outputs).__name__
+        raise Misuse("a model that gives one row of class scores a sample", came, "wrap the model so that it returns a tensor (b, classes)")
+    return int(outputs.shape[1])
