@@ -16,9 +16,9 @@ ALLOWED: dict[str, set[str]] = {
     "training": {"errors", "gradients"},
     "types": {"errors", "gradients", "schema", "trace", "training"},
     "last_layer": {"errors", "trace", "types"},
-    "proofs": {"gradients", "linalg", "training", "types"},
+    "evidence": {"gradients", "linalg", "trace", "training", "types"},
     "specs": {"errors"},
-    "contracts": {"errors", "gradients", "linalg", "proofs", "specs", "types"},
+    "contracts": {"errors", "evidence", "gradients", "linalg", "specs", "types"},
     "plugins": {"contracts", "errors", "specs"},
     "linalg": {"errors"},
     "spear": {"errors", "gradients", "last_layer", "linalg", "trace", "training", "types"},
@@ -43,7 +43,7 @@ ALLOWED: dict[str, set[str]] = {
 """Part -> the parts that it may import. A part is a module, or a folder of them."""
 
 PLUGIN_FOLDERS = {"attacks", "labels", "protocols", "defenses", "models", "datasets", "metrics"}
-BLINDFOLDED = {"attacks", "spear", "labels", "inversion", "linalg"}
+BLINDFOLDED = {"attacks", "evidence", "spear", "labels", "inversion", "linalg"}
 
 
 def part_of(path: Path) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import time
+import traceback
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -18,10 +19,10 @@ import torch
 from torch import Tensor, nn
 
 from unbatch import specs
-from unbatch.errors import Inapplicable, Misuse, NotDeterministic
+from unbatch.errors import Inapplicable, Misuse, NotDeterministic, UnbatchError
+from unbatch.evidence import judge
 from unbatch.gradients import check_deterministic
 from unbatch.linalg.simplex import whole
-from unbatch.proofs import prove
 from unbatch.types import Batch, Candidate, Counts, Observation, Progress, Reconstruction, Schema, Status, silent
 
 __all__ = [
@@ -36,13 +37,6 @@ __all__ = [
     "Protocol",
     "Stage",
 ]
-
-EXPLAINED = 0.3
-"""A batch whose replay is at most this far from the update explains nine tenths of its energy: approximate, not wrong."""
-
-CONTRADICTED = 3.0
-"""A certificate of the samples' own is believed without an exact replay: in another order the right samples give an update that points
-elsewhere, but none that is many times as large."""
 
 
 @dataclass(frozen=True)
@@ -66,17 +60,8 @@ class Plugin:
 class Attack(Plugin, ABC):
     """Turns an observation into a reconstruction. It sees nothing else.
 
-    Implement ``unsupported`` and ``reconstruct``; the final ``__call__`` checks everything and decides the status.
+    Implement ``unsupported`` and ``reconstruct``; the final ``__call__`` has the proposal judged: an attack decides no status.
     """
-
-    tolerance: ClassVar[Mapping[torch.dtype, float]] = {
-        torch.float64: 1e-9,
-        torch.float32: 2e-5,
-        torch.float16: 2e-3,
-        torch.bfloat16: 2e-2,
-    }
-    """Largest residual of a replay that is rounding, by the update's dtype. A single tensor may have 100 times that: a bias gradient is a
-    small difference of large numbers."""
 
     takes_batch_statistics: ClassVar[bool] = False
     """Whether it can be used on a model that normalizes with the statistics of the batch, where no sample has a gradient of its own."""
@@ -95,7 +80,7 @@ class Attack(Plugin, ABC):
 
     @final
     def __call__(self, observation: Observation, *, seed: int = 0, progress: Progress = silent) -> Reconstruction:
-        """Run the attack and judge what it found by replaying it.
+        """Run the attack and have what it proposes judged by the evidence.
 
         Args:
             observation: what the server saw.
@@ -105,22 +90,12 @@ class Attack(Plugin, ABC):
         start = time.perf_counter()
         if (reason := self._cannot(observation)) is not None:
             return Reconstruction(Status.NOT_APPLICABLE, reason=reason, attack=self.spec)
-        generator = torch.Generator(observation.device).manual_seed(seed)
-        try:
-            candidate = self.reconstruct(observation, generator, progress)
-        except Inapplicable as obstacle:
-            return Reconstruction(Status.NOT_APPLICABLE, reason=str(obstacle), attack=self.spec)
-        except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]
-            candidate = Candidate(
-                reason=f"the numbers are none that the attack can solve for ({error}): the update or the weights are damaged"
-            )
-        if candidate.inputs is not None:
-            precision = torch.promote_types(observation.dtype, torch.float32)
-            candidate = replace(candidate, inputs=candidate.inputs.to(precision))
+        candidate = self._proposed(observation, torch.Generator(observation.device).manual_seed(seed), progress)
+        if isinstance(candidate, str):
+            return Reconstruction(Status.NOT_APPLICABLE, reason=candidate, attack=self.spec)
         progress("replay", math.nan)
-        status, residual, reason = self._judge(observation, candidate)
-        stats = {**candidate.stats, "seconds": time.perf_counter() - start}
-        return Reconstruction(status, candidate.inputs, candidate.labels, residual, reason, stats, self.spec, candidate.features)
+        made = judge(observation, candidate)
+        return replace(made, attack=self.spec, stats={**made.stats, "seconds": time.perf_counter() - start})
 
     def _cannot(self, observation: Observation) -> str | None:
         try:
@@ -129,29 +104,19 @@ class Attack(Plugin, ABC):
             return str(error)
         return self.unsupported(observation)
 
-    def _judge(self, observation: Observation, candidate: Candidate) -> tuple[Status, float | None, str]:
-        inputs, labels = candidate.inputs, candidate.labels
-        unfinished = Status.BUDGET_EXHAUSTED if candidate.exhausted else Status.INCONSISTENT
-        if candidate.features is not None and not candidate.reason:
-            return Status.FEATURES, None, ""
-        if inputs is None:
-            return unfinished, None, candidate.reason
-        if tuple(inputs.shape[1:]) != observation.input_shape or not bool(inputs.isfinite().all()):
-            raise AssertionError(f"{self.spec} returned inputs of shape {tuple(inputs.shape)} or not finite")
-        if candidate.certified and (candidate.exhausted or labels is None):
-            return Status.PARTIAL, None, candidate.reason
-        if labels is None:
-            return (unfinished if candidate.exhausted else Status.UNPROVEN), None, candidate.reason
-        limit = max(self.tolerance[observation.rounding], min(observation.resolution, self.tolerance[torch.bfloat16]))
-        proof = prove(observation, inputs, labels, limit, candidate.weights, candidate.order)
-        if proof.holds:
-            status = Status.PARTIAL if proof.untraced else Status.RECONSTRUCTED
-            return status, proof.residual, proof.remark if proof.untraced else candidate.reason or proof.remark
-        distance = f"replaying the candidate leaves a relative distance of {proof.residual:.1e}, above {limit:.0e}"
-        reason = candidate.reason or distance + (f": {proof.remark}" if proof.remark else "")
-        if candidate.certified and proof.residual <= CONTRADICTED:
-            return Status.PARTIAL, proof.residual, reason
-        return (Status.APPROXIMATE if proof.residual <= EXPLAINED else unfinished), proof.residual, reason
+    def _proposed(self, observation: Observation, generator: torch.Generator, progress: Progress) -> Candidate | str:
+        """What the attack proposes, or why it cannot be used. A stranger's code may fail in any way: that is its fault, not the data's."""
+        try:
+            candidate = self.reconstruct(observation, generator, progress)
+        except Inapplicable as obstacle:
+            return str(obstacle)
+        except UnbatchError:
+            raise
+        except Exception as error:  # noqa: BLE001
+            return Candidate(reason=f"the attack failed with {type(error).__name__}: {error}", error=traceback.format_exc())
+        if not isinstance(candidate, Candidate):
+            return Candidate(reason=f"the attack returned {type(candidate).__name__} instead of a candidate", error="no candidate")
+        return candidate
 
 
 @dataclass(frozen=True, eq=False)

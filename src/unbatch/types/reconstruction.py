@@ -16,43 +16,43 @@ __all__ = ["Candidate", "Reconstruction", "Status"]
 
 @dataclass(frozen=True, eq=False)
 class Candidate:
-    """What an attack proposes before anyone has checked it.
+    """What an attack proposes: samples, and no verdict. What becomes of it is decided by ``evidence``.
 
     Attributes:
-        inputs: (k, *input_shape), or None.
+        inputs: (k, *input_shape), different samples, or None.
         labels: (k,) int64, or None.
-        features: (k, n) inputs of an inner layer, all of them and consistent with its weights, where those were asked for.
+        features: (k, n) what an inner layer sees of the samples, where that was asked for.
+        layer: name of that layer's weight.
+        order: (E, k) the order of the samples in every local epoch, where the attack found it.
         reason: one sentence on why it did not go further.
         exhausted: whether it stopped because its budget was spent.
-        certified: whether every one of its samples carries its own certificate: for batches that cannot be replayed as a whole, because
-            samples are missing or the order of local steps is unknown.
-        weights: (k,) what the gradient of every sample counts in the update, where the attack knows; 1/k each if None.
-        order: (E, k) the order of the samples in every local epoch, where the attack found it.
+        error: the traceback of a breakdown, or empty.
         stats: anything worth counting.
     """
 
     inputs: Tensor | None = None
     labels: Tensor | None = None
     features: Tensor | None = None
+    layer: str | None = None
+    order: Tensor | None = None
     reason: str = ""
     exhausted: bool = False
-    certified: bool = False
-    weights: Tensor | None = None
-    order: Tensor | None = None
+    error: str = ""
     stats: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Status(Enum):
     """How an attack ended, as advice."""
 
-    RECONSTRUCTED = "the whole batch was reconstructed and its replay gives the observed update: treat these samples as disclosed"
-    PARTIAL = "some samples were reconstructed, each certified by itself: treat at least those as disclosed"
+    RECONSTRUCTED = "the whole batch was reconstructed, and its replay gives the observed update: treat these samples as disclosed"
+    PARTIAL = "some samples were reconstructed, each proved by the update itself: treat at least those as disclosed"
     APPROXIMATE = "a batch was found that explains the update up to the residual, not exactly: judge by the pictures whether it is safe"
     INCONSISTENT = "a batch was found but its replay does not give the observed update: check that model, loss and mode are the client's"
     BUDGET_EXHAUSTED = "the search ended before it found the batch: raise the budget before you call the update safe"
-    FEATURES = "the inputs of an inner layer were recovered and fit its weights and zeros: treat what they encode as disclosed"
-    UNPROVEN = "a batch was found that cannot be replayed for lack of labels: do not call the update safe"
+    FEATURES = "what an inner layer sees of the samples was recovered and proved: treat what it encodes as disclosed"
+    UNPROVEN = "a batch was found that the update neither proves nor refutes: do not call the update safe"
     NOT_APPLICABLE = "this attack cannot be used on this update: read the reason, and try another attack before you call the update safe"
+    BROKE_DOWN = "the attack broke down: this says nothing of the update; report it, and try another attack"
 
     @property
     def disclosed(self) -> bool:
@@ -65,14 +65,19 @@ class Reconstruction:
     """What an attack made of an observation.
 
     Attributes:
-        status: decided by replay, never by the attack.
-        inputs: (b, *input_shape), or None if nothing was found.
-        labels: (b,) int64, or None.
+        status: decided by the evidence, never by the attack.
+        inputs: (k, *input_shape), or None if nothing was found. Where the status says that something is disclosed, only what was proved.
+        labels: (k,) int64, or None.
         residual: ‖replayed update − observed update‖ / ‖observed update‖, or None where it could not be replayed.
         reason: one sentence on why it did not go further, or empty.
         stats: what the attack counted: tools used, subsets drawn, seconds.
         attack: the attack's name and settings.
-        features: (b, n) inputs of an inner layer, where the attack was pointed at one.
+        features: (k, n) what an inner layer sees, where the attack was pointed at one.
+        layer: name of that layer's weight.
+        proved: (k,) bool, which of the samples (or features) were proved; None where there are none.
+        accuracy: (k,) upper estimate of the relative error of each, ‖error‖ / ‖sample‖; infinite where nothing bounds it.
+        missing: how many more samples the batch held, where that is known; None where it is not.
+        error: the traceback of a breakdown, or empty.
     """
 
     status: Status
@@ -83,6 +88,22 @@ class Reconstruction:
     stats: Mapping[str, Any] = field(default_factory=dict)
     attack: str = ""
     features: Tensor | None = None
+    layer: str | None = None
+    proved: Tensor | None = None
+    accuracy: Tensor | None = None
+    missing: int | None = None
+    error: str = ""
+
+    def __repr__(self) -> str:
+        """Short, and without anything private.
+
+        Example:
+            >>> import torch
+            >>> Reconstruction(Status.PARTIAL, inputs=torch.zeros(3, 4), attack="spear")
+            Reconstruction(PARTIAL, 3 samples, attack='spear')
+        """
+        count = 0 if self.inputs is None else len(self.inputs)
+        return f"Reconstruction({self.status.name}, {count} samples, attack={self.attack!r})"
 
     def or_raise(self) -> Reconstruction:
         """Itself if it is ``RECONSTRUCTED``.

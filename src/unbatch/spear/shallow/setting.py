@@ -61,7 +61,7 @@ def invert_shallow(
         return Candidate(reason=reason, exhausted=True, stats=stats)
     inputs = (found.samples @ basis).reshape(-1, *observation.input_shape)
     partial = found.missing > 0
-    return Candidate(inputs, found.labels, reason=reason, exhausted=partial, certified=partial, stats=stats)
+    return Candidate(inputs, found.labels, reason=reason, exhausted=partial, stats=stats)
 
 
 def _is_shallow(observation: Observation, call: LinearCall, reader: LinearCall, factors: Factors) -> bool:

@@ -1,0 +1,107 @@
+"""How exactly a sample is known: by how much it could be moved before that would show in the update.
+
+Two answers, each an upper estimate of ‖error‖ / ‖x‖; the smaller one counts.
+
+- From the rows of the first layer's gradient that the samples explain: G = D Xᵀ there, so an error N of those rows moves sample i by
+  (D⁺)ᵢ N. N is seen in what the replay leaves, never below the rounding of the numbers that were added up.
+- From the conditions of the certificate: their derivative along every direction of the row space, by finite differences; its smallest
+  singular value says how large an error may hide behind the violation that is left.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from unbatch.evidence.certificate import Entrance, conditions, sizes_of
+from unbatch.evidence.tail import Seen
+
+__all__ = ["SAFETY", "from_conditions", "from_rows"]
+
+SAFETY = 3.0
+"""Standard deviations that an estimate from noise is multiplied by."""
+
+STEP = 1e-6
+"""Of the finite differences, as a share of the sample's length."""
+
+CHUNK = 1 << 22
+"""Numbers of pre-activations that are passed at a time."""
+
+
+def from_rows(
+    columns: Float[Tensor, "m k"],
+    inputs: Float[Tensor, "k n"] | Float[Tensor, "k r"],
+    row_errors: Float[Tensor, " m"],
+    shift: Float[Tensor, " k"] | None = None,
+) -> Float[Tensor, " k"]:
+    """Relative errors from the rows that the samples explain.
+
+    Args:
+        columns: (m, k) D on those rows.
+        inputs: (k, n) the samples.
+        row_errors: (m,) lengths of the rows of N.
+        shift: (k,) lengths of (D⁺ N)ᵢ, where N itself is at hand.
+
+    Returns:
+        (k,); infinite where the rows do not tell a sample from the others.
+    """
+    length = torch.linalg.vector_norm(inputs, dim=1)
+    scale = torch.linalg.vector_norm(columns, dim=0)
+    there = scale.where(scale > 0, 1.0)
+    inverse = torch.linalg.pinv(columns / there, rtol=1e-13) / there[:, None]
+    apart = ((inverse * columns.T).sum(dim=1) - 1).abs() < 1e-6  # otherwise a sample is a mixture of others
+    typical = row_errors.square().mean().sqrt()
+    noise = (inverse.square() @ torch.maximum(row_errors, typical).square()).sqrt()
+    error = SAFETY * noise + (0 if shift is None else shift)
+    return (error / length).where(apart & (length > 0), torch.inf)
+
+
+def from_conditions(
+    entrance: Entrance, coordinates: Float[Tensor, "k r"], labels: Int64[Tensor, " k"], violation: Float[Tensor, " k"]
+) -> Float[Tensor, " k"]:
+    """Relative errors that may hide behind violations of this size; infinite where the conditions do not fix a sample.
+
+    The forward pass as far as the next layer is enough in most networks and costs little; the whole pass is made where it is not.
+    """
+    behind = [name for name in entrance.spaces if name != entrance.tail.start]
+    weakest = coordinates.new_zeros(len(coordinates))
+    if behind:
+        weakest = _weakest(entrance, coordinates, None, behind[0])
+    vague = (violation > LOOSE * weakest).nonzero()[:, 0]
+    if len(vague):
+        weakest[vague] = weakest[vague].maximum(_weakest(entrance, coordinates[vague], labels[vague], None))
+    return torch.where(weakest > NOTHING, violation / weakest, torch.inf)
+
+
+LOOSE = 1e-4
+"""Relative error up to which the next layer's conditions alone are enough."""
+
+NOTHING = 1e-6
+"""A derivative below this is nothing: finite differences see no less."""
+
+
+def _weakest(entrance: Entrance, coordinates: Tensor, labels: Tensor | None, stop: str | None) -> Float[Tensor, " k"]:
+    """Smallest singular value of the derivative of the conditions by the sample, both in relative units."""
+    rank, first = entrance.first.rank, entrance.first
+    every = torch.eye(rank, dtype=coordinates.dtype, device=coordinates.device)
+    found = []
+    for index, own in enumerate(coordinates):
+        length = own.norm()
+
+        def passed(moved: Tensor, index: int = index) -> dict[str, Seen]:
+            given = None if labels is None else labels[index].expand(len(moved))
+            return entrance.tail(entrance.at(moved), given, stop)
+
+        sizes = sizes_of(here := passed(own[None]))
+        base = conditions(entrance, here, sizes)
+        slopes = [
+            (conditions(entrance, passed(own + STEP * length * part), sizes) - base) / STEP
+            for part in torch.split(every, max(1, CHUNK // len(entrance.bias)))
+        ]
+        gram = torch.cat(slopes) @ torch.cat(slopes).T
+        if first.bias_gradient is not None:
+            sums = length * first.solve_columns(first.bias_gradient[None])[0]
+            gram = gram + torch.outer(sums, sums)
+        found.append(torch.linalg.eigvalsh(gram)[0].clamp_min(0).sqrt())
+    return torch.stack(found) if found else coordinates.new_zeros(0)

@@ -1,0 +1,194 @@
+"""Whether samples are missing: a claim of its own, and one that what was told may contradict.
+
+In a plain mean of n samples each counts 1/n, and the update itself says what every proved sample counts. So the weights of all
+proved samples must sum to one; what they lack is the part of the batch that is not proved. That is known only where the scale of the
+update is known; otherwise only a batch size that was told can say that nobody is missing.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from unbatch.types import Observation
+
+__all__ = ["Completeness", "completeness", "plain", "without_copies"]
+
+WHOLE = 1e-3
+"""A weight times the batch size may be this far from a whole number."""
+
+MOST = 100_000
+"""A larger batch is not told from a factor."""
+
+
+@dataclass(frozen=True, eq=False)
+class Completeness:
+    """What the weights of the proved samples say of the batch.
+
+    Attributes:
+        whole: whether no sample is missing, and nothing that was told contradicts it.
+        copies: (k,) how often each sample was in the batch, where that is known; else 1 each.
+        missing: how many samples are missing; None where that is not known.
+        remarks: what a reader must know: contradictions, and explanations offered as such.
+    """
+
+    whole: bool
+    copies: Int64[Tensor, " k"]
+    missing: int | None
+    remarks: tuple[str, ...] = ()
+
+
+def without_copies(inputs: Float[Tensor, "k *shape"], labels: Int64[Tensor, " k"]) -> tuple[Int64[Tensor, " d"], Int64[Tensor, " d"]]:
+    """The first of each set of equal samples with equal labels, and how many there are of it."""
+    kept: list[int] = []
+    copies: list[int] = []
+    sums = inputs.flatten(1).double().sum(dim=1)
+    for index in range(len(inputs)):
+        for place, other in enumerate(kept):
+            if sums[index] == sums[other] and labels[index] == labels[other] and torch.equal(inputs[index], inputs[other]):
+                copies[place] += 1
+                break
+        else:
+            kept.append(index)
+            copies.append(1)
+    return torch.tensor(kept, device=inputs.device), torch.tensor(copies, device=inputs.device)
+
+
+def completeness(observation: Observation, weights: Float[Tensor, " k"], labels: Int64[Tensor, " k"], *, explained: bool) -> Completeness:
+    """Hold the proved samples against what the server knows of the batch.
+
+    Args:
+        observation: what the server saw and was told.
+        weights: (k,) what each proved sample counts in the update; only their ratios mean something where the factor is not known.
+        labels: (k,) theirs.
+        explained: whether the proved samples explain the whole update, to its rounding.
+    """
+    one_each = torch.ones_like(labels)
+    size, told = observation.batch_size, len(labels)
+    if not observation.factor_known:
+        return _without_scale(observation, weights, labels, explained=explained)
+    total = float(weights.sum())
+    if explained and abs(total - 1) < WHOLE:
+        copies = _copies(weights, size or told)
+        if copies is None and size is None and (smallest := _ratios(weights)) is not None:
+            said = f"they explain the whole update, counted as {_listed(smallest)}: some were repeated, or weighted by the loss"
+            return Completeness(False, one_each, None, (f"{said}; without the batch size nobody can tell",))
+        if copies is None and size is not None and size != told:
+            contradiction = f"the batch size was told as {size}, but the samples count like {_spoken(weights)}: one of the two is wrong"
+            return Completeness(False, one_each, None, (contradiction,))
+        if copies is None:
+            spread = f"from {float(weights.min() * told):.3g} to {float(weights.max() * told):.3g} of an even share"
+            return _checked(observation, labels, one_each, True, 0, (f"the samples count differently, {spread}: clipped or weighted",))
+        if (times := math.gcd(*copies.tolist())) > 1:
+            said = f"they explain the whole update; the batch size was told as {size}: each was there {times} times, or that is wrong"
+            return Completeness(False, one_each, None, (said,))
+        remarks = () if size in (None, told) else (f"{told} different samples, which count as {_listed(copies)} of {size}",)
+        return _checked(observation, labels, copies, True, 0, remarks)
+    number = _mean_of(weights)
+    if number is None:
+        shares = f"what they count, {float(weights.min()):.3g} to {float(weights.max()):.3g} of the update, is not that of a plain mean"
+        return Completeness(False, one_each, None, (f"{shares}: it was scaled, clipped or weighted in a way that was not told",))
+    missing = number - round(float((weights * number).sum()))
+    remarks = (_of_missing(told, number, missing, explained),)
+    if size not in (None, number):
+        return Completeness(False, one_each, None, (*remarks, f"the batch size was told as {size}, which contradicts it"))
+    return Completeness(False, one_each, missing, remarks)
+
+
+def _of_missing(told: int, number: int, missing: int, explained: bool) -> str:
+    here = f"each of them counts 1/{number} of the update" if told > 1 else f"it counts 1/{number} of the update"
+    if missing <= 0:
+        return f"{here}, and what they leave of it is not explained"
+    gone = (
+        "left no trace above the update's rounding, as samples of which the network is sure do, or the update was scaled"
+        if explained
+        else "were not found or not proved"
+    )
+    return f"{here}, so {missing} more of {number} {gone}"
+
+
+def _without_scale(observation: Observation, weights: Tensor, labels: Tensor, *, explained: bool) -> Completeness:
+    size, told = observation.batch_size, len(labels)
+    one_each = torch.ones_like(labels)
+    if not explained:
+        missing = None if size is None or size < told else size - told
+        return Completeness(False, one_each, missing, ("the rest of the batch was not found or not proved",))
+    if size is None:
+        said = "they explain the whole update; but without its factor or the batch size, samples that left no trace cannot be excluded"
+        return Completeness(False, one_each, None, (said,))
+    copies = _copies(weights / weights.sum(), size)
+    if copies is not None:
+        remarks = () if size == told else (f"{told} different samples, which count as {_listed(copies)} of {size}",)
+        return _checked(observation, labels, copies, size == told, 0, remarks)
+    if size == told:
+        spread = f"from {float(weights.min() / weights.mean()):.3g} to {float(weights.max() / weights.mean()):.3g} of an even share"
+        return _checked(observation, labels, one_each, True, 0, (f"the samples count differently, {spread}: clipped or weighted",))
+    said = f"the batch size was told as {size}; they explain the whole update"
+    if size < told:
+        return Completeness(False, one_each, None, (f"the batch size was told as {size}, but {told} different samples are proved",))
+    return Completeness(False, one_each, size - told, (f"{said}, so the other {size - told} left no trace in it, or repeat these",))
+
+
+def _checked(
+    observation: Observation, labels: Tensor, copies: Tensor, whole: bool, missing: int | None, remarks: tuple[str, ...]
+) -> Completeness:
+    """The same, not whole where the labels that were told are others."""
+    if observation.labels is None:
+        return Completeness(whole, copies, missing, remarks)
+    classes = observation.classes
+    found = torch.bincount(labels.repeat_interleave(copies), minlength=classes).cpu()
+    told = torch.bincount(observation.labels, minlength=classes).cpu()
+    # Without a batch size, how often the whole set was there is open.
+    same = torch.equal(found * int(told.sum()), told * int(found.sum())) if observation.batch_size is None else torch.equal(found, told)
+    if same:
+        return Completeness(whole, copies, missing, remarks)
+    said = "the labels that were told are not those of the samples that the update proves: one of the two is wrong"
+    return Completeness(False, copies, None, (*remarks, said))
+
+
+def _copies(weights: Tensor, size: int) -> Int64[Tensor, " k"] | None:
+    """How often each sample was in a batch of this size, if that is a whole number for all."""
+    copies = (weights * size).round()
+    near: Bool[Tensor, " k"] = (weights * size - copies).abs() < WHOLE
+    good = bool(near.all()) and bool((copies >= 1).all()) and int(copies.sum()) == size
+    return copies.to(torch.int64) if good else None
+
+
+def _ratios(weights: Tensor, most: int = 64) -> Int64[Tensor, " k"] | None:
+    """The smallest whole numbers in proportion to the weights."""
+    for smallest in range(1, most + 1):
+        scaled = weights / weights.min() * smallest
+        if bool(((scaled - scaled.round()).abs() < WHOLE).all()):
+            return scaled.round().to(torch.int64)
+    return None
+
+
+def plain(weights: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
+    """The weights to the last digit, if they are those of a plain mean."""
+    number = _mean_of(weights)
+    return weights if number is None else (weights * number).round() / number
+
+
+def _mean_of(weights: Tensor) -> int | None:
+    """n where all weights are whole multiples of 1/n, the smallest such n."""
+    inverse = 1 / weights
+    number = int(inverse.max().round())
+    if not 1 <= number <= MOST:
+        return None
+    scaled = weights * number
+    fine = bool(((scaled - scaled.round()).abs() < WHOLE * scaled.round().clamp_min(1)).all()) and bool((scaled.round() >= 1).all())
+    return number if fine else None
+
+
+def _listed(copies: Tensor) -> str:
+    shown = ", ".join(str(int(count)) for count in copies[:6])
+    return shown + (", ..." if len(copies) > len(copies[:6]) else "")
+
+
+def _spoken(weights: Tensor) -> str:
+    number = _mean_of(weights)
+    return f"a mean of {number}" if number is not None else "no plain mean"

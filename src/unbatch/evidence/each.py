@@ -1,0 +1,141 @@
+"""The proof of single samples, where the whole batch cannot be replayed because others are missing or wrong."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from unbatch.evidence.accuracy import SAFETY, from_conditions, from_rows
+from unbatch.evidence.certificate import EVIDENCE, Certificates, Entrance, certify
+from unbatch.evidence.replay import rest_of
+from unbatch.evidence.spaces import spaces_of
+from unbatch.evidence.tail import tail_of
+from unbatch.gradients import couples
+from unbatch.linalg.lowrank import multiply
+from unbatch.trace import linear_layers
+from unbatch.types import Observation
+
+__all__ = ["Each", "entrance_to", "prove_each"]
+
+SAME = 0.01
+"""Two samples that share this much of one member's place in the gradient are not two members."""
+
+EXPLAINED = 1e-6
+"""A row of the gradient is explained when what the samples leave of it is below this share of what they add up to there."""
+
+
+@dataclass(frozen=True, eq=False)
+class Each:
+    """What was proved of single samples.
+
+    Attributes:
+        proved: (k,) whether a member of the batch is this sample, to the accuracy.
+        accuracy: (k,) upper estimate of its relative error.
+        inverse_weight: (k,) 1/w: how many samples there are in a mean that counts it once.
+    """
+
+    proved: Bool[Tensor, " k"]
+    accuracy: Float[Tensor, " k"]
+    inverse_weight: Float[Tensor, " k"]
+
+
+def entrance_to(observation: Observation) -> Entrance | None:
+    """The layer that sees the samples, the network behind it, and the spaces of its gradients; None where there is no such layer, the
+    network behind it depends on more than that layer, samples are coupled, or the gradient has full rank.
+    """
+    if any(map(couples, observation.model.modules())):
+        return None
+    calls = linear_layers(observation.model, observation.input_shape, 2)
+    uses = [call.weight for call in calls]
+    first = next((c for c in calls if c.raw and uses.count(c.weight) == 1 and c.input.ndim == 2 and c.weight in observation.update), None)
+    if first is None or (tail := tail_of(observation, first.weight)) is None:
+        return None
+    biases = {call.weight: call.bias for call in calls}
+    spaces = spaces_of(observation.update, [(name, biases.get(name)) for name in (first.weight, *tail.layers)], observation.rounding)
+    if first.weight not in spaces:
+        return None
+    parameters = dict(observation.model.named_parameters())
+    weight = parameters[first.weight].detach()
+    bias = weight.new_zeros(len(weight)) if first.bias is None else parameters[first.bias].detach()
+    return Entrance(tail, spaces, multiply(weight, spaces[first.weight].right.T), bias.double())
+
+
+def prove_each(
+    observation: Observation, entrance: Entrance, inputs: Float[Tensor, "k *shape"], labels: Int64[Tensor, " k"], acceptable: float
+) -> Each:
+    """Hold every sample against the observation by itself, then all that passed against each other.
+
+    Args:
+        observation: what the server saw: one gradient, up to a factor.
+        entrance: see ``entrance_to``.
+        inputs: (k, *shape), all different.
+        labels: (k,).
+        acceptable: largest relative error of a sample that is called proved.
+    """
+    flat = inputs.double().flatten(1)
+    length = torch.linalg.vector_norm(flat, dim=1).clamp_min(torch.finfo(torch.float64).tiny)
+    coordinates = flat @ entrance.first.right
+    outside = torch.linalg.vector_norm(flat - coordinates @ entrance.first.right.T, dim=1) / length
+    shown = certify(entrance, coordinates, outside, labels)
+    alone = _without_twins(entrance, coordinates, labels, shown)
+    # A row that is explained fixes the sample: whoever makes one up has nothing left to tune.
+    rank = entrance.first.rank
+    fixed, tuned = shown.digits(0) >= EVIDENCE, shown.digits(rank) >= EVIDENCE
+    accuracy, kept = torch.full_like(length, torch.inf), (alone & fixed).nonzero()[:, 0]
+    beside = outside + SAFETY * shown.row_noise
+    while len(kept):
+        by_rows = _explained(observation, entrance, coordinates[kept], labels[kept], 1 / shown.inverse_weight[kept])
+        accuracy = torch.full_like(length, torch.inf).index_copy(0, kept, by_rows + beside[kept])
+        vague = kept[(accuracy[kept] > acceptable) & tuned[kept]]
+        if len(vague):
+            hidden = from_conditions(entrance, coordinates[vague], labels[vague], shown.violation[vague].maximum(shown.noise[vague]))
+            accuracy[vague] = accuracy[vague].minimum(hidden + beside[vague])
+        right = kept[accuracy[kept] <= acceptable]
+        if len(right) == len(kept):
+            break
+        kept = right  # what is wrong may have spoiled the rows of the others
+    return Each(alone & (accuracy <= acceptable), accuracy, shown.inverse_weight)
+
+
+def _without_twins(entrance: Entrance, coordinates: Tensor, labels: Tensor, shown: Certificates) -> Bool[Tensor, " k"]:
+    """Those that meet the conditions, without a second one in the same member's place.
+
+    aⱼᵀ G⁺ dᵢ is 1/w for a sample itself and 0 for any other member.
+    """
+    alone = shown.met.clone()
+    kept = alone.nonzero()[:, 0]
+    if not len(kept):
+        return alone
+    columns = entrance.tail(entrance.at(coordinates[kept]), labels[kept])[entrance.tail.start].columns
+    if columns is None:
+        return alone & False
+    places = entrance.first.solve_columns(columns) @ coordinates[kept].T / shown.inverse_weight[kept]
+    order = shown.violation[kept].argsort()
+    taken: list[int] = []
+    for index in order.tolist():
+        if all(abs(float(places[index, other])) < SAME and abs(float(places[other, index])) < SAME for other in taken):
+            taken.append(index)
+    alone[kept] = False
+    alone[kept[taken]] = True
+    return alone
+
+
+def _explained(observation: Observation, entrance: Entrance, coordinates: Tensor, labels: Tensor, weights: Tensor) -> Float[Tensor, " k"]:
+    """Relative errors from those rows of the first layer's gradient that the samples explain without any other."""
+    columns = entrance.tail(entrance.at(coordinates), labels)[entrance.tail.start].columns
+    if columns is None:
+        return torch.full_like(weights, torch.inf)
+    columns = columns * weights[:, None]
+    space = entrance.first
+    # In the coordinates of the row space; what the gradient has outside of it is its noise.
+    gradient = space.left @ space.core
+    rest = rest_of(gradient, [(columns, coordinates)])
+    parts = columns.abs().T @ torch.linalg.vector_norm(coordinates, dim=1)
+    noise = space.noise * torch.linalg.vector_norm(space.left, dim=1) + torch.finfo(observation.rounding).eps * parts
+    explained = (rest.rows <= EXPLAINED * parts + noise) & (parts > noise)
+    if not bool(explained.any()):
+        return torch.full_like(weights, torch.inf)
+    return from_rows(columns.T[explained], coordinates, rest.rows.maximum(noise)[explained])

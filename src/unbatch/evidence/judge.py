@@ -1,0 +1,243 @@
+"""From an observation and a proposal to a status: the only place where anything is called disclosed.
+
+    one gradient        replay of the whole; where that fails, the certificate of every single sample
+    local steps         replay of the steps; without it nothing is proved
+    an inner layer      the same, with that layer as the first
+
+``RECONSTRUCTED`` is two claims: every sample is proved, and no sample is missing. What was told (batch size, labels) is held against both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+
+from unbatch.evidence.certificate import labels_that_fit
+from unbatch.evidence.completeness import completeness, plain, without_copies
+from unbatch.evidence.each import entrance_to, prove_each
+from unbatch.evidence.inner import from_layer
+from unbatch.evidence.rounds import prove_round
+from unbatch.evidence.whole import Whole, prove_whole
+from unbatch.types import Candidate, Observation, Reconstruction, Status
+
+__all__ = ["TOLERANCE", "acceptable", "judge"]
+
+TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
+"""What of a tensor may be rounding, beside what was added up for it, by the update's type: hundreds of roundings, as a deep network
+makes; for the half types, whose updates are computed finer and rounded once, two or three."""
+
+EXPLAINED = 0.3
+"""A batch whose replay is at most this far from the update explains nine tenths of its energy: approximate, not wrong."""
+
+
+def acceptable(observation: Observation) -> float:
+    """Largest relative error of a sample that is called proved, by what the update's rounding allows."""
+    return 2e-2 if observation.rounding in (torch.float16, torch.bfloat16) else 1e-3
+
+
+def judge(observation: Observation, candidate: Candidate) -> Reconstruction:
+    """Decide what a proposal is worth.
+
+    Args:
+        observation: what the server saw.
+        candidate: what an attack made of it; nothing of it is trusted.
+
+    Returns:
+        the status with its evidence. Where it says that something is disclosed, all that is given was proved.
+    """
+    made = _judged(observation, candidate)
+    return replace(made, stats=candidate.stats)
+
+
+def _judged(observation: Observation, candidate: Candidate) -> Reconstruction:
+    unfinished = Status.BUDGET_EXHAUSTED if candidate.exhausted else Status.INCONSISTENT
+    if candidate.error or (fault := _fault(observation, candidate)):
+        return Reconstruction(Status.BROKE_DOWN, reason=candidate.reason if candidate.error else fault, error=candidate.error)
+    if candidate.features is not None:
+        return _of_layer(observation, candidate)
+    if candidate.inputs is None or not len(candidate.inputs):
+        return Reconstruction(unfinished, reason=candidate.reason)
+    made = _of_samples(observation, candidate)
+    return replace(made, inputs=None if made.inputs is None else made.inputs.to(torch.promote_types(observation.dtype, torch.float32)))
+
+
+def _fault(observation: Observation, candidate: Candidate) -> str:
+    """What is wrong with a proposal in itself, or nothing: that is the attack's fault, not the update's."""
+    for name, given, shape in (("inputs", candidate.inputs, observation.input_shape), ("features", candidate.features, None)):
+        if given is None:
+            continue
+        if not isinstance(given, Tensor) or not given.is_floating_point() or given.ndim < 2:
+            return f"the attack returned {name} that are not a floating-point tensor of one row a sample"
+        if shape is not None and tuple(given.shape[1:]) != shape:
+            return f"the attack returned {name} of shape {tuple(given.shape)}, where samples have the shape {shape}"
+        if not bool(given.isfinite().all()):
+            return f"the attack returned {name} with NaN or infinity"
+        labels = candidate.labels
+        if labels is not None and (labels.ndim != 1 or len(labels) != len(given) or labels.dtype != torch.int64):
+            return f"the attack returned {len(given)} {name} with labels of shape {tuple(labels.shape)} and type {labels.dtype}"
+        if labels is not None and len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < observation.classes:
+            return "the attack returned labels that are none of the model's classes"
+    order, count = candidate.order, 0 if candidate.inputs is None else len(candidate.inputs)
+    if order is not None and (
+        order.ndim != 2
+        or order.shape[1] != count
+        or not torch.equal(order.sort(dim=1).values, torch.arange(count, device=order.device).expand_as(order))
+    ):
+        return "the attack returned an order of the samples that is none"
+    return ""
+
+
+def _of_layer(observation: Observation, candidate: Candidate) -> Reconstruction:
+    """What an inner layer sees, judged as the input of the network from there on."""
+    features, layer = candidate.features, candidate.layer or ""
+    unproved = Reconstruction(Status.UNPROVEN, reason=candidate.reason, features=features, layer=layer)
+    inner = from_layer(observation, layer) if observation.one_gradient and features is not None else None
+    if inner is None or features is None:
+        told = f"what follows {layer or 'the layer'} depends on more than what it sees, or moved while the client trained"
+        return replace(unproved, reason=candidate.reason or told)
+    if features.shape[1] != inner.input_shape[0]:
+        return Reconstruction(Status.BROKE_DOWN, reason=f"the attack returned features of {features.shape[1]} numbers for {layer}")
+    made = _of_samples(inner, replace(candidate, inputs=features, features=None))
+    if made.status.disclosed:
+        told = f"all {len(made.inputs)} rows" if made.status is Status.RECONSTRUCTED else f"{len(made.inputs)} rows"  # type: ignore[arg-type]
+        reason = f"{told} of what {layer} sees are proved" + (f": {made.reason}" if made.reason else "")
+        return replace(made, status=Status.FEATURES, inputs=None, features=made.inputs, layer=layer, reason=reason)
+    return replace(made, inputs=None, features=features, layer=layer)
+
+
+def _of_samples(observation: Observation, candidate: Candidate) -> Reconstruction:
+    inputs = candidate.inputs
+    if inputs is None:
+        return Reconstruction(Status.INCONSISTENT, reason=candidate.reason)
+    labels = candidate.labels if candidate.labels is not None else _labels(observation, inputs)
+    if labels is None:
+        unfinished = Status.BUDGET_EXHAUSTED if candidate.exhausted else Status.UNPROVEN
+        return Reconstruction(unfinished, inputs, reason=candidate.reason or "without labels the batch cannot be replayed")
+    if observation.training is not None and not observation.one_gradient:
+        return _of_round(observation, replace(candidate, labels=labels))
+    kept, copies = without_copies(inputs, labels)
+    distinct = _Samples(inputs[kept], labels[kept])
+    limit = TOLERANCE[observation.rounding]
+    whole = prove_whole(observation, distinct.inputs, distinct.labels, copies, limit)
+    if whole.holds and bool((whole.accuracy <= acceptable(observation)).all()):
+        weights = whole.weights if whole.weights is not None else copies.double() / copies.sum()
+        return _disclosed(observation, candidate, distinct, weights, whole.accuracy, whole.residual, _pruned(whole), explained=True)
+    return _of_some(observation, candidate, distinct, whole, limit)
+
+
+@dataclass(frozen=True, eq=False)
+class _Samples:
+    inputs: Tensor
+    labels: Tensor
+
+    def __getitem__(self, chosen: Tensor) -> _Samples:
+        return _Samples(self.inputs[chosen], self.labels[chosen])
+
+
+def _of_some(observation: Observation, candidate: Candidate, distinct: _Samples, whole: Whole, limit: float) -> Reconstruction:
+    """Where the whole is not proved: the samples that are."""
+    accuracy, few = whole.accuracy, acceptable(observation)
+    proved = accuracy <= few if whole.holds else torch.zeros_like(accuracy, dtype=torch.bool)
+    weights = torch.full_like(accuracy, 1 / len(accuracy)) if whole.weights is None else whole.weights
+    entrance = entrance_to(observation)
+    if entrance is not None:
+        each = prove_each(observation, entrance, distinct.inputs, distinct.labels, few)
+        weights = torch.where(each.proved & ~proved, 1 / each.inverse_weight, weights)
+        accuracy = accuracy.minimum(each.accuracy)
+        proved = proved | each.proved
+    if not bool(proved.any()):
+        return _unproved(candidate, distinct, whole.residual, _why_not(whole, limit))
+    chosen = distinct[proved]
+    again = prove_whole(observation, chosen.inputs, chosen.labels, torch.ones_like(chosen.labels), limit, plain(weights[proved]))
+    explained = again.holds and bool((again.accuracy <= few).all())
+    if explained:
+        weights = again.weights if again.weights is not None else torch.full_like(again.accuracy, 1 / len(chosen.labels))
+        return _disclosed(observation, candidate, chosen, weights, again.accuracy, again.residual, _pruned(again), explained=True)
+    return _disclosed(observation, candidate, chosen, weights[proved], accuracy[proved], whole.residual, "", explained=False)
+
+
+def _disclosed(
+    observation: Observation,
+    candidate: Candidate,
+    samples: _Samples,
+    weights: Tensor,
+    accuracy: Tensor,
+    residual: float,
+    remark: str,
+    *,
+    explained: bool,
+) -> Reconstruction:
+    """Proved samples, and whether they are the whole batch."""
+    rest = completeness(observation, weights, samples.labels, explained=explained)
+    status = Status.RECONSTRUCTED if rest.whole else Status.PARTIAL
+    copies = rest.copies if rest.whole else torch.ones_like(rest.copies)
+    found = f"{len(samples.labels)} samples are proved" if not rest.whole else ""
+    said = [text for text in (found, *rest.remarks, remark, _known_to(accuracy), "" if rest.whole else candidate.reason) if text]
+    return Reconstruction(
+        status,
+        samples.inputs.repeat_interleave(copies, dim=0),
+        samples.labels.repeat_interleave(copies),
+        residual,
+        "; ".join(said),
+        proved=torch.ones(int(copies.sum()), dtype=torch.bool, device=copies.device),
+        accuracy=accuracy.repeat_interleave(copies),
+        missing=rest.missing,
+    )
+
+
+def _known_to(accuracy: Tensor) -> str:
+    """The accuracy, where a reader must know of it."""
+    worst = float(accuracy.max())
+    return f"noise or rounding of the update bounds them to {worst:.0e} of their size" if worst > VISIBLE else ""
+
+
+VISIBLE = 1e-5
+"""Relative error from which it is told."""
+
+
+def _unproved(candidate: Candidate, samples: _Samples, residual: float, why: str) -> Reconstruction:
+    unfinished = Status.BUDGET_EXHAUSTED if candidate.exhausted else Status.INCONSISTENT
+    exact = why.startswith(NOT_FIXED)
+    status = Status.UNPROVEN if exact else Status.APPROXIMATE if residual <= EXPLAINED else unfinished
+    return Reconstruction(status, samples.inputs, samples.labels, residual, candidate.reason or why)
+
+
+NOT_FIXED = "the replay gives the observed update, but"
+
+
+def _why_not(whole: Whole, limit: float) -> str:
+    if whole.holds:
+        return f"{NOT_FIXED} other samples could give it as well: too few equations, or gradients too small to tell"
+    name, off = max(whole.missed.items(), key=lambda item: item[1])
+    return (
+        f"replaying the candidate leaves a relative distance of {whole.residual:.1e}, and of {off:.1e} in {name!r}; {limit:.0e} is rounding"
+    )
+
+
+def _pruned(whole: Whole) -> str:
+    told = "the update was pruned, and is compared where it is not zero; elsewhere the replay has nothing that would have been sent"
+    return told if whole.pruned else ""
+
+
+def _labels(observation: Observation, inputs: Tensor) -> Tensor | None:
+    """The labels that fit the samples best, one by one; None where samples cannot be tried one by one."""
+    entrance = entrance_to(observation) if observation.one_gradient else None
+    return None if entrance is None else labels_that_fit(entrance, inputs.double().flatten(1) @ entrance.first.right)
+
+
+def _of_round(observation: Observation, candidate: Candidate) -> Reconstruction:
+    local, inputs, labels = observation.training, candidate.inputs, candidate.labels
+    if local is None or inputs is None or labels is None:
+        return Reconstruction(Status.INCONSISTENT, reason=candidate.reason)
+    made = prove_round(observation, local, inputs, labels, candidate.order, TOLERANCE[observation.rounding])
+    samples = _Samples(inputs, labels)
+    if not made.missed and bool((made.accuracy <= acceptable(observation)).all()):
+        even = torch.full_like(made.accuracy, 1 / len(labels))
+        known = observation if local.learning_rate is not None else replace(observation, factor_known=False)
+        return _disclosed(known, candidate, samples, even, made.accuracy, made.residual, made.remark, explained=True)
+    why = made.remark or f"replaying the local steps leaves a relative distance of {made.residual:.1e}"
+    if not made.missed:
+        why = f"{NOT_FIXED} other samples could give it as well"
+    return _unproved(candidate, samples, made.residual, why)

@@ -1,0 +1,125 @@
+"""The replay of local training: the same steps on the proposed samples, in the proposed order, must end where the client ended."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Tensor
+
+from unbatch.evidence.accuracy import from_rows
+from unbatch.evidence.certificate import EVIDENCE
+from unbatch.evidence.replay import Replay, gap, rest_of, with_carried
+from unbatch.linalg.lowrank import multiply
+from unbatch.trace import linear_layers
+from unbatch.training import LocalTraining, train
+from unbatch.types import Observation
+
+__all__ = ["Round", "prove_round"]
+
+UNKNOWN_ORDER = "the order of the samples in the local steps is not known, so their replay cannot be exact"
+
+
+@dataclass(frozen=True, eq=False)
+class Round:
+    """What the replay of local training gave.
+
+    Attributes:
+        residual: see ``Replay``.
+        missed: tensors that are off by more than their own rounding; all of them where the order of the steps is not known.
+        accuracy: (k,) upper estimate of the relative error of every sample.
+        remark: what a reader must know, or empty.
+    """
+
+    residual: float
+    missed: dict[str, float]
+    accuracy: Float[Tensor, " k"]
+    remark: str = ""
+
+
+def prove_round(
+    observation: Observation,
+    local: LocalTraining,
+    inputs: Float[Tensor, "k *shape"],
+    labels: Int64[Tensor, " k"],
+    order: Int64[Tensor, "e k"] | None,
+    limit: float,
+) -> Round:
+    """Train as the client did and compare.
+
+    Args:
+        observation: what the server saw.
+        local: how the client trained.
+        inputs: (k, *shape).
+        labels: (k,).
+        order: (E, k) order of the samples in every epoch; None where it is not known, which does not matter if every step takes all.
+        limit: what of a tensor may be rounding.
+    """
+    count = len(inputs)
+    known = order is not None or local.whole(count)
+    order = torch.arange(count, device=inputs.device).expand(local.epochs, count) if order is None else order
+    model = copy.deepcopy(observation.model).double()
+    inputs = inputs.double()
+
+    def moved(rate: float) -> dict[str, Tensor]:
+        """The update of training at this rate, in the observation's scale."""
+        at_rate = replace(local, learning_rate=rate)
+        factor = local.factor(count) or 1.0
+        return {name: tensor / factor for name, tensor in train(model, inputs, labels, at_rate, order, observation.loss).items()}
+
+    remark = "" if known else UNKNOWN_ORDER
+    if local.learning_rate is None:
+        rate = _rate(observation, moved, 1.0 / local.total(count))
+        replayed, remark = moved(rate), remark or f"the learning rate was found to be {rate:.6g}"
+    else:
+        replayed = moved(local.learning_rate)
+        if not observation.factor_known:
+            factor = _alignment(observation, replayed)
+            replayed = {name: factor * tensor for name, tensor in replayed.items()}
+    gaps = {name: gap(observation.update[name], replayed[name]) for name in observation.update if name in replayed}
+    result = Replay(with_carried(observation, gaps))
+    missed = result.missed(limit) if known else {name: g.distance / g.size if g.size else 0.0 for name, g in gaps.items()}
+    nothing = torch.full((count,), torch.inf, dtype=torch.float64, device=inputs.device)
+    return Round(result.residual, missed, nothing if missed else _accuracy(observation, inputs, replayed, result), remark)
+
+
+def _accuracy(observation: Observation, inputs: Tensor, replayed: dict[str, Tensor], result: Replay) -> Float[Tensor, " k"]:
+    """As for one gradient, with the columns that the samples and the update imply: their sums over the steps."""
+    nothing = torch.full((len(inputs),), torch.inf, dtype=torch.float64, device=inputs.device)
+    calls = linear_layers(observation.model, observation.input_shape, 2)
+    uses = [call.weight for call in calls]
+    first = next((c for c in calls if c.raw and uses.count(c.weight) == 1 and c.weight in replayed), None)
+    if first is None:
+        return nothing
+    flat, gradient = inputs.flatten(1), observation.update[first.weight]
+    if torch.linalg.matrix_rank(flat) < len(flat):
+        return nothing
+    columns = multiply(gradient, torch.linalg.pinv(flat).T)
+    alive = int((columns.abs().amax(dim=1) > 0).sum())
+    digits = (alive - len(flat)) * -float(torch.tensor(max(result.residual, 1e-15)).log10())
+    if digits < EVIDENCE:
+        return nothing
+    rest = rest_of(gradient.double() - replayed[first.weight], [], torch.linalg.pinv(columns))
+    rounding = torch.finfo(observation.rounding).eps * (columns.abs() @ flat.norm(dim=1))
+    return from_rows(columns, flat, rest.rows.maximum(rounding), rest.shift)
+
+
+def _rate(observation: Observation, moved: Callable[[float], dict[str, Tensor]], start: float, rounds: int = 12) -> float:
+    """The learning rate that explains the size of the difference, by fixed-point iteration: the difference is nearly linear in it."""
+    rate = start
+    for _ in range(rounds):
+        step = _alignment(observation, moved(rate))
+        if not 0 < step < float("inf"):
+            break
+        rate *= step
+    return rate
+
+
+def _alignment(observation: Observation, replayed: dict[str, Tensor]) -> float:
+    """The factor that brings the replayed update nearest to the observed one."""
+    aligned = sum(float((observation.update[name].double() * tensor).sum()) for name, tensor in replayed.items())
+    size = sum(float(tensor.square().sum()) for tensor in replayed.values())
+    return aligned / size if size else 0.0

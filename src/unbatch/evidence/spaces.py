@@ -1,0 +1,116 @@
+"""The column space and the row space of one layer's gradient: where every member of the batch leaves its column and its input.
+
+| here   | meaning                                                                                      |
+|--------|----------------------------------------------------------------------------------------------|
+| G      | ∂L/∂W = Σ wᵢ dᵢ aᵢᵀ, of rank r; dᵢ = ∂ℓᵢ/∂z and aᵢ, what the layer is fed, of sample i       |
+| U, V   | orthonormal bases of its columns (m, r) and rows (n, r); G = U C Vᵀ                          |
+| ν      | length of the noise of G: no unit vector is moved by more                                    |
+
+With full rank, G (G⁺dᵢ) = dᵢ. What the noise moves of that is at most ν ‖G⁺dᵢ‖: a sample that is weak, or nearly a mixture of others, has
+a long G⁺dᵢ, and is seen only up to that.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor
+
+from unbatch.linalg.lowrank import factor
+
+__all__ = ["Space", "spaces_of"]
+
+ABOVE = 10.0
+"""A singular value counts when it is this many times the noise."""
+
+WEAK = 1e4
+"""A direction this near to the noise may be lost in another layer, which then shows a smaller rank."""
+
+
+@dataclass(frozen=True, eq=False)
+class Space:
+    """One layer's gradient, G = left @ core @ right.T; see the module's notation.
+
+    Attributes:
+        weight: name of the layer's weight.
+        left: (m, r) U.
+        right: (n, r) V.
+        core: (r, r) C.
+        noise: ν.
+        bias_gradient: (m,) ∂L/∂b, or None where the update has none.
+    """
+
+    weight: str
+    left: Float[Tensor, "m r"]
+    right: Float[Tensor, "n r"]
+    core: Float[Tensor, "r r"]
+    noise: float
+    bias_gradient: Float[Tensor, " m"] | None
+
+    @property
+    def rank(self) -> int:
+        """r."""
+        return self.left.shape[1]
+
+    def outside_columns(self, columns: Float[Tensor, "k m"]) -> Float[Tensor, "k m"]:
+        """What of these is not in the column space."""
+        return columns - (columns @ self.left) @ self.left.T
+
+    def outside_rows(self, inputs: Float[Tensor, "k n"]) -> Float[Tensor, "k n"]:
+        """What of these is not in the row space."""
+        return inputs - (inputs @ self.right) @ self.right.T
+
+    def solve_columns(self, columns: Float[Tensor, "k m"]) -> Float[Tensor, "k r"]:
+        """G⁺d in the coordinates of the rows: V (C⁻¹ Uᵀ d)."""
+        return torch.linalg.solve(self.core, (columns @ self.left).T).T
+
+    def solve_rows(self, inputs: Float[Tensor, "k n"]) -> Float[Tensor, "k r"]:
+        """(Gᵀ)⁺a in the coordinates of the columns."""
+        return torch.linalg.solve(self.core.T, (inputs @ self.right).T).T
+
+
+def spaces_of(update: Mapping[str, Tensor], layers: Sequence[tuple[str, str | None]], rounding: torch.dtype) -> dict[str, Space]:
+    """The spaces of the layers whose gradients have the rank of the first one's, or nearly; empty where that one shows no rank.
+
+    The gradient of an output layer has at most C − 1 dimensions: a batch with more samples is not seen in it one by one.
+
+    Args:
+        update: parameter name -> observed gradient.
+        layers: names of weight and bias, first the layer that sees the samples.
+        rounding: the type that the update's numbers are rounded to.
+    """
+    found: dict[str, Space] = {}
+    least = 1
+    for weight, bias in layers:
+        if weight not in update:
+            continue
+        space, near = _space(update[weight], update.get(bias or ""), weight, rounding)
+        if space is None or space.rank < least:
+            if not found:
+                return {}
+            continue
+        if not found:
+            least = max(1, space.rank - near)
+        found[weight] = space
+    return found
+
+
+def _space(gradient: Tensor, bias_gradient: Tensor | None, weight: str, rounding: torch.dtype) -> tuple[Space | None, int]:
+    """The space, None where noise has full rank; and how many of its directions are so near to the noise that others may miss them."""
+    factors = factor(gradient, Generator(gradient.device).manual_seed(0))
+    height, width = gradient.shape
+    # Random sums of columns stand for a wide gradient, so the spectrum is read off the factors themselves.
+    right, change = torch.linalg.qr(factors.right.T)
+    inner, values, _ = torch.linalg.svd(change.T)
+    noise = max(factors.noise * (height**0.5 + width**0.5), torch.finfo(rounding).eps * float(values[0]))
+    rank = int((values > ABOVE * noise).sum())
+    if rank == 0 or rank >= min(height, width) > 1:
+        return None, 0
+    left = factors.left @ inner[:, :rank]
+    right, change = torch.linalg.qr(right @ change @ inner[:, :rank])
+    near = int((values[:rank] < WEAK * noise).sum())
+    sums = None if bias_gradient is None else bias_gradient.double()
+    return Space(weight, left, right, change.T, noise, sums), near

@@ -1,0 +1,246 @@
+"""The proof of a whole batch: its replay gives the observed update, and every sample of it counts by itself."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float, Int64
+from scipy.optimize import nnls
+from torch import Tensor
+
+from unbatch.evidence.accuracy import SAFETY, from_rows
+from unbatch.evidence.certificate import EVIDENCE, INDEPENDENT, SPARE
+from unbatch.evidence.masks import Kink, ReluMasks, turned
+from unbatch.evidence.replay import Replay, Use, entrance_of, replay, slices, smallest_sent
+from unbatch.gradients import capture, couples, loss_function
+from unbatch.linalg.completion import is_pruned
+from unbatch.linalg.lowrank import multiply
+from unbatch.trace import run
+from unbatch.types import Observation
+
+__all__ = ["Whole", "prove_whole"]
+
+NEAR = 0.1
+"""A replay this near to the update may miss it by single neurons at their kink."""
+
+UNSURE = 30.0
+"""A pre-activation below this many roundings, beside the typical one of its layer, may have been on either side of zero."""
+
+
+@dataclass(frozen=True, eq=False)
+class Whole:
+    """What the replay of a batch proved.
+
+    Attributes:
+        residual: ‖replayed − observed‖ / ‖observed‖.
+        missed: tensors that are off by more than their own rounding, and by how much of themselves; none where the replay holds.
+        accuracy: (k,) upper estimate of the relative error of every sample; infinite where the replay does not fix it.
+        weights: (k,) what every sample counts, where that is not 1/k each.
+        pruned: whether the update was compared only where it is not zero.
+        digits: surplus equations times the decimal digits to which they hold.
+    """
+
+    residual: float
+    missed: dict[str, float]
+    accuracy: Float[Tensor, " k"]
+    weights: Float[Tensor, " k"] | None = None
+    pruned: bool = False
+    digits: float = 0.0
+
+    @property
+    def holds(self) -> bool:
+        """Whether every tensor is within its own rounding."""
+        return not self.missed
+
+
+def prove_whole(
+    observation: Observation,
+    inputs: Float[Tensor, "k *shape"],
+    labels: Int64[Tensor, " k"],
+    copies: Int64[Tensor, " k"],
+    limit: float,
+    weights: Float[Tensor, " k"] | None = None,
+) -> Whole:
+    """Replay different samples that were in the batch so many times each.
+
+    Args:
+        observation: what the server saw: one gradient, up to a factor.
+        inputs: (k, *shape), all different.
+        labels: (k,).
+        copies: (k,) how often each is proposed.
+        limit: what of a tensor, beside what was added up for it, may be rounding.
+        weights: (k,) what each may count, tried where even shares fail, before the weights that fit best.
+    """
+    coupled = any(map(couples, observation.model.modules()))
+    even = None if bool((copies == 1).all()) or coupled else copies.double() / copies.sum()
+    if coupled:
+        inputs, labels = inputs.repeat_interleave(copies, dim=0), labels.repeat_interleave(copies)
+    best = _attempt(observation, inputs, labels, even, limit, pruned=False)
+    if best.missed and any(tensor.ndim > 1 and is_pruned(tensor.flatten(1)) for tensor in observation.update.values()):
+        sparse = _attempt(observation, inputs, labels, even, limit, pruned=True)
+        best = sparse if sparse.residual < best.residual else best
+    for turn in range(2):
+        if best.missed and not coupled:
+            own = weights if turn == 0 else _weights(observation, inputs, labels)
+            weighted = best if own is None else _attempt(observation, inputs, labels, own, limit, pruned=best.pruned)
+            best = best if weighted.missed else weighted
+    return best
+
+
+def _attempt(observation: Observation, inputs: Tensor, labels: Tensor, weights: Tensor | None, limit: float, *, pruned: bool) -> Whole:
+    result = replay(observation, inputs, labels, weights, pruned=pruned)
+    missed = result.missed(limit)
+    if missed and weights is None and not missed.keys() & {use.weight for use in result.uses}:
+        missed = _beyond_rounding(observation, inputs, labels, result, missed)
+    if missed and observation.rounding != torch.float64 and result.residual < NEAR:
+        result = _with_masks(observation, inputs, labels, weights, result, pruned)
+        missed = result.missed(limit)
+    nothing = torch.full((len(inputs),), torch.inf, dtype=torch.float64, device=inputs.device)
+    if missed or result.columns is None or result.inputs is None or result.row_errors is None:
+        return Whole(result.residual, missed, nothing, weights, pruned)
+    accuracy = from_rows(result.columns, result.inputs, result.row_errors, result.shift)
+    if pruned:
+        accuracy = accuracy.maximum(_under_pruning(observation.update[result.entrance], result.columns, result.inputs))
+    digits = _surplus(observation, result.columns, inputs) * -_log10(max(result.residual, 1e-15))
+    return Whole(result.residual, missed, accuracy if digits >= EVIDENCE else nothing, weights, pruned, digits)
+
+
+def _beyond_rounding(
+    observation: Observation, inputs: Tensor, labels: Tensor, result: Replay, missed: dict[str, float]
+) -> dict[str, float]:
+    """Those tensors that are off by more than some roundings of the inputs move them.
+
+    A gradient that is zero but for rounding, as of a bias before batch statistics, says nothing.
+    """
+    model = copy.deepcopy(observation.model).double()
+    generator = torch.Generator(inputs.device).manual_seed(0)
+    size = torch.finfo(observation.rounding).eps
+    noise = torch.randn(inputs.shape, generator=generator, dtype=torch.float64, device=inputs.device)
+    here = capture(model, inputs.double(), labels, observation.loss)
+    there = capture(model, inputs.double() * (1 + size * noise), labels, observation.loss)
+    moved = {name: JITTER * float((here[name] - there[name]).norm()) for name in missed}
+    return {name: off for name, off in missed.items() if not result.gaps[name].distance <= moved[name]}
+
+
+JITTER = 30.0
+"""Roundings, as many as a deep network makes of one in its input."""
+
+
+def _log10(value: float) -> float:
+    return float(torch.tensor(value, dtype=torch.float64).log10())
+
+
+def _surplus(observation: Observation, columns: Float[Tensor, "m k"], inputs: Tensor) -> int:
+    """How many more independent columns the layer can make than there are samples, on neurons that speak: at most ``SPARE``.
+
+    Samples that are mixtures of the true ones, X' = X M, have to come with the columns D M⁻ᵀ, which the network makes for no other than the
+    true ones, as long as it can make more than k independent columns. Probed with mixtures.
+    """
+    count, device = columns.shape[1], inputs.device
+    generator = torch.Generator(device).manual_seed(0)
+    mixing = torch.randn((count + SPARE, count), generator=generator, dtype=torch.float64, device=device)
+    mixing = mixing / mixing.norm(dim=1, keepdim=True)
+    labels = torch.randint(observation.classes, (len(mixing),), generator=generator, device=device)
+    found = []
+    for part in slices(len(mixing), (1 << 23) // inputs[0].numel()):
+        mixed = (mixing[part] @ inputs.double().flatten(1)).reshape(-1, *observation.input_shape)
+        own = replace(observation, batch_size=None, labels=None)
+        result = columns_of(own, mixed, labels[part])
+        if result is None:
+            return 0
+        found.append(result)
+    probed = torch.cat(found)[:, columns.abs().amax(dim=1) > 0]
+    values = torch.linalg.svdvals(probed / probed.norm(dim=1, keepdim=True).clamp_min(1e-300))
+    return max(0, int((values > INDEPENDENT * float(values[0])).sum()) - count) if len(values) else 0
+
+
+def columns_of(observation: Observation, inputs: Tensor, labels: Tensor) -> Float[Tensor, "k m"] | None:
+    """∂ℓ/∂z at the layer that sees the samples, or None where there is none."""
+    ran = run(observation.model, inputs)
+    call = entrance_of(ran, observation, len(inputs))
+    if call is None:
+        return None
+    (slope,) = torch.autograd.grad(loss_function(observation.loss)(ran.outputs, labels), call.output)
+    return slope
+
+
+def _weights(observation: Observation, inputs: Tensor, labels: Tensor) -> Float[Tensor, " k"] | None:
+    """What every sample counts: the weights, none negative, that bring the first layer's gradient nearest to the observed one."""
+    even = replay(replace(observation, factor_known=True), inputs, labels)
+    if even.columns is None or even.inputs is None:
+        return None
+    gradient = observation.update[even.entrance]
+    columns, fed = even.columns * len(inputs), even.inputs
+    gram = (columns.T @ columns) * (fed @ fed.T)
+    wanted = (columns.T @ multiply(gradient, fed)).diagonal()
+    scale = gram.diagonal().sqrt()
+    if not bool((scale > 0).all()):
+        return None
+    # The Gram matrix squares the condition: its Cholesky factor keeps what float64 has.
+    factor, failed = torch.linalg.cholesky_ex(gram / scale[:, None] / scale)
+    if int(failed):
+        return None
+    right = torch.linalg.solve_triangular(factor, (wanted / scale)[:, None], upper=False)[:, 0]
+    found, _ = nnls(factor.T.cpu().numpy(), right.cpu().numpy())
+    weights = torch.as_tensor(found, dtype=torch.float64, device=inputs.device) / scale
+    return weights if bool((weights > 0).all()) else None
+
+
+def _with_masks(observation: Observation, inputs: Tensor, labels: Tensor, weights: Tensor | None, result: Replay, pruned: bool) -> Replay:
+    """The replay with those neurons turned that stood at their kink, from the last layer to the first: a turn shows below, not above."""
+    masks = ReluMasks()
+    replay(observation, inputs, labels, weights, pruned=pruned, masks=masks)
+    for number in reversed(range(len(masks.noted))):
+        kink = masks.noted[number]
+        use = next((u for u in result.uses if u.output.shape == kink.z.shape and torch.equal(u.output, kink.z)), None)
+        if use is None or kink.z.ndim != 2 or use.weight not in observation.update:
+            continue
+        held = masks.held.get(number, kink.z > 0)
+        mask = _turned(observation, kink, use, held, pruned)
+        if torch.equal(mask, held):
+            continue
+        tried = ReluMasks(held={**masks.held, number: mask})
+        other = replay(observation, inputs, labels, weights, pruned=pruned, masks=tried)
+        if other.residual < result.residual:
+            masks, result = tried, other
+    return result
+
+
+def _turned(observation: Observation, kink: Kink, use: Use, held: Tensor, pruned: bool) -> Tensor:
+    """The mask of one ReLU after those of its neurons were turned that the rows of the layer's gradient want turned."""
+    unsure = kink.z.abs() < UNSURE * torch.finfo(observation.rounding).eps * kink.z.square().mean().sqrt()
+    rows = unsure.any(dim=0).nonzero()[:, 0]
+    if not len(rows) or kink.slope is None:
+        return held
+    observed = observation.update[use.weight][rows].double()
+    replayed = use.slope[:, rows].T @ use.inputs
+    rest = (observed - replayed) * (observed != 0) if pruned else observed - replayed
+    mask = held.clone()
+    mask[:, rows] = turned(held[:, rows], unsure[:, rows], kink.slope[:, rows], use.inputs, rest)
+    return mask
+
+
+def _under_pruning(observed: Float[Tensor, "m n"], columns: Float[Tensor, "m k"], inputs: Float[Tensor, "k n"]) -> Float[Tensor, " k"]:
+    """Relative errors where only some entries of the gradient were sent: every column of it by those of its rows that were.
+
+    What was not sent is known to be small, and counts as an error of the size of the smallest number sent.
+    """
+    smallest = smallest_sent(observed)
+    total = torch.zeros(len(inputs), dtype=torch.float64, device=inputs.device)
+    for part in slices(observed.shape[1], (1 << 22) // max(len(inputs) ** 2, len(observed))):
+        seen = observed[:, part].double()
+        sent = (seen != 0).double()
+        rest = (seen - columns @ inputs[:, part]) * sent
+        spare = (sent.sum(dim=0) - len(inputs)).clamp_min(1)
+        noise = rest.square().sum(dim=0) / spare
+        scale = columns.norm(dim=0)
+        gram = torch.einsum("mk,mp,ml->pkl", columns / scale, sent, columns / scale)
+        held = torch.linalg.eigvalsh(gram)[:, 0] > 1e-8
+        spread = torch.linalg.inv(gram + torch.eye(len(inputs), dtype=gram.dtype, device=gram.device) * ~held[:, None, None])
+        error = noise[:, None] * spread.diagonal(dim1=1, dim2=2) / scale.square()
+        # A column that too few entries hold: all that is known is that none of the others is larger than the smallest sent.
+        guessed = smallest**2 * torch.linalg.pinv(columns).square().sum(dim=1) * len(observed)
+        total += torch.where(held[:, None], SAFETY**2 * error, guessed[None]).sum(dim=0)
+    return total.sqrt() / inputs.norm(dim=1)

@@ -1,0 +1,212 @@
+"""What is called disclosed, and what is not: proposals that are handed to the judge, some with the truth in them."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from unbatch.evidence import judge
+from unbatch.gradients import capture
+from unbatch.models.mlp import Mlp
+from unbatch.types import Candidate, Observation, Reconstruction, Status
+
+SHAPE, SAMPLES = (3, 6, 6), 8
+
+
+def batch(seed: int, count: int = SAMPLES) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return torch.randn((count, *SHAPE), generator=generator, dtype=torch.float64), torch.randint(7, (count,), generator=generator)
+
+
+@pytest.fixture(scope="module", params=["relu", "silu"])
+def seen(request: pytest.FixtureRequest) -> Observation:
+    model = Mlp(width=80, depth=4, activation=request.param).build(SHAPE, 7, 1).double()
+    return Observation(model, capture(model, *batch(0)), SHAPE)
+
+
+def count(found: Reconstruction) -> int:
+    return 0 if found.inputs is None else len(found.inputs)
+
+
+def error(found: Reconstruction, truth: Tensor) -> float:
+    assert found.inputs is not None
+    distance = (found.inputs.flatten(1)[:, None] - truth.flatten(1)).norm(dim=2) / truth.flatten(1).norm(dim=1)
+    return float(distance.amin(dim=1).max())
+
+
+def test_the_truth_is_proved_to_the_last_digits(seen: Observation) -> None:
+    x, y = batch(0)
+    found = judge(seen, Candidate(x, y)).or_raise()
+    assert found.accuracy is not None
+    assert float(found.accuracy.max()) < 1e-12
+    assert (found.missing, count(found)) == (0, SAMPLES)
+
+
+@pytest.mark.parametrize("kept", [1, 5, SAMPLES - 1])
+def test_members_are_proved_one_by_one_and_what_is_missing_is_known(seen: Observation, kept: int) -> None:
+    x, y = batch(0)
+    found = judge(seen, Candidate(x[:kept], y[:kept]))
+    assert found.status is Status.PARTIAL
+    assert count(found) == kept
+    assert found.missing == SAMPLES - kept
+    assert f"1/{SAMPLES} of the update" in found.reason
+
+
+def test_junk_among_members_is_dropped(seen: Observation) -> None:
+    (x, y), (other, labels) = batch(0), batch(1)
+    found = judge(seen, Candidate(torch.cat([other[:3], x[:6]]), torch.cat([labels[:3], y[:6]])))
+    assert found.status is Status.PARTIAL
+    assert count(found) == 6
+    assert error(found, x) < 1e-12
+
+
+@pytest.mark.parametrize(
+    ("name", "inputs", "labels"),
+    [
+        ("junk", lambda x: batch(1)[0].to(x), lambda y: y),
+        ("convex mixtures", lambda x: 0.5 * (x + x.roll(1, 0)), lambda y: y),
+        ("slight mixtures", lambda x: x + 1e-2 * x.roll(1, 0), lambda y: y),
+        ("scaled members", lambda x: 1.05 * x, lambda y: y),
+        ("wrong labels", lambda x: x, lambda y: (y + 1) % 7),
+        ("zeros", lambda x: 0 * x, lambda y: y),
+        ("huge", lambda x: 1e30 * x, lambda y: y),
+    ],
+)
+def test_what_is_not_a_member_is_not_disclosed(seen: Observation, name: str, inputs: object, labels: object) -> None:
+    x, y = batch(0)
+    found = judge(seen, Candidate(inputs(x), labels(y)))  # type: ignore[operator]
+    assert not found.status.disclosed, name
+    assert found.proved is None
+
+
+def test_two_copies_of_one_member_are_one(seen: Observation) -> None:
+    x, y = batch(0)
+    found = judge(seen, Candidate(torch.cat([x[:4], x[:1] * (1 + 1e-9)]), torch.cat([y[:4], y[:1]])))
+    assert found.status is Status.PARTIAL
+    assert count(found) == 4
+
+
+@pytest.mark.parametrize("given", ["nan", "shape", "labels", "label type", "order"])
+def test_a_faulty_proposal_is_the_attacks_fault(seen: Observation, given: str) -> None:
+    x, y = batch(0)
+    candidate = {
+        "nan": Candidate(x * torch.nan, y),
+        "shape": Candidate(x[:, :2], y),
+        "labels": Candidate(x, y + 7),
+        "label type": Candidate(x, y.double()),
+        "order": Candidate(x, y, order=torch.zeros((1, SAMPLES), dtype=torch.int64)),
+    }[given]
+    found = judge(seen, candidate)
+    assert found.status is Status.BROKE_DOWN
+    assert "the attack returned" in found.reason
+
+
+# what was told
+
+
+def test_what_was_told_is_held_against_what_is_proved(seen: Observation) -> None:
+    x, y = batch(0)
+    for told, word in (
+        ({"batch_size": 12}, "one of the two is wrong"),
+        ({"batch_size": 2 * SAMPLES}, "2 times"),
+        ({"labels": (y + 1) % 7}, "labels that were told"),
+        ({"update": {name: tensor / 2 for name, tensor in seen.update.items()}}, "or the update was scaled"),
+    ):
+        found = judge(replace(seen, **told), Candidate(x, y))  # type: ignore[arg-type]
+        assert found.status is Status.PARTIAL, told
+        assert word in found.reason
+        assert count(found) == SAMPLES
+
+
+def test_without_the_factor_only_a_batch_size_says_that_nobody_is_missing(seen: Observation) -> None:
+    x, y = batch(0)
+    blind = replace(seen, factor_known=False, update={name: 0.3 * tensor for name, tensor in seen.update.items()})
+    assert judge(blind, Candidate(x, y)).status is Status.PARTIAL
+    assert judge(replace(blind, batch_size=SAMPLES), Candidate(x, y)).status is Status.RECONSTRUCTED
+    short = judge(replace(blind, batch_size=SAMPLES + 2), Candidate(x, y))
+    assert (short.status, short.missing) == (Status.PARTIAL, 2)
+
+
+# weak samples, small tensors
+
+
+def test_a_sample_of_which_the_network_is_sure_is_missing_and_not_made_up() -> None:
+    """The head is so sharp that samples with the right label leave nothing: the batch is not whole without them."""
+    model = Mlp(width=80, depth=3).build(SHAPE, 7, 1).double()
+    with torch.no_grad():
+        model[-1].weight.mul_(30000)  # type: ignore[operator, union-attr]
+        model[-1].bias.mul_(30000)  # type: ignore[operator, union-attr]
+        x, y = batch(0, 10)
+        sure = model(x).argmax(dim=1)
+        y = torch.where(torch.arange(10) < 4, (sure + 1) % 7, sure)
+    seen = Observation(model, capture(model, x, y), SHAPE)
+    found = judge(seen, Candidate(x[:4], y[:4]))
+    assert (found.status, found.missing) == (Status.PARTIAL, 6)
+    assert "no trace" in found.reason
+    made_up = judge(seen, Candidate(torch.cat([x[:4], batch(5)[0][:6]]), torch.cat([y[:4], sure[4:]])))
+    assert made_up.status is not Status.RECONSTRUCTED
+    assert made_up.inputs is None or not made_up.status.disclosed or error(made_up, x[:4]) < 1e-6
+
+
+def test_a_small_tensor_counts_by_itself(seen: Observation) -> None:
+    """Small inputs make a gradient that is little beside the bias': half as large is wrong all the same."""
+    x, y = batch(0)
+    update = capture(seen.model, 1e-2 * x, y)
+    assert judge(replace(seen, update=update), Candidate(1e-2 * x, y)).status is Status.RECONSTRUCTED
+    first = next(name for name in update if name.endswith("weight"))
+    spoiled = replace(seen, update={**update, first: 1.5 * update[first]})
+    assert not judge(spoiled, Candidate(1.5e-2 * x, y)).status.disclosed
+
+
+def test_a_neuron_at_its_kink_is_decided_by_its_mask() -> None:
+    model = nn.Sequential(nn.Linear(6, 60), nn.ReLU(), nn.Linear(60, 50), nn.ReLU(), nn.Linear(50, 3)).double()
+    generator = torch.Generator().manual_seed(0)
+    x = torch.randn((16, 6), generator=generator, dtype=torch.float64)
+    y = torch.arange(16) % 3
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+        model[0].bias[3] = 1e-8 - x[0] @ model[0].weight[3]
+    update = {name: tensor.float() for name, tensor in capture(model, x, y).items()}
+    nearby = x.clone()
+    nearby[0] -= 1e-7 * model[0].weight[3].detach() / model[0].weight[3].detach().norm()  # type: ignore[union-attr]
+    assert (model[0](nearby[0]) > 0).logical_xor(model[0](x[0]) > 0).sum() == 1
+    found = judge(Observation(model, update, (6,)), Candidate(nearby, y))
+    assert found.residual is not None
+    assert found.residual < 1e-6
+    wrong = judge(Observation(model, update, (6,)), Candidate(nearby + 1e-3, y))
+    assert not wrong.status.disclosed
+
+
+# inner layers
+
+
+def test_what_an_inner_layer_sees_is_proved_as_such(seen: Observation) -> None:
+    x, _ = batch(0)
+    inside = seen.model[:3](x).detach()  # type: ignore[index]
+    found = judge(seen, Candidate(features=inside, layer="3.weight"))
+    assert found.status is Status.FEATURES
+    assert found.features is not None
+    assert torch.equal(found.features, inside)
+    assert found.inputs is None
+    for lie in (torch.rand_like(inside), 1.05 * inside, inside.flip(1), 0.5 * (inside + inside.roll(1, 0))):
+        assert judge(seen, Candidate(features=lie, layer="3.weight")).status is not Status.FEATURES
+    assert judge(seen, Candidate(features=inside, layer="5.weight")).status is not Status.FEATURES
+
+
+def test_a_layer_with_a_way_around_it_proves_nothing() -> None:
+    class Around(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.a, self.b, self.c = nn.Linear(9, 30), nn.Linear(30, 30), nn.Linear(30, 4)
+
+        def forward(self, x: Tensor) -> Tensor:
+            h = self.a(x).relu()
+            return self.c((h + self.b(h)).relu())
+
+    model = Around().double()
+    x = torch.randn((5, 9), dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    seen = Observation(model, capture(model, x, torch.arange(5) % 4), (9,))
+    assert judge(seen, Candidate(features=model.a(x).relu().detach(), layer="b.weight")).status is Status.UNPROVEN
+    assert judge(seen, Candidate(x, torch.arange(5) % 4)).status is Status.RECONSTRUCTED
