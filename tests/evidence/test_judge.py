@@ -64,7 +64,7 @@ def test_junk_among_members_is_dropped(seen: Observation) -> None:
 @pytest.mark.parametrize(
     ("name", "inputs", "labels"),
     [
-        ("junk", lambda x: batch(1)[0].to(x), lambda y: y),
+        ("junk", lambda x: batch(1)[0] + 0 * x, lambda y: y),
         ("convex mixtures", lambda x: 0.5 * (x + x.roll(1, 0)), lambda y: y),
         ("slight mixtures", lambda x: x + 1e-2 * x.roll(1, 0), lambda y: y),
         ("scaled members", lambda x: 1.05 * x, lambda y: y),
@@ -135,8 +135,8 @@ def test_a_sample_of_which_the_network_is_sure_is_missing_and_not_made_up() -> N
     """The head is so sharp that samples with the right label leave nothing: the batch is not whole without them."""
     model = Mlp(width=80, depth=3).build(SHAPE, 7, 1).double()
     with torch.no_grad():
-        model[-1].weight.mul_(30000)  # type: ignore[operator, union-attr]
-        model[-1].bias.mul_(30000)  # type: ignore[operator, union-attr]
+        model[-1].weight.mul_(100000)  # type: ignore[operator, union-attr]
+        model[-1].bias.mul_(100000)  # type: ignore[operator, union-attr]
         x, y = batch(0, 10)
         sure = model(x).argmax(dim=1)
         y = torch.where(torch.arange(10) < 4, (sure + 1) % 7, sure)

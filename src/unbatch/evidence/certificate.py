@@ -195,7 +195,7 @@ def equations_of(entrance: Entrance, coordinates: Float[Tensor, "k r"]) -> int:
     labels = torch.randint(classes, (count,), generator=generator, device=device)
     seen = entrance.tail(entrance.at(drawn), labels)
     found = conditions(entrance, seen, sizes_of(seen))
-    found = found[found.isfinite().all(dim=1)]
+    found = found[(found.abs() <= 1 + 1e-9).all(dim=1)]  # no part is longer than the whole, unless it left the range of float64
     values = torch.linalg.svdvals(found @ found.T).clamp_min(0).sqrt() if len(found) else found.new_zeros(1)
     return int((values > INDEPENDENT * max(float(values[0]), 1.0)).sum())
 
