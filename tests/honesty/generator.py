@@ -184,9 +184,10 @@ def _lived(
             words.append(f"{train(model, others, other_labels, draw.choice((10, 40, 150)), rate, seed)} steps on others")
         if state.startswith("memorized"):
             pooled, named = torch.cat([inputs.float(), others[:110]]), torch.cat([labels, other_labels[:110]])
-            words.append(f"{train(model, pooled, named, draw.choice((60, 150, 250)), rate, seed)} steps on the batch among others")
+            words.append(f"{train(model, pooled, named, draw.choice((25, 60, 150, 250)), rate, seed)} steps on the batch among others")
     if state.endswith("sharpened"):
-        factor = 10 ** draw.uniform(math.log10(4), math.log10(3000))
+        # What has been memorized and is sharpened more than that leaves an update of zeros, which is refused.
+        factor = 10 ** (draw.uniform(0.2, 1.2) if words else draw.uniform(math.log10(4), math.log10(3000)))
         sharpen(model, factor)
         words.append(f"head times {factor:.0f}")
     return ", ".join(words) or "fresh"

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unbatch import plugins
-from unbatch.gradients import Loss
+from unbatch.gradients import Loss, couples
 from unbatch.training import LocalTraining
 from unbatch.types import Batch, Observation
 
@@ -54,7 +54,7 @@ DEFENSES: tuple[Callable[[Random], str], ...] = (
 def observed(draw: Random, kind: str, model: nn.Module, batch: Batch, seed: int, facts: dict[str, str]) -> tuple[Observation, bool]:
     """The server's view of a round, told rightly or wrongly; and whether the update is coarse."""
     size, classes = len(batch), _classes(model, batch)
-    protocol = _protocol(draw, kind, size, float(batch.inputs.square().mean()))
+    protocol = _protocol(draw, kind, size, float(batch.inputs.square().mean()), any(map(couples, model.modules())))
     chain = [draw.choice(DEFENSES)(draw) for _ in range(draw.choice((1, 1, 2)))] if kind == "defended" else []
     if kind == "secret factor":
         chain = [f"clipping:norm={10 ** draw.uniform(-4, -1)}"]
@@ -77,7 +77,8 @@ def _classes(model: nn.Module, batch: Batch) -> int:
     return last.out_features
 
 
-def _protocol(draw: Random, kind: str, size: int, square: float) -> str:
+def _protocol(draw: Random, kind: str, size: int, square: float, coupled: bool) -> str:
+    """The round, such that no step of a network that normalizes by the batch sees a single sample."""
     which = draw.choices(("fedsgd", "fedavg", "sum"), (60, 30, 10))[0]
     which = {"gradient": "fedsgd", "own loss": "fedsgd", "factor unknown": "fedsgd", "sum": "sum", "mode": "fedsgd"}.get(kind, which)
     if kind in LOCAL:
@@ -85,8 +86,10 @@ def _protocol(draw: Random, kind: str, size: int, square: float) -> str:
     if which == "fedsgd":
         return "fedsgd"
     if which == "sum":
-        return f"secure_aggregation:clients={draw.randint(1, size)}"
+        return f"secure_aggregation:clients={draw.randint(1, max(1, size // 2) if coupled else size)}"
     epochs, mini = draw.choice((1, 1, 1, 2, 3, 4)), draw.choice((0, 0, draw.randint(1, size), draw.randint(1, size)))
+    if coupled and mini and size % mini == 1 % mini:
+        mini = 0
     rate = 10 ** draw.uniform(-3, -0.5) / max(1.0, square)
     momentum = draw.choice((0.0, 0.0, draw.uniform(0.3, 0.95)))
     known = kind != "local training" or draw.random() < 0.8
