@@ -9,6 +9,7 @@ import matplotlib as mpl
 
 mpl.use("svg")
 import defenses_page
+import honesty_page
 import matplotlib.pyplot as plt
 
 HERE = Path(__file__).parent
@@ -207,3 +208,4 @@ for name, (title, write) in SECTIONS.items():
         parts.append(f"## {title}\n\n`python benchmarks/{name}.py` ({machine})\n\n{write(content['cases'])}\n")
 (DOCS / "measurements.md").write_text("\n".join(parts))
 defenses_page.fill()
+honesty_page.fill()

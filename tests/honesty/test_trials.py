@@ -1,0 +1,51 @@
+"""Honesty trials: real samples, networks in every state, rounds told rightly and wrongly; no verdict is false.
+
+By the thousand, in parallel and resumable, with a page of their results: ``benchmarks/honesty.py``, run by ``make test-long``.
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from generator import Outcome, build, run
+from rounds import KINDS, TOLD_RIGHTLY
+
+CLOCK = {"overrun", "overrun by the clock alone"}
+"""Failures that a busy machine can cause: judged by the benchmark, on a quiet one."""
+
+
+def false(outcomes: list[Outcome]) -> list[str]:
+    return [
+        f"seed {outcome.seed} ({outcome.kind}, {outcome.status}): {failure.kind}: {failure.detail} {outcome.facts}"
+        for outcome in outcomes
+        for failure in outcome.failures
+        if failure.kind not in CLOCK
+    ]
+
+
+@pytest.mark.parametrize("start", range(0, 2 * len(KINDS), len(KINDS) // 2))
+def test_no_verdict_is_false(start: int) -> None:
+    assert false([run(seed) for seed in range(start, start + len(KINDS) // 2)]) == []
+
+
+def test_the_trials_bite() -> None:
+    """Of what is told rightly much is proved: a judge that believes nothing would never be wrong."""
+    seeds = [seed for seed in range(5 * len(KINDS), 9 * len(KINDS)) if KINDS[seed % len(KINDS)] in TOLD_RIGHTLY[:5]]
+    outcomes = [run(seed) for seed in seeds]
+    assert false(outcomes) == []
+    searched = [
+        outcome for outcome in outcomes if outcome.facts.get("attack", "").startswith("spear") and outcome.status != "NOT_APPLICABLE"
+    ]
+    assert sum(outcome.claimed > 0 for outcome in searched) > len(searched) / 3
+
+
+def test_a_seed_is_a_trial() -> None:
+    first, second = build(3, {}), build(3, {})
+    assert first.facts == second.facts
+    assert all(bool((first.observation.update[name] == second.observation.update[name]).all()) for name in first.observation.update)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(3600)
+def test_no_verdict_is_false_in_300_trials() -> None:
+    assert false([run(seed) for seed in range(100_000, 100_300)]) == []
