@@ -10,6 +10,7 @@ SOURCE = Path(__file__).parents[1] / "src" / "unbatch"
 
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
+    "archives": {"errors"},
     "trace": set(),
     "gradients": {"errors", "trace"},
     "schema": set(),
@@ -27,12 +28,12 @@ ALLOWED: dict[str, set[str]] = {
     "protocols": {"contracts", "errors", "gradients", "training", "types"},
     "defenses": {"contracts", "errors"},
     "models": {"contracts", "errors"},
-    "datasets": {"contracts", "errors", "types"},
+    "datasets": {"archives", "contracts", "errors", "types"},
     "metrics": {"contracts", "errors"},
     "restoring": {"contracts", "gradients", "linalg", "plugins", "types"},
     "auditing": {"contracts", "errors", "linalg", "plugins", "restoring", "types"},
     "label_scores": {"errors"},
-    "importers": {"errors", "gradients", "types"},
+    "importers": {"archives", "errors", "gradients", "types"},
     "store": {"errors", "label_scores", "types"},
     "exposure": {"errors", "gradients", "last_layer", "plugins", "trace", "types"},
     "report": {"errors", "store", "exposure", "types"},

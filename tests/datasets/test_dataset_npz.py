@@ -88,8 +88,8 @@ BAD: dict[str, tuple[dict[str, Any], str]] = {
     "negative labels": ({"labels": LABELS - 2}, "expected labels from 0, or -1 for no class, .* got -2"),
     "too few classes": ({"classes": np.array(["a", "b", "c"])}, "expected a list of at least 4 names"),
     "classes in a table": ({"classes": np.array([["a", "b", "c", "d"]])}, "expected a list of at least 4 names"),
-    "pickled images": ({"images": np.array([object(), "x"], dtype=object)}, "got pickled objects .* could run code and are refused"),
-    "pickled classes": ({"classes": np.array(["a", 1, 2, None], dtype=object)}, "got pickled objects .* could run code and are refused"),
+    "pickled images": ({"images": np.array([object(), "x"], dtype=object)}, "expected arrays of numbers, got .* could run code"),
+    "pickled classes": ({"classes": np.array(["a", 1, 2, None], dtype=object)}, "expected arrays of numbers, got .* could run code"),
 }
 
 
@@ -153,7 +153,7 @@ def flipped(path: Path) -> bytes:
 def test_another_file_is_refused_and_not_run(tmp_path: Path, content: Callable[[Path], bytes]) -> None:
     path = tmp_path / "bad.npz"
     path.write_bytes(content(path))
-    with pytest.raises(BadFile, match=r"expected an \.npz file .* got .*bad\.npz"):
+    with pytest.raises(BadFile, match=r"expected a whole npz file, got .*bad\.npz"):
         Npz(str(path))
     assert not (tmp_path / "exploded").exists()
 

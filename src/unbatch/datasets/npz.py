@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import zipfile
-import zlib
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from unbatch.archives import read_npz
 from unbatch.datasets._pictures import Floats, Ints, PictureDataset, Pictures, pool
 from unbatch.errors import BadFile, Misuse
 
@@ -66,7 +65,7 @@ class Npz(PictureDataset):
 
 @lru_cache(maxsize=4)
 def _pictures(path: Path, size: int | None, _version: tuple[int, int]) -> Pictures:
-    arrays = _arrays(path)
+    arrays = read_npz(path, wanted=("images", "labels", "classes"))
     images, labels = _checked_images(path, arrays), arrays.get("labels")
     if labels is None or labels.dtype != np.int64 or labels.shape != images.shape[:1]:
         came = "none" if labels is None else f"{labels.dtype} of shape {labels.shape}"
@@ -84,24 +83,6 @@ def _pictures(path: Path, size: int | None, _version: tuple[int, int]) -> Pictur
         return scaled
 
     return pool(read, labels, (1 if grey else 3, *images.shape[1:3]), classes)
-
-
-def _arrays(path: Path) -> dict[str, Array]:
-    advice = "write it with numpy.savez, or numpy.savez_compressed, from plain arrays"
-    try:
-        # Opened here, because numpy leaves the file open when it refuses it.
-        with path.open("rb") as stream:
-            file = np.load(stream, allow_pickle=False)
-            if not isinstance(file, np.lib.npyio.NpzFile):
-                raise BadFile("an .npz file with several named arrays", f"a single array in {path}", advice)
-            return {name: file[name] for name in ("images", "labels", "classes") if name in file.files}
-    except (EOFError, MemoryError, OSError, RuntimeError, ValueError, zipfile.BadZipFile, zlib.error) as error:
-        if isinstance(error, BadFile):
-            raise
-        # numpy's own sentence for this advises allow_pickle=True, which would run whatever the file holds.
-        pickled = "allow_pickle" in str(error)
-        came = f"pickled objects in {path}, which could run code and are refused" if pickled else f"damaged or other data in {path}"
-        raise BadFile("an .npz file of plain arrays", came, advice) from error
 
 
 def _checked_images(path: Path, arrays: dict[str, Array]) -> Array:

@@ -10,8 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from unbatch.archives import read_npz
 from unbatch.errors import BadFile
-from unbatch.importers.files import format_of, read_arrays, to_tensor
+from unbatch.importers.files import format_of, to_tensor
 from unbatch.types import Batch, Schema
 
 __all__ = ["read_labels", "read_truth"]
@@ -72,7 +73,7 @@ def read_labels(path: str | Path) -> Tensor:
 def _read_truth_arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
     if (kind := format_of(path)) != "npz":
         raise BadFile("an npz file", f"'{path}', a {kind} file", "save it with numpy.savez(path, inputs=..., labels=...)")
-    return read_arrays(path)
+    return read_npz(path)
 
 
 def _labels(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]], classes: int | None = None) -> Tensor:
