@@ -61,9 +61,7 @@ CASES: dict[str, tuple[Callable[[Path], object], str]] = {
 }
 
 
-@pytest.mark.parametrize(
-    "reader", [lambda path: Npz(str(path)), read_truth, lambda path: read_npz(path)], ids=["data set", "truth", "both"]
-)
+@pytest.mark.parametrize("reader", [lambda path: Npz(str(path)), read_truth, read_npz], ids=["data set", "truth", "both"])
 @pytest.mark.parametrize("case", CASES)
 def test_a_data_set_and_a_truth_refuse_the_same(tmp_path: Path, reader: Callable[[Path], object], case: str) -> None:
     make, complaint = CASES[case]

@@ -25,6 +25,7 @@ import unbatch
 from unbatch import plugins
 from unbatch.cli import execute
 from unbatch.errors import OutputFailed, ReconstructionFailed
+from unbatch.report import html
 from unbatch.types import Finding, Observation, Reconstruction, Status
 
 UNBATCH = [sys.executable, "-c", "from unbatch.cli import main; main()"]
@@ -34,10 +35,9 @@ class Calls:
     """Stands in for the audit, the store and the report, and keeps what it was called with."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, status: Status = Status.RECONSTRUCTED) -> None:
-        self.status, self.audits, self.written = status, list[dict[str, Any]](), list[tuple[str, Path]]()
+        self.status, self.audits, self.written = status, list[dict[str, Any]](), list[tuple[Path, object]]()
         monkeypatch.setattr("unbatch.auditing.audit", self.audit)
-        monkeypatch.setattr("unbatch.store.save", lambda _, folder: self.written.append(("save", folder)))
-        monkeypatch.setattr("unbatch.report.html.write", self.write)
+        monkeypatch.setattr("unbatch.store.save", lambda _, folder, page: self.written.append((folder, page)))
 
     def audit(self, observation: Observation, truth: unbatch.Batch | None, **rest: Any) -> Finding:
         self.audits.append({"observation": observation, "truth": truth, **rest})
@@ -47,10 +47,6 @@ class Calls:
         right = () if truth is None else (True,) * len(truth)
         schema = unbatch.Schema.guess(observation.input_shape)
         return Finding(made, observation.knowledge, schema, observation.input_shape, 0, 0.1, truth, exact=right, labels_right=right)
-
-    def write(self, folder: Path) -> Path:
-        self.written.append(("write", folder))
-        return folder / "report.html"
 
 
 @pytest.fixture
@@ -111,7 +107,7 @@ def test_demo_plays_a_round_with_its_defaults(calls: Calls, tmp_path: Path, monk
     assert {tensor.dtype for tensor in seen.update.values()} == {torch.float64}
     assert (seen.knowledge.batch_size, seen.knowledge.labels) == (False, False)
     assert (call["attack"], call["seed"]) == ("spear", 0)
-    assert calls.written == [("save", Path("unbatch-report")), ("write", Path("unbatch-report"))]
+    assert calls.written == [(Path("unbatch-report"), html.render)]
 
 
 def test_demo_passes_on_what_it_is_told(calls: Calls, tmp_path: Path) -> None:
@@ -122,7 +118,7 @@ def test_demo_passes_on_what_it_is_told(calls: Calls, tmp_path: Path) -> None:
     assert [tuple(p.shape) for p in call["observation"].model.parameters()] == [(20, 64), (20,), (10, 20), (10,)]
     assert call["observation"].dtype == torch.float32
     assert (call["attack"], call["seed"]) == ("spear:seconds=9", 5)
-    assert calls.written[0] == ("save", tmp_path / "a" / "b")
+    assert calls.written[0][0] == tmp_path / "a" / "b"
 
 
 def test_audit_knows_no_more_than_it_is_told(calls: Calls, files: Path) -> None:

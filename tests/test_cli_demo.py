@@ -27,7 +27,6 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[Observation]:
 
     monkeypatch.setattr("unbatch.auditing.audit", audit)
     monkeypatch.setattr("unbatch.store.save", lambda *_: None)
-    monkeypatch.setattr("unbatch.report.html.write", lambda folder: folder)
     return observations
 
 

@@ -101,8 +101,8 @@ def write_report(finding: Finding, out: Path) -> None:
     from unbatch import store
     from unbatch.report import html
 
-    store.save(finding, out)
-    _print_result(finding, html.write(out))
+    store.save(finding, out, html.render)
+    _print_result(finding, out / store.HTML)
 
 
 def _print_result(finding: Finding, page: Path) -> None:

@@ -123,8 +123,7 @@ class RoundAudit:
         if not self.reports:
             return summary
         try:
-            store.save(finding, folder)
-            html.write(folder)
+            store.save(finding, folder, html.render)
         except UnbatchError as error:
             return summary.with_reason(str(error))
         return summary.model_copy(update={"folder": folder.name})

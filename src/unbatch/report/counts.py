@@ -12,7 +12,7 @@ from markupsafe import Markup
 
 from unbatch.report.summary import DASH, number
 from unbatch.store.counts import StoredCounts, StoredLabels
-from unbatch.store.findings import publish
+from unbatch.store.publishing import publish
 
 __all__ = ["HTML", "JSON", "Bar", "Chart", "chart", "environment", "write"]
 

@@ -12,7 +12,7 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
 from unbatch.exposure import GENERAL, Exposure, LayerExposure, Limits
-from unbatch.store.findings import publish
+from unbatch.store.publishing import publish
 
 __all__ = ["HTML", "JSON", "Row", "answer", "badge", "chart", "figures", "one_sample", "rows", "severity", "write"]
 
@@ -71,7 +71,6 @@ def write(exposure: Exposure, folder: Path) -> Path:
             HTML: lambda path: path.write_text(page, encoding="utf-8"),
             JSON: lambda path: path.write_text(text, encoding="utf-8"),
         },
-        stale=(JSON, HTML),
     )
     return folder / HTML
 

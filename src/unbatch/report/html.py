@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
@@ -15,10 +16,11 @@ from torch import Tensor
 from unbatch.report import summary
 from unbatch.report.counts import chart, environment
 from unbatch.report.pictures import Scale, amplification, data_uri, side
-from unbatch.store.findings import HTML, TENSORS, StoredFinding, load, publish
+from unbatch.store.findings import HTML, TENSORS, StoredFinding, load, load_held
+from unbatch.store.publishing import publish
 from unbatch.types import Schema
 
-__all__ = ["write"]
+__all__ = ["render", "write"]
 
 OPEN = 24
 """Samples that are shown at once; the rest is folded away."""
@@ -67,12 +69,19 @@ def write(folder: Path) -> Path:
         >>> "no &lt;ReLU&gt;" in page, "<script" in page
         (True, False)
     """
-    page = _page(*load(folder))
-    publish(folder, {HTML: lambda path: path.write_text(page, encoding="utf-8")})
+    load(folder)  # so that a folder without a finding is not written to
+    # Drawn from what lies there when the page is put beside it, and not from what another writer has replaced since.
+    publish(folder, {HTML: lambda path: path.write_text(render(*load_held(folder)), encoding="utf-8")})
     return folder / HTML
 
 
-def _page(stored: StoredFinding, tensors: dict[str, Tensor]) -> str:
+def render(stored: StoredFinding, tensors: Mapping[str, Tensor]) -> str:
+    """The page as text.
+
+    Args:
+        stored: the finding.
+        tensors: see ``store.load``.
+    """
     style = files("unbatch.report").joinpath("style.css").read_text(encoding="utf-8")
     samples = _samples(stored)
     shown: dict[str, Any] = (
@@ -125,13 +134,13 @@ def _label(stored: StoredFinding, index: int) -> str:
     return f"{classes[index]} ({index})" if 0 <= index < len(classes) else str(index)
 
 
-def _raw(stored: StoredFinding, tensors: dict[str, Tensor]) -> tuple[Tensor | None, Tensor | None]:
+def _raw(stored: StoredFinding, tensors: Mapping[str, Tensor]) -> tuple[Tensor | None, Tensor | None]:
     schema = Schema(stored.input_schema.kind, stored.input_schema.mean, stored.input_schema.std)
     truth, made = (schema.to_raw(tensors[name].double()) if name in tensors else None for name in ("truth_inputs", "inputs"))
     return truth, made
 
 
-def _with_pictures(stored: StoredFinding, tensors: dict[str, Tensor], samples: list[_Sample]) -> dict[str, Any]:
+def _with_pictures(stored: StoredFinding, tensors: Mapping[str, Tensor], samples: list[_Sample]) -> dict[str, Any]:
     truth, made = _raw(stored, tensors)
     if made is None:  # and the client's own pictures are nobody's business then
         return {"kind": "none"}
@@ -181,7 +190,7 @@ def _picture(sample: _Sample, caption: str, tensor: Tensor | None, scale: Scale,
     return {"caption": caption, "source": source, "alt": f"{caption} of sample {sample.name}"}
 
 
-def _with_values(stored: StoredFinding, tensors: dict[str, Tensor], samples: list[_Sample]) -> dict[str, Any]:
+def _with_values(stored: StoredFinding, tensors: Mapping[str, Tensor], samples: list[_Sample]) -> dict[str, Any]:
     truth, made = _raw(stored, tensors)
     if made is None:
         return {"kind": "none"}

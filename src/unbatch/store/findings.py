@@ -1,16 +1,14 @@
 """A finding on disk: ``report.json`` for what can be read, ``tensors.safetensors`` for the pictures.
 
-Both are written beside their final place first and moved there only when they are complete; ``report.json`` is moved last, so that a
-folder with a ``report.json`` holds a whole finding. JSON knows neither NaN nor infinity: NaN is written as null, infinity as "Infinity".
+They appear together, whole, see ``publishing``: a folder with a ``report.json`` holds a whole finding. JSON knows neither NaN nor
+infinity: NaN is written as null, infinity as "Infinity".
 """
 
 from __future__ import annotations
 
 import json
 import math
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -20,12 +18,13 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from unbatch.errors import BadFile, OutputFailed
+from unbatch.errors import BadFile
 from unbatch.store.advice import Advice, advise
 from unbatch.store.counts import StoredCounts, stored_counts
+from unbatch.store.publishing import WHOLE, check_free, held, publish
 from unbatch.types import Finding, Status
 
-__all__ = ["FORMAT", "HTML", "REPORT", "TENSORS", "StoredFinding", "StoredSchema", "check_writable", "load", "publish", "save"]
+__all__ = ["FORMAT", "HTML", "REPORT", "TENSORS", "StoredFinding", "StoredSchema", "check_writable", "load", "load_held", "save"]
 
 FORMAT: Final = 1
 """Version of the format: raised whenever a reader of the former one would misread a file."""
@@ -133,14 +132,19 @@ class StoredFinding(_Stored):
         return self
 
 
-def save(finding: Finding, folder: Path) -> None:
-    """Write ``report.json`` and ``tensors.safetensors`` into a folder, which is made if it is missing.
+Page = Callable[["StoredFinding", Mapping[str, Tensor]], str]
+"""Draws a stored finding and its tensors."""
 
-    An earlier finding in the folder is replaced, and its ``report.html`` removed; other files there are left alone.
+
+def save(finding: Finding, folder: Path, page: Page | None = None) -> None:
+    """Write ``report.json``, ``tensors.safetensors`` and ``report.html`` into a folder, which is made if it is missing.
+
+    An earlier finding in the folder is replaced when all of the new one is written; other files there are left alone.
 
     Args:
         finding: what the audit returned.
         folder: where to.
+        page: draws ``report.html``, see ``report.html.render``; an earlier one is removed if None.
 
     Raises:
         OutputFailed: the folder cannot be written; it is left as it was.
@@ -154,48 +158,16 @@ def save(finding: Finding, folder: Path) -> None:
         ...     load(Path(folder, "new"))[0].reason
         'no ReLU'
     """
-    text = _stored(finding).model_dump_json(indent=2) + "\n"
-    tensors = _tensors(finding)
-    publish(
-        folder,
-        {
-            TENSORS: lambda path: save_file(tensors, path),
-            REPORT: lambda path: path.write_text(text, encoding="utf-8"),
-        },
-        stale=(REPORT, HTML),
-    )
-
-
-def publish(folder: Path, writers: Mapping[str, Callable[[Path], object]], stale: Sequence[str] = ()) -> None:
-    """Write files so that they appear all complete or not at all.
-
-    Args:
-        folder: where to; made if it is missing, and removed again on failure.
-        writers: file name -> function that writes it to the path that it is given; moved into place in this order.
-        stale: names to remove between writing and moving, so that old and new are never mixed.
-
-    Raises:
-        OutputFailed: something could not be written; earlier files are left alone.
-    """
-    made: list[Path] = []
-    try:
-        made += [path for path in (folder, *folder.parents) if not path.exists()]
-        _refuse_occupied(folder, [*writers, *stale])
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".unbatch-") as scratch:
-            for name, write in writers.items():
-                write(Path(scratch, name))
-            for name in stale:
-                (folder / name).unlink(missing_ok=True)
-            for name in writers:
-                Path(scratch, name).replace(folder / name)
-    except (OSError, SafetensorError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise OutputFailed(f"expected an output folder that can be written, got {str(folder)!r} ({reason}): name another one") from error
-    finally:
-        for path in made:
-            with suppress(OSError):  # it is not empty: the files are in it, as they should be
-                path.rmdir()
+    stored, tensors = _stored(finding), _tensors(finding)
+    text = stored.model_dump_json(indent=2) + "\n"
+    writers: dict[str, Callable[[Path], object]] = {
+        TENSORS: lambda path: save_file(tensors, path),
+        REPORT: lambda path: path.write_text(text, encoding="utf-8"),
+    }
+    if page is not None:
+        drawn = page(stored, tensors)
+        writers[HTML] = lambda path: path.write_text(drawn, encoding="utf-8")
+    publish(folder, writers, stale=(HTML,))
 
 
 def check_writable(folder: Path, names: Sequence[str] = (REPORT, TENSORS, HTML)) -> None:
@@ -209,17 +181,7 @@ def check_writable(folder: Path, names: Sequence[str] = (REPORT, TENSORS, HTML))
         OutputFailed: it cannot.
     """
     publish(folder, {})
-    _refuse_occupied(folder, names)
-
-
-def _refuse_occupied(folder: Path, names: Sequence[str]) -> None:
-    if folder.exists() and not folder.is_dir():
-        raise OutputFailed(f"expected an output folder, got the file {str(folder)!r}: name another one")
-    for name in names:
-        if (folder / name).is_dir():
-            raise OutputFailed(
-                f"expected a free place for {name!r}, got a folder of that name in {str(folder)!r}: name another output folder"
-            )
+    check_free(folder, names)
 
 
 def load(folder: Path) -> tuple[StoredFinding, dict[str, Tensor]]:
@@ -235,6 +197,18 @@ def load(folder: Path) -> tuple[StoredFinding, dict[str, Tensor]]:
     Raises:
         BadFile: a file is missing, damaged, of another version of the format, or the two do not fit together.
     """
+    try:
+        with held(folder):
+            return load_held(folder)
+    except OSError as error:  # we may not write there: what cannot be held is read as it lies
+        if (folder / WHOLE).exists():
+            came = f"one of which a part is still in {str(folder / WHOLE)!r}"
+            raise BadFile("a report in its place", came, "let its owner read it once, or run the audit again") from error
+        return load_held(folder)
+
+
+def load_held(folder: Path) -> tuple[StoredFinding, dict[str, Tensor]]:
+    """The same, for one who holds the folder already: see ``publishing``."""
     stored = _read(folder / REPORT)
     path = folder / TENSORS
     if not path.is_file():
