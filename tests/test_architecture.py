@@ -11,6 +11,8 @@ SOURCE = Path(__file__).parents[1] / "src" / "unbatch"
 ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "archives": {"errors"},
+    "records": {"errors"},
+    "advice": {"records", "types"},
     "trace": set(),
     "gradients": {"errors", "trace"},
     "schema": set(),
@@ -34,11 +36,11 @@ ALLOWED: dict[str, set[str]] = {
     "auditing": {"contracts", "errors", "linalg", "plugins", "restoring", "types"},
     "label_scores": {"errors"},
     "importers": {"archives", "errors", "gradients", "types"},
-    "store": {"errors", "label_scores", "types"},
-    "exposure": {"errors", "gradients", "last_layer", "plugins", "trace", "types"},
-    "report": {"errors", "store", "exposure", "types"},
+    "store": {"advice", "errors", "label_scores", "records", "types"},
+    "exposure": {"advice", "records", "errors", "gradients", "last_layer", "plugins", "trace", "types"},
+    "report": {"advice", "errors", "store", "exposure", "types"},
     "cli": {"auditing", "restoring", "contracts", "errors", "store", "exposure", "importers", "plugins", "report", "types"},
-    "flower": {"auditing", "contracts", "errors", "store", "gradients", "importers", "plugins", "report", "training", "types"},
+    "flower": {"records", "auditing", "contracts", "errors", "store", "gradients", "importers", "plugins", "report", "training", "types"},
     "__init__": {"auditing", "restoring", "errors", "exposure", "gradients", "types"},
 }
 """Part -> the parts that it may import. A part is a module, or a folder of them."""

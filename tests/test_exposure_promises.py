@@ -253,7 +253,7 @@ def test_json_says_the_same() -> None:
     found = expose(LeNet5().build((1, 28, 28), 10), (1, 28, 28))
     text = found.to_json()
     assert Exposure.from_json(text) == found
-    assert json.loads(text)["format"] == 1
+    assert json.loads(text)["format"] == 2
     assert not any(
         math.isnan(value)
         for value in np.array(

@@ -14,6 +14,7 @@ A misuse says in one sentence what was expected, what came, and what to do.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 
 __all__ = [
@@ -26,8 +27,28 @@ __all__ = [
     "ReconstructionFailed",
     "UnbatchError",
     "UnknownPlugin",
+    "printable",
     "some",
 ]
+
+_UNSEEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f"  # control characters but tab and newline: colors, titles, cursor moves, questions to the terminal
+    "\u061c\u200b\u200e\u200f\u2028-\u202e\u2060-\u2069\ufeff\ufff9-\ufffb\U000e0000-\U000e007f"  # not seen, or turning text around
+    "\ud800-\udfff]"  # halves of characters, which no file can hold
+)
+
+
+def printable(text: str) -> str:
+    r"""The text with everything that a terminal would obey, or that nobody would see, written out.
+
+    Names of tensors, files and classes, and what a model's code says, come from strangers: they must not repaint the screen on which a
+    verdict is read.
+
+    Example:
+        >>> print(printable("1.weight\x1b[2J\u202etxt.exe"))
+        1.weight\x1b[2J\u202etxt.exe
+    """
+    return _UNSEEN.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
 
 
 def some(names: Sequence[str], most: int = 3) -> str:
@@ -42,6 +63,10 @@ def some(names: Sequence[str], most: int = 3) -> str:
 
 class UnbatchError(Exception):
     """The root of the tree: catch it to catch all that unbatch raises on purpose."""
+
+    def __str__(self) -> str:
+        """What it says, safe to print: see ``printable``."""
+        return printable(super().__str__())
 
 
 class Misuse(UnbatchError, ValueError):

@@ -145,11 +145,11 @@ def test_both_files_or_neither(tmp_path: Path) -> None:
 
 
 def test_figures_follow_the_layers() -> None:
-    told = {label: value for label, value, _ in page.figures(lenet())}
+    told = {figure.label: figure.value for figure in page.figures(lenet())}
     assert told["Samples, exactly"] == "none known"
     assert told["Inner features"].startswith("b ≤ ")
     assert (told["One sample alone"], told["Labels"]) == ("features only", "6 of 6")
-    assert {label: value for label, value, _ in page.figures(mlp())}["One sample alone"] == "exact"
+    assert {figure.label: figure.value for figure in page.figures(mlp())}["One sample alone"] == "exact"
 
 
 CONTRAST = """selector => {

@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import save_file
 
+from unbatch.advice import advise
 from unbatch.errors import BadFile, OutputFailed
 from unbatch.store import findings as store
-from unbatch.store.advice import advise
 from unbatch.types import Batch, Finding, Knowledge, Reconstruction, Schema, Status
 
 ENVIRONMENT = {"unbatch": "0.1.0", "torch": "2.13"}

@@ -9,16 +9,18 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from unbatch.errors import Misuse, OutputFailed, UnbatchError
+from unbatch.cli.streams import guarded
+from unbatch.errors import Misuse, OutputFailed, UnbatchError, printable
 
-__all__ = ["DONE", "FAILED", "INTERRUPTED", "LEAKED", "MISUSE", "app", "execute", "main", "say"]
+__all__ = ["DONE", "FAILED", "INCONCLUSIVE", "INTERRUPTED", "LEAKED", "MISUSE", "app", "echo", "execute", "main", "say"]
 
-DONE, FAILED, MISUSE, LEAKED, INTERRUPTED = 0, 1, 2, 3, 130
+DONE, FAILED, MISUSE, LEAKED, INCONCLUSIVE, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
 EXIT_CODES = """Exit codes: 0 done (read the verdict: an audit that finds nothing is done too); 1 controlled failure (the demo did not
 reconstruct its batch, or unbatch has a bug); 2 misuse (what was given cannot be used, the attack does not apply to it, or the output cannot
 be written), with one sentence on stderr and nothing written; 3 the update gives away what --fail-on names, with the reason on stderr and
-the report written; 130 interrupted, nothing half-written."""
+the report written; 4 --fail-on found nothing, but the audit could not tell, with the reason on stderr and the report written; 130
+interrupted, nothing half-written."""
 
 app = typer.Typer(
     name="unbatch",
@@ -43,6 +45,18 @@ def execute(arguments: Sequence[str]) -> int:
         spear
         0
     """
+    with guarded() as out:
+        code = _run(arguments)
+        if out is not None:
+            out.flush()
+            if out.failure is not None and not out.closed_by_reader:
+                reason = out.failure.strerror or str(out.failure)
+                said = say(f"expected a standard output that can be written, got one that cannot ({reason}): name another", MISUSE)
+                return code or said
+        return code
+
+
+def _run(arguments: Sequence[str]) -> int:
     debug = "--debug" in arguments
     try:
         typer.main.get_command(app).main(args=list(arguments), prog_name="unbatch")
@@ -62,11 +76,16 @@ def execute(arguments: Sequence[str]) -> int:
     return DONE
 
 
+def echo(text: str) -> None:
+    """Print, with nothing in it that a terminal would obey."""
+    typer.echo(printable(text))
+
+
 def say(sentence: str, code: int, *, debug: bool = False) -> int:
     """Write one sentence to stderr and return the exit code."""
     if debug:
-        traceback.print_exc()
-    typer.echo("unbatch: " + " ".join(sentence.split()), err=True)
+        typer.echo(printable(traceback.format_exc()), err=True)
+    typer.echo("unbatch: " + printable(" ".join(sentence.split())), err=True)
     return code
 
 
@@ -74,7 +93,7 @@ def _show_version(wanted: bool) -> None:
     if wanted:
         import unbatch
 
-        typer.echo(f"unbatch {unbatch.__version__}")
+        echo(f"unbatch {unbatch.__version__}")
         raise typer.Exit
 
 

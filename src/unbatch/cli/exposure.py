@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from unbatch.cli import shared
-from unbatch.cli.app import app
+from unbatch.cli.app import app, echo
 from unbatch.cli.shared import InputShape, Loss, Model, Seed
+from unbatch.errors import printable
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -61,11 +62,11 @@ def exposure(
     found = found.model_copy(update={"environment": auditing.environment()})
     written = None if out is None else page.write(found, out)
     if json:
-        typer.echo(found.to_json(), nl=False)
+        echo(found.to_json().rstrip("\n"))
         return
     _print(found)
     if written is not None:
-        typer.echo(f"report   {written}")
+        echo(f"report   {written}")
 
 
 def _print(found: Exposure) -> None:
@@ -73,16 +74,16 @@ def _print(found: Exposure) -> None:
 
     console = Console()
     console.print(_table(found))
-    typer.echo(f"verdict  {found.verdict}")
+    echo(f"verdict  {found.verdict}")
     apply = [restorer.name for restorer in found.labels.restorers if restorer.applies]
     told = f"can be counted from the gradient of {found.labels.layer}: {', '.join(apply)}" if apply else found.labels.restorers[0].reason
-    typer.echo(f"labels   {told}")
+    echo(f"labels   {told}")
     opened = [layer for layer in found.layers if layer.remedy is not None]
     opened.sort(key=lambda layer: (not layer.sees.startswith("raw"), layer is not found.worst))
     if opened and opened[0].remedy is not None:
-        typer.echo(f"closes   {opened[0].remedy.title}. {opened[0].remedy.leaves}")
+        echo(f"closes   {opened[0].remedy.title}. {opened[0].remedy.costs}")
     if any(layer.firing is not None for layer in found.layers):
-        typer.echo(f"measured on {found.measured_on}")
+        echo(f"measured on {found.measured_on}")
 
 
 def _table(found: Exposure) -> Table:
@@ -93,7 +94,12 @@ def _table(found: Exposure) -> Table:
     from unbatch.report.exposure import answer, one_sample, rows
 
     shape = "×".join(map(str, found.input_shape))
-    table = Table(title=f"{found.model}, inputs {shape}, {found.mode} mode", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(
+        title=Text(printable(f"{found.model}, inputs {shape}, {found.mode} mode")),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+    )
     for column in ("layer", "kind", "sees", "from a batch", "from one sample", "search", "why no more"):
         table.add_column(column)
     for row in rows(found):
@@ -101,7 +107,7 @@ def _table(found: Exposure) -> Table:
         reach = "" if layer.limits is None else f"b ≤ {layer.limits.searched:,}" + ("*" if layer.limits.extrapolated else "")
         cells = [row.name, row.kind, layer.sees, answer(layer), one_sample(layer), reach, row.why]
         # As text, so that brackets in a stranger's names are no markup.
-        table.add_row(*(Text(cell) for cell in cells), style="" if layer.remedy is not None else "dim")
+        table.add_row(*(Text(printable(cell)) for cell in cells), style="" if layer.remedy is not None else "dim")
     if any(layer.limits is not None and layer.limits.extrapolated for layer in found.layers):
         table.caption, table.caption_justify = "* extrapolated from the widths that were measured", "left"
     return table

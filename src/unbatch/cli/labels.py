@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from unbatch.cli import shared
-from unbatch.cli.app import MISUSE, app, say
+from unbatch.cli.app import MISUSE, app, echo, say
 from unbatch.cli.audit import LearningRate, LocalEpochs, MiniBatch, Momentum, RestFrozen, UnknownFactor, UpdateIs, _training
 from unbatch.cli.shared import InputShape, Loss, Model, Seed, Update, Weights
-from unbatch.errors import BadFile, Misuse
+from unbatch.errors import BadFile, Misuse, printable
 
 if TYPE_CHECKING:
     from unbatch.importers import Kind
@@ -81,7 +81,7 @@ def labels(
     _print_counts(found, () if observation.schema is None else observation.schema.classes)
     if out is not None:
         written = page.write(stored_labels(found, observation, seed, auditing.environment()), out)
-        typer.echo(f"report   {written}")
+        echo(f"report   {written}")
 
 
 def _named(observation: Observation, path: Path) -> Observation:
@@ -109,19 +109,19 @@ def _print_counts(found: Counts, names: tuple[str, ...], most: int = 50) -> None
     counts = None if found.counts is None else found.counts.tolist()
     if counts is not None:
         present.sort(key=lambda label: -counts[label])
-    table = Table("class", "samples", "", title=f"labels, by {found.restorer}", title_justify="left", box=None)
+    table = Table("class", "samples", "", title=Text(printable(f"labels, by {found.restorer}")), title_justify="left", box=None)
     for label in present[:most]:
         number = "?" if counts is None else str(counts[label])
         bar = "" if counts is None else "█" * max(1, round(40 * counts[label] / counts[present[0]]))
-        table.add_row(Text(f"{names[label]} ({label})" if names else str(label)), number, bar)
+        table.add_row(Text(printable(f"{names[label]} ({label})") if names else str(label)), number, bar)
     Console().print(table)
     if len(present) > most:
-        typer.echo(f"... and {len(present) - most} more classes")
+        echo(f"... and {len(present) - most} more classes")
     if counts is not None:
-        typer.echo(f"{sum(counts)} samples of {len(present)} among {len(counts)} classes")
+        echo(f"{sum(counts)} samples of {len(present)} among {len(counts)} classes")
     if found.reason:
-        typer.echo(f"note     {found.reason}")
+        echo(f"note     {found.reason}")
     if (error := found.stats.get("expected_error")) is not None:
-        typer.echo(f"a count is expected to be off by {error:.2f} before rounding")
+        echo(f"a count is expected to be off by {error:.2f} before rounding")
     elif found.stats.get("trust", 1.0) < 1:
-        typer.echo("little can be read off this update (a trained network, noise): these counts are a guess bent by it")
+        echo("little can be read off this update (a trained network, noise): these counts are a guess bent by it")

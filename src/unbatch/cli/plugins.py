@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from unbatch.cli.app import app
+from unbatch.cli.app import app, echo
 from unbatch.errors import UnknownPlugin
 
 __all__ = ["describe", "list_", "version"]
@@ -18,7 +18,7 @@ def list_(kind: Annotated[str, typer.Argument(help="attacks, labels, protocols, 
     from unbatch import plugins
 
     for name in plugins.names(kind):
-        typer.echo(name)
+        echo(name)
 
 
 @app.command()
@@ -29,7 +29,7 @@ def describe(name: Annotated[str, typer.Argument(help="Of a plug-in; see `unbatc
     kinds = [kind for kind in plugins.KINDS if name in plugins.names(kind)]
     if not kinds:
         raise UnknownPlugin("the name of a plug-in", repr(name), "see `unbatch list KIND`")
-    typer.echo("\n\n".join(_description(kind, name) for kind in kinds))
+    echo("\n\n".join(_description(kind, name) for kind in kinds))
 
 
 def _description(kind: str, name: str) -> str:
@@ -52,4 +52,4 @@ def version() -> None:
     """Print the version."""
     import unbatch
 
-    typer.echo(f"unbatch {unbatch.__version__}")
+    echo(f"unbatch {unbatch.__version__}")

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from unbatch.cli.app import MISUSE, say
-from unbatch.errors import Misuse
+from unbatch.cli.app import DONE, MISUSE, echo, say
+from unbatch.errors import Misuse, printable
 
 if TYPE_CHECKING:
     from unbatch.types import Batch, Finding, Observation, Progress, Schema
@@ -33,6 +33,7 @@ __all__ = [
     "note",
     "numbers",
     "progress",
+    "row",
     "schema",
     "write_report",
 ]
@@ -116,13 +117,18 @@ def _print_result(finding: Finding, page: Path) -> None:
         rows.append(("labels", f"{sum(finding.labels_right)} of {total} right"))
     rows.append(("report", str(page)))
     for name, text in rows:
-        typer.echo(f"{name:<8} {text}")
+        echo(row(name, text))
+
+
+def row(name: str, text: str) -> str:
+    """One line of a result."""
+    return f"{name:<8} {' '.join(text.split())}"
 
 
 def note(text: str, quiet: bool) -> None:
     """Say on stderr what is about to be done."""
     if not quiet:
-        typer.echo(f"unbatch: {text}", err=True)
+        say(text, DONE)
 
 
 @contextmanager
@@ -137,6 +143,7 @@ def progress(quiet: bool) -> Iterator[Progress]:
         task = bar.add_task("starting", total=None)
 
         def tell(message: str, done: float) -> None:
+            message = printable(message)
             if math.isnan(done):
                 bar.update(task, description=message)
             else:

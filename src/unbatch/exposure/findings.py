@@ -8,13 +8,15 @@ from __future__ import annotations
 import json
 from typing import Final, Literal
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import Field, ValidationError
 
+from unbatch.advice import Advice
 from unbatch.errors import BadFile
+from unbatch.records import Record
 
-__all__ = ["FORMAT", "Exposure", "LabelLeak", "LayerExposure", "Limits", "Neurons", "Point", "Remedy", "Restorer"]
+__all__ = ["FORMAT", "Exposure", "LabelLeak", "LayerExposure", "Limits", "Neurons", "Point", "Restorer"]
 
-FORMAT: Final = 1
+FORMAT: Final = 2
 """Version of the JSON: raised whenever a reader of the former one would misread it."""
 
 Exact = Literal["samples", "features", "untested", "none"]
@@ -28,25 +30,7 @@ Sees = Literal["raw input", "raw input, scaled", "raw input, rearranged", "raw i
 """What a layer is fed."""
 
 
-class _Plain(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
-
-
-class Remedy(_Plain):
-    """The cheapest change that closes an exposure.
-
-    Attributes:
-        title: what to do.
-        closes: which route ends, and why.
-        leaves: what it costs, and what stays open.
-    """
-
-    title: str
-    closes: str
-    leaves: str
-
-
-class Neurons(_Plain):
+class Neurons(Record):
     """How often the neurons of a Linear + ReLU layer are off.
 
     Attributes:
@@ -68,7 +52,7 @@ class Neurons(_Plain):
     spread: float
 
 
-class Point(_Plain):
+class Point(Record):
     """One batch size: the probability that all samples are determined, and the share of samples that are."""
 
     batch: int
@@ -76,7 +60,7 @@ class Point(_Plain):
     share_determined: float
 
 
-class Limits(_Plain):
+class Limits(Record):
     """Up to which batch size a layer can be inverted; see ``docs/exposure.md``.
 
     Attributes:
@@ -98,7 +82,7 @@ class Limits(_Plain):
     curve: tuple[Point, ...]
 
 
-class LayerExposure(_Plain):
+class LayerExposure(Record):
     """One module with parameters of its own.
 
     Attributes:
@@ -133,10 +117,10 @@ class LayerExposure(_Plain):
     why: str = ""
     firing: Neurons | None = None
     limits: Limits | None = None
-    remedy: Remedy | None = None
+    remedy: Advice | None = None
 
 
-class Restorer(_Plain):
+class Restorer(Record):
     """Whether one label restorer applies, and why not."""
 
     name: str
@@ -144,7 +128,7 @@ class Restorer(_Plain):
     reason: str = ""
 
 
-class LabelLeak(_Plain):
+class LabelLeak(Record):
     """What the gradient of the last layer tells of the labels.
 
     Attributes:
@@ -159,7 +143,7 @@ class LabelLeak(_Plain):
     classes: int | None = None
     bias: bool = False
     restorers: tuple[Restorer, ...] = ()
-    remedy: Remedy | None = None
+    remedy: Advice | None = None
 
     @property
     def leaks(self) -> bool:
@@ -167,7 +151,7 @@ class LabelLeak(_Plain):
         return any(restorer.applies for restorer in self.restorers)
 
 
-class Exposure(_Plain):
+class Exposure(Record):
     """What a model gives away of its clients' data under FedSGD, before any data.
 
     Attributes:
@@ -183,7 +167,7 @@ class Exposure(_Plain):
         environment: versions and machine, where they were recorded.
     """
 
-    format: Literal[1] = FORMAT
+    format: Literal[2] = FORMAT
     model: str
     input_shape: tuple[int, ...]
     mode: Literal["eval", "train"]
@@ -192,7 +176,7 @@ class Exposure(_Plain):
     layers: tuple[LayerExposure, ...]
     labels: LabelLeak
     notes: tuple[str, ...] = ()
-    environment: dict[str, str] = {}
+    environment: dict[str, str] = Field(default_factory=dict)
 
     @property
     def worst(self) -> LayerExposure | None:
@@ -214,7 +198,7 @@ class Exposure(_Plain):
         Example:
             >>> Exposure.from_json("[]")
             Traceback (most recent call last):
-            unbatch.errors.BadFile: expected an exposure in JSON of version 1, ...
+            unbatch.errors.BadFile: expected an exposure in JSON of version 2, ...
         """
         try:
             return Exposure.model_validate(json.loads(text), strict=False)

@@ -6,10 +6,10 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from unbatch.advice import for_batches, for_single, for_untested
 from unbatch.exposure.findings import Exact, LayerExposure, Sees, Single
 from unbatch.exposure.firing import Firing
 from unbatch.exposure.limits import limits
-from unbatch.exposure.remedies import for_batches, for_single, for_untested
 from unbatch.exposure.survey import Module, Survey, Use
 from unbatch.trace import LinearCall
 from unbatch.types import Schema

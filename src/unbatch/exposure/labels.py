@@ -10,9 +10,9 @@ import torch
 from torch import nn
 
 from unbatch import plugins
+from unbatch.advice import for_labels
 from unbatch.errors import BadUpdate, Misuse
 from unbatch.exposure.findings import LabelLeak, Restorer
-from unbatch.exposure.remedies import for_labels
 from unbatch.exposure.survey import USER_ERRORS, Survey
 from unbatch.gradients import Loss
 from unbatch.last_layer import LastLayer, last_layer, obstacle

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Final, Literal
 
-from pydantic import BaseModel, ConfigDict
-
+from unbatch.records import Record
 from unbatch.types import Finding, Status
 
 __all__ = ["FORMAT", "ClientSummary", "Outcome", "RoundSummary", "page"]
@@ -23,11 +22,7 @@ Outcome = Literal["audited", "refused", "crashed", "left out", "failed"]
 """Audited; refused, for the update does not fit; the attack crashed; not audited, as was asked for; the client sent an error."""
 
 
-class _Stored(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
-
-
-class ClientSummary(_Stored):
+class ClientSummary(Record):
     """What became of one client's update.
 
     Attributes:
@@ -100,7 +95,7 @@ class ClientSummary(_Stored):
         return f"client {self.name}: {', '.join(parts)}" + (f" ({' '.join(self.reason.split())})" if self.reason else "")
 
 
-class RoundSummary(_Stored):
+class RoundSummary(Record):
     """What the audit of one round found.
 
     Attributes:

@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Final
 
-from jinja2 import Environment, FunctionLoader, StrictUndefined
-from markupsafe import Markup
-
-from unbatch.report.summary import DASH, number
+from unbatch.report.pages import DASH, render
+from unbatch.report.summary import number
 from unbatch.store.counts import StoredCounts, StoredLabels
 from unbatch.store.publishing import publish
 
-__all__ = ["HTML", "JSON", "Bar", "Chart", "chart", "environment", "write"]
+__all__ = ["HTML", "JSON", "Bar", "Chart", "chart", "write"]
 
 HTML: Final = "labels.html"
 JSON: Final = "labels.json"
@@ -136,13 +133,6 @@ def _scores(stored: StoredCounts) -> tuple[tuple[str, ...], ...]:
     )
 
 
-def environment() -> Environment:
-    """Templates of this folder, with everything escaped."""
-    folder = files("unbatch.report")
-    loader = FunctionLoader(lambda name: folder.joinpath(name).read_text(encoding="utf-8"))
-    return Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=loader)
-
-
 def write(stored: StoredLabels, folder: Path) -> Path:
     """Write ``labels.json`` and ``labels.html`` into a folder, which is made if it is missing; both or neither.
 
@@ -160,16 +150,14 @@ def write(stored: StoredLabels, folder: Path) -> Path:
         >>> "How many of each class" in page
         True
     """
-    style = files("unbatch.report").joinpath("style.css").read_text(encoding="utf-8")
-    page = (
-        environment()
-        .get_template("labels.html")
-        .render(
-            stored=stored,
-            style=Markup(style),  # noqa: S704 -- our own file
-            chart=chart(stored.counts, stored.classes),
-            verdict=_verdict(stored),
-        )
+    shown = stored.counts.presence is not None
+    page = render(
+        "labels.html",
+        stored=stored,
+        badge="Labels" if shown else "Labels not shown",
+        severity="partly" if shown else "not-shown",
+        verdict=_verdict(stored),
+        chart=chart(stored.counts, stored.classes),
     )
     text = stored.model_dump_json(indent=2) + "\n"
     publish(

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Final, TypeVar
 
-from jinja2 import Environment, StrictUndefined
-from markupsafe import Markup
-
-from unbatch.exposure import GENERAL, Exposure, LayerExposure, Limits
+from unbatch.advice import GENERAL
+from unbatch.exposure import Exposure, LayerExposure, Limits
+from unbatch.report.pages import render
+from unbatch.report.summary import Figure
 from unbatch.store.publishing import publish
 
 __all__ = ["HTML", "JSON", "Row", "answer", "badge", "chart", "figures", "one_sample", "rows", "severity", "write"]
@@ -20,8 +19,6 @@ HTML: Final = "exposure.html"
 JSON: Final = "exposure.json"
 
 Item = TypeVar("Item")
-
-_DASH = "–"
 
 _EXACT = {"samples": "samples", "features": "inner features", "untested": "not ruled out", "none": "none known"}
 _SINGLE = {"sample": "the sample", "features": "its features", "none": "none known"}
@@ -76,20 +73,16 @@ def write(exposure: Exposure, folder: Path) -> Path:
 
 
 def _page(exposure: Exposure) -> str:
-    package = files("unbatch.report")
-    style = package.joinpath("style.css").read_text(encoding="utf-8")
-    template = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True).from_string(
-        package.joinpath("exposure.html").read_text(encoding="utf-8")
-    )
     limited = [(layer, chart(layer.limits)) for layer in exposure.layers if layer.limits is not None and layer.limits.rank > 1]
     mended = [(layer.sees.startswith("raw"), f"layer {layer.name}", layer.remedy) for layer in exposure.layers if layer.remedy is not None]
     outer, inner = ([(name, remedy) for raw, name, remedy in mended if raw == wanted] for wanted in (True, False))
     labels = [] if exposure.labels.remedy is None else [("labels", exposure.labels.remedy)]
-    return template.render(
+    return render(
+        "exposure.html",
         exposure=exposure,
-        style=Markup(style),  # noqa: S704 -- our own file
-        severity=severity(exposure),
         badge=badge(exposure),
+        severity=severity(exposure),
+        verdict=exposure.verdict,
         figures=figures(exposure),
         rows=rows(exposure),
         answer=answer,
@@ -97,7 +90,6 @@ def _page(exposure: Exposure) -> str:
         charts=_folded(limited),
         remedies=_folded(outer + labels + inner),
         general=GENERAL,
-        dash=_DASH,
     )
 
 
@@ -120,20 +112,20 @@ def badge(exposure: Exposure) -> str:
     return _BADGE[severity(exposure)]
 
 
-def figures(exposure: Exposure) -> list[tuple[str, str, str]]:
-    """The few numbers that matter: what, how much, and how to read it."""
+def figures(exposure: Exposure) -> list[Figure]:
+    """The few numbers that matter."""
     raw = max((layer.limits.sure for layer in exposure.layers if layer.exact == "samples" and layer.limits), default=0)
     inner = max((layer.limits.sure for layer in exposure.layers if layer.exact == "features" and layer.limits), default=0)
     singles = {layer.single for layer in exposure.layers}
     one = "exact" if "sample" in singles else "features only" if "features" in singles else "none known"
     applying = sum(restorer.applies for restorer in exposure.labels.restorers)
-    told = [("Samples, exactly", f"b ≤ {raw:,}" if raw > 1 else "none known", "largest batch, with 99 % probability")]
+    told = [Figure("Samples, exactly", f"b ≤ {raw:,}" if raw > 1 else "none known", "largest batch, with 99 % probability")]
     if inner > 1:
-        told.append(("Inner features", f"b ≤ {inner:,}", "what a deeper layer sees of each sample"))
+        told.append(Figure("Inner features", f"b ≤ {inner:,}", "what a deeper layer sees of each sample"))
     return [
         *told,
-        ("One sample alone", one, "the ratio of two gradients of a layer"),
-        ("Labels", f"{applying} of {len(exposure.labels.restorers)}", "restorers that can read the last layer"),
+        Figure("One sample alone", one, "the ratio of two gradients of a layer"),
+        Figure("Labels", f"{applying} of {len(exposure.labels.restorers)}", "restorers that can read the last layer"),
     ]
 
 

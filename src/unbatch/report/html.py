@@ -5,16 +5,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
 import torch
-from markupsafe import Markup
 from torch import Tensor
 
-from unbatch.report import summary
-from unbatch.report.counts import chart, environment
+from unbatch.report import pages, summary
+from unbatch.report.counts import chart
 from unbatch.report.pictures import Scale, amplification, data_uri, side
 from unbatch.store.findings import HTML, TENSORS, StoredFinding, load, load_held
 from unbatch.store.publishing import publish
@@ -36,8 +34,8 @@ class _Sample:
     name: str
     true: int | None = None
     made: int | None = None
-    true_label: str = summary.DASH
-    label: str = summary.DASH
+    true_label: str = pages.DASH
+    label: str = pages.DASH
     label_right: bool | None = None
     exact: bool | None = None
     scores: list[str] = field(default_factory=list)
@@ -82,27 +80,24 @@ def render(stored: StoredFinding, tensors: Mapping[str, Tensor]) -> str:
         stored: the finding.
         tensors: see ``store.load``.
     """
-    style = files("unbatch.report").joinpath("style.css").read_text(encoding="utf-8")
     samples = _samples(stored)
     shown: dict[str, Any] = (
         _with_pictures(stored, tensors, samples) if stored.input_schema.kind == "image" else _with_values(stored, tensors, samples)
     )
-    return (
-        environment()
-        .get_template("page.html")
-        .render(
-            stored=stored,
-            counts=None if stored.counts is None else chart(stored.counts, stored.input_schema.classes),
-            summary=summary,
-            style=Markup(style),  # noqa: S704 -- our own file
-            severity=summary.severity(stored).value.replace(" ", "-"),
-            samples=samples,
-            groups=[("", samples[:OPEN]), (f"{len(samples) - OPEN} more samples", samples[OPEN:])][: 1 + (len(samples) > OPEN)],
-            metrics=summary.metric_names(stored),
-            notes=[(name, stored.notes[key]) for key, name, _ in summary.metric_names(stored) if key in stored.notes],
-            known=stored.true_labels is not None,
-            **shown,
-        )
+    return pages.render(
+        "audit.html",
+        stored=stored,
+        badge=summary.badge(stored),
+        severity=summary.severity(stored).value.replace(" ", "-"),
+        verdict=stored.verdict,
+        counts=None if stored.counts is None else chart(stored.counts, stored.input_schema.classes),
+        summary=summary,
+        samples=samples,
+        groups=[("", samples[:OPEN]), (f"{len(samples) - OPEN} more samples", samples[OPEN:])][: 1 + (len(samples) > OPEN)],
+        metrics=summary.metric_names(stored),
+        notes=[(name, stored.notes[key]) for key, name, _ in summary.metric_names(stored) if key in stored.notes],
+        known=stored.true_labels is not None,
+        **shown,
     )
 
 
@@ -120,7 +115,7 @@ def _samples(stored: StoredFinding) -> list[_Sample]:
         samples.append(sample)
     for made in sorted(set(range(stored.reconstructed)) - set(stored.order)):
         name = f"extra {made + 1}" if stored.order else str(made + 1)
-        samples.append(_Sample(name, made=made, scores=[summary.DASH] * len(keys)))
+        samples.append(_Sample(name, made=made, scores=[pages.DASH] * len(keys)))
     for sample in samples:
         if sample.true is not None and stored.true_labels:
             sample.true_label = _label(stored, stored.true_labels[sample.true])

@@ -11,11 +11,11 @@ from enum import Enum
 
 from pydantic import JsonValue
 
+from unbatch.report.pages import DASH
 from unbatch.store.findings import StoredFinding
 from unbatch.types import Status
 
 __all__ = [
-    "RESPONSIBLE_USE",
     "Figure",
     "Severity",
     "badge",
@@ -30,15 +30,6 @@ __all__ = [
     "seconds",
     "severity",
 ]
-
-DASH = "–"
-
-RESPONSIBLE_USE = (
-    "This report and the files beside it may show data that a client meant to keep. Treat them as you would treat the training data itself:"
-    " store them where that may be stored, pass them on only to those who may see it, and delete them when the audit is closed.",
-    "unbatch is made for auditing systems that are your own or that you have been asked to audit. Do not use it on the updates of people"
-    " who have not agreed to it.",
-)
 
 
 class Severity(Enum):

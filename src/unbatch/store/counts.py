@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any, Final, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from unbatch.label_scores import LabelScores, floors, score_counts, score_presence
+from unbatch.records import Record
 from unbatch.types import Counts, Observation
 
 __all__ = ["FORMAT", "StoredCounts", "StoredLabels", "StoredScores", "stored_counts", "stored_labels"]
@@ -17,11 +18,7 @@ FORMAT: Final = 1
 """Version of the format of labels that are stored alone."""
 
 
-class _Stored(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
-
-
-class StoredScores(_Stored):
+class StoredScores(Record):
     """See ``label_scores.LabelScores``; None where the answer tells only which classes are there."""
 
     presence: float
@@ -30,7 +27,7 @@ class StoredScores(_Stored):
     exact: bool | None = None
 
 
-class StoredCounts(_Stored):
+class StoredCounts(Record):
     """A ``types.Counts`` without its tensors.
 
     Attributes:
@@ -53,7 +50,7 @@ class StoredCounts(_Stored):
     trust: float | None = None
     proved: int = 0
     true: tuple[int, ...] | None = None
-    scores: dict[str, StoredScores] = {}
+    scores: dict[str, StoredScores] = Field(default_factory=dict)
 
     @model_validator(mode="after")
     def _consistent(self) -> StoredCounts:
@@ -65,7 +62,7 @@ class StoredCounts(_Stored):
         return self
 
 
-class StoredLabels(_Stored):
+class StoredLabels(Record):
     """Counts that were restored without an audit, as ``labels.json`` holds them.
 
     Attributes:
@@ -84,7 +81,7 @@ class StoredLabels(_Stored):
     knowledge: tuple[str, ...] = ()
     input_shape: tuple[int, ...]
     seed: int = 0
-    environment: dict[str, str] = {}
+    environment: dict[str, str] = Field(default_factory=dict)
 
 
 def stored_counts(found: Counts, true_labels: Tensor | None = None) -> StoredCounts:

@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any, Final, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, JsonValue, ValidationError, field_validator, model_validator
+from pydantic import Field, JsonValue, ValidationError, field_validator, model_validator
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from unbatch.advice import Advice, advise
 from unbatch.errors import BadFile
-from unbatch.store.advice import Advice, advise
+from unbatch.records import Record
 from unbatch.store.counts import StoredCounts, stored_counts
 from unbatch.store.publishing import WHOLE, check_free, held, publish
 from unbatch.types import Finding, Status
@@ -32,11 +33,7 @@ FORMAT: Final = 1
 REPORT, TENSORS, HTML = "report.json", "tensors.safetensors", "report.html"
 
 
-class _Stored(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, ser_json_inf_nan="strings")
-
-
-class StoredSchema(_Stored):
+class StoredSchema(Record):
     """How to read an input: see ``types.Schema``."""
 
     kind: Literal["image", "vector"]
@@ -51,7 +48,7 @@ class StoredSchema(_Stored):
         return self
 
 
-class StoredFinding(_Stored):
+class StoredFinding(Record):
     """A ``types.Finding`` without its tensors, as ``report.json`` holds it.
 
     Attributes:
@@ -90,7 +87,7 @@ class StoredFinding(_Stored):
     attack: str = ""
     seed: int
     seconds: float
-    stats: dict[str, JsonValue] = {}
+    stats: dict[str, JsonValue] = Field(default_factory=dict)
     knowledge: tuple[str, ...]
     input_schema: StoredSchema
     input_shape: tuple[int, ...]
@@ -98,13 +95,13 @@ class StoredFinding(_Stored):
     labels: tuple[int, ...] | None = None
     true_labels: tuple[int, ...] | None = None
     order: tuple[int, ...] = ()
-    scores: dict[str, tuple[float | None, ...]] = {}
-    notes: dict[str, str] = {}
+    scores: dict[str, tuple[float | None, ...]] = Field(default_factory=dict)
+    notes: dict[str, str] = Field(default_factory=dict)
     exact: tuple[bool, ...] = ()
     labels_right: tuple[bool, ...] = ()
     counts: StoredCounts | None = None
     advice: tuple[Advice, ...] = ()
-    environment: dict[str, str] = {}
+    environment: dict[str, str] = Field(default_factory=dict)
 
     @field_validator("status")
     @classmethod

@@ -1,22 +1,26 @@
-"""What would have prevented a disclosure, and what to do after a failure: why it works, what it costs, where it ends.
+"""All advice, in one place: what would have prevented a disclosure, what closes an exposure, and what to do after a failure.
 
-Facts on the limits are from "SPEAR: Exact Gradient Inversion of Batches in Federated Learning" (NeurIPS 2024) and from the algebra of the
-mechanism: ∂L/∂W = (∂L/∂Z)ᵀ X has rank b, and a sample's column of ∂L/∂Z is found by the b − 1 neurons that the sample leaves off.
+Each measure says why it works, what it costs and where it ends. Cheapest is meant for the one who trains: a setting before a line of the
+model, a line of the model before a protocol. Facts on the limits are from "SPEAR: Exact Gradient Inversion of Batches in Federated
+Learning" (NeurIPS 2024) and from the algebra of the mechanism: ∂L/∂W = (∂L/∂Z)ᵀ X has rank b, and a sample's column of ∂L/∂Z is found by
+the b − 1 neurons that the sample leaves off.
 """
 
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Final, Literal
 
-from pydantic import BaseModel, ConfigDict
-
+from unbatch.records import Record
 from unbatch.types import Finding, Status
 
-__all__ = ["Advice", "advise"]
+__all__ = ["GENERAL", "USUAL_BATCH", "Advice", "advise", "for_batches", "for_labels", "for_single", "for_untested"]
+
+USUAL_BATCH: Final = 64
+"""A batch that a client can be expected to afford."""
 
 
-class Advice(BaseModel):
+class Advice(Record):
     """One measure.
 
     Attributes:
@@ -26,8 +30,6 @@ class Advice(BaseModel):
         works: why it works.
         costs: what it costs and where it ends.
     """
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
 
     title: str
     strength: Literal["next step", "guarantee", "hides", "obstacle", "weak"]
@@ -84,7 +86,7 @@ _NEXT: dict[Status, Advice] = {
 _AGGREGATE = Advice(
     title="Aggregate before the server sees an update (secure aggregation)",
     strength="hides",
-    works="The server learns only the sum over many clients. To this attack the sum is one update of the united batch, usually far larger"
+    works="The server learns only the sum over many clients. To an attack the sum is one update of the united batch, usually far larger"
     " than it can take apart, and nothing in it says which client a sample came from.",
     costs="It hides single updates, it does not make the sum private: a cohort that is small enough is inverted as a whole, and a server"
     " that picks the cohort or changes the model it broadcasts can single out one client. It costs extra rounds, key agreement and care"
@@ -95,11 +97,14 @@ _PRIVATE = Advice(
     title="Train with differential privacy (DP-SGD), with the noise added before the update leaves the client",
     strength="guarantee",
     works="Each sample's gradient is clipped and calibrated Gaussian noise is added. The bound (ε, δ) holds against every attack, known or"
-    " not. Noise that is large enough for it also buries the rank and the zeros that this attack reads; far smaller noise does not.",
+    " not. Noise that is large enough for it also buries the ranks, zeros and ratios that exact attacks read; far smaller noise does not.",
     costs="It costs accuracy, memory for per-sample gradients, and a privacy budget that every round spends. Noise that the server adds"
     " afterwards protects the published model, not the client from the server. Clipping alone is no protection: it scales each sample's"
     " gradient and keeps its zeros. Noise without accounting is no guarantee.",
 )
+
+GENERAL: Final = (_PRIVATE, _AGGREGATE)
+"""What holds against more than one route."""
 
 _ARCHITECTURE = Advice(
     title="Do not feed raw input into a Linear + ReLU layer",
@@ -132,16 +137,16 @@ def advise(finding: Finding) -> tuple[Advice, ...]:
     status = finding.reconstruction.status
     first = (_NEXT[status],) if status in _NEXT else ()
     if status not in _FOUND or "layer" not in finding.reconstruction.stats:
-        return (*first, _PRIVATE, _AGGREGATE)
-    return (*first, _PRIVATE, _AGGREGATE, _larger_batch(finding), _ARCHITECTURE, _NO_BIAS)
+        return (*first, *GENERAL)
+    return (*first, *GENERAL, _larger_batch(finding), _ARCHITECTURE, _NO_BIAS)
 
 
 _FOUND = (Status.RECONSTRUCTED, Status.PARTIAL, Status.APPROXIMATE, Status.UNPROVEN)
 
 
 def _larger_batch(finding: Finding) -> Advice:
-    made, n = finding.reconstruction, math.prod(finding.input_shape)
-    m, b = _count(made.stats.get("width")), 0 if made.inputs is None else len(made.inputs)
+    found, n = finding.reconstruction, math.prod(finding.input_shape)
+    m, b = _count(found.stats.get("width")), 0 if found.inputs is None else len(found.inputs)
     if m is None:
         rank, zeros = f"min(width of the layer, {n:,} inputs)", "half the layer's width"
     else:
@@ -159,3 +164,69 @@ def _larger_batch(finding: Finding) -> Advice:
 
 def _count(value: object) -> int | None:
     return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
+
+
+def for_batches(name: str, rank: int, *, raw: bool) -> Advice:
+    """Against the inversion of whole batches from a Linear + ReLU layer.
+
+    Args:
+        name: of the layer.
+        rank: the largest batch that the rank of its gradient still shows.
+        raw: whether it sees the samples themselves.
+
+    Example:
+        >>> for_batches("1", 30, raw=True).title
+        'Average at least 31 samples in every update'
+    """
+    what = "samples" if raw else "features"
+    if rank + 1 <= USUAL_BATCH:
+        return Advice(
+            title=f"Average at least {rank + 1} samples in every update",
+            strength="obstacle",
+            works=f"From there on the gradient of {name} has full rank, and its factorization no longer shows the batch.",
+            costs="Samples that alone turn on some neuron still leak from larger batches, and so do single samples wherever a client has"
+            " only one. A smooth activation instead of the ReLU ends the zeros at any batch size.",
+        )
+    return Advice(
+        title=f"Put a smooth activation (GELU, SiLU, tanh) after {name} instead of the ReLU",
+        strength="obstacle",
+        works=f"No neuron is exactly off any more, and without exact zeros the {what} of a batch cannot be told apart exactly.",
+        costs=f"The model must be retrained. The rank still shows the batch size, unmixing and optimization still approximate, and one"
+        f" sample alone stays exact. Freezing {name} sends no gradient of it at all; a batch of {rank + 1:,} or more ends the factorization"
+        " too; leaving out the bias is weak.",
+    )
+
+
+def for_single(name: str, *, raw: bool) -> Advice:
+    """Against the exact ratio of a Linear layer's two gradients; ``raw`` as for ``for_batches``."""
+    return Advice(
+        title="Never send the gradient of one sample: let every client average over tens of them",
+        strength="obstacle",
+        works=f"The ratio of the gradients of weight and bias of {name} is then a mixture and no longer the "
+        + ("sample." if raw else "features of the sample."),
+        costs="Unmixing attacks (Cocktail Party, ICML 2023) approximate small batches. Leaving out the bias is weak: it hides the scale"
+        " only.",
+    )
+
+
+def for_untested(name: str) -> Advice:
+    """Where our search does not apply but the algebra may."""
+    return Advice(
+        title=f"Treat {name} as open, or put a smooth activation (GELU, SiLU, tanh) behind it",
+        strength="obstacle",
+        works="Without exact zeros the directions of single samples cannot be told from their mixtures.",
+        costs="That our search does not take this layer protects nobody. One sample alone, unmixing and optimization stay open.",
+    )
+
+
+def for_labels(restorers: int, bias: bool) -> Advice:
+    """Against the label leak of the last layer, which so many restorers read, and which has a bias or not."""
+    weak = "Leaving out its bias stops the counts of some restorers only. " if bias else ""
+    return Advice(
+        title="Freeze the last layer, where the task allows it; else add noise (DP-SGD) or aggregate",
+        strength="obstacle",
+        works=f"All {restorers} restorers that apply read the gradient of that layer and nothing else.",
+        costs=weak
+        + "Larger, evener batches and trained networks blur the counts but do not hide them. While the layer is trained, no change of"
+        " architecture closes this.",
+    )
