@@ -15,7 +15,7 @@ from torch import nn
 from torch.nn import functional as F
 
 import unbatch
-from unbatch import auditing
+from unbatch import auditing, plugins
 from unbatch.cli import execute
 from unbatch.types import Counts, Finding, LocalTraining, Observation, Reconstruction, Status
 
@@ -121,6 +121,8 @@ def test_what_is_said_of_the_training_arrives(played: Round, monkeypatch: pytest
         (["--fail-on=psnr:inf", "--truth=t.npz"], "got 'inf'"),
         (["--fail-on=labels", "--labels=t.npz"], "--fail-on labels without --labels, got both"),
         (["--fail-on=psnr:25"], "--truth with --fail-on psnr, got none"),
+        (["--inconclusive=pass"], "--fail-on with --inconclusive, got none"),
+        (["--fail-on=exact", "--inconclusive=perhaps"], "--inconclusive pass or fail, got 'perhaps'"),
     ],
 )
 def test_what_cannot_be_is_misuse(played: Round, options: list[str], complaint: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -159,13 +161,18 @@ def test_a_leak_beyond_the_limits_ends_with_three(
     assert (played.folder / "out" / "report.html").exists()
 
 
-def test_an_update_that_gives_nothing_away_passes(played: Round, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_update_of_noise_gives_nothing_away_and_is_not_called_clean(played: Round, capsys: pytest.CaptureFixture[str]) -> None:
     generator = torch.Generator().manual_seed(2)
     noise = {name: torch.randn(t.shape, generator=generator, dtype=t.dtype) for name, t in unbatch_update(played).items()}
     save_file(noise, played.folder / "noise")
     limits = ["--fail-on=exact,labels,psnr:25", f"--truth={played.folder / 't.npz'}", "--batch-size=5", "--attack=spear:seconds=2"]
-    assert played.audit("noise", *limits) in (0, 2)  # full rank may mean that the attack does not apply
+    assert played.audit("noise", *limits) in (2, 4)  # full rank may mean that the attack does not apply
     assert "disclosed" not in capsys.readouterr().err
+    assert played.audit("noise", *limits, "--inconclusive=pass") == 0
+    printed = capsys.readouterr()
+    assert "gate     inconclusive, passed as --inconclusive says" in printed.out
+    assert printed.err.startswith("unbatch: inconclusive: exact: ")
+    assert played.report["status"] != "RECONSTRUCTED"
 
 
 def unbatch_update(played: Round) -> dict[str, torch.Tensor]:
@@ -184,25 +191,107 @@ def test_labels_leak_where_the_attack_does_not_apply(tmp_path: Path, capsys: pyt
     assert played.report["status"] == "NOT_APPLICABLE"
 
 
-def test_labels_that_cannot_be_told_do_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("stats", "code"),
+    [({"expected_error": 0.2}, 3), ({"expected_error": 0.3}, 2), ({}, 2), ({"trust": 0.5}, 2), ({"expected_error": 1.5}, 0)],
+    ids=str,
+)
+def test_labels_are_told_or_not_or_nobody_knows(
+    stats: dict[str, float], code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The attack does not apply here: where the last layer does not settle the question, nothing was measured."""
     played = Round(tmp_path, "without_last_bias")
-    assert played.audit("u", "--fail-on=labels", "--batch-size=5") == 2
-    for stats in ({}, {"expected_error": 0.3}, {"trust": 0.5}):
-        guess = Counts(torch.tensor([2, 1, 1, 1]), torch.ones(4, dtype=torch.bool), stats=stats)
-        monkeypatch.setattr(auditing, "counts_of", lambda *_, guess=guess: guess)
-        assert played.audit("u", "--fail-on=labels", "--batch-size=5") == 2
+    guess = Counts(torch.tensor([2, 1, 1, 1]), torch.ones(4, dtype=torch.bool), stats=stats)
+    monkeypatch.setattr(auditing, "counts_of", lambda *_: guess)
+    assert played.audit("u", "--fail-on=labels", "--batch-size=5") == code
+    assert (played.folder / "out").exists() == (code != 2)
+    assert played.audit("u", "--fail-on=labels", "--batch-size=5", "--inconclusive=pass") == (3 if code == 3 else 0)
+
+
+def ended(monkeypatch: pytest.MonkeyPatch, status: Status, *, off: float = 1.0, found: int = 2) -> None:
+    """Let the audit end like this, with so many samples of the truth, each so far off."""
+
+    def audit(observation: Observation, truth: unbatch.Batch | None, **_: Any) -> Finding:
+        samples = (torch.zeros(2, 3, 4, 4) if truth is None else truth.inputs[:2].double() + off)[:found] if found else None
+        made = Reconstruction(status, samples, None)
+        finding = Finding(made, observation.knowledge, unbatch.Schema(), observation.input_shape, 0, 0.1, truth)
+        metrics = {"psnr": plugins.build("metrics", "psnr")}
+        return finding if truth is None or samples is None else auditing._scored(finding, truth, samples, metrics)
+
+    monkeypatch.setattr("unbatch.auditing.audit", audit)
 
 
 def test_a_sample_that_is_exact_but_not_proved_counts(played: Round, monkeypatch: pytest.MonkeyPatch) -> None:
-    def audit(observation: Observation, truth: unbatch.Batch, **_: Any) -> Finding:
-        made = Reconstruction(Status.UNPROVEN, truth.inputs)
-        finding = Finding(made, observation.knowledge, truth.schema, observation.input_shape, 0, 0.1, truth)
-        return auditing._scored(finding, truth, truth.inputs[:2], {})
-
-    monkeypatch.setattr("unbatch.auditing.audit", audit)
+    ended(monkeypatch, Status.UNPROVEN, off=0.0)
     assert played.audit("u", "--fail-on=exact", f"--truth={played.folder / 't.npz'}") == 3
+
+
+@pytest.mark.parametrize("status", [status for status in Status if not status.disclosed and status is not Status.NOT_APPLICABLE])
+@pytest.mark.parametrize("limit", ["exact", "psnr:25"])
+def test_what_proves_nothing_never_passes_silently(
+    status: Status, limit: str, played: Round, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Without a truth nothing that is not proved can be judged; with it, what an attack that came to its own end has found."""
+    truth = [f"--truth={played.folder / 't.npz'}"]
+    ended(monkeypatch, status)
+    judged = status in (Status.APPROXIMATE, Status.UNPROVEN)
+    assert played.audit("u", f"--fail-on={limit}", *truth) == (0 if judged else 4)
+    printed = capsys.readouterr()
+    assert ("gate     clean: nothing that --fail-on names was found; this does not show" in printed.out) == judged
+    assert printed.err == ("" if judged else f"unbatch: inconclusive: {limit.partition(':')[0]}: {status.value}\n")
+    assert played.report["status"] == status.name
+    assert played.audit("u", f"--fail-on={limit}", "--inconclusive=pass", *truth) == 0
+    assert played.audit("u", f"--fail-on={limit}", "--inconclusive=fail", *truth) == (0 if judged else 4)
+    capsys.readouterr()
+    if limit == "exact":
+        assert played.audit("u", "--fail-on=exact") == 4
+        assert "gate     inconclusive\n" in capsys.readouterr().out
+    ended(monkeypatch, status, found=0)
+    assert played.audit("u", f"--fail-on={limit}", *truth) == 4
+
+
+def test_the_part_that_was_not_found_is_not_known(played: Round, monkeypatch: pytest.MonkeyPatch) -> None:
+    truth = f"--truth={played.folder / 't.npz'}"
+    ended(monkeypatch, Status.PARTIAL)
+    assert played.audit("u", "--fail-on=psnr:25", truth) == 4
+    assert played.audit("u", "--fail-on=exact,psnr:25", truth) == 3, "a leak is worse than a question"
+
+
+# the truth
+
+
+@pytest.mark.parametrize(
+    ("told", "complaint"),
+    [
+        (["--batch-size=4"], "expected a truth of 4 samples, as was told, got 5"),
+        (["--batch-size=6"], "expected a truth of 6 samples, as was told, got 5"),
+        (["--labels=three.npz"], "expected a truth of 3 samples, as was told, got 5"),
+        (["--labels=others.npz"], "expected a truth with the labels that were told, got others"),
+        (["--input-shape=48"], "expected samples of shape (48,) in "),
+    ],
+)
+def test_a_truth_that_is_not_what_was_told_is_refused(
+    played: Round, told: list[str], complaint: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(played.folder)
+    np.savez("three.npz", labels=LABELS[:3].numpy())
+    np.savez("others.npz", labels=LABELS.flip(0).numpy() * 0)
+    monkeypatch.setattr("unbatch.auditing.invert", lambda *_: pytest.fail("the attack began"))
+    assert played.audit("u", "--truth=t.npz", *told) == 2
+    printed = capsys.readouterr()
+    assert complaint in printed.err
+    assert len(printed.err.splitlines()) == 1
+    assert not (played.folder / "out").exists()
+
+
+def test_a_truth_that_is_what_was_told_is_taken(played: Round, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(played.folder)
+    np.savez("l.npz", labels=LABELS.flip(0).numpy())  # in whatever order
+    assert played.audit("u", "--truth=t.npz", "--labels=l.npz", "--batch-size=5") == 0
 
 
 def test_help_documents_the_code(capsys: pytest.CaptureFixture[str]) -> None:
     assert execute(["--help"]) == 0
-    assert "3 the update gives away what --fail-on names" in " ".join(capsys.readouterr().out.split())
+    text = " ".join(capsys.readouterr().out.split())
+    assert "3 the update gives away what --fail-on names" in text
+    assert "4 --fail-on found nothing, but the audit could not tell" in text

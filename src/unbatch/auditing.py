@@ -54,10 +54,10 @@ def audit(
         progress: told what goes on.
 
     Raises:
-        Misuse: there is no such attack, or the truth has another shape than the observation's inputs.
+        Misuse: there is no such attack, or the truth is not what the adversary was told of it.
     """
-    if truth is not None and tuple(truth.inputs.shape[1:]) != observation.input_shape:
-        raise Misuse(f"a truth of shape (b, {observation.input_shape})", str(tuple(truth.inputs.shape)), "give the client's own batch")
+    if truth is not None:
+        _check_truth(observation, truth)
     # Before the attack: a metric that cannot be built (a bad weights file) must not waste a long search.
     metrics = {name: plugins.load("metrics", name)() for name in plugins.names("metrics")} if truth is not None else {}
     start = time.perf_counter()
@@ -75,6 +75,18 @@ def audit(
         environment=environment(),
     )
     return finding if truth is None or made.inputs is None else _scored(finding, truth, made.inputs, metrics)
+
+
+def _check_truth(observation: Observation, truth: Batch) -> None:
+    """Refuse a truth that cannot be of this observation."""
+    advice = "give the client's own batch, or tell of it what is true"
+    if tuple(truth.inputs.shape[1:]) != observation.input_shape:
+        raise Misuse(f"a truth of shape (b, {observation.input_shape})", str(tuple(truth.inputs.shape)), advice)
+    told = observation.batch_size if observation.labels is None else len(observation.labels)
+    if told not in (None, len(truth)):
+        raise Misuse(f"a truth of {told} samples, as was told", str(len(truth)), advice)
+    if observation.labels is not None and sorted(observation.labels.tolist()) != sorted(truth.labels.tolist()):
+        raise Misuse("a truth with the labels that were told", "others", advice)
 
 
 def _scored(finding: Finding, truth: Batch, guesses: Tensor, metrics: dict[str, Metric]) -> Finding:

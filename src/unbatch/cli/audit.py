@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from unbatch.cli import gate, shared
-from unbatch.cli.app import LEAKED, app, say
+from unbatch.cli.app import INCONCLUSIVE, LEAKED, app, echo, say
 from unbatch.cli.shared import AttackSpec, Device, InputShape, Loss, Model, Out, Quiet, Seed, Update, Weights
 from unbatch.errors import Misuse
 
@@ -36,6 +36,9 @@ RestFrozen = Annotated[
 FailOn = Annotated[
     list[str] | None, typer.Option(help="End with exit code 3 on exact, labels or psnr:DECIBELS; several with commas between.")
 ]
+Inconclusive = Annotated[
+    str | None, typer.Option(help="What --fail-on does where the audit could not tell: fail (exit code 4, if not given) or pass.")
+]
 BatchSize = Annotated[int | None, typer.Option(help="Tell the attack the number of samples.")]
 Labels = Annotated[Path | None, typer.Option(help="Tell the attack the labels: npz with labels.")]
 Mean = Annotated[str, typer.Option(help="Mean of each channel that the client subtracted: 0.49,0.48,0.45.")]
@@ -60,6 +63,7 @@ def audit(
     unknown_factor: UnknownFactor = False,
     rest_frozen: RestFrozen = False,
     fail_on: FailOn = None,
+    inconclusive: Inconclusive = None,
     loss: Loss = "cross_entropy",
     batch_size: BatchSize = None,
     labels: Labels = None,
@@ -72,9 +76,11 @@ def audit(
 ) -> None:
     """Attack a captured update, and score the result where the truth is known.
 
-    Ends with exit code 0 whatever the verdict is, with 2 if the attack does not apply, and with 3 for what --fail-on names.
+    Ends with exit code 0 whatever the verdict is and with 2 if the attack does not apply. With --fail-on it ends with 3 if the update gives
+    away what that names, with 4 if the audit could not tell, and with 0 only if it could and the update does not.
     """
     limits = gate.parse(fail_on or [], truth_known=truth is not None, labels_told=labels is not None)
+    passes = _passes(inconclusive, fail_on)
     shape = shared.numbers(input_shape, int, "an input shape like 3,32,32")
     from unbatch import importers, store
 
@@ -99,12 +105,35 @@ def audit(
     )
     batch = None if truth is None else importers.read_truth(truth, schema, shape, observation.classes)
     finding = shared.attacked(observation, batch, attack, seed, quiet)
-    leaks = gate.leaks(limits, finding)
-    if not leaks:
+    answers = gate.judge(limits, finding)
+    if not answers.leaks and (answers.open or not fail_on) and not passes:
         shared.check_applies(finding, attack)
     shared.write_report(finding, out)
-    if leaks:
-        raise typer.Exit(say("; ".join(leaks), LEAKED))
+    if fail_on:
+        _end(answers, passes)
+
+
+def _passes(inconclusive: str | None, fail_on: list[str] | None) -> bool:
+    """Whether what the audit could not tell lets a pipeline go on."""
+    if inconclusive not in (None, "pass", "fail"):
+        raise Misuse("--inconclusive pass or fail", repr(inconclusive), "name one of them")
+    if inconclusive is not None and not fail_on:
+        raise Misuse("--fail-on with --inconclusive", "none", "name what must not be given away")
+    return inconclusive == "pass"
+
+
+def _end(answers: gate.Answers, passes: bool) -> None:
+    """Say what became of ``--fail-on``, and end with its exit code."""
+    if answers.leaks:
+        echo(shared.row("gate", "leaked"))
+        raise typer.Exit(say("; ".join(answers.leaks), LEAKED))
+    if not answers.open:
+        echo(shared.row("gate", "clean: nothing that --fail-on names was found; this does not show that the update is safe"))
+        return
+    echo(shared.row("gate", "inconclusive" + (", passed as --inconclusive says" if passes else "")))
+    code = say("inconclusive: " + "; ".join(answers.open), INCONCLUSIVE)
+    if not passes:
+        raise typer.Exit(code)
 
 
 def _training(kind: str, rate: float | None, epochs: int | None, mini_batch: int | None, momentum: float | None) -> LocalTraining | None:

@@ -1,9 +1,14 @@
-"""``--fail-on``: what an update must not give away if a pipeline is to go on."""
+"""``--fail-on``: what an update must not give away if a pipeline is to go on, and whether the audit could tell.
+
+For each thing that is named there are three answers. It is **given away**: proved by the attack, or, where the truth is known, seen in what
+came out. It is **not**: the attack came to an end of its own and the truth shows that what it found is not that, or the last layer is known
+to tell too little. Or the audit **could not tell**, which is an answer too and never taken for the second.
+"""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -12,10 +17,17 @@ from unbatch.errors import Misuse
 if TYPE_CHECKING:
     from unbatch.types import Finding
 
-__all__ = ["Limits", "leaks", "parse"]
+__all__ = ["Answers", "Limits", "judge", "parse"]
 
 TOLD = 0.25
 """Expected error of a count, in samples, up to which rounding gives the right count nearly always: the labels can be told."""
+
+UNTOLD = 1.0
+"""Expected error of a count, in samples, from which on counts are off by one or more: the labels cannot be told."""
+
+_JUDGED = ("APPROXIMATE", "UNPROVEN")
+"""How an attack that proves nothing ends with samples which a known truth can judge. Of any other end, known today or not, the truth tells
+what the attack did and not what the update gives away: a budget that was spent, a batch that does not explain the update, a breakdown."""
 
 
 @dataclass(frozen=True)
@@ -31,6 +43,19 @@ class Limits:
     exact: bool = False
     labels: bool = False
     psnr: float = math.inf
+
+
+@dataclass(frozen=True)
+class Answers:
+    """What became of the limits.
+
+    Attributes:
+        leaks: what the update gives away, a reason each.
+        open: what the audit could not tell, a reason each.
+    """
+
+    leaks: tuple[str, ...] = ()
+    open: tuple[str, ...] = ()
 
 
 def parse(wishes: Sequence[str], *, truth_known: bool, labels_told: bool = False) -> Limits:
@@ -68,25 +93,69 @@ def _decibels(text: str) -> float:
     return value
 
 
-def leaks(limits: Limits, finding: Finding) -> list[str]:
-    """What the update gives away beyond the limits, one reason each."""
-    made, found = finding.reconstruction, []
-    proved = len(made.inputs) if made.status.disclosed and made.inputs is not None else 0
-    if limits.exact and (proved or any(finding.exact)):
-        found.append(f"{proved} samples are proved disclosed" if proved else f"{sum(finding.exact)} samples were recovered exactly")
-    if limits.labels and (reason := _labels(finding)):
-        found.append(reason)
-    best = max((value for value in finding.scores.get("psnr", ()) if not math.isnan(value)), default=-math.inf)
-    if best >= limits.psnr:
-        found.append(f"a sample was recovered at {best:.1f} dB, the limit is {limits.psnr:g} dB")
-    return found
+@dataclass(frozen=True)
+class _Leak:
+    reason: str
 
 
-def _labels(finding: Finding) -> str:
-    """How the labels can be told, or nothing: by the attack's proof, or from the last layer where that is sure of its counts."""
-    made, counts = finding.reconstruction, finding.counts
-    if made.status.disclosed and made.labels is not None:
-        return f"the labels of {len(made.labels)} samples are proved disclosed"
-    if counts is None or counts.counts is None or (error := counts.stats.get("expected_error", math.inf)) > TOLD:
-        return ""
-    return f"the label counts can be told from the last layer, each to about {error:.2g} of a sample"
+@dataclass(frozen=True)
+class _Open:
+    reason: str
+
+
+def judge(limits: Limits, finding: Finding) -> Answers:
+    """Ask for each limit whether the update gives it away."""
+    answers = list(_answers(limits, finding))
+    return Answers(
+        tuple(answer.reason for answer in answers if isinstance(answer, _Leak)),
+        tuple(answer.reason for answer in answers if isinstance(answer, _Open)),
+    )
+
+
+def _answers(limits: Limits, finding: Finding) -> Iterator[_Leak | _Open | None]:
+    if limits.exact:
+        yield _exact(finding)
+    if limits.labels:
+        yield _labels(finding)
+    if limits.psnr < math.inf:
+        yield _psnr(finding, limits.psnr)
+
+
+def _proved(finding: Finding) -> int:
+    """How many samples the attack proved."""
+    found = finding.reconstruction
+    return len(found.inputs) if found.status.disclosed and found.inputs is not None else 0
+
+
+def _exact(finding: Finding) -> _Leak | _Open | None:
+    if proved := _proved(finding):
+        return _Leak(f"{proved} samples are proved disclosed")
+    if any(finding.exact):
+        return _Leak(f"{sum(finding.exact)} samples were recovered exactly")
+    if finding.exact and finding.reconstruction.status.name in _JUDGED:
+        return None
+    return _Open(f"exact: {finding.reconstruction.status.value}")
+
+
+def _labels(finding: Finding) -> _Leak | _Open | None:
+    """By the attack's proof, or from the last layer where that is sure of its counts."""
+    found, counts = finding.reconstruction, finding.counts
+    if _proved(finding) and found.labels is not None:
+        return _Leak(f"the labels of {len(found.labels)} samples are proved disclosed")
+    if counts is None or counts.counts is None:
+        return _Open("labels: no count of the labels was restored" + (f" ({counts.reason})" if counts and counts.reason else ""))
+    error = counts.stats.get("expected_error")
+    if error is None:
+        return _Open("labels: how far the restored counts are off is not known")
+    if error <= TOLD:
+        return _Leak(f"the label counts can be told from the last layer, each to about {error:.2g} of a sample")
+    return None if error >= UNTOLD else _Open(f"labels: the restored counts are off by about {error:.2g} of a sample before rounding")
+
+
+def _psnr(finding: Finding, limit: float) -> _Leak | _Open | None:
+    values = [value for value in finding.scores.get("psnr", ()) if not math.isnan(value)]
+    if (best := max(values, default=-math.inf)) >= limit:
+        return _Leak(f"a sample was recovered at {best:.1f} dB, the limit is {limit:g} dB")
+    status = finding.reconstruction.status
+    whole = status.name in _JUDGED or (status.disclosed and len(values) == len(finding.truth or ()))
+    return None if values and whole else _Open(f"psnr: {status.value}")

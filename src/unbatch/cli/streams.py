@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any, TextIO, cast
 
+from unbatch.errors import printable
+
 __all__ = ["Guarded", "guarded"]
+
+_OURS = "\x1b\r"
 
 
 class Guarded:
@@ -29,7 +34,11 @@ class Guarded:
         return getattr(self.stream, name)
 
     def write(self, text: str) -> int:
-        """Write, with escapes in the place of characters that the stream does not know."""
+        """Write, with escapes in the place of characters that the stream does not know.
+
+        The second line of defense against text of strangers: what writes colors and progress may use ESC and CR, nobody needs the rest.
+        """
+        text = "".join(part if part in _OURS else printable(part) for part in re.split(f"([{_OURS}])", text))
         if self.failure is None:
             try:
                 try:
