@@ -107,10 +107,10 @@ def write_report(finding: Finding, out: Path) -> None:
 
 
 def _print_result(finding: Finding, page: Path) -> None:
-    made = finding.reconstruction
-    rows = [("status", f"{made.status.name}: {made.status.value}"), ("verdict", finding.verdict)]
-    if made.reason:
-        rows.append(("reason", made.reason))
+    found = finding.reconstruction
+    rows = [("status", f"{found.status.name}: {found.status.value}"), ("verdict", finding.verdict)]
+    if found.reason:
+        rows.append(("reason", found.reason))
     if finding.truth is not None:
         total = len(finding.truth)
         rows.append(("exact", f"{sum(finding.exact)} of {total} samples"))

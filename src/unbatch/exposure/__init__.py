@@ -1,9 +1,9 @@
 """What a model can leak, before any data: layer by layer, up to which batch size, with which probability, and the cheapest change.
 
-survey (which layer sees what) ── judging ── firing (zeros, measured) ── limits ── Exposure
+tracing (which layer sees what) ── layers (what can be inverted) ── firing (zeros, measured) ── limits (batch sizes) ── analysis
 """
 
-from unbatch.exposure.exposing import expose
+from unbatch.exposure.analysis import expose
 from unbatch.exposure.findings import Exposure, LabelLeak, LayerExposure, Limits, Neurons, Point, Restorer
 
 __all__ = ["Exposure", "LabelLeak", "LayerExposure", "Limits", "Neurons", "Point", "Restorer", "expose"]

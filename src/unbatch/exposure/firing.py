@@ -19,7 +19,7 @@ from scipy.stats import betabinom, binom
 from torch import Generator, Tensor, nn
 
 from unbatch.exposure.findings import Neurons
-from unbatch.exposure.survey import precision
+from unbatch.exposure.tracing import precision
 from unbatch.trace import run
 
 __all__ = ["Firing", "in_chunks", "measure", "samples_for"]
@@ -124,15 +124,15 @@ class Firing:
         spread = float(self.zeros.var(ddof=1)) if samples > 1 else 0.0
         if alive > 1 and samples > 1 and spread > independent * (1 + 3 * math.sqrt(2 / (samples - 1))):
             excess = (spread / (alive * mean * (1 - mean)) - 1) / (alive - 1)
-            told = np.arange(-1, alive + 1)
+            counts = np.arange(-1, alive + 1)
             if excess > 0:
                 concentration = 1 / min(excess, 0.999) - 1
-                wide = betabinom.cdf(told, alive, mean * concentration, (1 - mean) * concentration)
+                wide = betabinom.cdf(counts, alive, mean * concentration, (1 - mean) * concentration)
             else:
-                wide = binom.cdf(told, alive, mean)
+                wide = binom.cdf(counts, alive, mean)
             below = np.maximum(below, wide)
-        seen = np.searchsorted(self.zeros, np.arange(alive + 2), side="left")
-        return np.minimum(1.0, np.maximum(below, np.where(seen >= 3, seen / samples, 0.0)))
+        measured = np.searchsorted(self.zeros, np.arange(alive + 2), side="left")
+        return np.minimum(1.0, np.maximum(below, np.where(measured >= 3, measured / samples, 0.0)))
 
     def undetermined(self, batch: int) -> float:
         """Probability that one sample of a batch leaves fewer than b − 1 living neurons off."""

@@ -13,7 +13,7 @@ from unbatch import plugins
 from unbatch.advice import for_labels
 from unbatch.errors import BadUpdate, Misuse
 from unbatch.exposure.findings import LabelLeak, Restorer
-from unbatch.exposure.survey import USER_ERRORS, Survey
+from unbatch.exposure.tracing import USER_ERRORS, ParameterTrace
 from unbatch.gradients import Loss
 from unbatch.last_layer import LastLayer, last_layer, obstacle
 from unbatch.types import Observation
@@ -21,17 +21,17 @@ from unbatch.types import Observation
 __all__ = ["label_leak"]
 
 
-def label_leak(model: nn.Module, input_shape: tuple[int, ...], loss: Loss, seen: Survey, refusal: str | None) -> LabelLeak:
+def label_leak(model: nn.Module, input_shape: tuple[int, ...], loss: Loss, trace: ParameterTrace, refusal: str | None) -> LabelLeak:
     """Ask all restorers.
 
     Args:
         model: as broadcast.
         input_shape: of one sample.
         loss: of the clients.
-        seen: the survey of the model.
+        trace: of the model.
         refusal: why our attacks refuse the model as a whole, or None.
     """
-    call = seen.ran.linears[-1] if seen.ran.linears else None
+    call = trace.ran.linears[-1] if trace.ran.linears else None
     layer, names = (None if call is None else call.weight), plugins.names("labels")
     bias = call is not None and call.bias in {name for name, parameter in model.named_parameters() if parameter.requires_grad}
     with torch.random.fork_rng(devices=[]):  # a model in train mode may draw

@@ -19,7 +19,7 @@ DRAWS = 16
 """Draws in which the rank of the zeros' rows is checked."""
 
 STEPS = 40
-"""Batch sizes between 1 and the rank's limit at which the probabilities are told."""
+"""Batch sizes between 1 and the rank's limit at which the probabilities are given."""
 
 PICTURES: dict[int, int] = {60: 20, 100: 36, 200: 75, 400: 120, 1000: 200}
 """Width -> largest batch of CIFAR-10 of which the default search of ``attacks.spear`` recovered at least 9 of 10 wholly in a minute: six
@@ -37,8 +37,8 @@ def limits(firing: Firing, inputs: int, *, pictures: bool = False) -> Limits:
     sure, checks = _checked(firing, min(rank, firing.largest(FAILURE, rank)))
     reach, measured = searched(firing.neurons.switching, PICTURES if pictures else VECTORS)
     steps = {1 + round(i * (rank - 1) / STEPS) for i in range(STEPS + 1)}
-    told = sorted({max(1, batch) for batch in (*steps, 1, sure, rank, min(rank, typical))})
-    curve = tuple(Point(batch=b, all_determined=1 - firing.failure(b), share_determined=1 - firing.undetermined(b)) for b in told)
+    batches = sorted({max(1, batch) for batch in (*steps, 1, sure, rank, min(rank, typical))})
+    curve = tuple(Point(batch=b, all_determined=1 - firing.failure(b), share_determined=1 - firing.undetermined(b)) for b in batches)
     return Limits(
         rank=rank,
         information=min(rank, typical),

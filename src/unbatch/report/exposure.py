@@ -119,11 +119,11 @@ def figures(exposure: Exposure) -> list[Figure]:
     singles = {layer.single for layer in exposure.layers}
     one = "exact" if "sample" in singles else "features only" if "features" in singles else "none known"
     applying = sum(restorer.applies for restorer in exposure.labels.restorers)
-    told = [Figure("Samples, exactly", f"b ≤ {raw:,}" if raw > 1 else "none known", "largest batch, with 99 % probability")]
+    shown = [Figure("Samples, exactly", f"b ≤ {raw:,}" if raw > 1 else "none known", "largest batch, with 99 % probability")]
     if inner > 1:
-        told.append(Figure("Inner features", f"b ≤ {inner:,}", "what a deeper layer sees of each sample"))
+        shown.append(Figure("Inner features", f"b ≤ {inner:,}", "what a deeper layer sees of each sample"))
     return [
-        *told,
+        *shown,
         Figure("One sample alone", one, "the ratio of two gradients of a layer"),
         Figure("Labels", f"{applying} of {len(exposure.labels.restorers)}", "restorers that can read the last layer"),
     ]
@@ -144,13 +144,13 @@ def rows(exposure: Exposure) -> list[Row]:
         reason = re.sub(r"\d[\d,]*", "…", layer.why)
         key = (layer.name,) if layer.remedy is not None else (layer.kind, layer.sees, reason)
         groups.setdefault(key, []).append(layer)
-    told = []
+    gathered = []
     for group in groups.values():
         first, more = group[0], len(group) - 1
         same = len({layer.why for layer in group}) == 1
         why = first.why if same else re.sub(r"\d[\d,]*", "several", first.why)
-        told.append(Row(f"{first.name} and {more} more" if more else first.name, first.kind, first, len(group), why))
-    return told
+        gathered.append(Row(f"{first.name} and {more} more" if more else first.name, first.kind, first, len(group), why))
+    return gathered
 
 
 def answer(layer: LayerExposure) -> str:
@@ -171,8 +171,8 @@ def chart(limits: Limits, width: int = 560, height: int = 160) -> dict[str, str]
     Example:
         >>> from unbatch.exposure import Point
         >>> curve = Point(batch=1, all_determined=1, share_determined=1), Point(batch=3, all_determined=0, share_determined=0.5)
-        >>> told = Limits(rank=3, information=3, sure=1, searched=1, extrapolated=False, rank_checks=0, curve=curve)
-        >>> chart(told, 100, 10)
+        >>> limits = Limits(rank=3, information=3, sure=1, searched=1, extrapolated=False, rank_checks=0, curve=curve)
+        >>> chart(limits, 100, 10)
         {'all': '0.0,0.0 100.0,10.0', 'share': '0.0,0.0 100.0,5.0'}
     """
     last = max(2, limits.curve[-1].batch)

@@ -33,7 +33,7 @@ class _Sample:
 
     name: str
     true: int | None = None
-    made: int | None = None
+    restored: int | None = None
     true_label: str = pages.DASH
     label: str = pages.DASH
     label_right: bool | None = None
@@ -108,19 +108,19 @@ def _samples(stored: StoredFinding) -> list[_Sample]:
     for i in range(len(stored.true_labels or ())):
         sample = _Sample(str(i + 1), true=i)
         if stored.order and stored.order[i] >= 0:
-            sample.made = stored.order[i]
+            sample.restored = stored.order[i]
         sample.exact = stored.exact[i] if stored.exact else None
-        sample.label_right = stored.labels_right[i] if stored.labels_right and stored.labels and sample.made is not None else None
+        sample.label_right = stored.labels_right[i] if stored.labels_right and stored.labels and sample.restored is not None else None
         sample.scores = [summary.score(key, stored.scores[key][i] if stored.scores[key] else None) for key in keys]
         samples.append(sample)
-    for made in sorted(set(range(stored.reconstructed)) - set(stored.order)):
-        name = f"extra {made + 1}" if stored.order else str(made + 1)
-        samples.append(_Sample(name, made=made, scores=[pages.DASH] * len(keys)))
+    for index in sorted(set(range(stored.reconstructed)) - set(stored.order)):
+        name = f"extra {index + 1}" if stored.order else str(index + 1)
+        samples.append(_Sample(name, restored=index, scores=[pages.DASH] * len(keys)))
     for sample in samples:
         if sample.true is not None and stored.true_labels:
             sample.true_label = _label(stored, stored.true_labels[sample.true])
-        if sample.made is not None and stored.labels:
-            sample.label = _label(stored, stored.labels[sample.made])
+        if sample.restored is not None and stored.labels:
+            sample.label = _label(stored, stored.labels[sample.restored])
     return samples
 
 
@@ -131,25 +131,25 @@ def _label(stored: StoredFinding, index: int) -> str:
 
 def _raw(stored: StoredFinding, tensors: Mapping[str, Tensor]) -> tuple[Tensor | None, Tensor | None]:
     schema = Schema(stored.input_schema.kind, stored.input_schema.mean, stored.input_schema.std)
-    truth, made = (schema.to_raw(tensors[name].double()) if name in tensors else None for name in ("truth_inputs", "inputs"))
-    return truth, made
+    truth, restored = (schema.to_raw(tensors[name].double()) if name in tensors else None for name in ("truth_inputs", "inputs"))
+    return truth, restored
 
 
 def _with_pictures(stored: StoredFinding, tensors: Mapping[str, Tensor], samples: list[_Sample]) -> dict[str, Any]:
-    truth, made = _raw(stored, tensors)
-    if made is None:  # and the client's own pictures are nobody's business then
+    truth, restored = _raw(stored, tensors)
+    if restored is None:  # and the client's own pictures are nobody's business then
         return {"kind": "none"}
-    scale = Scale.fit(made if truth is None else truth, raw=bool(stored.input_schema.mean))
-    pairs = [(sample.true, sample.made) for sample in samples if sample.true is not None and sample.made is not None]
+    scale = Scale.fit(restored if truth is None else truth, raw=bool(stored.input_schema.mean))
+    pairs = [(sample.true, sample.restored) for sample in samples if sample.true is not None and sample.restored is not None]
     differences = {}
     if truth is not None:
-        differences = {true: (scale(truth[true]) - scale(made[guess])).abs() for true, guess in pairs}
+        differences = {true: (scale(truth[true]) - scale(restored[guess])).abs() for true, guess in pairs}
     factor = amplification(torch.stack(list(differences.values()))) if differences else 1
     longest = side(len(samples) * (3 if differences else 1 if truth is None else 2))
     for sample in samples:
         if truth is not None:
             sample.pictures.append(_picture(sample, "Original", truth[sample.true] if sample.true is not None else None, scale, longest))
-        guess = made[sample.made] if sample.made is not None else None
+        guess = restored[sample.restored] if sample.restored is not None else None
         sample.pictures.append(_picture(sample, "Restored", guess, scale, longest))
         if differences:
             gap = differences.get(sample.true) if sample.true is not None else None
@@ -186,14 +186,14 @@ def _picture(sample: _Sample, caption: str, tensor: Tensor | None, scale: Scale,
 
 
 def _with_values(stored: StoredFinding, tensors: Mapping[str, Tensor], samples: list[_Sample]) -> dict[str, Any]:
-    truth, made = _raw(stored, tensors)
-    if made is None:
+    truth, restored = _raw(stored, tensors)
+    if restored is None:
         return {"kind": "none"}
     for sample in samples:
         if truth is not None and sample.true is not None:
             sample.values.append(("Original", _values(truth[sample.true])))
-        if sample.made is not None:
-            sample.values.append(("Restored", _values(made[sample.made])))
+        if sample.restored is not None:
+            sample.values.append(("Restored", _values(restored[sample.restored])))
     total = math.prod(stored.input_shape)
     lead = "What the attack made of the update. The truth was not given."
     if truth is not None:

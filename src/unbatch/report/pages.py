@@ -31,9 +31,11 @@ def render(template: str, **values: Any) -> str:
 def _environment() -> Environment:
     folder = files("unbatch.report")
     loader = FunctionLoader(lambda name: folder.joinpath(name).read_text(encoding="utf-8"))
-    made = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=loader, finalize=_shown)
-    made.globals |= {"style": Markup(folder.joinpath("style.css").read_text(encoding="utf-8")), "dash": DASH}  # noqa: S704 -- our own file
-    return made
+    environment = Environment(
+        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=loader, finalize=_shown
+    )
+    environment.globals |= {"style": Markup(folder.joinpath("style.css").read_text(encoding="utf-8")), "dash": DASH}  # noqa: S704 -- our own file
+    return environment
 
 
 def _shown(value: Any) -> Any:

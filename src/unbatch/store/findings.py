@@ -248,24 +248,24 @@ def _check_tensors(stored: StoredFinding, tensors: Mapping[str, Tensor], path: P
 
 
 def _stored(finding: Finding) -> StoredFinding:
-    made, schema, truth = finding.reconstruction, finding.schema, finding.truth
+    found, schema, truth = finding.reconstruction, finding.schema, finding.truth
     return StoredFinding(
-        status=made.status.name,
-        sentence=made.status.value,
+        status=found.status.name,
+        sentence=found.status.value,
         verdict=finding.verdict,
-        reason=made.reason,
-        residual=_number(made.residual),
-        attack=made.attack,
+        reason=found.reason,
+        residual=_number(found.residual),
+        attack=found.attack,
         seed=finding.seed,
         seconds=finding.seconds,
-        stats={str(name): _plain(value) for name, value in made.stats.items()},
+        stats={str(name): _plain(value) for name, value in found.stats.items()},
         knowledge=tuple(finding.knowledge.sentences()),
         input_schema=StoredSchema(
             kind="image" if schema.kind == "image" else "vector", mean=schema.mean, std=schema.std, classes=schema.classes
         ),
         input_shape=finding.input_shape,
-        reconstructed=0 if made.inputs is None else len(made.inputs),
-        labels=None if made.labels is None or made.inputs is None else tuple(made.labels.tolist()),
+        reconstructed=0 if found.inputs is None else len(found.inputs),
+        labels=None if found.labels is None or found.inputs is None else tuple(found.labels.tolist()),
         true_labels=None if truth is None else tuple(truth.labels.tolist()),
         order=finding.order,
         scores={name: tuple(map(_number, values)) for name, values in finding.scores.items()},
@@ -298,10 +298,10 @@ def _plain(value: Any) -> JsonValue:
 
 
 def _tensors(finding: Finding) -> dict[str, Tensor]:
-    made, truth = finding.reconstruction, finding.truth
+    reconstruction, truth = finding.reconstruction, finding.truth
     found = {
-        "inputs": made.inputs,
-        "labels": None if made.inputs is None else made.labels,
+        "inputs": reconstruction.inputs,
+        "labels": None if reconstruction.inputs is None else reconstruction.labels,
         "truth_inputs": None if truth is None else truth.inputs,
         "truth_labels": None if truth is None else truth.labels,
     }

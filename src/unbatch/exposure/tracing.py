@@ -21,10 +21,10 @@ from unbatch.errors import Misuse
 from unbatch.exposure.findings import Sees
 from unbatch.trace import LinearCall, Run, run
 
-__all__ = ["USER_ERRORS", "Module", "Survey", "Use", "noise", "precision", "survey"]
+__all__ = ["USER_ERRORS", "ParameterTrace", "TracedModule", "Use", "noise", "precision", "trace_parameters"]
 
 SAMPLES = 8
-"""Noise inputs of the survey."""
+"""Noise inputs of a trace."""
 
 USER_ERRORS = (
     ArithmeticError,
@@ -57,7 +57,7 @@ class Use:
 
 
 @dataclass(eq=False)
-class Module:
+class TracedModule:
     """A module with parameters of its own, or what of it is used together.
 
     Attributes:
@@ -76,7 +76,7 @@ class Module:
 
 
 @dataclass(eq=False)
-class Survey:
+class ParameterTrace:
     """What one forward pass on noise showed.
 
     Attributes:
@@ -88,7 +88,7 @@ class Survey:
         zeros: for every Linear call, by its id, the share of exact zeros among its sensitivities.
     """
 
-    modules: list[Module]
+    modules: list[TracedModule]
     inputs: Tensor
     ran: Run
     footprint: int
@@ -134,25 +134,27 @@ class _Watch(TorchFunctionMode):
         return result
 
     def _note(self, name: str, given: list[Tensor], result: Any) -> None:
-        made = list(_tensors([result]))
+        results = list(_tensors([result]))
         data = [tensor for tensor in given if id(tensor) not in self.owners]
-        mine = [tensor for tensor in given if self.owners.get(id(tensor))]
-        owners = frozenset[str]().union(*(self.owners[id(tensor)] for tensor in mine))
-        for tensor in data if made else ():
+        parameters = [tensor for tensor in given if self.owners.get(id(tensor))]
+        owners = frozenset[str]().union(*(self.owners[id(tensor)] for tensor in parameters))
+        for tensor in data if results else ():
             self.followers.setdefault(id(tensor), name)
-        for tensor in made:
+        for tensor in results:
             if not any(tensor is old for old in given):
                 self.followers.pop(id(tensor), None)  # of a tensor that is gone and had the same id
         if data:
-            self.numbers += sum(tensor.numel() for tensor in made)
-            for tensor in made:
+            self.numbers += sum(tensor.numel() for tensor in results)
+            for tensor in results:
                 self.owners.pop(id(tensor), None)  # a constant that data was written into
-            if owners and made:
-                computed = any(id(tensor) not in self.plain for tensor in mine)
-                self.uses.append((owners, Use(name, data[0], made[0], computed)))
+            if owners and results:
+                computed = any(id(tensor) not in self.plain for tensor in parameters)
+                self.uses.append((owners, Use(name, data[0], results[0], computed)))
             return
-        copied = name in ("detach", "to", "requires_grad_", "clone", "double", "float") and all(id(tensor) in self.plain for tensor in mine)
-        for tensor in made:
+        copied = name in ("detach", "to", "requires_grad_", "clone", "double", "float") and all(
+            id(tensor) in self.plain for tensor in parameters
+        )
+        for tensor in results:
             self.owners[id(tensor)] = owners
             self.kept.append(tensor)
             if copied:
@@ -169,7 +171,7 @@ def _tensors(values: Any) -> Iterator[Tensor]:
             yield from _tensors(value)
 
 
-def survey(model: nn.Module, input_shape: tuple[int, ...]) -> Survey:
+def trace_parameters(model: nn.Module, input_shape: tuple[int, ...]) -> ParameterTrace:
     """Run the model on noise and see what it does with its parameters. Model and global randomness are left alone.
 
     Raises:
@@ -186,7 +188,7 @@ def survey(model: nn.Module, input_shape: tuple[int, ...]) -> Survey:
             raise _does_not_run(model, input_shape, error) from error
     modules = [part for module in _modules(model) for part in _parts(module, watch.uses, ran)]
     followers = {id(call): watch.followers[id(call.handed_out)] for call in ran.linears if id(call.handed_out) in watch.followers}
-    return Survey(modules, inputs.to(precision(model)), ran, max(1, watch.numbers // SAMPLES), followers, _zeros(ran))
+    return ParameterTrace(modules, inputs.to(precision(model)), ran, max(1, watch.numbers // SAMPLES), followers, _zeros(ran))
 
 
 def _zeros(ran: Run) -> dict[int, float]:
@@ -204,15 +206,15 @@ def _zeros(ran: Run) -> dict[int, float]:
     return shares
 
 
-def _modules(model: nn.Module) -> Iterator[Module]:
+def _modules(model: nn.Module) -> Iterator[TracedModule]:
     names = {id(parameter): name for name, parameter in model.named_parameters()}
     for path, module in model.named_modules():
         own = {names[id(parameter)]: parameter for _, parameter in module.named_parameters(recurse=False)}
         if own:
-            yield Module(path or "(model)", type(module).__name__, own)
+            yield TracedModule(path or "(model)", type(module).__name__, own)
 
 
-def _parts(module: Module, uses: list[tuple[frozenset[str], Use]], ran: Run) -> list[Module]:
+def _parts(module: TracedModule, uses: list[tuple[frozenset[str], Use]], ran: Run) -> list[TracedModule]:
     """A module taken apart into what is used together: a Linear call's weight and bias, then whatever enters the same calls."""
     groups: list[list[str]] = []
     left = list(module.parameters)
@@ -230,7 +232,7 @@ def _parts(module: Module, uses: list[tuple[frozenset[str], Use]], ran: Run) -> 
         name = module.name if len(groups) == 1 else local if module.name == "(model)" else f"{module.name}.{local}"
         mine = [use for owners, use in uses if not owners.isdisjoint(group)]
         calls = [call for call in ran.linears if call.weight in group]
-        parts.append(Module(name, module.kind, {name: module.parameters[name] for name in group}, mine, calls))
+        parts.append(TracedModule(name, module.kind, {name: module.parameters[name] for name in group}, mine, calls))
     return parts
 
 

@@ -1,4 +1,4 @@
-"""The whole: survey the model, measure its neurons, judge every layer, ask for the labels, and say it in one sentence."""
+"""The whole: trace the model, assess every layer, measure its neurons, ask for the labels, and say it in one sentence."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from unbatch.errors import Misuse, NotDeterministic
 from unbatch.exposure.findings import Exposure, LabelLeak, LayerExposure, Limits
 from unbatch.exposure.firing import in_chunks, measure, samples_for
-from unbatch.exposure.judging import judge, report
 from unbatch.exposure.labels import label_leak
+from unbatch.exposure.layers import assess, describe
 from unbatch.exposure.limits import PICTURES, VECTORS
-from unbatch.exposure.survey import Survey, noise, precision, survey
+from unbatch.exposure.tracing import ParameterTrace, noise, precision, trace_parameters
 from unbatch.gradients import Loss, check_deterministic, loss_function
 
 __all__ = ["expose"]
@@ -49,13 +49,13 @@ def expose(
     shape = _checked(model, input_shape, data)
     loss_function(loss)
     refusal = _refusal(model)
-    seen = survey(model, shape)
-    judged = [(module, judge(module, seen, refusal, _mixed(model))) for module in seen.modules]
-    wanted = [j.call.weight for _, j in judged if j.call is not None and j.exact in ("samples", "features")]
-    count = samples_for(seen.footprint, sum(p.numel() for p in model.parameters())) if data is None else len(data)
-    fires = measure(model, _chunks(model, shape, data, in_chunks(count, seen.footprint), seed), wanted)
-    layers = tuple(report(module, seen, j, fires.get(j.call.weight) if j.call is not None else None) for module, j in judged)
-    labels = label_leak(model, shape, loss, seen, refusal)
+    trace = trace_parameters(model, shape)
+    assessed = [(module, assess(module, trace, refusal, _mixed(model))) for module in trace.modules]
+    wanted = [each.call.weight for _, each in assessed if each.call is not None and each.exact in ("samples", "features")]
+    count = samples_for(trace.footprint, sum(p.numel() for p in model.parameters())) if data is None else len(data)
+    fires = measure(model, _chunks(model, shape, data, in_chunks(count, trace.footprint), seed), wanted)
+    layers = tuple(describe(module, trace, each, None if each.call is None else fires.get(each.call.weight)) for module, each in assessed)
+    labels = label_leak(model, shape, loss, trace, refusal)
     return Exposure(
         model=type(model).__name__,
         input_shape=shape,
@@ -64,7 +64,7 @@ def expose(
         verdict=_verdict(layers),
         layers=layers,
         labels=labels,
-        notes=tuple(_notes(layers, labels, seen, refusal, given=data is not None)),
+        notes=tuple(_notes(layers, labels, trace, refusal, given=data is not None)),
     )
 
 
@@ -149,7 +149,7 @@ def _widest(layers: tuple[LayerExposure, ...], exact: str) -> tuple[str, Limits 
     return max(wide, key=lambda pair: pair[1].sure, default=("", None))
 
 
-def _notes(layers: tuple[LayerExposure, ...], labels: LabelLeak, seen: Survey, refusal: str | None, *, given: bool) -> list[str]:
+def _notes(layers: tuple[LayerExposure, ...], labels: LabelLeak, trace: ParameterTrace, refusal: str | None, *, given: bool) -> list[str]:
     notes = []
     if refusal is not None:
         notes.append(f"The model has {refusal}: our attacks refuse it as it is, because its gradient is no function of the batch alone.")
@@ -167,11 +167,11 @@ def _notes(layers: tuple[LayerExposure, ...], labels: LabelLeak, seen: Survey, r
             f"What our search reaches was measured at widths {min(PICTURES)} to {max(PICTURES):,} on pictures and {min(VECTORS)} to"
             f" {max(VECTORS):,} on other inputs, untrained, with half of the neurons off; elsewhere it is extrapolated."
         )
-    if len(seen.ran.linears) == 2 and any(layer.exact == "samples" for layer in layers):
+    if len(trace.ran.linears) == 2 and any(layer.exact == "samples" for layer in layers):
         notes.append(
             "In a network of two Linear layers our search also uses the second, and reaches further than told here: docs/measurements.md."
         )
-    if not isinstance(seen.ran.outputs, Tensor):
+    if not isinstance(trace.ran.outputs, Tensor):
         notes.append("The model returns no single tensor: what its loss reads of it is not known here.")
     if labels.leaks:
         notes.append("Labels are restored from the last layer's gradient alone, whatever the batch; see docs/labels.md for how well.")

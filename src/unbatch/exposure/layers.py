@@ -1,4 +1,4 @@
-"""From what the survey saw to what a server can invert: one module at a time, with a phrase for each that cannot be."""
+"""From what a trace shows to what a server can invert: one layer at a time, with a phrase for each that cannot be."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from unbatch.advice import for_batches, for_single, for_untested
 from unbatch.exposure.findings import Exact, LayerExposure, Sees, Single
 from unbatch.exposure.firing import Firing
 from unbatch.exposure.limits import limits
-from unbatch.exposure.survey import Module, Survey, Use
+from unbatch.exposure.tracing import ParameterTrace, TracedModule, Use
 from unbatch.trace import LinearCall
 from unbatch.types import Schema
 
-__all__ = ["Judgement", "judge", "report"]
+__all__ = ["Assessment", "assess", "describe"]
 
 ZEROS = 0.01
 """Share of exact zeros among a layer's sensitivities from which on they are no accident of rounding."""
@@ -28,7 +28,7 @@ _RECURRENT = {"lstm", "gru", "rnn_tanh", "rnn_relu", "lstm_cell", "gru_cell", "r
 
 
 @dataclass(frozen=True)
-class Judgement:
+class Assessment:
     """What a module gives away: see ``LayerExposure``."""
 
     exact: Exact = "none"
@@ -38,45 +38,45 @@ class Judgement:
     times: int | None = None
 
 
-def judge(module: Module, seen: Survey, refusal: str | None, mixed: bool) -> Judgement:
+def assess(module: TracedModule, trace: ParameterTrace, refusal: str | None, mixed: bool) -> Assessment:
     """What inverting this module's gradients gives.
 
     Args:
-        module: as surveyed.
-        seen: the survey that it comes from.
+        module: as traced.
+        trace: that it comes from.
         refusal: why our attacks refuse the model as a whole, or None.
         mixed: whether statistics of the batch mix its samples.
     """
     trained = [name for name, parameter in module.parameters.items() if parameter.requires_grad]
     if not trained:
-        return Judgement(why="frozen: the update holds no gradient of it", times=_times(module, seen))
+        return Assessment(why="frozen: the update holds no gradient of it", times=_times(module, trace))
     if not module.uses and not module.calls:
-        return Judgement(why="not used by the forward pass: its gradient is missing or zero")
+        return Assessment(why="not used by the forward pass: its gradient is missing or zero")
     if module.calls:
-        return _judge_linear(module, seen, set(trained), refusal, mixed)
-    return _judge_other(module, seen)
+        return _assess_linear(module, trace, set(trained), refusal, mixed)
+    return _assess_other(module, trace)
 
 
-def _judge_linear(module: Module, seen: Survey, trained: set[str], refusal: str | None, mixed: bool) -> Judgement:
-    call, times = module.calls[0], _times(module, seen)
-    sees = seen.sees(call.input)
+def _assess_linear(module: TracedModule, trace: ParameterTrace, trained: set[str], refusal: str | None, mixed: bool) -> Assessment:
+    call, times = module.calls[0], _times(module, trace)
+    sees = trace.sees(call.input)
     raw = sees in _WHOLE
     others = sorted({use.function for use in module.uses if use.function != "linear" or use.computed})
     if call.weight not in trained:
-        return Judgement(why="its weight is frozen: the update holds no gradient of it", call=call, times=times)
+        return Assessment(why="its weight is frozen: the update holds no gradient of it", call=call, times=times)
     if others:
-        return Judgement("untested", why=f"its weight also enters by {_listed(others)}: the gradients add up", call=call, times=times)
+        return Assessment("untested", why=f"its weight also enters by {_listed(others)}: the gradients add up", call=call, times=times)
     if times != 1:
-        return Judgement(*_many(times, call, seen), call=call, times=times)
+        return Assessment(*_many(times, call, trace), call=call, times=times)
     if call.bias is None or call.bias not in trained:
-        told = "has no bias" if call.bias is None else "its bias is frozen, so that none is sent"
+        reason = "has no bias" if call.bias is None else "its bias is frozen, so that none is sent"
         relu = call.activation == "relu"
         scale = ": samples come out up to a factor at best" if relu else ": one sample comes out up to a factor"
-        return Judgement("untested" if relu else "none", "none", f"{told}, whose gradient gives the scale{scale}", call, times)
+        return Assessment("untested" if relu else "none", "none", f"{reason}, whose gradient gives the scale{scale}", call, times)
     single: Single = "sample" if raw else "features"
     if mixed and call.activation == "batch_norm":
         single = "none"  # the gradient of its bias is zero
-    exact, why = _batches(call, seen)
+    exact, why = _batches(call, trace)
     if exact == "samples" and sees != "raw input":
         exact, why = (
             "samples" if raw else "features",
@@ -84,88 +84,88 @@ def _judge_linear(module: Module, seen: Survey, trained: set[str], refusal: str 
         )
     if exact in ("samples", "features") and refusal is not None:
         exact, why = "untested", f"our search refuses this model ({refusal}); the zeros of this layer do not depend on that"
-    return Judgement(exact, single, why, call, times)
+    return Assessment(exact, single, why, call, times)
 
 
-def _batches(call: LinearCall, seen: Survey) -> tuple[Exact, str]:
+def _batches(call: LinearCall, trace: ParameterTrace) -> tuple[Exact, str]:
     """Whether batches can be inverted, as if the layer saw the raw input once a sample, and why not."""
     if call.activation == "relu":
         return "samples", ""
-    after = seen.followers.get(id(call), "nothing").strip("_")
-    zeros = seen.zeros.get(id(call))
-    told = f"followed by {after} instead of ReLU"
+    after = trace.followers.get(id(call), "nothing").strip("_")
+    zeros = trace.zeros.get(id(call))
+    reason = f"followed by {after} instead of ReLU"
     if zeros is None:
-        return "untested", f"{told}: whether that leaves exact zeros is not known here"
+        return "untested", f"{reason}: whether that leaves exact zeros is not known here"
     if after in _FLAT:
-        return "untested", f"{told}, which has flat parts and so makes exact zeros too: our search does not use them"
+        return "untested", f"{reason}, which has flat parts and so makes exact zeros too: our search does not use them"
     if zeros <= ZEROS:
-        return "none", f"{told}: no exact zeros"
-    return "untested", f"{told}, yet {zeros:.0%} of its sensitivities are exact zeros: our search does not look behind {after}"
+        return "none", f"{reason}: no exact zeros"
+    return "untested", f"{reason}, yet {zeros:.0%} of its sensitivities are exact zeros: our search does not look behind {after}"
 
 
-def _many(times: int | None, call: LinearCall, seen: Survey) -> tuple[Exact, Single, str]:
-    told = f"applied {times} times a sample: its rank is up to {times} × b"
-    exact, why = _batches(call, seen)
+def _many(times: int | None, call: LinearCall, trace: ParameterTrace) -> tuple[Exact, Single, str]:
+    reason = f"applied {times} times a sample: its rank is up to {times} × b"
+    exact, why = _batches(call, trace)
     if exact == "samples":
-        return "untested", "none", f"{told}; our search refuses that, its algebra does not"
-    return exact, "none", f"{told}, and it is {why}"
+        return "untested", "none", f"{reason}; our search refuses that, its algebra does not"
+    return exact, "none", f"{reason}, and it is {why}"
 
 
-def _judge_other(module: Module, seen: Survey) -> Judgement:
+def _assess_other(module: TracedModule, trace: ParameterTrace) -> Assessment:
     functions = sorted({use.function for use in module.uses})
-    use, times = module.uses[0], _times(module, seen)
+    use, times = module.uses[0], _times(module, trace)
     if set(functions) <= _SUMS:
-        return Judgement(why=f"enters by {_listed(functions)}: its gradient sums sensitivities and holds no input")
+        return Assessment(why=f"enters by {_listed(functions)}: its gradient sums sensitivities and holds no input")
     if any(use.computed for use in module.uses):
-        return Judgement("untested", why=f"enters {_listed(functions)} after a computation of its own: not analyzed", times=times)
+        return Assessment("untested", why=f"enters {_listed(functions)} after a computation of its own: not analyzed", times=times)
     if len(functions) > 1:
-        return Judgement("untested", why=f"enters by {_listed(functions)}: the gradients add up, not analyzed", times=times)
-    name, raw = functions[0], seen.sees(use.source) in _WHOLE
+        return Assessment("untested", why=f"enters by {_listed(functions)}: the gradients add up, not analyzed", times=times)
+    name, raw = functions[0], trace.sees(use.source) in _WHOLE
     if name.startswith("conv"):
-        return _judge_convolution(module, raw, times)
+        return _assess_convolution(module, raw, times)
     if name in _RECURRENT:
-        return Judgement(why=f"recurrent: sums over {times} steps a sample, and its gates leave no exact zeros", times=times)
+        return Assessment(why=f"recurrent: sums over {times} steps a sample, and its gates leave no exact zeros", times=times)
     if name == "multi_head_attention_forward":
-        told = f"attention: its projections sum over {times} tokens a sample, no ReLU follows; the span of the tokens shows (DAGER)"
-        return Judgement(why=told, times=times)
+        reason = f"attention: its projections sum over {times} tokens a sample, no ReLU follows; the span of the tokens shows (DAGER)"
+        return Assessment(why=reason, times=times)
     if name in _NORMS:
-        return _judge_norm(module, raw, times)
+        return _assess_norm(module, raw, times)
     if name.startswith("embedding"):
-        return Judgement("untested", why="a lookup: which rows have a gradient tells what was looked up", times=times)
+        return Assessment("untested", why="a lookup: which rows have a gradient tells what was looked up", times=times)
     if name in _PRODUCTS:
-        told = f"enters by {_listed([name])}: a Linear layer in all but name, which our search does not read"
-        return Judgement("untested", why=told, times=times)
-    return Judgement("untested", why=f"enters by {_listed([name])}: not analyzed", times=times)
+        reason = f"enters by {_listed([name])}: a Linear layer in all but name, which our search does not read"
+        return Assessment("untested", why=reason, times=times)
+    return Assessment("untested", why=f"enters by {_listed([name])}: not analyzed", times=times)
 
 
-def _judge_convolution(module: Module, raw: bool, times: int | None) -> Judgement:
+def _assess_convolution(module: TracedModule, raw: bool, times: int | None) -> Assessment:
     if times == 1 and _has_trained_bias(module) and _groups(module) == 1:
-        told = "a convolution at one place: a Linear layer in all but name, which our search does not take"
-        return Judgement("untested", "sample" if raw else "features", told, times=times)
-    return Judgement(
+        reason = "a convolution at one place: a Linear layer in all but name, which our search does not take"
+        return Assessment("untested", "sample" if raw else "features", reason, times=times)
+    return Assessment(
         why=f"convolution: sees {times} patches a sample, not exact; R-GAP for one sample and optimization attacks apply", times=times
     )
 
 
-def _judge_norm(module: Module, raw: bool, times: int | None) -> Judgement:
+def _assess_norm(module: TracedModule, raw: bool, times: int | None) -> Assessment:
     """γ ⊙ x̂ + β: for one sample at one place ∂L/∂γ over ∂L/∂β is x̂, element by element."""
-    told = "scales element by element: two numbers a feature, no rank to read"
+    reason = "scales element by element: two numbers a feature, no rank to read"
     pair = len(module.parameters) == 2 and all(parameter.requires_grad for parameter in module.parameters.values())
     if times == 1 and pair:
         single: Single = "sample" if raw else "features"
-        return Judgement(single=single, why=f"{told}; of one sample the ratio of its two gradients is the normalized input", times=times)
-    return Judgement(why=told + (f", and each sums over {times} places a sample" if times and times > 1 else ""), times=times)
+        return Assessment(single=single, why=f"{reason}; of one sample the ratio of its two gradients is the normalized input", times=times)
+    return Assessment(why=reason + (f", and each sums over {times} places a sample" if times and times > 1 else ""), times=times)
 
 
-def _times(module: Module, seen: Survey) -> int | None:
+def _times(module: TracedModule, trace: ParameterTrace) -> int | None:
     """How often a module is applied to one sample, over all its calls; None where it is not used."""
-    samples = len(seen.inputs)
+    samples = len(trace.inputs)
     if module.calls:
         return sum(max(1, call.input.numel() // (call.input.shape[-1] * samples)) for call in module.calls)
     return sum(_places(use, module, samples) for use in module.uses) or None
 
 
-def _places(use: Use, module: Module, samples: int) -> int:
+def _places(use: Use, module: TracedModule, samples: int) -> int:
     """At how many places a call is applied to each sample: patches, tokens, steps."""
     weight = _weight(module)
     if use.function.startswith("conv") and use.output is not None:
@@ -176,15 +176,15 @@ def _places(use: Use, module: Module, samples: int) -> int:
     return max(1, use.source.numel() // (use.source.shape[-1] * samples)) if use.source.ndim else 1
 
 
-def _weight(module: Module) -> Tensor:
+def _weight(module: TracedModule) -> Tensor:
     return max(module.parameters.values(), key=lambda parameter: parameter.ndim)
 
 
-def _has_trained_bias(module: Module) -> bool:
+def _has_trained_bias(module: TracedModule) -> bool:
     return any(name.rpartition(".")[2] == "bias" and parameter.requires_grad for name, parameter in module.parameters.items())
 
 
-def _groups(module: Module) -> int:
+def _groups(module: TracedModule) -> int:
     """Groups of a convolution, from the shapes: channels that come in over channels that a filter sees."""
     return max(1, module.uses[0].source.shape[1] // _weight(module).shape[1])
 
@@ -193,24 +193,24 @@ def _listed(names: list[str]) -> str:
     return " and ".join(name.strip("_") for name in names)
 
 
-def report(module: Module, seen: Survey, judged: Judgement, firing: Firing | None) -> LayerExposure:
-    """A judgement in the words of ``LayerExposure``, with its limits and its remedy."""
+def describe(module: TracedModule, trace: ParameterTrace, assessed: Assessment, firing: Firing | None) -> LayerExposure:
+    """An assessment in the words of ``LayerExposure``, with its limits and its remedy."""
     summed = {use.function for use in module.uses} <= _SUMS  # true where there are none
-    source = judged.call.input if judged.call else None if summed else module.uses[0].source
-    sees: Sees = "nothing" if source is None else seen.sees(source)
+    source = assessed.call.input if assessed.call else None if summed else module.uses[0].source
+    sees: Sees = "nothing" if source is None else trace.sees(source)
     name, raw = module.name, sees in _WHOLE
     within = None
-    if firing is not None and judged.call is not None:
-        pictures = sees == "raw input" and Schema.guess(seen.inputs.shape[1:]).kind == "image"
-        within = limits(firing, judged.call.input.shape[-1], pictures=pictures)
+    if firing is not None and assessed.call is not None:
+        pictures = sees == "raw input" and Schema.guess(trace.inputs.shape[1:]).kind == "image"
+        within = limits(firing, assessed.call.input.shape[-1], pictures=pictures)
     remedy = None
     if within is not None:
         remedy = for_batches(name, within.rank, raw=raw)
-    elif judged.single != "none":
+    elif assessed.single != "none":
         remedy = for_single(name, raw=raw)
-    elif judged.exact == "untested":
+    elif assessed.exact == "untested":
         remedy = for_untested(name)
-    call = judged.call
+    call = assessed.call
     return LayerExposure(
         name=name,
         kind=module.kind,
@@ -219,11 +219,11 @@ def report(module: Module, seen: Survey, judged: Judgement, firing: Firing | Non
         sees=sees,
         inputs=call.input.shape[-1] if call else None,
         neurons=call.output.shape[-1] if call else None,
-        times=judged.times,
-        activation=(call.activation or seen.followers.get(id(call), "nothing")) if call else None,
-        exact=judged.exact,
-        single=judged.single,
-        why=judged.why,
+        times=assessed.times,
+        activation=(call.activation or trace.followers.get(id(call), "nothing")) if call else None,
+        exact=assessed.exact,
+        single=assessed.single,
+        why=assessed.why,
         firing=None if firing is None else firing.neurons,
         limits=within,
         remedy=remedy,
