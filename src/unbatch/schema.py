@@ -117,6 +117,16 @@ class Schema:
         deviations = self.std or (1.0,) * self.width
         return tuple(1.0 if fixed else deviations[span.start] for fixed, span in zip(self.discrete, self.spans, strict=True))
 
+    def grains(self, same: float) -> tuple[float, ...]:
+        """For every column, the largest error below which two cells are the same.
+
+        Half a step of a column that is rounded, half a level of levels, else ``same`` deviations.
+        """
+        return tuple(
+            (column.rounding / 2 if isinstance(column, Continuous) else 0.5) or same * scale
+            for column, scale in zip(self.columns, self.scales, strict=True)
+        )
+
     def check(self, input_shape: Sequence[int]) -> None:
         """See that samples of a shape can be read by this schema.
 
