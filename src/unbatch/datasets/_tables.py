@@ -13,10 +13,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from unbatch.columns import Categorical, Cell, Column, Continuous
 from unbatch.contracts import Dataset
 from unbatch.errors import BadFile, Misuse, some
-from unbatch.schema import Schema
+from unbatch.schema import Categorical, Cell, Column, Continuous, Schema
 from unbatch.types import Batch
 
 __all__ = ["Layout", "Standardize", "Table", "TableDataset", "read_table", "version"]

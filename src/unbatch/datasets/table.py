@@ -30,8 +30,8 @@ class CsvTable(TableDataset):
 
     That file is TOML or JSON. It holds ``label``, the name of the column with the class; ``classes``, what that column holds; and
     one entry of ``columns`` a column, with its ``name`` and either its ``levels`` or, for numbers and only if wanted, their ``range``,
-    ``unit`` and ``rounding``, the step on which they lie. If wanted, it also holds ``separator`` in place of a comma, ``drop_missing = true``
-    to leave out rows without a value, and ``mean`` and ``std`` of the numbers that the network sees, which else come from the rows.
+    ``unit`` and ``rounding``, the step on which they lie. If wanted, it also holds ``separator`` in place of a comma, ``drop_missing``
+    = true to leave out rows without a value, and ``mean`` and ``std`` of the numbers that the network sees, which else come from the rows.
 
     Attributes:
         path: of the CSV file.
