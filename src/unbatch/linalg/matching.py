@@ -48,7 +48,7 @@ def match(truth: Float[Tensor, "a ..."], guess: Float[Tensor, "k ..."]) -> tuple
 
 def match_rows(
     truth: Float[Tensor, "a f"],
-    guess: Float[Tensor, "k f"],
+    guess: Float[Tensor, "k g"],
     discrete: Sequence[bool],
     scales: Sequence[float],
     tolerance: float = TOLERANCE,
