@@ -106,7 +106,7 @@ def test_no_assignment_of_rows_has_fewer_wrong_cells_nor_then_smaller_errors(a: 
 
     def rows(count: int) -> torch.Tensor:
         levels = torch.randint(2, (count, 1), generator=generator)
-        return torch.cat([levels, torch.randn((count, 2), generator=generator) * torch.tensor(SCALES[1:])], dim=1)
+        return torch.cat([levels, torch.randn((count, 2), generator=generator) * torch.tensor(SCALES[1:])], dim=1).double()
 
     truth, guess = rows(a), rows(k)
     order = match_rows(truth, guess, DISCRETE, SCALES)
