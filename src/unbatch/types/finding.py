@@ -69,12 +69,13 @@ class Finding:
         count = 0 if made.inputs is None else len(made.inputs)
         head = {
             Status.RECONSTRUCTED: f"This update gives away its whole batch: all {count} samples were reconstructed and proved by replay.",
-            Status.PARTIAL: f"This update gives away part of its batch: {count} samples were reconstructed, each with a certificate.",
+            Status.PARTIAL: f"This update gives away part of its batch: {count} samples were reconstructed, each proved by itself.",
             Status.APPROXIMATE: f"This update gives away an approximation of its batch ({count} samples); nothing was proved exact.",
             Status.INCONSISTENT: "No reconstruction was proved: what was found does not give the observed update.",
             Status.BUDGET_EXHAUSTED: "No reconstruction was proved within the budget; this does not show that the update is safe.",
             Status.FEATURES: "This update gives away what an inner layer sees of its batch; the samples themselves were not reconstructed.",
-            Status.UNPROVEN: f"A batch of {count} samples was found, but it cannot be proved without labels.",
+            Status.UNPROVEN: f"A batch of {count} samples was found, but the update neither proves nor refutes it.",
+            Status.BROKE_DOWN: "The attack broke down; this says nothing of the update.",
             Status.NOT_APPLICABLE: "This attack does not apply to this update; this does not show that the update is safe.",
         }
         return head[made.status]
