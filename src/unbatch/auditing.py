@@ -15,14 +15,11 @@ from torch import Tensor
 from unbatch import plugins
 from unbatch.contracts import Attack, Metric
 from unbatch.errors import Misuse
-from unbatch.linalg.matching import match
 from unbatch.restoring import counts_of
+from unbatch.scoring import score
 from unbatch.types import Batch, Finding, Observation, Progress, Reconstruction, Schema, silent
 
 __all__ = ["audit", "environment", "invert"]
-
-EXACT = 1e-5
-"""A sample is recovered exactly when its root mean square error is below this share of the batch's data range (100 dB)."""
 
 
 def invert(observation: Observation, attack: str | Attack = "spear", seed: int = 0, progress: Progress = silent) -> Reconstruction:
@@ -90,29 +87,11 @@ def _check_truth(observation: Observation, truth: Batch) -> None:
 
 
 def _scored(finding: Finding, truth: Batch, guesses: Tensor, metrics: dict[str, Metric]) -> Finding:
-    """Match optimally, then compare pair by pair in raw units; a true sample without a partner scores NaN."""
-    raw, guessed = finding.schema.to_raw(truth.inputs.double().cpu()), finding.schema.to_raw(guesses.double().cpu())
-    order = match(raw, guessed)
-    partners = torch.tensor(order)
-    found = (partners >= 0).nonzero()[:, 0]
-    known_range = finding.schema.kind == "image" and bool(finding.schema.mean)
-    low, data_range = (0.0, 1.0) if known_range else (float(raw.min()), float(raw.max() - raw.min()) or 1.0)
-    pairs = raw[found] - low, guessed[partners[found]] - low
-    scores, notes = {}, {}
-    for name, metric in metrics.items():
-        values = torch.full((len(raw),), float("nan"), dtype=torch.float64)
-        if (reason := metric.undefined(finding.input_shape)) is not None:
-            notes[name] = reason
-        elif len(found):
-            values[found] = metric(*pairs, data_range)
-        scores[name] = tuple(values.tolist())
-    error = torch.full((len(raw),), float("inf"), dtype=torch.float64)
-    error[found] = (pairs[0] - pairs[1]).square().flatten(1).mean(dim=1).sqrt()
+    """The finding with what came of comparing its guesses with the truth."""
+    scores = score(truth, guesses, metrics, finding.schema)
     labels = finding.reconstruction.labels
-    right = [labels is not None and p >= 0 and bool(labels[p] == y) for p, y in zip(order, truth.labels.tolist(), strict=True)]
-    return replace(
-        finding, order=order, scores=scores, notes=notes, exact=tuple((error < EXACT * data_range).tolist()), labels_right=tuple(right)
-    )
+    right = [labels is not None and p >= 0 and bool(labels[p] == y) for p, y in zip(scores.order, truth.labels.tolist(), strict=True)]
+    return replace(finding, **vars(scores), labels_right=tuple(right))
 
 
 def environment() -> dict[str, str]:

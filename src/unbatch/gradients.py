@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, Num
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -72,7 +72,7 @@ def loss_function(loss: Loss) -> Callable[[Tensor, Tensor], Tensor]:
 
 
 def capture(
-    model: nn.Module, inputs: Float[Tensor, " b *shape"], labels: Int64[Tensor, " b"], loss: Loss = "cross_entropy"
+    model: nn.Module, inputs: Num[Tensor, " b *shape"], labels: Int64[Tensor, " b"], loss: Loss = "cross_entropy"
 ) -> dict[str, Tensor]:
     """The update that a client sends under FedSGD: the mean gradient over its batch.
 
@@ -112,7 +112,7 @@ def capture(
 
 
 def per_example(
-    model: nn.Module, inputs: Float[Tensor, " b *shape"], labels: Int64[Tensor, " b"], loss: Loss = "cross_entropy"
+    model: nn.Module, inputs: Num[Tensor, " b *shape"], labels: Int64[Tensor, " b"], loss: Loss = "cross_entropy"
 ) -> dict[str, Tensor]:
     """The gradient of every sample alone: parameter name -> (b, *parameter shape). Their mean is ``capture``."""
     check_deterministic(model)
@@ -183,7 +183,7 @@ def couples(module: nn.Module) -> bool:
 def replay(
     model: nn.Module,
     update: Mapping[str, Tensor],
-    inputs: Float[Tensor, " b *shape"],
+    inputs: Num[Tensor, " b *shape"],
     labels: Int64[Tensor, " b"],
     loss: Loss = "cross_entropy",
     weights: Float[Tensor, " b"] | None = None,
@@ -281,7 +281,7 @@ def _squared_distance_of_factors(
     return distance, size
 
 
-def sensitivities(model: nn.Module, inputs: Float[Tensor, "b *shape"], weight: str, loss: Loss = "cross_entropy") -> Float[Tensor, "c b m"]:
+def sensitivities(model: nn.Module, inputs: Num[Tensor, " b *shape"], weight: str, loss: Loss = "cross_entropy") -> Float[Tensor, "c b m"]:
     """∂ℓ(x_i, y)/∂z of one Linear layer, for every sample i and every class y: the columns that a label would cause.
 
     Args:

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Float, Int64, Num
 from torch import Generator, Tensor
 
 from unbatch.errors import Inapplicable
@@ -147,7 +147,7 @@ def _find(observation: Observation, ran: tuple[Tensor, list[LinearCall]]) -> Lin
 
 
 def noise_inputs(observation: Observation, count: int, generator: Generator, decay: float = 0.0) -> Tensor:
-    """Inputs of variance 1, (count, *input_shape), in the model's dtype.
+    """Inputs of variance 1, (count, *input_shape), in the model's dtype; for a model that reads tokens, random tokens.
 
     Args:
         observation: for shape, dtype and device.
@@ -157,6 +157,8 @@ def noise_inputs(observation: Observation, count: int, generator: Generator, dec
     """
     first = next(observation.model.parameters())
     shape = (count, *observation.input_shape)
+    if observation.schema is not None and observation.schema.kind == "tokens":
+        return torch.randint(observation.schema.vocabulary, shape, generator=generator, device=observation.device).to(first.device)
     noise = torch.randn(shape, generator=generator, device=observation.device, dtype=torch.float32)
     if decay and len(shape) == 4 and min(shape[2:]) > 1:
         rows = torch.fft.fftfreq(shape[2], device=noise.device)[:, None]
@@ -167,7 +169,7 @@ def noise_inputs(observation: Observation, count: int, generator: Generator, dec
     return noise.to(first.device, first.dtype)
 
 
-def labels_of_batch(observation: Observation, inputs: Float[Tensor, "b *shape"]) -> Int64[Tensor, " b"] | None:
+def labels_of_batch(observation: Observation, inputs: Num[Tensor, " b *shape"]) -> Int64[Tensor, " b"] | None:
     """The labels of a whole batch, or None where the model has no such last layer.
 
     With H the features of the inputs and P their softmax, the gradient of the last layer is (P − Y)ᵀ H / b, linear in the one-hot labels Y.

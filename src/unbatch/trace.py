@@ -9,7 +9,7 @@ the weights of very wide layers, which are read in blocks so that no second copy
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -17,13 +17,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["LinearCall", "Run", "linear_layers", "run", "trial"]
+__all__ = ["LinearCall", "LooksUp", "Run", "linear_layers", "run", "trial"]
 
 LARGE = 1 << 24
 """Weights with at least this many entries are read in blocks instead of being copied to float64."""
 
 _RELU: set[Callable[..., Any]] = {F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_}
 _CLAMP: set[Callable[..., Any]] = {torch.clamp, torch.clamp_min, Tensor.clamp, Tensor.clamp_min, Tensor.clamp_, torch.clamp_}
+_LOOKUPS: set[Callable[..., Any]] = {F.embedding, F.embedding_bag}
 _SILENT: set[str] = {"__get__", "__len__", "size", "dim", "ndimension", "numel", "nelement", "stride", "clone", "detach", "requires_grad_"}
 
 
@@ -54,12 +55,26 @@ class Run:
     """What one forward pass left: outputs, parameters as used, Linear calls in order.
 
     ``parameters`` holds leaves in float64; the large weights, which are read in blocks, are missing from it: their gradient
-    is ``output.grad.T @ input`` of their calls.
+    is ``output.grad.T @ input`` of their calls. ``vocabulary`` is how many tokens the embedding knows that a trial run found the model to
+    look its inputs up in; 0 where inputs are numbers.
     """
 
     outputs: Tensor
     parameters: dict[str, Tensor]
     linears: list[LinearCall] = field(default_factory=list)
+    vocabulary: int = 0
+
+
+class LooksUp(RuntimeError):
+    """The model looks its inputs up in an embedding, but they are no whole numbers.
+
+    Attributes:
+        rows: how many the embedding has.
+    """
+
+    def __init__(self, rows: int) -> None:
+        super().__init__(f"the model looks its inputs up in an embedding of {rows} rows: they must be whole numbers below that")
+        self.rows = rows
 
 
 class _BlockedLinear(torch.autograd.Function):
@@ -100,6 +115,8 @@ class _Recorder(TorchFunctionMode):
             return self._linear(*args, **kwargs)
         if func is F.dropout and not kwargs.get("training", args[2] if len(args) > 2 else True):
             return args[0]  # inactive: what comes after it is what the layer's output meets
+        if func in _LOOKUPS and args[0].is_floating_point():
+            raise LooksUp(int(args[1].shape[0]))
         self._note_activation(func, args, kwargs)
         return func(*args, **kwargs)
 
@@ -113,7 +130,11 @@ class _Recorder(TorchFunctionMode):
             return output
         # A clone is handed out, so that an in-place activation leaves the recorded pre-activation alone.
         handed_out = output.clone()
-        raw = input.numel() == self.inputs.numel() and torch.equal(input.reshape(-1), self.inputs.reshape(-1))
+        raw = (
+            input.dtype == self.inputs.dtype
+            and input.numel() == self.inputs.numel()
+            and torch.equal(input.reshape(-1), self.inputs.reshape(-1))
+        )
         bias_name = None if bias is None else self.names.get(id(bias))
         self.calls.append(LinearCall(name, bias_name, input, output, handed_out, raw=raw))
         return handed_out
@@ -147,12 +168,15 @@ def run(model: nn.Module, inputs: Tensor, *, large: int = LARGE, dtype: torch.dt
 
     Args:
         model: any module that takes one tensor and returns one tensor.
-        inputs: (b, *input_shape), any float type.
+        inputs: (b, *input_shape), any float type; or tokens, which are whole numbers and stay what they are.
         large: weights of Linear layers with at least this many entries are read in blocks.
         dtype: the precision of the pass.
 
     Returns:
         the outputs with their graph, and every call of a Linear layer.
+
+    Raises:
+        LooksUp: the inputs are no tokens, but the model expects some.
     """
     linear_weights = {f"{name}.weight".lstrip(".") for name, module in model.named_modules() if isinstance(module, nn.Linear)}
     blocked: dict[str, Tensor] = {}
@@ -163,7 +187,7 @@ def run(model: nn.Module, inputs: Tensor, *, large: int = LARGE, dtype: torch.dt
         else:
             leaves[name] = parameter.detach().to(dtype, copy=True).requires_grad_()
     buffers = {name: (buffer.to(dtype) if buffer.is_floating_point() else buffer).clone() for name, buffer in model.named_buffers()}
-    inputs = inputs.detach().to(dtype)
+    inputs = inputs.detach().to(dtype) if inputs.is_floating_point() else inputs.detach()
     tensors = {**leaves, **blocked}
     recorder = _Recorder({id(tensor): name for name, tensor in tensors.items()}, {id(tensor) for tensor in blocked.values()}, inputs)
     with torch.enable_grad(), recorder:
@@ -183,8 +207,19 @@ def linear_layers(model: nn.Module, input_shape: Sequence[int], samples: int = 2
 
 
 def trial(model: nn.Module, input_shape: Sequence[int], samples: int = 2) -> Run:
-    """One forward pass on fixed noise in the model's own precision (float32 at least): to look, not to measure."""
+    """One forward pass on fixed noise in the model's own precision (float32 at least): to look, not to measure.
+
+    A model that looks its inputs up in an embedding is given random tokens instead.
+
+    Example:
+        >>> trial(nn.Sequential(nn.Embedding(50, 8), nn.Flatten(), nn.Linear(24, 2)), (3,)).vocabulary
+        50
+    """
     first = next(model.parameters(), torch.zeros(()))
-    dtype = torch.promote_types(first.dtype, torch.float32)
-    noise = torch.randn((samples, *input_shape), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    return run(model, noise.to(first.device), dtype=dtype)
+    dtype, generator = torch.promote_types(first.dtype, torch.float32), torch.Generator().manual_seed(0)
+    noise = torch.randn((samples, *input_shape), generator=generator, dtype=torch.float64)
+    try:
+        return run(model, noise.to(first.device), dtype=dtype)
+    except LooksUp as lookup:
+        tokens = torch.randint(lookup.rows, (samples, *input_shape), generator=generator)
+        return replace(run(model, tokens.to(first.device), dtype=dtype), vocabulary=lookup.rows)

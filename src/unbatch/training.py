@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Int64, Num
 from torch import Tensor, nn
 
 from unbatch.errors import Misuse
@@ -97,7 +97,7 @@ def shuffled(epochs: int, samples: int, generator: torch.Generator) -> Int64[Ten
 
 def train(
     model: nn.Module,
-    inputs: Float[Tensor, " b *shape"],
+    inputs: Num[Tensor, " b *shape"],
     labels: Int64[Tensor, " b"],
     local: LocalTraining,
     order: Int64[Tensor, "e b"],

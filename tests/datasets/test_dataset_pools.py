@@ -1,8 +1,14 @@
-"""What holds for every data set: shapes, types, normalization, indices; and the two embedded ones against their sources."""
+"""What holds for every data set, whichever there are: shapes, types, normalization, indices; and the embedded ones against their sources.
+
+One that reads a file needs a line in ``FILES``, which writes a small one; without it, the test of its name says so.
+"""
 
 from __future__ import annotations
 
+import dataclasses
+import importlib
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +18,7 @@ from PIL import Image
 from skimage.data import lfw_subset
 from sklearn.datasets import load_digits
 
+from unbatch import plugins
 from unbatch.contracts import Dataset
 from unbatch.datasets import _pictures
 from unbatch.datasets.digits import Digits
@@ -19,15 +26,16 @@ from unbatch.datasets.faces import Faces
 from unbatch.datasets.folder import Folder
 from unbatch.datasets.npz import Npz
 from unbatch.errors import Misuse
+from unbatch.schema import Categorical, Column
 
 
-def write_npz(folder: Path) -> Npz:
+def write_npz(folder: Path) -> Dataset:
     rng = np.random.default_rng(0)
     np.savez(folder / "some.npz", images=rng.integers(0, 256, (30, 12, 9, 3), dtype=np.uint8), labels=np.arange(30) % 7)
     return Npz(str(folder / "some.npz"))
 
 
-def write_folder(folder: Path) -> Folder:
+def write_folder(folder: Path) -> Dataset:
     rng = np.random.default_rng(0)
     for index in range(12):
         target = folder / "pictures" / f"class {index % 3}"
@@ -36,10 +44,50 @@ def write_folder(folder: Path) -> Folder:
     return Folder(str(folder / "pictures"), size=10)
 
 
-@pytest.fixture(params=["digits", "faces", "folder", "npz"])
+def write_rows(name: str, folder: Path, separator: str, *, head: bool = False) -> Dataset:
+    """A file of rows that the data set's own layout allows."""
+    layout = importlib.import_module(f"unbatch.datasets.{name}").LAYOUT
+    rng = np.random.default_rng(0)
+    lines = [[*(cell(column, rng) for column in layout.columns), layout.classes[index % 2]] for index in range(20)]
+    lines = [[*(column.name for column in layout.columns), layout.label], *lines] if head else lines
+    (folder / "rows.txt").write_text("\n".join(map(separator.join, lines)))
+    built: Dataset = plugins.build("datasets", f'{name}:"{folder / "rows.txt"}"')
+    return built
+
+
+def cell(column: Column, rng: np.random.Generator) -> str:
+    if isinstance(column, Categorical):
+        return column.levels[rng.integers(len(column.levels))]
+    value = rng.uniform(column.low, column.high)
+    return f"{column.nearest(torch.tensor(value, dtype=torch.float64)).item():.6g}" if column.rounding < 1 else str(int(value))
+
+
+def write_table(folder: Path) -> Dataset:
+    (folder / "some.csv").write_text("a,b,c\n" + "".join(f"{i / 2},{'xy'[i % 3 % 2]},{'no' if i % 4 else 'yes'}\n" for i in range(30)))
+    (folder / "some.toml").write_text(
+        'label = "c"\nclasses = ["no", "yes"]\n[[columns]]\nname = "a"\n[[columns]]\nname = "b"\nlevels = ["x", "y"]'
+    )
+    return plugins.build("datasets", f'table:"{folder / "some.csv"}"')  # type: ignore[no-any-return]
+
+
+FILES: dict[str, Callable[[Path], Dataset]] = {
+    "adult": lambda folder: write_rows("adult", folder, ", "),
+    "folder": write_folder,
+    "german": lambda folder: write_rows("german", folder, " "),
+    "law_school": lambda folder: write_rows("law_school", folder, ",", head=True),
+    "npz": write_npz,
+    "table": write_table,
+}
+
+
+@pytest.fixture(params=plugins.names("datasets"))
 def dataset(request: pytest.FixtureRequest, tmp_path: Path) -> Dataset:
-    makers = {"digits": lambda _: Digits(), "faces": lambda _: Faces(), "folder": write_folder, "npz": write_npz}
-    return makers[request.param](tmp_path)
+    if request.param in FILES:
+        return FILES[request.param](tmp_path)
+    needed = [field.name for field in dataclasses.fields(plugins.load("datasets", request.param)) if field.default is dataclasses.MISSING]
+    assert not needed, f"{request.param} needs {needed}: write a small file of its kind in FILES"
+    built: Dataset = plugins.load("datasets", request.param)()
+    return built
 
 
 def test_a_batch_is_what_the_contract_says(dataset: Dataset) -> None:
@@ -50,16 +98,28 @@ def test_a_batch_is_what_the_contract_says(dataset: Dataset) -> None:
     assert batch.labels.dtype == torch.int64
     assert 0 <= int(batch.labels.min()) <= int(batch.labels.max()) < len(dataset.schema.classes)
     assert batch.schema == dataset.schema
-    assert dataset.schema.kind == "image"
+    dataset.schema.check(dataset.input_shape)
+    assert plugins.build("datasets", dataset.spec) == dataset
 
 
 def test_the_whole_set_is_normalized_by_channel(dataset: Dataset) -> None:
     everything = dataset.take(torch.arange(len(dataset))).inputs.transpose(0, 1).flatten(1)
     torch.testing.assert_close(everything.mean(1), torch.zeros(len(everything), dtype=torch.float64), atol=1e-12, rtol=0)
-    torch.testing.assert_close(everything.std(1, correction=0), torch.ones(len(everything), dtype=torch.float64))
+    # What never varies stays what it is: a level that no row has.
+    deviations = everything.std(1, correction=0)
+    varied = deviations > 1e-9
+    assert bool(varied.all()) or dataset.schema.kind == "table"
+    torch.testing.assert_close(deviations[varied], torch.ones(int(varied.sum()), dtype=torch.float64))
+
+
+def test_what_people_read_is_encoded_again_without_loss(dataset: Dataset) -> None:
+    inputs = dataset.take(torch.arange(5)).inputs
+    torch.testing.assert_close(dataset.schema.encode(dataset.schema.decode(inputs)), inputs)
 
 
 def test_raw_values_lie_between_black_and_white(dataset: Dataset) -> None:
+    if dataset.schema.kind != "image":
+        return
     raw = dataset.schema.to_raw(dataset.take(torch.arange(len(dataset))).inputs)
     assert raw.min() >= -1e-12
     assert raw.max() <= 1 + 1e-12

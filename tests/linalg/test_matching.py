@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from unbatch.errors import Misuse
-from unbatch.linalg.matching import match
+from unbatch.linalg.matching import match, match_rows, match_tokens, wrong_cells
 
 
 def cost(truth: torch.Tensor, guess: torch.Tensor, order: tuple[int, ...]) -> float:
@@ -84,3 +84,67 @@ def test_numbers_that_are_not_finite_are_refused(value: float) -> None:
 def test_samples_of_other_shapes_are_refused() -> None:
     with pytest.raises(Misuse, match="expected reconstructions of shape"):
         match(torch.zeros(2, 3), torch.zeros(2, 4))
+
+
+def mixed_cost(truth: torch.Tensor, guess: torch.Tensor, order: tuple[int, ...]) -> tuple[int, float]:
+    """(wrong cells, errors of the numbers in scales, at most 1 each), by hand: column 0 is levels, columns 1 and 2 are numbers."""
+    wrong, errors = 0, 0.0
+    for i, j in enumerate(order):
+        if j >= 0:
+            off = [abs(float(truth[i, c] - guess[j, c])) / SCALES[c] for c in (1, 2)]
+            wrong += int(truth[i, 0] != guess[j, 0]) + sum(one > 0.319 for one in off)
+            errors += sum(min(one, 1.0) for one in off)
+    return wrong, errors
+
+
+DISCRETE, SCALES = (True, False, False), (1.0, 2.0, 10.0)
+
+
+@given(a=st.integers(1, 4), k=st.integers(1, 5), seed=st.integers(0, 10**6))
+def test_no_assignment_of_rows_has_fewer_wrong_cells_nor_then_smaller_errors(a: int, k: int, seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+
+    def rows(count: int) -> torch.Tensor:
+        levels = torch.randint(2, (count, 1), generator=generator)
+        return torch.cat([levels, torch.randn((count, 2), generator=generator) * torch.tensor(SCALES[1:])], dim=1).double()
+
+    truth, guess = rows(a), rows(k)
+    order = match_rows(truth, guess, DISCRETE, SCALES)
+    used = [j for j in order if j >= 0]
+    assert len(order) == a
+    assert len(used) == len(set(used)) == min(a, k)
+    pads = [-1] * max(0, a - k)
+    best = min(mixed_cost(truth, guess, chosen) for chosen in permutations([*range(k), *pads], a) if chosen.count(-1) == len(pads))
+    found = mixed_cost(truth, guess, order)
+    assert found[0] == best[0]
+    assert found[1] == pytest.approx(best[1], abs=1e-9)
+
+
+def test_of_twins_within_the_tolerance_the_exact_one_is_the_partner() -> None:
+    truth = torch.tensor([[0.0, 1.0, 5.0], [0.0, 1.1, 5.0]])
+    assert match_rows(truth, truth[[1, 0]], DISCRETE, SCALES) == (1, 0)
+
+
+def test_a_level_that_is_one_off_is_as_wrong_as_one_that_is_nine_off() -> None:
+    truth = torch.tensor([[3.0, 0.0, 0.0], [9.0, 0.0, 9.0]])
+    wrong = wrong_cells(truth[0], torch.tensor([[4.0, 0.5, 0.0], [12.0, 0.7, 3.1]]), DISCRETE, SCALES)
+    assert wrong.tolist() == [[True, False, False], [True, True, False]]
+
+
+def test_missing_and_surplus_rows_and_texts() -> None:
+    rows = torch.tensor([[0.0, 1.0, 5.0], [1.0, 9.0, 50.0], [0.0, 20.0, 5.0]])
+    assert match_rows(rows, rows[[2]], DISCRETE, SCALES) == (-1, -1, 0)
+    assert match_rows(rows[:1], rows, DISCRETE, SCALES) == (0,)
+    assert match_rows(rows, rows[:0], DISCRETE, SCALES) == (-1, -1, -1)
+    assert match_rows(rows[:0], rows, DISCRETE, SCALES) == ()
+    texts = torch.tensor([[1, 2, 3], [4, 5, 6]])
+    assert match_tokens(texts, texts[[1]]) == (-1, 0)
+    assert match_tokens(texts, texts[:0]) == (-1, -1)
+    assert match_tokens(texts[:0], texts) == ()
+
+
+def test_rows_that_are_not_finite_or_of_another_length_are_refused() -> None:
+    with pytest.raises(Misuse, match="expected finite samples"):
+        match_rows(torch.zeros(2, 3), torch.full((2, 3), float("nan")), DISCRETE, SCALES)
+    with pytest.raises(Misuse, match="expected reconstructions of shape"):
+        match_rows(torch.zeros(2, 3), torch.zeros(2, 2), DISCRETE, SCALES)

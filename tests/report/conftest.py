@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from unbatch import store
-from unbatch.types import Batch, Counts, Finding, Knowledge, Reconstruction, Schema, Status
+from unbatch.types import Batch, Counts, Finding, Knowledge, Measure, Reconstruction, Schema, Status
 
 
 def make(
@@ -44,6 +44,7 @@ def make(
             "psnr": tuple((math.inf if i == 0 else 150.25) if here else math.nan for i, here in enumerate(there)),
             "mse": tuple(2.5e-19 if here else math.nan for here in there),
         },
+        "measures": {"psnr": Measure("PSNR", "dB"), "mse": Measure("MSE"), "lpips": Measure("LPIPS")},
         "notes": {"lpips": f"images under 32 × 32{text}"},
         "exact": tuple(there),
         "labels_right": tuple(there),

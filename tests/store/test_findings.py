@@ -66,7 +66,7 @@ def test_what_is_saved_comes_back(tmp_path: Path) -> None:
     assert (stored.order, stored.exact, stored.labels_right) == ((1, -1, 0), (True, False, True), (True, False, True))
     assert (stored.labels, stored.true_labels, stored.reconstructed) == ((1, 2), (2, 0, 1), 2)
     assert stored.knowledge == tuple(saved.knowledge.sentences())
-    assert stored.input_schema.model_dump() == {"kind": "image", "mean": (0.5,), "std": (0.25,), "classes": ("cat", "dog", "ship")}
+    assert stored.input_schema.typed() == saved.schema
     assert stored.environment == ENVIRONMENT
     assert stored.advice == advise(saved) != ()
     assert stored.stats["gap"] == "inf"

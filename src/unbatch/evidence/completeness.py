@@ -42,7 +42,7 @@ class Completeness:
     remarks: tuple[str, ...] = ()
 
 
-def without_copies(inputs: Float[Tensor, "k *shape"], labels: Int64[Tensor, " k"]) -> tuple[Int64[Tensor, " d"], Int64[Tensor, " d"]]:
+def without_copies(inputs: Float[Tensor, " k *shape"], labels: Int64[Tensor, " k"]) -> tuple[Int64[Tensor, " d"], Int64[Tensor, " d"]]:
     """The first of each set of equal samples with equal labels, and how many there are of it."""
     kept: list[int] = []
     copies: list[int] = []

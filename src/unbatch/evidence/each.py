@@ -64,7 +64,7 @@ def entrance_to(observation: Observation) -> Entrance | None:
 
 
 def prove_each(
-    observation: Observation, entrance: Entrance, inputs: Float[Tensor, "k *shape"], labels: Int64[Tensor, " k"], acceptable: float
+    observation: Observation, entrance: Entrance, inputs: Float[Tensor, " k *shape"], labels: Int64[Tensor, " k"], acceptable: float
 ) -> Each:
     """Hold every sample against the observation by itself, then all that passed against each other.
 

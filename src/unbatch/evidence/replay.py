@@ -132,7 +132,7 @@ def entrance_of(ran: Run, observation: Observation, count: int) -> LinearCall | 
 
 def replay(
     observation: Observation,
-    inputs: Float[Tensor, "k *shape"],
+    inputs: Float[Tensor, " k *shape"],
     labels: Tensor,
     weights: Float[Tensor, " k"] | None = None,
     *,

@@ -43,7 +43,7 @@ class Round:
 def prove_round(
     observation: Observation,
     local: LocalTraining,
-    inputs: Float[Tensor, "k *shape"],
+    inputs: Float[Tensor, " k *shape"],
     labels: Int64[Tensor, " k"],
     order: Int64[Tensor, "e k"] | None,
     limit: float,

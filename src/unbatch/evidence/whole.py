@@ -57,7 +57,7 @@ class Whole:
 
 def prove_whole(
     observation: Observation,
-    inputs: Float[Tensor, "k *shape"],
+    inputs: Float[Tensor, " k *shape"],
     labels: Int64[Tensor, " k"],
     copies: Int64[Tensor, " k"],
     limit: float,

@@ -59,8 +59,9 @@ def anchors(observation: Observation, populations: int, inputs: int, generator: 
     for index in range(populations):
         decay, scale = SPECTRA[index % len(SPECTRA)]
         mean = OFFSET * noise_inputs(observation, 1, generator, 1.0)
+        noise = noise_inputs(observation, inputs, generator, decay)
         with torch.no_grad():
-            outputs = observation.model(mean + scale * noise_inputs(observation, inputs, generator, decay))
+            outputs = observation.model(mean + scale * noise if noise.is_floating_point() else noise)  # tokens have no mean
         softmax = torch.softmax(outputs, dim=1).mean(dim=0).double()
         score = softmax.clamp_min(1e-30).log()
         scores.append(score - score.mean())

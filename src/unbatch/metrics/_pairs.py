@@ -7,8 +7,9 @@ import math
 from torch import Tensor
 
 from unbatch.errors import Misuse
+from unbatch.schema import Schema
 
-__all__ = ["checked", "not_pictures"]
+__all__ = ["checked", "checked_cells", "not_pictures"]
 
 
 def checked(truth: Tensor, guess: Tensor, data_range: float) -> tuple[Tensor, Tensor]:
@@ -22,6 +23,19 @@ def checked(truth: Tensor, guess: Tensor, data_range: float) -> tuple[Tensor, Te
     if not (math.isfinite(data_range) and data_range > 0):
         raise Misuse("a data range above zero", repr(data_range), "give the span of the raw values: 1 for pictures from 0 to 1")
     return truth.detach().cpu().double(), guess.detach().cpu().double()
+
+
+def checked_cells(truth: Tensor, guess: Tensor, schema: Schema | None) -> tuple[Tensor, Tensor, Schema]:
+    """Cells of a table, (n, f) float64 on the CPU twice, and the table's schema.
+
+    Raises:
+        Misuse: the shapes differ, or the schema is none of a table with f columns.
+    """
+    left, right = checked(truth, guess, data_range=1.0)
+    if schema is None or schema.kind != "table" or left.shape[1:] != (len(schema.columns),):
+        came = "none" if schema is None else f"kind {schema.kind!r} of {len(schema.columns)} columns for cells {tuple(left.shape)}"
+        raise Misuse("the schema of the table that the cells are from", came, "compare what Schema.decode gives")
+    return left, right, schema
 
 
 def not_pictures(shape: tuple[int, ...], smallest: int) -> str | None:

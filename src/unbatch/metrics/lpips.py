@@ -22,6 +22,7 @@ from torch.nn import functional as F
 from unbatch.contracts import Metric
 from unbatch.errors import BadFile
 from unbatch.metrics._pairs import checked, not_pictures
+from unbatch.schema import Kind, Schema
 
 __all__ = ["Lpips"]
 
@@ -61,12 +62,15 @@ class Lpips(Metric):
 
     weights: str | None = None
     higher_is_better: ClassVar[bool] = False
+    kinds: ClassVar[frozenset[Kind]] = frozenset(("image", "vector"))
+    title: ClassVar[str] = "LPIPS"
+    rank: ClassVar[int] = 4
 
     def __post_init__(self) -> None:
         """Read the file now, so that a bad one is found before anything is computed."""
         self._network()
 
-    def undefined(self, shape: tuple[int, ...]) -> str | None:
+    def undefined(self, shape: tuple[int, ...], schema: Schema | None = None) -> str | None:
         """The network needs 32 x 32 pixels, one or three channels, and its weights."""
         if (reason := not_pictures(shape, smallest=32)) is not None:
             return reason
@@ -76,7 +80,7 @@ class Lpips(Metric):
             return f"no weights were given: name their file in {VARIABLE} or as lpips:FILE"
         return None
 
-    def __call__(self, truth: Tensor, guess: Tensor, data_range: float) -> Tensor:
+    def __call__(self, truth: Tensor, guess: Tensor, data_range: float, schema: Schema | None = None) -> Tensor:
         """See ``Metric``; raw values are taken to span 0 to ``data_range``."""
         left, right = checked(truth, guess, data_range)
         network = self._network()

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from unbatch.contracts import Metric
 from unbatch.metrics._pairs import checked
+from unbatch.schema import Kind, Schema
 
 __all__ = ["Mse"]
 
@@ -24,12 +25,15 @@ class Mse(Metric):
     """
 
     higher_is_better: ClassVar[bool] = False
+    kinds: ClassVar[frozenset[Kind]] = frozenset(("image", "vector"))
+    title: ClassVar[str] = "MSE"
+    rank: ClassVar[int] = 3
 
-    def undefined(self, shape: tuple[int, ...]) -> str | None:  # noqa: ARG002
+    def undefined(self, shape: tuple[int, ...], schema: Schema | None = None) -> str | None:
         """None: defined for all samples."""
         return None
 
-    def __call__(self, truth: Tensor, guess: Tensor, data_range: float) -> Tensor:
+    def __call__(self, truth: Tensor, guess: Tensor, data_range: float, schema: Schema | None = None) -> Tensor:
         """See ``Metric``."""
         left, right = checked(truth, guess, data_range)
         return (left - right).square().flatten(1).mean(1)

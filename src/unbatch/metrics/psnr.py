@@ -9,6 +9,7 @@ from torch import Tensor
 
 from unbatch.contracts import Metric
 from unbatch.metrics._pairs import checked
+from unbatch.schema import Kind, Schema
 
 __all__ = ["Psnr"]
 
@@ -27,13 +28,16 @@ class Psnr(Metric):
     """
 
     higher_is_better: ClassVar[bool] = True
+    kinds: ClassVar[frozenset[Kind]] = frozenset(("image", "vector"))
+    title: ClassVar[str] = "PSNR"
+    rank: ClassVar[int] = 1
     unit: ClassVar[str] = "dB"
 
-    def undefined(self, shape: tuple[int, ...]) -> str | None:  # noqa: ARG002
+    def undefined(self, shape: tuple[int, ...], schema: Schema | None = None) -> str | None:
         """None: defined for all samples."""
         return None
 
-    def __call__(self, truth: Tensor, guess: Tensor, data_range: float) -> Tensor:
+    def __call__(self, truth: Tensor, guess: Tensor, data_range: float, schema: Schema | None = None) -> Tensor:
         """See ``Metric``."""
         left, right = checked(truth, guess, data_range)
         return -10 * ((left - right) / data_range).square().flatten(1).mean(1).log10()

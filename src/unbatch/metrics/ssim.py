@@ -11,6 +11,7 @@ from torch import Tensor
 
 from unbatch.contracts import Metric
 from unbatch.metrics._pairs import checked, not_pictures
+from unbatch.schema import Kind, Schema
 
 __all__ = ["Ssim"]
 
@@ -30,12 +31,15 @@ class Ssim(Metric):
     """
 
     higher_is_better: ClassVar[bool] = True
+    kinds: ClassVar[frozenset[Kind]] = frozenset(("image", "vector"))
+    title: ClassVar[str] = "SSIM"
+    rank: ClassVar[int] = 2
 
-    def undefined(self, shape: tuple[int, ...]) -> str | None:
+    def undefined(self, shape: tuple[int, ...], schema: Schema | None = None) -> str | None:
         """The window has to fit."""
         return not_pictures(shape, smallest=7)
 
-    def __call__(self, truth: Tensor, guess: Tensor, data_range: float) -> Tensor:
+    def __call__(self, truth: Tensor, guess: Tensor, data_range: float, schema: Schema | None = None) -> Tensor:
         """See ``Metric``."""
         left, right = checked(truth, guess, data_range)
         if self.undefined(tuple(truth.shape[1:])) is not None:

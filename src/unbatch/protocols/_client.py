@@ -9,8 +9,9 @@ from torch import Tensor, nn
 
 from unbatch.contracts import Defense, Stage
 from unbatch.gradients import Loss, capture, per_example
+from unbatch.types import Batch
 
-__all__ = ["defend", "following", "remarks", "rescaled"]
+__all__ = ["defend", "fed", "following", "remarks", "rescaled"]
 
 
 def defend(stage: Stage, defenses: Sequence[Defense], update: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
@@ -19,6 +20,11 @@ def defend(stage: Stage, defenses: Sequence[Defense], update: Mapping[str, Tenso
         if defense.stage is stage:
             update = defense(update, generator)
     return dict(update)
+
+
+def fed(model: nn.Module, batch: Batch) -> Tensor:
+    """The inputs in the model's dtype; tokens as they are."""
+    return batch.inputs.to(next(model.parameters()).dtype) if batch.inputs.is_floating_point() else batch.inputs
 
 
 def following(

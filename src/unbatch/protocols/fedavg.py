@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from unbatch.contracts import Defense, Protocol, Stage
 from unbatch.errors import Misuse
-from unbatch.protocols._client import defend, following, remarks, rescaled
+from unbatch.protocols._client import defend, fed, following, remarks, rescaled
 from unbatch.training import LocalTraining, shuffled, train
 from unbatch.types import Batch, Observation
 
@@ -57,7 +57,7 @@ class FedAvg(Protocol):
     ) -> Observation:
         """See ``Protocol.observe``."""
         generator = torch.Generator(batch.inputs.device).manual_seed(seed)
-        inputs, count = batch.inputs.to(next(model.parameters()).dtype), len(batch)
+        inputs, count = fed(model, batch), len(batch)
         order = shuffled(self.epochs, count, generator)
 
         def gradient(moving: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:

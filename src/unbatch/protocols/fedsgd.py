@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from unbatch.contracts import Defense, Protocol, Stage
-from unbatch.protocols._client import defend, following, remarks, rescaled
+from unbatch.protocols._client import defend, fed, following, remarks, rescaled
 from unbatch.types import Batch, Observation
 
 __all__ = ["FedSgd"]
@@ -24,8 +24,7 @@ class FedSgd(Protocol):
     ) -> Observation:
         """See ``Protocol.observe``."""
         generator = torch.Generator(batch.inputs.device).manual_seed(seed)
-        dtype = next(model.parameters()).dtype
-        update = following(model, batch.inputs.to(dtype), batch.labels, loss, defenses, generator)
+        update = following(model, fed(model, batch), batch.labels, loss, defenses, generator)
         update = defend(Stage.SERVER, defenses, defend(Stage.CLIENT, defenses, update, generator), generator)
         return Observation(
             model,

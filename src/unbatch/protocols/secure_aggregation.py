@@ -14,7 +14,7 @@ from torch import nn
 
 from unbatch.contracts import Defense, Protocol, Stage
 from unbatch.errors import Misuse
-from unbatch.protocols._client import defend, following, remarks, rescaled
+from unbatch.protocols._client import defend, fed, following, remarks, rescaled
 from unbatch.types import Batch, Observation
 
 __all__ = ["SecureAggregation"]
@@ -48,7 +48,7 @@ class SecureAggregation(Protocol):
         if self.clients > len(batch):
             raise Misuse(f"at least {self.clients} samples, one a client", str(len(batch)), "take fewer clients")
         generator = torch.Generator(batch.inputs.device).manual_seed(seed)
-        inputs = batch.inputs.to(next(model.parameters()).dtype)
+        inputs = fed(model, batch)
         total = {name: torch.zeros_like(parameter) for name, parameter in model.named_parameters() if parameter.requires_grad}
         for part in torch.arange(len(batch), device=inputs.device).tensor_split(self.clients):
             update = following(model, inputs[part], batch.labels[part], loss, defenses, generator)

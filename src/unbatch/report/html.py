@@ -40,7 +40,7 @@ class _Sample:
     exact: bool | None = None
     scores: list[str] = field(default_factory=list)
     pictures: list[dict[str, str]] = field(default_factory=list)
-    values: list[tuple[str, list[str]]] = field(default_factory=list)
+    values: list[tuple[str, list[tuple[str, bool]]]] = field(default_factory=list)
 
 
 def write(folder: Path) -> Path:
@@ -103,7 +103,7 @@ def render(stored: StoredFinding, tensors: Mapping[str, Tensor]) -> str:
 
 def _samples(stored: StoredFinding) -> list[_Sample]:
     """True samples in their order, then what was reconstructed beyond them."""
-    keys = [key for key, _, _ in summary.metric_names(stored)]
+    units = {key: unit for key, _, unit in summary.metric_names(stored)}
     samples = []
     for i in range(len(stored.true_labels or ())):
         sample = _Sample(str(i + 1), true=i)
@@ -111,11 +111,11 @@ def _samples(stored: StoredFinding) -> list[_Sample]:
             sample.restored = stored.order[i]
         sample.exact = stored.exact[i] if stored.exact else None
         sample.label_right = stored.labels_right[i] if stored.labels_right and stored.labels and sample.restored is not None else None
-        sample.scores = [summary.score(key, stored.scores[key][i] if stored.scores[key] else None) for key in keys]
+        sample.scores = [summary.score(stored.scores[key][i] if stored.scores[key] else None, unit) for key, unit in units.items()]
         samples.append(sample)
     for index in sorted(set(range(stored.reconstructed)) - set(stored.order)):
         name = f"extra {index + 1}" if stored.order else str(index + 1)
-        samples.append(_Sample(name, restored=index, scores=[pages.DASH] * len(keys)))
+        samples.append(_Sample(name, restored=index, scores=[pages.DASH] * len(units)))
     for sample in samples:
         if sample.true is not None and stored.true_labels:
             sample.true_label = _label(stored, stored.true_labels[sample.true])
@@ -130,8 +130,9 @@ def _label(stored: StoredFinding, index: int) -> str:
 
 
 def _raw(stored: StoredFinding, tensors: Mapping[str, Tensor]) -> tuple[Tensor | None, Tensor | None]:
-    schema = Schema(stored.input_schema.kind, stored.input_schema.mean, stored.input_schema.std)
-    truth, restored = (schema.to_raw(tensors[name].double()) if name in tensors else None for name in ("truth_inputs", "inputs"))
+    """The samples as people read them: see ``Schema.decode``."""
+    schema = stored.input_schema.typed()
+    truth, restored = (schema.decode(tensors[name].double()) if name in tensors else None for name in ("truth_inputs", "inputs"))
     return truth, restored
 
 
@@ -189,19 +190,26 @@ def _with_values(stored: StoredFinding, tensors: Mapping[str, Tensor], samples: 
     truth, restored = _raw(stored, tensors)
     if restored is None:
         return {"kind": "none"}
+    schema = stored.input_schema.typed()
+    head = [column.name for column in schema.columns] or [str(i + 1) for i in range(min(math.prod(stored.input_shape), COLUMNS))]
     for sample in samples:
-        if truth is not None and sample.true is not None:
-            sample.values.append(("Original", _values(truth[sample.true])))
-        if sample.restored is not None:
-            sample.values.append(("Restored", _values(restored[sample.restored])))
-    total = math.prod(stored.input_shape)
+        original = None if truth is None or sample.true is None else _values(schema, truth[sample.true])
+        guessed = None if sample.restored is None else _values(schema, restored[sample.restored])
+        if original is not None:
+            sample.values.append(("Original", [(value, False) for value in original]))
+        if guessed is not None:
+            marked = original if schema.kind in ("table", "tokens") and original is not None else guessed
+            sample.values.append(("Restored", [(value, value != true) for value, true in zip(guessed, marked, strict=True)]))
     lead = "What the attack made of the update. The truth was not given."
     if truth is not None:
         lead = "The client's values, and under them what the attack made of the update."
-    if total > COLUMNS:
+        lead += " Cells that differ are struck out." if schema.kind in ("table", "tokens") else ""
+    if not schema.columns and (total := math.prod(stored.input_shape)) > COLUMNS:
         lead += f" The first {COLUMNS} of {total:,} values a sample; all are in {TENSORS}."
-    return {"kind": "values", "columns": min(total, COLUMNS), "lead": lead}
+    return {"kind": "values", "head": head, "lead": lead}
 
 
-def _values(vector: Tensor) -> list[str]:
-    return [summary.number(value) for value in vector.flatten()[:COLUMNS].tolist()]
+def _values(schema: Schema, sample: Tensor) -> list[str]:
+    if schema.kind == "table":
+        return [f"{cell:.6g}" if isinstance(cell, float) else str(cell) for cell in schema.rows(sample[None])[0]]
+    return [summary.number(value) for value in sample.flatten()[:COLUMNS].tolist()]

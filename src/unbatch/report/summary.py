@@ -113,7 +113,7 @@ def headline(stored: StoredFinding) -> list[Figure]:
     else:
         figures.append(Figure("Samples found", str(stored.reconstructed), "the truth was not given"))
     if any(value is not None for value in stored.scores.get("psnr", ())):
-        figures.append(Figure("Median PSNR", score("psnr", _median(stored.scores["psnr"])), "above 100 dB no eye sees a difference"))
+        figures.append(Figure("Median PSNR", score(_median(stored.scores["psnr"]), "dB"), "above 100 dB no eye sees a difference"))
     if known and stored.labels_right:
         figures.append(Figure("Labels right", f"{sum(stored.labels_right)} of {true}", "restored from the update"))
     if stored.residual is not None:
@@ -144,7 +144,8 @@ def how_it_was_done(stored: StoredFinding) -> list[tuple[str, str]]:
     name, _, settings = stored.attack.partition(":")
     rows = [("attack", name or DASH), ("settings", settings.replace(",", ", ") or "defaults"), ("seed", str(stored.seed))]
     shape = " × ".join(map(str, stored.input_shape))
-    rows.append(("one sample", f"{shape} = {math.prod(stored.input_shape):,} numbers"))
+    of = f" for {len(columns)} columns" if (columns := stored.input_schema.columns) else ""
+    rows.append(("one sample", f"{shape} = {math.prod(stored.input_shape):,} numbers{of}"))
     known = [key for key in _STATS if key in stored.stats]
     others = [key for key in stored.stats if key not in _STATS and key != "seconds"]
     rows += [(_STATS.get(key, key.replace("_", " ")), _told(stored.stats[key])) for key in (*known, *others)]
@@ -159,7 +160,7 @@ def reproduce(stored: StoredFinding) -> tuple[str, str]:
         "unbatch audit --model FILE.py:FACTORY",
         "--weights WEIGHTS --update UPDATE",
         f"--input-shape {shape} --seed {stored.seed}",
-        *([f"--mean={mean} --std={std}"] if mean else []),
+        *([f"--mean={mean} --std={std}"] if mean and stored.input_schema.kind != "table" else []),
         f"--attack {shlex.quote(attack)} --out DIR",
     ]
     command = " \\\n  ".join(lines)
@@ -188,25 +189,23 @@ def _told(value: JsonValue) -> str:
     return value.replace("inf", "∞") if value in ("inf", "-inf") else value
 
 
-_METRICS: dict[str, tuple[str, str]] = {"psnr": ("PSNR", "dB"), "ssim": ("SSIM", ""), "mse": ("MSE", ""), "lpips": ("LPIPS", "")}
-
-
 def metric_names(stored: StoredFinding) -> list[tuple[str, str, str]]:
-    """(key, name, unit) of every metric in the report, the best known first."""
-    keys = [*(key for key in _METRICS if key in stored.scores), *(key for key in stored.scores if key not in _METRICS)]
-    return [(key, *_METRICS.get(key, (key.replace("_", " "), ""))) for key in keys]
+    """(key, name, unit) of every metric in the report, in its order; one that does not say how it is called, by its key."""
+    keys = [*(key for key in stored.measures if key in stored.scores), *(key for key in stored.scores if key not in stored.measures)]
+    told = [stored.measures.get(key) for key in keys]
+    return [(key, one.title, one.unit) if one else (key, key.replace("_", " "), "") for key, one in zip(keys, told, strict=True)]
 
 
-def score(metric: str, value: float | None) -> str:
-    """A score as people read it.
+def score(value: float | None, unit: str = "") -> str:
+    """A score as people read it; decibels with theirs.
 
     Example:
-        >>> score("psnr", 256.31), score("psnr", float("inf")), score("ssim", 0.98765), score("mse", 2.5e-26), score("lpips", None)
+        >>> score(256.31, "dB"), score(float("inf"), "dB"), score(0.98765), score(2.5e-26), score(None)
         ('256.3 dB', 'exact (inf)', '0.9877', '2.5 × 10⁻²⁶', '–')
     """
     if value is None or math.isnan(value):
         return DASH
-    if metric == "psnr":
+    if unit == "dB":
         return "exact (inf)" if value == math.inf else f"{value:.1f} dB"
     return number(value)
 

@@ -21,7 +21,7 @@ from unbatch.types import Observation
 __all__ = ["follow_steps", "sensitivities_along"]
 
 
-def sensitivities_along(observation: Observation, inputs: Float[Tensor, "b *shape"], weight: str) -> Float[Tensor, "c b m"]:
+def sensitivities_along(observation: Observation, inputs: Float[Tensor, " b *shape"], weight: str) -> Float[Tensor, "c b m"]:
     """``gradients.sensitivities``; after local training the mean of those before and after it, where the server knows the way."""
     before = sensitivities(observation.model, inputs, weight, observation.loss)
     local = observation.training
@@ -45,7 +45,7 @@ def _moved_by(model: nn.Module, difference: dict[str, Tensor]) -> nn.Module:
 def follow_steps(
     observation: Observation,
     weight: str,
-    inputs: Float[Tensor, "b *shape"],
+    inputs: Float[Tensor, " b *shape"],
     labels: Int64[Tensor, " b"],
     columns: Float[Tensor, "m b"],
 ) -> tuple[Int64[Tensor, " b"], Int64[Tensor, "1 b"] | None]:

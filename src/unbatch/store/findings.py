@@ -23,7 +23,7 @@ from unbatch.errors import BadFile
 from unbatch.records import Record
 from unbatch.store.counts import StoredCounts, stored_counts
 from unbatch.store.publishing import WHOLE, check_free, held, publish
-from unbatch.types import Finding, Status
+from unbatch.types import Finding, Schema, Status
 
 __all__ = ["FORMAT", "HTML", "REPORT", "TENSORS", "StoredFinding", "StoredSchema", "check_writable", "load", "load_held", "save"]
 
@@ -36,16 +36,28 @@ REPORT, TENSORS, HTML = "report.json", "tensors.safetensors", "report.html"
 class StoredSchema(Record):
     """How to read an input: see ``types.Schema``."""
 
-    kind: Literal["image", "vector"]
+    kind: Literal["image", "vector", "table", "tokens"]
     mean: tuple[float, ...] = ()
     std: tuple[float, ...] = ()
     classes: tuple[str, ...] = ()
+    columns: tuple[dict[str, JsonValue], ...] = ()
+    vocabulary: int = 0
 
     @model_validator(mode="after")
-    def _paired(self) -> StoredSchema:
-        if len(self.mean) != len(self.std):
-            raise ValueError("as many means as standard deviations are needed")
+    def _sound(self) -> StoredSchema:
+        self.typed()
         return self
+
+    def typed(self) -> Schema:
+        """The same as a ``types.Schema``."""
+        return Schema.from_dict({name: value for name, value in self.model_dump().items() if value})
+
+
+class StoredMeasure(Record):
+    """How a report calls a metric: see ``types.Measure``."""
+
+    title: str
+    unit: str = ""
 
 
 class StoredFinding(Record):
@@ -71,6 +83,7 @@ class StoredFinding(Record):
         order: for every true sample the index of its reconstruction, −1 where there is none; empty where nothing was matched.
         scores: metric name -> one value a true sample, None where undefined.
         notes: metric name -> why it is undefined.
+        measures: metric name -> how a report calls it, in the order in which it shows them; empty in reports of former versions.
         exact: for every true sample, whether it was recovered exactly.
         labels_right: for every true sample, whether its label was.
         counts: samples of each class, as restored; None in reports of former versions.
@@ -97,6 +110,7 @@ class StoredFinding(Record):
     order: tuple[int, ...] = ()
     scores: dict[str, tuple[float | None, ...]] = Field(default_factory=dict)
     notes: dict[str, str] = Field(default_factory=dict)
+    measures: dict[str, StoredMeasure] = Field(default_factory=dict)
     exact: tuple[bool, ...] = ()
     labels_right: tuple[bool, ...] = ()
     counts: StoredCounts | None = None
@@ -122,8 +136,7 @@ class StoredFinding(Record):
             raise ValueError("a true sample is matched to a reconstruction that is not there")
         if not self.input_shape or min(self.input_shape) < 1 or self.reconstructed < 0:
             raise ValueError("sizes must be positive")
-        if self.input_schema.mean and len(self.input_schema.mean) not in {1, self.input_shape[0]}:
-            raise ValueError("means and channels differ in number")
+        self.input_schema.typed().check(self.input_shape)
         if self.input_schema.kind == "image" and (len(self.input_shape) != 3 or self.input_shape[0] not in (1, 3)):
             raise ValueError("an image must have the shape (1 or 3, height, width)")
         return self
@@ -243,7 +256,8 @@ def _check_tensors(stored: StoredFinding, tensors: Mapping[str, Tensor], path: P
     for name, count in counts.items():
         expected = None if count is None else (count, *stored.input_shape)
         came = tuple(tensors[name].shape) if name in tensors else None
-        if came != expected or (name in tensors and not tensors[name].is_floating_point()):
+        whole = stored.input_schema.kind == "tokens"
+        if came != expected or (name in tensors and tensors[name].is_floating_point() == whole):
             raise BadFile(f"{name!r} of shape {expected}", f"{came} in {str(path)!r}", f"take {REPORT!r} and {TENSORS!r} from one run")
 
 
@@ -260,9 +274,7 @@ def _stored(finding: Finding) -> StoredFinding:
         seconds=finding.seconds,
         stats={str(name): _plain(value) for name, value in found.stats.items()},
         knowledge=tuple(finding.knowledge.sentences()),
-        input_schema=StoredSchema(
-            kind="image" if schema.kind == "image" else "vector", mean=schema.mean, std=schema.std, classes=schema.classes
-        ),
+        input_schema=StoredSchema(**schema.to_dict()),
         input_shape=finding.input_shape,
         reconstructed=0 if found.inputs is None else len(found.inputs),
         labels=None if found.labels is None or found.inputs is None else tuple(found.labels.tolist()),
@@ -270,6 +282,7 @@ def _stored(finding: Finding) -> StoredFinding:
         order=finding.order,
         scores={name: tuple(map(_number, values)) for name, values in finding.scores.items()},
         notes=dict(finding.notes),
+        measures={name: StoredMeasure(title=measure.title, unit=measure.unit) for name, measure in finding.measures.items()},
         exact=finding.exact,
         labels_right=finding.labels_right,
         counts=None if finding.counts is None else stored_counts(finding.counts, None if truth is None else truth.labels),

@@ -9,7 +9,7 @@ from unbatch.schema import Schema
 from unbatch.training import LocalTraining
 from unbatch.types.batch import Batch
 from unbatch.types.counts import Counts
-from unbatch.types.finding import Finding
+from unbatch.types.finding import Finding, Measure
 from unbatch.types.observation import HUGE, Knowledge, Observation
 from unbatch.types.progress import Progress, silent
 from unbatch.types.reconstruction import Candidate, Reconstruction, Status
@@ -22,6 +22,7 @@ __all__ = [
     "Finding",
     "Knowledge",
     "LocalTraining",
+    "Measure",
     "Observation",
     "Progress",
     "Reconstruction",

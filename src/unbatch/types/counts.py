@@ -11,7 +11,7 @@ from torch import Tensor
 __all__ = ["Counts"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Counts:
     """What a label restorer made of an observation.
 
@@ -40,3 +40,28 @@ class Counts:
             False
         """
         return self.presence is not None
+
+    def __repr__(self) -> str:
+        """What it is, not the counts: they are what a client wanted to keep."""
+        return f"Counts({self.summary()})"
+
+    def summary(self) -> str:
+        """In one line how far the method came, without the counts.
+
+        Example:
+            >>> import torch
+            >>> Counts(torch.tensor([3, 0, 2]), torch.tensor([True, False, True]), restorer="ilrg").summary()
+            'ilrg: the counts of 5 samples, 2 of 3 classes present'
+        """
+        name = f"{self.restorer}: " if self.restorer else ""
+        if self.presence is None:
+            return f"{name}no answer, {self.reason}" if self.reason else f"{name}no answer"
+        there = f"{int(self.presence.sum())} of {len(self.presence)} classes present"
+        return name + (there if self.counts is None else f"the counts of {int(self.counts.sum())} samples, {there}")
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it in what JSON has; ``stats`` by their text where JSON has no such thing."""
+        listed = {name: None if (value := getattr(self, name)) is None else value.tolist() for name in ("counts", "presence", "estimate")}
+        plain = (bool, int, float, str, type(None))
+        stats = {str(name): value if isinstance(value, plain) else str(value) for name, value in self.stats.items()}
+        return {**listed, "reason": self.reason, "stats": stats, "restorer": self.restorer}

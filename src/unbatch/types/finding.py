@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from unbatch.schema import Schema
 from unbatch.types.batch import Batch
@@ -11,10 +13,18 @@ from unbatch.types.counts import Counts
 from unbatch.types.observation import Knowledge
 from unbatch.types.reconstruction import Reconstruction, Status
 
-__all__ = ["Finding"]
+__all__ = ["Finding", "Measure"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True)
+class Measure:
+    """How people call a metric, and what its values are in: ``Measure("PSNR", "dB")``."""
+
+    title: str
+    unit: str = ""
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class Finding:
     """A reconstruction held against the truth, where the truth is known.
 
@@ -29,6 +39,7 @@ class Finding:
         order: (b,) for every true sample the index of the reconstruction matched to it, −1 where there is none.
         scores: metric name -> (b,) values, by true sample; NaN where undefined.
         notes: metric name -> why it is undefined.
+        measures: metric name -> how a report calls it, in the order in which a report shows them.
         exact: (b,) whether the true sample was recovered exactly.
         labels_right: (b,) whether its label was.
         counts: samples of each class, from the samples that the attack proved, the last layer, or both: ``restorer`` says which.
@@ -45,6 +56,7 @@ class Finding:
     order: tuple[int, ...] = ()
     scores: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
     notes: Mapping[str, str] = field(default_factory=dict)
+    measures: Mapping[str, Measure] = field(default_factory=dict)
     exact: tuple[bool, ...] = ()
     labels_right: tuple[bool, ...] = ()
     counts: Counts | None = None
@@ -57,12 +69,62 @@ class Finding:
         count = 0 if made.inputs is None else len(made.inputs)
         head = {
             Status.RECONSTRUCTED: f"This update gives away its whole batch: all {count} samples were reconstructed and proved by replay.",
-            Status.PARTIAL: f"This update gives away part of its batch: {count} samples were reconstructed, each with a certificate.",
+            Status.PARTIAL: f"This update gives away part of its batch: {count} samples were reconstructed, each proved by itself.",
             Status.APPROXIMATE: f"This update gives away an approximation of its batch ({count} samples); nothing was proved exact.",
             Status.INCONSISTENT: "No reconstruction was proved: what was found does not give the observed update.",
             Status.BUDGET_EXHAUSTED: "No reconstruction was proved within the budget; this does not show that the update is safe.",
             Status.FEATURES: "This update gives away what an inner layer sees of its batch; the samples themselves were not reconstructed.",
-            Status.UNPROVEN: f"A batch of {count} samples was found, but it cannot be proved without labels.",
+            Status.UNPROVEN: f"A batch of {count} samples was found, but the update neither proves nor refutes it.",
+            Status.BROKE_DOWN: "The attack broke down; this says nothing of the update.",
             Status.NOT_APPLICABLE: "This attack does not apply to this update; this does not show that the update is safe.",
         }
         return head[made.status]
+
+    def __repr__(self) -> str:
+        """What it is, never a sample: a finding may be printed into a log."""
+        return f"Finding({self.summary()})"
+
+    def summary(self) -> str:
+        """In one line: status, samples, what was exact, and the time. No number of any sample.
+
+        Example:
+            >>> made = Reconstruction(Status.NOT_APPLICABLE, reason="no ReLU", attack="spear")
+            >>> Finding(made, Knowledge(), Schema(), (4,), seed=0, seconds=0.25)
+            Finding(NOT_APPLICABLE by spear, 0 samples, 0.2 s)
+        """
+        made = self.reconstruction
+        parts = [f"{made.status.name} by {made.attack}" if made.attack else made.status.name]
+        parts.append(f"{0 if made.inputs is None else len(made.inputs)} samples")
+        if self.exact:
+            parts.append(f"{sum(self.exact)} of {len(self.exact)} exact")
+        return ", ".join([*parts, f"{self.seconds:.1f} s"])
+
+    def to_dict(self) -> dict[str, Any]:
+        """All of it but the samples, in what JSON has; a score that is not finite is None.
+
+        Example:
+            >>> made = Reconstruction(Status.NOT_APPLICABLE, reason="no ReLU")
+            >>> Finding(made, Knowledge(), Schema(), (4,), seed=0, seconds=0.25).to_dict()["reason"]
+            'no ReLU'
+        """
+        made = self.reconstruction
+        return {
+            "status": made.status.name,
+            "verdict": self.verdict,
+            "reason": made.reason,
+            "residual": made.residual,
+            "attack": made.attack,
+            "reconstructed": 0 if made.inputs is None else len(made.inputs),
+            "seed": self.seed,
+            "seconds": self.seconds,
+            "knowledge": self.knowledge.sentences(),
+            "schema": self.schema.to_dict(),
+            "input_shape": list(self.input_shape),
+            "order": list(self.order),
+            "scores": {name: [value if math.isfinite(value) else None for value in values] for name, values in self.scores.items()},
+            "notes": dict(self.notes),
+            "exact": list(self.exact),
+            "labels_right": list(self.labels_right),
+            "counts": None if self.counts is None else self.counts.to_dict(),
+            "environment": dict(self.environment),
+        }

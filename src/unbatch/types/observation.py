@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from unbatch.errors import BadUpdate, Misuse, some
 from unbatch.gradients import Loss, loss_function
 from unbatch.schema import Schema
-from unbatch.trace import trial
+from unbatch.trace import Run, trial
 from unbatch.training import LocalTraining
 
 __all__ = ["HUGE", "Knowledge", "Observation"]
@@ -52,7 +52,7 @@ class Knowledge:
         ]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Observation:
     """What a server sees of one client, and all that an attack may use.
 
@@ -92,18 +92,23 @@ class Observation:
     remarks: tuple[str, ...] = ()
     training: LocalTraining | None = None
     factor_known: bool = True
+    classes: int = field(init=False, default=0)
+    """How many classes the model scores, C."""
 
     def __post_init__(self) -> None:
         """Check everything that can be checked without an attack."""
         object.__setattr__(self, "input_shape", _checked_shape(self.input_shape))
         object.__setattr__(self, "update", _checked_update(self.model, self.update))
-        object.__setattr__(self, "schema", self.schema or Schema.guess(self.input_shape))
         loss_function(self.loss)
         if self.batch_size is not None and (not isinstance(self.batch_size, int) or self.batch_size < 1):
             raise Misuse("a batch size above zero", repr(self.batch_size), "give the number of samples, or None if it is unknown")
-        classes = _classes(self.model, self.input_shape)
+        ran = _ran(self.model, self.input_shape)
+        guess = Schema("tokens", vocabulary=ran.vocabulary) if ran.vocabulary else Schema.guess(self.input_shape)
+        object.__setattr__(self, "schema", self.schema or guess)
+        object.__setattr__(self, "classes", int(ran.outputs.shape[1]))
+        _check_schema(self.schema or guess, self.input_shape, ran.vocabulary)
         if self.labels is not None:
-            _check_labels(self.labels, self.batch_size, classes)
+            _check_labels(self.labels, self.batch_size, self.classes)
 
     @property
     def knowledge(self) -> Knowledge:
@@ -128,10 +133,15 @@ class Observation:
         rounded = sum(float(p.detach().double().square().sum()) * torch.finfo(p.dtype).eps ** 2 for p in kept.values()) ** 0.5
         return rounded * (1 + self.training.steps(self.batch_size or 1)) ** 0.5 / size
 
-    @property
-    def classes(self) -> int:
-        """How many classes the model scores, C."""
-        return _classes(self.model, self.input_shape)
+    def __repr__(self) -> str:
+        """What it is, never a number of it."""
+        return f"Observation({self.summary()})"
+
+    def summary(self) -> str:
+        """In one line what was observed."""
+        size = "unknown" if self.batch_size is None else str(self.batch_size)
+        what = f"{self.protocol} update of {len(self.update)} tensors, {self.dtype}, from {type(self.model).__name__}"
+        return f"{what}, samples of shape {self.input_shape}, {self.classes} classes, batch size {size}"
 
     @property
     def dtype(self) -> torch.dtype:
@@ -211,14 +221,23 @@ def _check_labels(labels: Tensor, batch_size: int | None, classes: int) -> None:
         )
 
 
-def _classes(model: nn.Module, input_shape: tuple[int, ...]) -> int:
-    """How many classes the model scores, seen on a trial run."""
+def _check_schema(schema: Schema, input_shape: tuple[int, ...], vocabulary: int) -> None:
+    """Refuse a schema that contradicts what the model takes."""
+    schema.check(input_shape)
+    if schema.vocabulary != vocabulary:
+        came = f"{schema.vocabulary} for an embedding of {vocabulary} rows" if vocabulary else "tokens for a model that looks nothing up"
+        raise Misuse("the vocabulary of the model's embedding", came, "make the schema and the model's input agree")
+
+
+def _ran(model: nn.Module, input_shape: tuple[int, ...]) -> Run:
+    """A trial run, which must give one row of scores a sample."""
     try:
-        outputs = trial(model, input_shape).outputs
+        ran = trial(model, input_shape)
+        outputs = ran.outputs
     except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise Misuse(f"a model that runs on inputs of shape {input_shape}", f"{reason!r}", "check the input shape and the model") from error
     if not isinstance(outputs, Tensor) or outputs.ndim != 2 or len(outputs) != 2:
         came = f"shape {tuple(outputs.shape)} for 2 samples" if isinstance(outputs, Tensor) else type(outputs).__name__
         raise Misuse("a model that gives one row of class scores a sample", came, "wrap the model so that it returns a tensor (b, classes)")
-    return int(outputs.shape[1])
+    return ran
