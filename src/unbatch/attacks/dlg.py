@@ -14,11 +14,10 @@ from typing import ClassVar, Literal
 from torch import Generator
 
 from unbatch.contracts import Attack
-from unbatch.errors import Misuse
 from unbatch.inversion.descent import Descent
 from unbatch.inversion.kinks import kinks
-from unbatch.inversion.label_guess import Labels
-from unbatch.inversion.matching import GradientMatching, Local, Start, matching_obstacle
+from unbatch.inversion.label_guess import Labels, assuming
+from unbatch.inversion.matching import GradientMatching, Local, Start, check_budget, matching_obstacle
 from unbatch.types import Candidate, Observation, Progress
 
 __all__ = ["PRESETS", "Dlg"]
@@ -37,6 +36,7 @@ class Dlg(Attack):
         start: where inputs start.
         masked: compare only where the update is not zero, for one that was pruned.
         local: local training is unrolled, or taken for one gradient.
+        batch_size: assumed where the server was not told it.
         seconds: budget, wall time; None for all steps.
 
     Example:
@@ -60,12 +60,12 @@ class Dlg(Attack):
     start: Start = "normal"
     masked: bool = False
     local: Local = "unroll"
+    batch_size: int | None = None
     seconds: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be."""
-        if self.restarts < 1 or (self.seconds is not None and self.seconds <= 0):
-            raise Misuse("at least one restart and a positive budget", f"restarts={self.restarts}, seconds={self.seconds}", "raise them")
+        check_budget(self.restarts, self.batch_size, self.seconds)
         _ = self._descent(0.0)
 
     def _descent(self, enough: float) -> Descent:
@@ -78,11 +78,13 @@ class Dlg(Attack):
                 f"the model has kinks ({', '.join(found)}), and L-BFGS needs a smooth second derivative: use inverting_gradients, or "
                 "dlg:optimizer=adam,learning_rate=0.1"
             )
-        return matching_obstacle(observation, "squared", self.labels, self.local)
+        return matching_obstacle(assuming(observation, self.batch_size), "squared", self.labels, self.local)
 
     def reconstruct(self, observation: Observation, generator: Generator, progress: Progress) -> Candidate:
         """See the class."""
-        matching = GradientMatching(observation, "squared", labels=self.labels, local=self.local, masked=self.masked)
+        matching = GradientMatching(
+            assuming(observation, self.batch_size), "squared", labels=self.labels, local=self.local, masked=self.masked
+        )
         enough = -math.inf if self.masked else matching.close
         return matching.run(self._descent(enough), self.restarts, self.start, generator, self.seconds, progress)
 

@@ -18,8 +18,8 @@ from unbatch.errors import Misuse
 from unbatch.inversion import priors
 from unbatch.inversion.descent import Descent, Schedule, Sign
 from unbatch.inversion.distances import DistanceKind
-from unbatch.inversion.label_guess import Labels
-from unbatch.inversion.matching import GradientMatching, Local, Start, Weights, matching_obstacle
+from unbatch.inversion.label_guess import Labels, assuming
+from unbatch.inversion.matching import GradientMatching, Local, Start, Weights, check_budget, matching_obstacle
 from unbatch.types import Candidate, Observation, Progress
 
 __all__ = ["PRESETS", "InvertingGradients"]
@@ -48,6 +48,7 @@ class InvertingGradients(Attack):
         high: largest input.
         start: where inputs start.
         local: local training is unrolled, which suits small numbers of steps, or taken for one gradient.
+        batch_size: assumed where the server was not told it.
         seconds: budget, wall time; None for all steps.
 
     Example:
@@ -81,12 +82,12 @@ class InvertingGradients(Attack):
     high: float | None = None
     start: Start = "normal"
     local: Local = "unroll"
+    batch_size: int | None = None
     seconds: float | None = None
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be."""
-        if self.restarts < 1 or (self.seconds is not None and self.seconds <= 0):
-            raise Misuse("at least one restart and a positive budget", f"restarts={self.restarts}, seconds={self.seconds}", "raise them")
+        check_budget(self.restarts, self.batch_size, self.seconds)
         if self.low is not None and self.high is not None and self.low >= self.high:
             raise Misuse("low below high", f"low={self.low}, high={self.high}", "give the range of inputs in the network's units")
         if min(self.total_variation, self.norm, self.batch_norm, self.group, self.label_entropy) < 0:
@@ -99,13 +100,15 @@ class InvertingGradients(Attack):
 
     def unsupported(self, observation: Observation) -> str | None:
         """The batch size is not known, labels cannot be had, or the model has no second derivative at all. ReLU is no obstacle."""
-        return matching_obstacle(observation, self.distance, self.labels, self.local)
+        return matching_obstacle(assuming(observation, self.batch_size), self.distance, self.labels, self.local)
 
     def reconstruct(self, observation: Observation, generator: Generator, progress: Progress) -> Candidate:
         """See the class."""
         weights = Weights(self.total_variation, self.norm, self.batch_norm, self.group, self.label_entropy)
         box = self._box(observation)
-        matching = GradientMatching(observation, self.distance, weights, self.labels, self.local, masked=self.masked, box=box)
+        matching = GradientMatching(
+            assuming(observation, self.batch_size), self.distance, weights, self.labels, self.local, masked=self.masked, box=box
+        )
         return matching.run(self._descent, self.restarts, self.start, generator, self.seconds, progress)
 
     def _box(self, observation: Observation) -> tuple[Tensor, Tensor] | None:

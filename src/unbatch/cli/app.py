@@ -40,6 +40,8 @@ def execute(arguments: Sequence[str]) -> int:
 
     Example:
         >>> execute(["list", "attacks"])
+        dlg
+        ...
         spear
         0
     """

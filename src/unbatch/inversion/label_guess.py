@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Literal
 
 import torch
@@ -13,13 +14,18 @@ from unbatch.last_layer import LastLayer, last_layer, obstacle
 from unbatch.linalg.simplex import whole
 from unbatch.types import Observation
 
-__all__ = ["Labels", "batch_size", "fixed_labels", "label_obstacle"]
+__all__ = ["Labels", "assuming", "batch_size", "fixed_labels", "label_obstacle"]
 
 Labels = Literal["restored", "searched"]
 """Where the server was not told the labels: ``restored`` from the last layer's gradient, or ``searched`` with the inputs."""
 
 SMOOTH_TARGETS = ("cross_entropy", "nll")
 """Losses that are defined for probabilities of classes too."""
+
+
+def assuming(observation: Observation, size: int | None) -> Observation:
+    """The same, with a batch size that the attacker assumes where the server does not know it."""
+    return observation if size is None or batch_size(observation) is not None else replace(observation, batch_size=size)
 
 
 def batch_size(observation: Observation) -> int | None:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 import torch
 from torch import Generator, Tensor
 
+from unbatch.errors import Misuse
 from unbatch.inversion import priors
 from unbatch.inversion.descent import Descended, Descent, Variables
 from unbatch.inversion.distances import Distance, DistanceKind
@@ -20,7 +21,7 @@ from unbatch.inversion.label_guess import Labels, batch_size, fixed_labels, labe
 from unbatch.inversion.replay import DifferentiableReplay, not_twice_differentiable
 from unbatch.types import Candidate, Observation, Progress, silent
 
-__all__ = ["GradientMatching", "Local", "Start", "Weights", "matching_obstacle"]
+__all__ = ["GradientMatching", "Local", "Start", "Weights", "check_budget", "matching_obstacle"]
 
 Start = Literal["normal", "uniform", "zeros", "tiles"]
 """Where inputs start: noise of variance 1, from −1 to 1, all zero, or one 4 by 4 tile of noise a channel, repeated over the picture."""
@@ -50,10 +51,21 @@ class Weights:
     label_entropy: float = 0.0
 
 
+def check_budget(restarts: int, batch_size: int | None, seconds: float | None) -> None:
+    """Refuse settings that no attack of this kind can have.
+
+    Raises:
+        Misuse: nothing could be tried.
+    """
+    if restarts < 1 or (batch_size is not None and batch_size < 1) or (seconds is not None and seconds <= 0):
+        came = f"restarts={restarts}, batch_size={batch_size}, seconds={seconds}"
+        raise Misuse("at least one restart and one sample, and a positive budget", came, "raise them")
+
+
 def matching_obstacle(observation: Observation, kind: DistanceKind, labels: Labels, local: Local) -> str | None:
     """Why gradients cannot be matched here, or None if they can."""
     if batch_size(observation) is None:
-        return "the batch size is not known, and every sample has to be laid out from the start: tell it"
+        return "the batch size is not known, and every sample has to be laid out from the start: tell it, or assume one with batch_size="
     training = observation.training
     if local == "unroll" and not observation.one_gradient and training is not None and training.learning_rate is None:
         return "the learning rate of local training is not known, so its steps cannot be unrolled: tell it, or set local=one_gradient"
