@@ -10,7 +10,7 @@ from unbatch import plugins
 from unbatch.attacks.dlg import PRESETS, Dlg
 from unbatch.gradients import capture
 from unbatch.protocols.fedavg import FedAvg
-from unbatch.types import Batch, Observation, Status
+from unbatch.types import Batch, Observation, Reconstruction, Status
 
 SHAPE = (1, 4, 4)
 
@@ -18,8 +18,13 @@ SHAPE = (1, 4, 4)
 def network(activation: type[nn.Module] = nn.Sigmoid, seed: int = 0) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        layers = [nn.Conv2d(1, 6, 3, padding=1), activation(), nn.Flatten(), nn.Linear(96, 5)]
-        return nn.Sequential(*layers).double()
+        return nn.Sequential(nn.Conv2d(1, 6, 3, padding=1), activation(), nn.Flatten(), nn.Linear(96, 5)).double()
+
+
+def dense() -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Flatten(), nn.Linear(16, 24), nn.Sigmoid(), nn.Linear(24, 5)).double()
 
 
 def secret(count: int = 1) -> Batch:
@@ -37,29 +42,34 @@ def farthest(found: torch.Tensor, truth: torch.Tensor) -> float:
     return float(torch.cdist(truth.flatten(1), found.flatten(1)).amin(dim=1).max())
 
 
+def exactly(found: Reconstruction, batch: Batch, most: float) -> None:
+    """The replay is exact and the samples are the true ones. Behind a convolution no evidence yet bounds how far they could be moved."""
+    assert found.status in (Status.RECONSTRUCTED, Status.UNPROVEN), found.reason
+    assert found.residual is not None
+    assert found.residual < 1e-9
+    assert farthest(found.inputs, batch.inputs) < most
+
+
 @pytest.mark.parametrize("labels", ["searched", "restored"])
-def test_one_picture_is_found_exactly_and_proved(labels: str) -> None:
+@pytest.mark.parametrize("model", [network(), dense()], ids=["convolutional", "dense"])
+def test_one_picture_is_found_exactly(model: nn.Module, labels: str) -> None:
     batch = secret()
-    found = plugins.build("attacks", f"dlg:steps=600,restarts=4,labels={labels}")(seen(batch))
-    assert found.status is Status.RECONSTRUCTED, found.reason
-    assert farthest(found.inputs, batch.inputs) < 1e-6
+    found = plugins.build("attacks", f"dlg:steps=600,restarts=4,labels={labels}")(seen(batch, model))
+    exactly(found, batch, 1e-6)
+    assert found.status is Status.RECONSTRUCTED or isinstance(model[0], nn.Conv2d)
     assert found.labels.tolist() == [1]
     assert found.stats["ended"] == "enough"
 
 
 def test_two_pictures_with_restored_labels() -> None:
     batch = secret(2)
-    found = Dlg(steps=800, restarts=6, labels="restored")(seen(batch))
-    assert found.status is Status.RECONSTRUCTED, found.reason
-    assert farthest(found.inputs, batch.inputs) < 1e-5
+    exactly(Dlg(steps=800, restarts=6, labels="restored")(seen(batch)), batch, 1e-5)
 
 
 def test_local_steps_are_unrolled() -> None:
     batch = secret(2)
     observation = FedAvg(epochs=2, batch_size=0, learning_rate=0.1).observe(network(), batch)
-    found = Dlg(steps=600, restarts=4)(replace(observation, labels=batch.labels))
-    assert found.status is Status.RECONSTRUCTED, found.reason
-    assert farthest(found.inputs, batch.inputs) < 1e-5
+    exactly(Dlg(steps=600, restarts=4)(replace(observation, labels=batch.labels)), batch, 1e-5)
 
 
 def test_the_same_seed_gives_the_same_and_another_seed_another() -> None:
@@ -119,7 +129,7 @@ def test_what_it_cannot_do_is_told_in_one_sentence(observation: Observation, tol
 
 def test_what_is_missing_can_be_assumed() -> None:
     unknown = replace(seen(secret()), batch_size=None)
-    assert Dlg(steps=600, restarts=4, batch_size=1)(unknown).status is Status.RECONSTRUCTED
+    exactly(Dlg(steps=600, restarts=4, batch_size=1)(unknown), secret(), 1e-6)
     assert Dlg(optimizer="adam", learning_rate=0.1, steps=20)(seen(secret(), network(nn.ReLU))).inputs is not None
 
 
