@@ -29,6 +29,9 @@ Objective = Callable[[Variables], Tensor]
 EVERY = 10
 """Steps between two looks at whether it is enough or all have diverged: by count, so that the clock never decides the result."""
 
+FORGETTING = 0.9
+"""What a step's length counts at the next: the first is slow, and what else runs on the machine comes and goes."""
+
 TOLD = 0.25
 """Seconds between two reports of progress; each waits for the device."""
 
@@ -140,7 +143,7 @@ class Descent:
             objective: see ``Objective``. It may raise nothing; numbers that are none end a restart.
             start: (r, ...) each, all of one floating type.
             project: brings variables back to where they may be, after every step.
-            deadline: on ``time.monotonic``'s clock; no step is begun that would end after it, judged by the longest so far.
+            deadline: on ``time.monotonic``'s clock; no step is begun that would end after it, judged by the longest of late.
             progress: told the best objective now and then.
         """
         state = _State(start)
@@ -159,7 +162,7 @@ class Descent:
                 if now - told >= TOLD:
                     progress(f"step {step:,} of {self.steps:,}, objective {state.least():.3e}", step / self.steps)
                     told = now = time.monotonic()
-                longest, before = max(longest, now - before), now
+                longest, before = max(FORGETTING * longest, now - before), now
                 if now + longest > deadline and step > 0:
                     ending = "time"
                     break
