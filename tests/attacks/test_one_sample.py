@@ -83,6 +83,18 @@ def test_several_samples_are_not_one() -> None:
     assert "holds 3 samples" in str(OneSample().unsupported(replace(seen, batch_size=3)))
 
 
+def test_of_a_deeper_layer_the_features_come_out() -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        model = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Tanh(), nn.Flatten(), nn.Linear(27, 12), nn.ReLU(), nn.Linear(12, 6)).double()
+    batch = sample()
+    found = OneSample(layer="3.weight")(Observation(model, capture(model, batch.inputs, batch.labels), SHAPE))
+    assert found.status is Status.FEATURES, found.reason
+    assert torch.allclose(found.features, model[:3](batch.inputs), rtol=0, atol=1e-10)
+    assert found.layer == "3.weight"
+    assert "named '9'" in str(OneSample(layer="9").unsupported(Observation(model, capture(model, batch.inputs, batch.labels), SHAPE)))
+
+
 def test_layers_that_do_not_show_the_input_are_named() -> None:
     bare = nn.Sequential(nn.Flatten(), nn.Linear(50, 6, bias=False)).double()
     batch = sample()

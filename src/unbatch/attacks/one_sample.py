@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 from unbatch.contracts import Attack
 from unbatch.errors import Inapplicable
 from unbatch.last_layer import labels_of_batch, last_layer, obstacle
-from unbatch.trace import linear_layers
+from unbatch.trace import LinearCall, linear_layers
 from unbatch.types import Candidate, Observation, Progress
 
 __all__ = ["OneSample"]
@@ -27,6 +27,10 @@ NOISY = 0.1
 @dataclass(frozen=True)
 class OneSample(Attack):
     """The input of a batch of one, in closed form.
+
+    Attributes:
+        layer: name of the layer's weight; the first one that sees the raw input if None. Of a deeper layer the features that it is fed
+            are recovered.
 
     Example:
         >>> import torch, unbatch
@@ -40,41 +44,45 @@ class OneSample(Attack):
 
     takes_batch_statistics: ClassVar[bool] = True
 
+    layer: str | None = None
+
     def unsupported(self, observation: Observation) -> str | None:
-        """No Linear layer with a bias sees the raw inputs, or the batch is known to hold more than one sample."""
+        """No such Linear layer with a bias, or the batch is known to hold more than one sample."""
         count = observation.batch_size if observation.labels is None else len(observation.labels)
         if count not in (None, 1):
             return f"the batch holds {count} samples: only of a single one is the gradient its input"
-        found = _layer(observation)
+        found = self._find_layer(observation)
         return found if isinstance(found, str) else None
 
     def reconstruct(self, observation: Observation, generator: Generator, progress: Progress) -> Candidate:  # noqa: ARG002
         """Divide, check that one sample explains the layer, and read the label off the last one."""
-        layer = _layer(observation)
-        if isinstance(layer, str):
-            raise Inapplicable(layer)
-        weight, bias = (observation.update[name].double() for name in layer)
+        found = self._find_layer(observation)
+        if isinstance(found, str):
+            raise Inapplicable(found)
+        weight, bias = (observation.update[name].double() for name in (found.weight, str(found.bias)))
         sample, error = _divide(weight, bias)
-        stats = {"layer": layer[0], "distance_to_one_sample": error}
+        stats = {"layer": found.weight, "distance_to_one_sample": error}
         if error > NOISY:
-            raise Inapplicable(f"the gradient of {layer[0]} is not that of one sample: its best explanation by one leaves {error:.0%}")
+            raise Inapplicable(f"the gradient of {found.weight} is not that of one sample: its best explanation by one leaves {error:.0%}")
+        if not found.raw:
+            return Candidate(labels=_label(observation), features=sample[None], layer=found.weight, stats=stats)
         inputs = sample.view(1, *observation.input_shape)
         return Candidate(inputs, _label(observation, inputs), stats=stats)
 
-
-def _layer(observation: Observation) -> tuple[str, str] | str:
-    """Names of weight and bias of the first Linear layer from which the input can be read, or why there is none."""
-    calls = linear_layers(observation.model, observation.input_shape)
-    raw = [call for call in calls if call.raw]
-    if not raw:
-        return "no Linear layer of the model sees its raw input"
-    update = observation.update
-    for call in raw:
-        used_once = call.input.ndim == 2 and sum(other.weight == call.weight for other in calls) == 1
-        bias = call.bias or ""
-        if used_once and bias in update and call.weight in update and bool(update[bias].any()):
-            return call.weight, bias
-    return f"{raw[0].weight} sees the raw input, but has no bias with a gradient, or is used several times a sample"
+    def _find_layer(self, observation: Observation) -> LinearCall | str:
+        """The layer to read, or why there is none."""
+        calls = linear_layers(observation.model, observation.input_shape)
+        named = self.layer and self.layer.removesuffix(".weight")
+        asked = [call for call in calls if (call.raw if named is None else call.weight.removesuffix(".weight") == named)]
+        if not asked:
+            return "no Linear layer of the model sees its raw input" if named is None else f"the model runs no Linear layer named {named!r}"
+        update = observation.update
+        for call in asked:
+            used_once = call.input.ndim == 2 and sum(other.weight == call.weight for other in calls) == 1
+            bias = call.bias or ""
+            if used_once and bias in update and call.weight in update and bool(update[bias].any()):
+                return call
+        return f"{asked[0].weight} has no bias with a gradient, or is used several times a sample"
 
 
 def _divide(weight: Tensor, bias: Tensor) -> tuple[Tensor, float]:
@@ -95,8 +103,8 @@ def _divide(weight: Tensor, bias: Tensor) -> tuple[Tensor, float]:
     return sample, float(left.square().sum().sqrt() / size) if float(size) > 0 else 0.0
 
 
-def _label(observation: Observation, inputs: Tensor) -> Tensor | None:
+def _label(observation: Observation, inputs: Tensor | None = None) -> Tensor | None:
     """Of one sample only the class's own score is pushed up: its bias gradient is the one below zero, through local steps too."""
     if obstacle(observation, bias=True) is None:
         return last_layer(observation).bias_gradient.argmin()[None]
-    return labels_of_batch(observation, inputs)
+    return None if inputs is None else labels_of_batch(observation, inputs)
