@@ -10,6 +10,7 @@ import matplotlib as mpl
 mpl.use("svg")
 import defenses_page
 import honesty_page
+import inversion_page
 import matplotlib.pyplot as plt
 
 HERE = Path(__file__).parent
@@ -209,3 +210,4 @@ for name, (title, write) in SECTIONS.items():
 (DOCS / "measurements.md").write_text("\n".join(parts))
 defenses_page.fill()
 honesty_page.fill()
+inversion_page.fill()

@@ -18,17 +18,31 @@ def built(name: str) -> Attack:
     return plugins.load("attacks", name)()
 
 
-def observe(model: nn.Module, dtype: torch.dtype = torch.float64) -> Observation:
+def quick(name: str) -> Attack:
+    """With few steps, where it takes steps: none of these tests needs a good answer."""
+    attack = built(name)
+    return dataclasses.replace(attack, steps=30) if "steps" in {field.name for field in dataclasses.fields(attack)} else attack
+
+
+def observe(model: nn.Module, dtype: torch.dtype = torch.float64, samples: int = 5, batch_size: int | None = None) -> Observation:
     generator = torch.Generator().manual_seed(5)
     model = model.to(dtype)
-    inputs = torch.randn((5, 3, 4, 4), generator=generator, dtype=dtype)
-    return Observation(model, capture(model, inputs, torch.arange(5) % 4), (3, 4, 4))
+    inputs = torch.randn((samples, 3, 4, 4), generator=generator, dtype=dtype)
+    return Observation(model, capture(model, inputs, torch.arange(samples) % 4), (3, 4, 4), batch_size=batch_size)
 
 
 def network(activation: type[nn.Module] = nn.ReLU) -> nn.Module:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
         return nn.Sequential(nn.Flatten(), nn.Linear(48, 40), activation(), nn.Linear(40, 4))
+
+
+def suited(attack: Attack, dtype: torch.dtype = torch.float64) -> Observation:
+    """The first of a few plain cases that the attack takes: one sample behind sigmoids, then five behind ReLU."""
+    for case in (observe(network(nn.Sigmoid), dtype, 1, 1), observe(network(), dtype), observe(network(), dtype, 5, 5)):
+        if attack.unsupported(case) is None:
+            return case
+    raise AssertionError(f"{attack.spec} takes none of the cases: add one that it is made for")
 
 
 @pytest.mark.parametrize("name", ATTACKS)
@@ -41,16 +55,17 @@ def test_is_a_frozen_dataclass_that_its_spec_builds_again(name: str) -> None:
 
 @pytest.mark.parametrize("name", ATTACKS)
 def test_same_seed_same_result_and_nothing_else_is_touched(name: str) -> None:
-    observation = observe(network())
+    observation = suited(built(name))
     before = {key: tensor.clone() for key, tensor in observation.model.state_dict().items()}
     update = {key: tensor.clone() for key, tensor in observation.update.items()}
     state = torch.get_rng_state()
-    first, second = built(name)(observation, seed=3), built(name)(observation, seed=3)
+    first, second = quick(name)(observation, seed=3), quick(name)(observation, seed=3)
     assert first.inputs is not None
     assert second.inputs is not None
     # Not to the last bit: threaded linear algebra may sum in another order.
     assert torch.allclose(first.inputs, second.inputs, rtol=0, atol=1e-10)
-    assert first.stats["rank"] == second.stats["rank"]
+    counted = [{key: value for key, value in found.stats.items() if isinstance(value, (int, str))} for found in (first, second)]
+    assert counted[0] == counted[1]
     assert torch.equal(torch.get_rng_state(), state)
     assert all(torch.equal(tensor, before[key]) for key, tensor in observation.model.state_dict().items())
     assert all(parameter.grad is None for parameter in observation.model.parameters())
@@ -60,7 +75,7 @@ def test_same_seed_same_result_and_nothing_else_is_touched(name: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", ATTACKS)
 def test_keeps_dtype_and_shape(name: str, dtype: torch.dtype) -> None:
-    found = built(name)(observe(network(), dtype))
+    found = quick(name)(suited(built(name), dtype))
     assert found.inputs is not None
     assert found.inputs.dtype == dtype
     assert found.inputs.shape[1:] == (3, 4, 4)

@@ -42,6 +42,8 @@ def execute(arguments: Sequence[str]) -> int:
 
     Example:
         >>> execute(["list", "attacks"])
+        dlg
+        ...
         spear
         0
     """
