@@ -1,5 +1,7 @@
 """SPEAR on planted batches: the truth is used only to check."""
 
+import time
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -147,6 +149,17 @@ def test_a_starved_search_says_so() -> None:
     assert "after 10 subsets" in found.reason
 
 
+@pytest.mark.parametrize("told", [None, 20])
+def test_the_budget_holds_where_rounding_looks_like_pruning(told: int | None) -> None:
+    observation, _, _ = plant(20, model=Mlp(width=200, depth=4).build(SHAPE, 7))
+    steps = {name: tensor.abs().max() / 7 for name, tensor in observation.update.items()}
+    rounded = {name: (tensor / steps[name]).round() * steps[name] for name, tensor in observation.update.items()}
+    started = time.monotonic()
+    found = Spear(seconds=0.5)(Observation(observation.model, rounded, SHAPE, batch_size=told))
+    assert found.status in (Status.BUDGET_EXHAUSTED, Status.APPROXIMATE, Status.NOT_APPLICABLE)
+    assert time.monotonic() - started < 2.0
+
+
 def test_a_foreign_model_is_inconsistent() -> None:
     observation, _, _ = plant(5)
     stranger = Mlp(width=100, depth=4).build(SHAPE, 7, seed=77).double()
@@ -155,7 +168,9 @@ def test_a_foreign_model_is_inconsistent() -> None:
     assert "signs of W X + bias" in found.reason
 
 
-@pytest.mark.parametrize("settings", [{"seconds": 0.0}, {"subsets": 0}, {"false_rejection": 1.0}])
+@pytest.mark.parametrize(
+    "settings", [{"seconds": 0.0}, {"seconds": float("nan")}, {"seconds": float("inf")}, {"subsets": 0}, {"false_rejection": 1.0}]
+)
 def test_impossible_settings_are_misuse(settings: dict[str, float]) -> None:
     with pytest.raises(Misuse):
         Spear(**settings)  # type: ignore[arg-type]

@@ -8,6 +8,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
+from unbatch.clock import Clock, OutOfTime
 from unbatch.errors import Inapplicable
 from unbatch.linalg.completion import COMPLETE, Completion, complete, is_pruned, rank_of_pruned
 from unbatch.linalg.lowrank import Factors, factor, multiply
@@ -26,6 +27,10 @@ ZERO = 1e-7
 
 ROUGH = 1e-6
 """What a gradient with zeros leaves unexplained, as a share of its size, above which the zeros are taken for pruned entries."""
+
+
+COMPLETING = 0.5
+"""Share of the budget for the completion of what looks pruned: where there is another way, it needs the rest."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,39 +54,40 @@ class Problem:
     columns: Bool[Tensor, " n"] | None = None
 
 
-def factored(observation: Observation, call: LinearCall, generator: Generator) -> tuple[Factors, Completion | None]:
+def factored(observation: Observation, call: LinearCall, generator: Generator, clock: Clock) -> tuple[Factors, Completion | None]:
     """The gradient's factors, of the rank that it shows, or else of the batch size that the server knows.
 
     Of a pruned gradient, whose rank shows nothing, the factors that go through what is left of it, and what is known of the rest.
 
     Raises:
         Inapplicable: the rank says that the batch is too large, or says nothing.
+        OutOfTime: the clock ran out.
     """
     gradient = observation.update[call.weight]
-    factors = factor(gradient, generator)
+    factors = factor(gradient, generator, clock=clock)
     firing = int((gradient != 0).any(dim=1).sum())
     hidden = not factors.clear or factors.rank >= min(firing, gradient.shape[1])
     rough = len(factors.ranks) > 1 or factors.noise > ROUGH * float(gradient.double().square().mean().sqrt())
     if (hidden or rough) and is_pruned(gradient):
         try:
-            return _completed(observation, call, factors.ranks)
-        except Inapplicable:
+            return _completed(observation, call, factors.ranks, clock.part(COMPLETING))
+        except (Inapplicable, OutOfTime):
             if hidden and not observation.batch_size:
                 raise
     if hidden and observation.batch_size:  # of full rank, because noise has it
-        factors = factor(gradient, generator, rank=min(observation.batch_size, *gradient.shape))
+        factors = factor(gradient, generator, rank=min(observation.batch_size, *gradient.shape), clock=clock)
     _check_rank(observation, call, factors)
     return factors, None
 
 
-def _completed(observation: Observation, call: LinearCall, hints: tuple[int, ...]) -> tuple[Factors, Completion]:
+def _completed(observation: Observation, call: LinearCall, hints: tuple[int, ...], clock: Clock) -> tuple[Factors, Completion]:
     gradient = observation.update[call.weight]
-    rank = observation.batch_size or rank_of_pruned(gradient, min(gradient.shape) // 2, hints)
+    rank = observation.batch_size or rank_of_pruned(gradient, min(gradient.shape) // 2, hints, clock)
     left = float((gradient != 0).double().mean())
     told = f"the gradient of {call.weight} was pruned to {left:.0%} of its entries"
     if rank is None or rank >= min(gradient.shape):
         raise Inapplicable(f"{told}, too few to complete it at any rank: the batch is too large, or the rest is noisy; more may be known")
-    completion = complete(gradient, rank)
+    completion = complete(gradient, rank, clock=clock)
     if not completion.residual < COMPLETE:
         raise Inapplicable(f"{told}, and no completion of rank {rank} explains them (the nearest leaves {completion.residual:.0e})")
     values = torch.linalg.svdvals(completion.right)
@@ -96,6 +102,7 @@ def pose(
     factors: Factors,
     completion: Completion | None,
     generator: Generator,
+    clock: Clock,
 ) -> list[Problem]:
     """The layer in the coordinates of its factors, for every rank that the gradient may have: first those with little noise, then large.
 
@@ -103,11 +110,11 @@ def pose(
     """
     parameters, problems = dict(observation.model.named_parameters()), []
     for rank in factors.ranks if factors.clear else (factors.rank,):
-        part = factors if rank == factors.rank else factor(observation.update[call.weight], generator, rank=rank)
+        part = factors if rank == factors.rank else factor(observation.update[call.weight], generator, rank=rank, clock=clock)
         found = layer_in_factors(
             part.left,
             _bias_gradient(observation, call, part, completion),
-            multiply(parameters[call.weight].detach(), part.right),
+            multiply(parameters[call.weight].detach(), part.right, clock),
             parameters[str(call.bias)].detach().double(),
             views_of(part.right, observation.input_shape if call.raw else tuple(call.input.shape[1:]), generator),
             part.noise_map,

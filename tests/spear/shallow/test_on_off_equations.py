@@ -3,6 +3,7 @@ import torch
 from torch import Generator, Tensor
 
 from planted_shallow import PlantedPair, plant_shallow
+from unbatch.clock import Clock
 from unbatch.spear.shallow.on_off_equations import Frame, cone_start, exact, frame_of, pair_map, polish, samples_of, search_pairs
 from unbatch.spear.shallow.peeling import always_on
 from unbatch.spear.shallow.recovery import certificates, recover, tighten
@@ -90,7 +91,7 @@ def test_the_search_stops_when_told() -> None:
 
 def test_recover_says_what_found_what() -> None:
     told: list[str] = []
-    solution = recover(plant_shallow(b=20).problem, Generator().manual_seed(0), 30.0, lambda message, _: told.append(message))
+    solution = recover(plant_shallow(b=20).problem, Generator().manual_seed(0), Clock.of(30.0), lambda message, _: told.append(message))
     assert solution.missing == 0
     assert sum(solution.tools.values()) == 20
     assert "of 20 samples" in told[-1]
@@ -100,7 +101,7 @@ def test_what_recover_cannot_certify_it_does_not_give() -> None:
     planted = plant_shallow(m=300, b=30, seed=1, shift=0.6)
     foreign = plant_shallow(m=300, b=30, seed=2, shift=0.6).problem
     mismatched = type(foreign)(**{**vars(planted.problem), "seen": foreign.seen, "outer": foreign.outer})
-    solution = recover(mismatched, Generator().manual_seed(0), 2.0, lambda *_: None)
+    solution = recover(mismatched, Generator().manual_seed(0), Clock.of(2.0), lambda *_: None)
     assert len(solution.samples) == 0
     assert solution.missing == 30
 

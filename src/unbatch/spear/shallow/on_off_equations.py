@@ -25,6 +25,7 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
+from unbatch.clock import UNLIMITED, Clock, OutOfTime
 from unbatch.spear.shallow.two_layer import Found, Residual, TwoLayer, zero_sum_basis
 
 __all__ = ["Frame", "cone_start", "exact", "frame_of", "pair_map", "polish", "samples_of", "search_pairs"]
@@ -97,7 +98,12 @@ def frame_of(problem: TwoLayer, rest: Residual, on: Bool[Tensor, " m"], sought: 
 
 
 def cone_start(
-    pairs: Float[Tensor, "two_m d"], signs: Float[Tensor, "k two_m"], goals: Float[Tensor, "k d"], steps: int = 100, pull: float = 0.2
+    pairs: Float[Tensor, "two_m d"],
+    signs: Float[Tensor, "k two_m"],
+    goals: Float[Tensor, "k d"],
+    steps: int = 100,
+    pull: float = 0.2,
+    clock: Clock = UNLIMITED,
 ) -> Float[Tensor, "k d"]:
     """Towards max goal · t over the t whose equations have the given signs, their mean fixed, by ADMM.
 
@@ -109,12 +115,14 @@ def cone_start(
         goals: (k, d).
         steps: iterations.
         pull: strength of the goal.
+        clock: when to give up.
     """
     mean = F.normalize(signs @ pairs, dim=1)
     drift = pull * F.normalize(goals - mean * (mean * goals).sum(dim=1, keepdim=True), dim=1)
     t = mean
     inside, dual = t @ pairs.T, torch.zeros_like(signs)
     for _ in range(steps):
+        clock.check()
         t = (inside - dual) @ pairs + drift
         t = t + mean * (1 - (mean * t).sum(dim=1, keepdim=True))
         target = t @ pairs.T + dual
@@ -123,11 +131,14 @@ def cone_start(
     return t
 
 
-def pair_map(pairs: Float[Tensor, "two_m d"], t: Float[Tensor, "k d"], live: Bool[Tensor, " m"], steps: int = 100) -> Float[Tensor, "k d"]:
+def pair_map(
+    pairs: Float[Tensor, "two_m d"], t: Float[Tensor, "k d"], live: Bool[Tensor, " m"], steps: int = 100, clock: Clock = UNLIMITED
+) -> Float[Tensor, "k d"]:
     """Douglas-Rachford between the range of ``pairs`` and the set where each neuron obeys one of its two equations."""
     obeyed = t @ pairs.T
     dual = torch.zeros_like(obeyed)
     for _ in range(steps):
+        clock.check()
         t = F.normalize((obeyed - dual) @ pairs, dim=1)
         target = t @ pairs.T + dual
         off = _nearer_off(target)
@@ -147,13 +158,14 @@ def _ratio(values: Float[Tensor, "k two_m"], live: Bool[Tensor, " m"]) -> Float[
     return torch.where(live, torch.minimum(u, v) / torch.maximum(u, v).clamp_min(1e-30), 1.0)
 
 
-def polish(frame: Frame, t: Float[Tensor, "k d"], steps: int = 1) -> Float[Tensor, "k d"]:
+def polish(frame: Frame, t: Float[Tensor, "k d"], steps: int = 1, clock: Clock = UNLIMITED) -> Float[Tensor, "k d"]:
     """Null vector of m equations, the nearer one of each pair, undecided neurons weighted down."""
     height = len(frame.live)
     unit = torch.arange(height, device=t.device)
     for _ in range(steps):
         polished = []
         for part in torch.split(t, CHUNK):
+            clock.check()
             values = part @ frame.pairs.T
             weight = frame.live / (1 + (10 * _ratio(values, frame.live)) ** 2)
             chosen = unit + height * (~_nearer_off(values)).long()
@@ -191,6 +203,7 @@ def search_pairs(
     more: Callable[[int], bool],
     starts: int = 128,
     patience: int = 12,
+    clock: Clock = UNLIMITED,
 ) -> Float[Tensor, "k d"]:
     """Rounds of starts until all columns but one are known, ``patience`` rounds bring nothing, or ``more`` says stop.
 
@@ -203,13 +216,17 @@ def search_pairs(
         more: told how many columns are known; whether to go on.
         starts: at most so many a round.
         patience: rounds without a new column.
+        clock: what is known counts when it runs out.
     """
     found = frame.pairs.new_zeros((0, frame.pairs.shape[1]))
     idle = 0
     while len(found) < frame.sought - 1 and idle < patience and more(len(found)):
         count = min(starts, 48 + 2 * (frame.sought - len(found)))
         few = idle > 0 and frame.sought - len(found) <= FEW
-        new = _round(problem, rest, frame, found, count, generator, tolerance, few=few)
+        try:
+            new = _round(problem, rest, frame, found, count, generator, tolerance, clock, few=few)
+        except OutOfTime:
+            break
         idle = 0 if len(new) else idle + 1
         found = torch.cat([found, new])
     return found
@@ -223,6 +240,7 @@ def _round(
     count: int,
     generator: Generator,
     tolerance: float,
+    clock: Clock,
     *,
     few: bool,
 ) -> Float[Tensor, "k d"]:
@@ -236,13 +254,13 @@ def _round(
         goals = torch.randn((count, pairs.shape[1]), generator=generator, dtype=frame.pairs.dtype, device=frame.pairs.device)
         known = torch.linalg.qr(torch.cat([found.T, frame.idle], dim=1))[0]
         goals = goals - goals @ known @ known.T
-        t = cone_start(pairs, signs.repeat(1, 2).float(), goals.float())
-    t = pair_map(pairs, t, frame.live).to(frame.pairs.dtype)
+        t = cone_start(pairs, signs.repeat(1, 2).float(), goals.float(), clock=clock)
+    t = pair_map(pairs, t, frame.live, clock=clock).to(frame.pairs.dtype)
     near = (_ratio(t @ frame.pairs.T, frame.live)[:, frame.live] < 0.05).double().mean(dim=1) > 0.5
     t = _fresh(t[near], found)
     done = [t[:0]]
     for _ in range(3):
-        t = polish(frame, t)
+        t = polish(frame, t, clock=clock)
         right = exact(frame, t, tolerance)
         done.append(t[right])
         t = t[~right]

@@ -7,7 +7,6 @@ least-squares problem gives the samples to the precision of the gradient. Notati
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,6 +14,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Generator, Tensor
 
+from unbatch.clock import UNLIMITED, Clock
 from unbatch.spear.shallow.on_off_equations import frame_of, samples_of, search_pairs
 from unbatch.spear.shallow.peeling import always_on, peel, reread
 from unbatch.spear.shallow.two_layer import Found, TwoLayer, residual_of
@@ -44,21 +44,19 @@ class Shallow:
     tools: dict[str, int]
 
 
-def recover(problem: TwoLayer, generator: Generator, seconds: float, progress: Callable[[str, float], None]) -> Shallow:
+def recover(problem: TwoLayer, generator: Generator, clock: Clock, progress: Callable[[str, float], None]) -> Shallow:
     """Find the batch, or what can be found of it.
 
     Args:
         problem: the two layers.
         generator: of the search over pairs.
-        seconds: wall time.
+        clock: when to end with what is known.
         progress: told how many samples are known.
     """
-    start = time.monotonic()
 
     def more(known: int) -> bool:
-        taken = time.monotonic() - start
-        progress(f"{known} of {problem.rank} samples, {taken:.1f} s", known / problem.rank)
-        return taken < seconds
+        progress(f"{known} of {problem.rank} samples, {clock.taken:.1f} s", known / problem.rank)
+        return not clock.over
 
     found = peel(problem, more=more)
     tools = {"peeling": len(found)}
@@ -67,18 +65,18 @@ def recover(problem: TwoLayer, generator: Generator, seconds: float, progress: C
         rest = residual_of(problem, found)
         frame = frame_of(problem, rest, always_on(problem, rest), left)
         tolerance = min(0.03, max(1e-6, 10 * frame.noise))
-        columns = search_pairs(problem, rest, frame, generator, tolerance, lambda known: more(len(found) + known))
+        columns = search_pairs(problem, rest, frame, generator, tolerance, lambda known: more(len(found) + known), clock=clock)
         if left - 1 <= len(columns) <= left:  # more of them than there are samples cannot all be right
             found, tools["pairs"] = found + samples_of(problem, rest, frame, columns), left
     if len(found) == problem.rank:
-        found = tighten(problem, reread(problem, found))
+        found = tighten(problem, reread(problem, found), clock=clock)
     certificate = certificates(problem, found)
     good = (certificate < CERTIFIED) & (found.doubt < CERTIFIED * found.samples.norm(dim=1))
     kept = found[good]
     return Shallow(kept.samples, kept.labels, certificate[good], problem.rank - len(kept), tools)
 
 
-def tighten(problem: TwoLayer, found: Found, rounds: int = 60, patience: int = 6) -> Found:
+def tighten(problem: TwoLayer, found: Found, rounds: int = 60, patience: int = 6, clock: Clock = UNLIMITED) -> Found:
     """With all samples known: compute every column from the model, solve [G₁ g₁] = Σ d [pᵀ 1], and again; keep what certifies better.
 
     Columns are scaled to one length, so that a sample with a small gradient comes out as well. The last column of G tells the scale of
@@ -90,10 +88,13 @@ def tighten(problem: TwoLayer, found: Found, rounds: int = 60, patience: int = 6
         found: all samples, with their masks and labels right.
         rounds: at most so many.
         patience: rounds without progress of the whole replay.
+        clock: the best so far when it runs out.
     """
     wanted = torch.cat([problem.gradient, problem.bias_gradient[:, None]], dim=1)
     best, least, idle, samples = found.samples, torch.inf, 0, found.samples
     for _ in range(rounds):
+        if clock.over:
+            break
         columns = problem.columns(samples, found.labels).columns.T
         known = torch.cat([samples, torch.ones_like(samples[:, :1])], dim=1)
         rest = wanted - columns @ known

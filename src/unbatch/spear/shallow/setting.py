@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
+from unbatch.clock import Clock
 from unbatch.linalg.lowrank import Factors, multiply
 from unbatch.spear.shallow.recovery import recover
 from unbatch.spear.shallow.two_layer import TwoLayer
@@ -25,7 +26,7 @@ def invert_shallow(
     reader: LinearCall | None,
     factors: Factors,
     generator: Generator,
-    seconds: float,
+    clock: Clock,
     progress: Progress,
 ) -> Candidate | None:
     """Recover the batch from the first layer and the output layer behind it; None where the setting is another one.
@@ -36,7 +37,7 @@ def invert_shallow(
         reader: the Linear layer that reads its activations, if any.
         factors: of the gradient of ``call``'s weight.
         generator: of the search.
-        seconds: wall time.
+        clock: when to end with what is known.
         progress: told how many samples are known.
     """
     if reader is None or not _is_shallow(observation, call, reader, factors):
@@ -44,7 +45,7 @@ def invert_shallow(
     basis = torch.linalg.qr(factors.right.T)[0].T
     problem = _problem(observation, call, reader, basis)
     try:
-        found = recover(problem, generator, seconds, progress)
+        found = recover(problem, generator, clock, progress)
     except torch.linalg.LinAlgError:  # type: ignore[attr-defined]  # the output layer's rows depend on each other: the ordinary search asks less
         return None
     stats: dict[str, Any] = {
