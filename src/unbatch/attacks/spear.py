@@ -121,7 +121,8 @@ class Spear(Attack):
         shallow = None
         if self.search == "auto" and observation.one_gradient and completion is None:
             shallow = invert_shallow(observation, call, reader, factors, generator, clock, progress)
-            if shallow is not None and (not shallow.exhausted or factors.rank > SMALL or clock.over):
+            found = shallow is not None and shallow.inputs is not None
+            if shallow is not None and (not shallow.exhausted or clock.over or (found and factors.rank > SMALL)):
                 return shallow
         best: Attempt | None = None
         problems = pose(observation, call, reader, factors, completion, generator, clock)

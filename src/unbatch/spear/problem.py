@@ -67,7 +67,8 @@ def factored(observation: Observation, call: LinearCall, generator: Generator, c
     factors = factor(gradient, generator, clock=clock)
     firing = int((gradient != 0).any(dim=1).sum())
     hidden = not factors.clear or factors.rank >= min(firing, gradient.shape[1])
-    rough = len(factors.ranks) > 1 or factors.noise > ROUGH * float(gradient.double().square().mean().sqrt())
+    size = float(gradient.double().square().mean().sqrt())
+    rough = factors.noise > ROUGH * size or (len(factors.ranks) > 1 and _cut(gradient, size))
     if (hidden or rough) and is_pruned(gradient):
         try:
             return _completed(observation, call, factors.ranks, clock.part(COMPLETING))
@@ -78,6 +79,16 @@ def factored(observation: Observation, call: LinearCall, generator: Generator, c
         factors = factor(gradient, generator, rank=min(observation.batch_size, *gradient.shape), clock=clock)
     _check_rank(observation, call, factors)
     return factors, None
+
+
+def _cut(gradient: Float[Tensor, "m n"], size: float, low: float = 1e-3) -> bool:
+    """Whether all small entries are zero, as pruning leaves them.
+
+    Where several gaps come from samples of which the network is nearly sure, rows of one sample are zero at its black pixels, and their
+    other entries are tiny.
+    """
+    there = gradient[gradient != 0].abs()
+    return bool(len(there)) and float(there.min()) > low * size
 
 
 def _completed(observation: Observation, call: LinearCall, hints: tuple[int, ...], clock: Clock) -> tuple[Factors, Completion]:
