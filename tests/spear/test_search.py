@@ -33,7 +33,7 @@ def test_sampling_alone_finds_a_small_batch(precision: torch.dtype) -> None:
     found = search.run(Clock.of(60.0), quiet)
     assert found.missing == 0
     assert case.worst_error(found.samples) < 1e-8
-    assert set(search.tools) <= {"sampling", "repair"}
+    assert set(search.tools) == {"sampling"}
 
 
 def test_what_is_found_before_the_budget_ends_is_certified() -> None:

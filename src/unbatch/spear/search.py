@@ -25,7 +25,7 @@ from unbatch.spear.layer import Layer, complement, deflate, unit
 from unbatch.spear.next_layer import NextLayer, solve_samples
 from unbatch.spear.rounding import null_of_masks, round_directions
 from unbatch.spear.sampling import least_zeros, sampled_directions
-from unbatch.spear.selection import Solution, agreement, independent, misfits, one_a_pattern, scaled
+from unbatch.spear.selection import Solution, agreement, best_matching, independent, misfits, one_a_pattern, scaled
 
 __all__ = ["Search"]
 
@@ -90,6 +90,7 @@ class Search:
         nothing, no_rows = whole.left.new_zeros((0, whole.batch)), self.rows.new_zeros((0, len(self.rows)))
         self.samples, self.directions, self.off = nothing, nothing, no_rows
         self.open, self.open_off = nothing, no_rows
+        self.pool, self.pool_off = nothing, no_rows
 
     @property
     def noisy(self) -> bool:
@@ -168,8 +169,23 @@ class Search:
         count = min(self.parallel, work, max(64, 2 ** min(batch + 2, 30)), max(0, self.subsets - self.drawn))
         if count:
             least = min(least_zeros(len(self.rest.left), batch, self.false_rejection), len(self.rest.left))
-            self._add("sampling", *sampled_directions(self.rest, count, least, self.generator, self.precision))
+            hits = sampled_directions(self.rest, count, least, self.generator, self.precision)
             self.drawn += count
+            if self.only_sampling:
+                self._pool(*hits)
+            else:
+                self._add("sampling", *hits)
+
+    def _pool(self, directions: Float[Tensor, "k b"], off: Bool[Tensor, "k m"]) -> None:
+        """As published: every different hit stays a candidate, and the sparsity-matching score decides which are kept."""
+        before = len(self.pool)
+        self.pool, self.pool_off = one_a_pattern(torch.cat([self.pool, directions]), torch.cat([self.pool_off, off]))
+        if len(self.pool) == before:
+            return
+        known = len(self.open)
+        kept = best_matching(self.rest, self.pool, self.pool_off, self.clock)
+        self.open, self.open_off = self.pool[kept], self.pool_off[kept]
+        self.tools["sampling"] += max(0, len(self.open) - known)
 
     def _guided_round(self, contrast: float, loosened: int) -> None:
         """Guess inputs among what the known directions leave, then the direction of each, for both signs where the first fails.
@@ -277,6 +293,8 @@ class Search:
                 return False
             if int(misfits(rest, samples, directions).sum(dim=1).max()) <= self.allowed:
                 return True
+            if self.only_sampling:
+                return False
             before = int(self.open_off.sum())
             directions = null_of_masks(rest.left, rest.extremes(samples)[1] <= 0, clock=self.clock)
             self._add("repair", directions, rest.off(directions))
