@@ -138,6 +138,18 @@ def test_too_large_a_batch_is_not_applicable() -> None:
     assert "full rank 25" in found.reason
 
 
+def test_rows_of_a_table_that_depend_on_each_other_are_told_at_once() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.cat([torch.eye(5, dtype=torch.float64)[torch.randint(5, (30,), generator=generator)] for _ in range(6)], dim=1)
+    model = Mlp(width=120, depth=4).build((30,), 7).double()
+    assert int(torch.linalg.matrix_rank(x)) == 25
+    started = time.monotonic()
+    found = Spear(seconds=20.0)(Observation(model, capture(model, x, torch.arange(30) % 7), (30,)))
+    assert "depend on each other, being of rank 25" in found.reason
+    assert found.status in (Status.BUDGET_EXHAUSTED, Status.PARTIAL)
+    assert time.monotonic() - started < 5.0
+
+
 def test_an_unknown_layer_is_not_applicable() -> None:
     assert "no Linear layer named 'nose'" in Spear(layer="nose")(plant(3)[0]).reason
 

@@ -15,7 +15,7 @@ the proof by replay and the search ``auto`` go beyond the paper.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -25,7 +25,7 @@ from unbatch.clock import Clock, OutOfTime
 from unbatch.contracts import Attack
 from unbatch.errors import Inapplicable, Misuse
 from unbatch.spear.candidate import Attempt, read_out
-from unbatch.spear.problem import Problem, factored, pose, too_few
+from unbatch.spear.problem import Problem, dependent, factored, pose, too_few
 from unbatch.spear.sampling import expected_subsets
 from unbatch.spear.search import Search
 from unbatch.spear.selection import Solution
@@ -40,6 +40,10 @@ TRIAL = 2
 
 SMALL = 40
 """Up to so many samples the ordinary search has its turn where the shallow one leaves some out."""
+
+
+HOPELESS = 0.05
+"""Share of the budget for inputs that depend on each other: only samples that are in no dependence can be found."""
 
 
 @dataclass(frozen=True)
@@ -125,7 +129,10 @@ class Spear(Attack):
             if shallow is not None and (not shallow.exhausted or clock.over or (found and factors.rank > SMALL)):
                 return shallow
         best: Attempt | None = None
-        problems = pose(observation, call, reader, factors, completion, generator, clock)
+        samples = None if completion is not None else dependent(observation, reader, factors, generator, clock)
+        if samples is not None:
+            clock = clock.part(HOPELESS)
+        problems = pose(observation, call, reader, factors, completion, generator, clock, samples)
         for turn, problem in enumerate(problems):
             attempt = self._attempt(observation, problem, generator, clock.part(1 / (len(problems) - turn)), progress)
             if best is None or (attempt.fits, attempt.samples) > (best.fits, best.samples):
@@ -136,6 +143,8 @@ class Spear(Attack):
             raise Inapplicable(too_few(observation, call, factors))
         if not best.whole and shallow is not None:
             return shallow
+        if samples is not None and not best.whole:
+            best = replace(best, reason=f"{samples} samples whose inputs depend on each other, being of rank {factors.rank}: {best.reason}")
         return read_out(observation, best, factors.rank, progress)
 
     def _attempt(self, observation: Observation, problem: Problem, generator: Generator, clock: Clock, progress: Progress) -> Attempt:

@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 
 from unbatch.clock import UNLIMITED, Clock
 
-__all__ = ["Factors", "factor", "multiply"]
+__all__ = ["NOISELESS", "Factors", "factor", "multiply"]
 
 BLOCK = 1 << 22
 """Entries of the gradient that are converted to float64 at a time."""

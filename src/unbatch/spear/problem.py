@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 from unbatch.clock import Clock, OutOfTime
 from unbatch.errors import Inapplicable
 from unbatch.linalg.completion import COMPLETE, Completion, complete, is_pruned, rank_of_pruned
-from unbatch.linalg.lowrank import Factors, factor, multiply
+from unbatch.linalg.lowrank import NOISELESS, Factors, factor, multiply
 from unbatch.spear.ica import views_of
 from unbatch.spear.layer import Layer, layer_in_factors
 from unbatch.spear.next_layer import NextLayer, next_layer
@@ -19,7 +19,7 @@ from unbatch.spear.search import NOISY
 from unbatch.trace import LinearCall
 from unbatch.types import Observation
 
-__all__ = ["Problem", "factored", "pose", "too_few"]
+__all__ = ["Problem", "dependent", "factored", "pose", "too_few"]
 
 ZERO = 1e-7
 """What counts as zero in L q, as a share of its largest entry, in an update without noise."""
@@ -106,6 +106,19 @@ def _completed(observation: Observation, call: LinearCall, hints: tuple[int, ...
     return Factors(completion.left, completion.right, values, 1 / max(completion.residual, 1e-16), noise, (rank,)), completion
 
 
+def dependent(observation: Observation, reader: LinearCall | None, factors: Factors, generator: Generator, clock: Clock) -> int | None:
+    """How many samples there are, where their inputs depend on each other: the next layer's gradient then has a larger rank.
+
+    A table of one-hot columns has fewer independent rows than the rows are long; what a layer makes of them with its ReLU is independent.
+    A sample that is a combination of others has no column in the gradient's column space, nor have those others.
+    """
+    if reader is None or not observation.one_gradient or not factors.clear or factors.noise > NOISELESS * float(factors.singular_values[0]):
+        return None
+    following = factor(observation.update[reader.weight], generator, clock=clock)
+    clear = following.clear and following.rank < min(observation.update[reader.weight].shape)
+    return following.rank if clear and following.rank > factors.rank else None
+
+
 def pose(
     observation: Observation,
     call: LinearCall,
@@ -114,8 +127,11 @@ def pose(
     completion: Completion | None,
     generator: Generator,
     clock: Clock,
+    samples: int | None = None,
 ) -> list[Problem]:
     """The layer in the coordinates of its factors, for every rank that the gradient may have: first those with little noise, then large.
+
+    ``samples`` is how many there are, where that is more than the rank.
 
     With several clear gaps, the samples after the last ones have gradients so small that rounding may hide their zeros.
     """
@@ -137,7 +153,7 @@ def pose(
         layer, change, alive = found
         read = None if reader is None or completion is not None else observation.update[reader.weight]
         columns = None if completion is None or bool(completion.columns.all()) else completion.columns
-        problems.append(Problem(call, part, layer, change, next_layer(read, alive, layer.batch), columns))
+        problems.append(Problem(call, part, layer, change, next_layer(read, alive, samples or layer.batch), columns))
     return sorted(problems, key=lambda problem: problem.layer.noise_level > NOISY)
 
 
