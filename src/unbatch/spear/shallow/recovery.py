@@ -31,7 +31,7 @@ EXPLAINED = 1e-3
 """A row is explained by a sample when what is left of it is below this share of the sample's part in it."""
 
 POLISHING = 20
-"""Rounds of the last joint solution; each halves the errors where none is missing."""
+"""Rounds of the last joint solution."""
 
 ROWS = 5
 """A sample is believed when so many rows are explained by it: one it may have been read from."""
@@ -80,12 +80,18 @@ def recover(problem: TwoLayer, generator: Generator, clock: Clock, progress: Cal
         after = peel(problem, found + new, more)
         tools["peeling"] += len(after) - len(found) - len(new)
         found = after
-    if len(found):
-        found = solve_jointly(problem, found, found, POLISHING)
-    relative = found.doubt / found.samples.norm(dim=1)
+    good = _believed(problem, found)
+    relative = good.doubt / good.samples.norm(dim=1)
+    return Shallow(good.samples, good.labels, relative, _visible(problem, good), tools)
+
+
+def _believed(problem: TwoLayer, found: Found) -> Found:
+    """The samples that are accurate, and explain rows of the gradient or have its certificate."""
+    if not len(found):
+        return found
+    found = solve_jointly(problem, found, found, POLISHING)
     believed = explained(problem, found) | (certificates(problem, found) < CERTIFIED)
-    good = believed & (relative < ACCURATE) & ((found.scale - 1).abs() < ACCURATE)
-    return Shallow(found.samples[good], found.labels[good], relative[good], _visible(problem, found), tools)
+    return found[believed & (found.doubt < ACCURATE * found.samples.norm(dim=1)) & ((found.scale - 1).abs() < ACCURATE)]
 
 
 def _by_pairs(problem: TwoLayer, found: Found, generator: Generator, clock: Clock, more: Callable[[int], bool]) -> Found:
