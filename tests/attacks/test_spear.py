@@ -1,5 +1,7 @@
 """SPEAR on planted batches: the truth is used only to check."""
 
+import time
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -136,6 +138,18 @@ def test_too_large_a_batch_is_not_applicable() -> None:
     assert "full rank 25" in found.reason
 
 
+def test_rows_of_a_table_that_depend_on_each_other_are_told_at_once() -> None:
+    generator = torch.Generator().manual_seed(0)
+    x = torch.cat([torch.eye(5, dtype=torch.float64)[torch.randint(5, (30,), generator=generator)] for _ in range(6)], dim=1)
+    model = Mlp(width=120, depth=4).build((30,), 7).double()
+    assert int(torch.linalg.matrix_rank(x)) == 25
+    started = time.monotonic()
+    found = Spear(seconds=20.0)(Observation(model, capture(model, x, torch.arange(30) % 7), (30,)))
+    assert "depend on each other, being of rank 25" in found.reason
+    assert found.status in (Status.BUDGET_EXHAUSTED, Status.PARTIAL)
+    assert time.monotonic() - started < 5.0
+
+
 def test_an_unknown_layer_is_not_applicable() -> None:
     assert "no Linear layer named 'nose'" in Spear(layer="nose")(plant(3)[0]).reason
 
@@ -147,6 +161,17 @@ def test_a_starved_search_says_so() -> None:
     assert "after 10 subsets" in found.reason
 
 
+@pytest.mark.parametrize("told", [None, 20])
+def test_the_budget_holds_where_rounding_looks_like_pruning(told: int | None) -> None:
+    observation, _, _ = plant(20, model=Mlp(width=200, depth=4).build(SHAPE, 7))
+    steps = {name: tensor.abs().max() / 7 for name, tensor in observation.update.items()}
+    rounded = {name: (tensor / steps[name]).round() * steps[name] for name, tensor in observation.update.items()}
+    started = time.monotonic()
+    found = Spear(seconds=0.5)(Observation(observation.model, rounded, SHAPE, batch_size=told))
+    assert found.status in (Status.BUDGET_EXHAUSTED, Status.APPROXIMATE, Status.NOT_APPLICABLE)
+    assert time.monotonic() - started < 2.0
+
+
 def test_a_foreign_model_is_inconsistent() -> None:
     observation, _, _ = plant(5)
     stranger = Mlp(width=100, depth=4).build(SHAPE, 7, seed=77).double()
@@ -155,7 +180,9 @@ def test_a_foreign_model_is_inconsistent() -> None:
     assert "signs of W X + bias" in found.reason
 
 
-@pytest.mark.parametrize("settings", [{"seconds": 0.0}, {"subsets": 0}, {"false_rejection": 1.0}])
+@pytest.mark.parametrize(
+    "settings", [{"seconds": 0.0}, {"seconds": float("nan")}, {"seconds": float("inf")}, {"subsets": 0}, {"false_rejection": 1.0}]
+)
 def test_impossible_settings_are_misuse(settings: dict[str, float]) -> None:
     with pytest.raises(Misuse):
         Spear(**settings)  # type: ignore[arg-type]

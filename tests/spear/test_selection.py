@@ -3,7 +3,8 @@
 import torch
 
 from planted import plant
-from unbatch.spear.selection import agreement, independent, one_a_pattern, scaled
+from unbatch.spear.layer import unit
+from unbatch.spear.selection import agreement, best_matching, independent, one_a_pattern, scaled
 
 
 def test_scale_follows_from_the_bias_gradient() -> None:
@@ -34,3 +35,14 @@ def test_repetitions_share_a_pattern() -> None:
     directions, off = one_a_pattern(twice, case.layer.off(twice))
     assert len(directions) == 8
     assert torch.equal(case.layer.off(directions), off)
+
+
+def test_the_score_decides_between_candidates_where_zeros_mislead() -> None:
+    case = plant()
+    off = case.layer.off(case.directions)
+    mixed = unit(case.directions[:2] + 0.7 * case.directions[2:4])
+    pool = torch.cat([mixed, case.directions])
+    claimed = torch.cat([torch.ones_like(off[:2]), off])
+    assert {0, 1} <= set(independent(pool, claimed).tolist())
+    assert sorted(best_matching(case.layer, pool, claimed).tolist()) == list(range(2, 10))
+    assert len(best_matching(case.layer, pool[:5], claimed[:5])) < 8

@@ -15,17 +15,17 @@ the proof by replay and the search ``auto`` go beyond the paper.
 
 from __future__ import annotations
 
-import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Generator
 
+from unbatch.clock import Clock, OutOfTime
 from unbatch.contracts import Attack
 from unbatch.errors import Inapplicable, Misuse
 from unbatch.spear.candidate import Attempt, read_out
-from unbatch.spear.problem import Problem, factored, pose, too_few
+from unbatch.spear.problem import Problem, dependent, factored, pose, too_few
 from unbatch.spear.sampling import expected_subsets
 from unbatch.spear.search import Search
 from unbatch.spear.selection import Solution
@@ -42,6 +42,10 @@ SMALL = 40
 """Up to so many samples the ordinary search has its turn where the shallow one leaves some out."""
 
 
+HOPELESS = 0.05
+"""Share of the budget for inputs that depend on each other: only samples that are in no dependence can be found."""
+
+
 @dataclass(frozen=True)
 class Spear(Attack):
     """Exact inversion of a batch from one Linear + ReLU layer.
@@ -50,7 +54,7 @@ class Spear(Attack):
         search: how the sparse directions are found; ``sampling`` is the paper's.
         layer: name of the layer's weight; the first one that sees the raw input and can be inverted if None. Of a deeper layer the
             input features are recovered, certified by its weights and zeros.
-        seconds: budget of the search, wall time.
+        seconds: budget of all that it does, wall time.
         subsets: budget of sampling, subsets of rows.
         parallel: subsets evaluated at a time, at most.
         false_rejection: accepted probability that the zero threshold of sampling misses a true direction.
@@ -78,8 +82,9 @@ class Spear(Attack):
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be."""
-        if self.seconds <= 0 or self.subsets < 1 or self.parallel < 1:
-            raise Misuse("a positive budget", f"seconds={self.seconds}, subsets={self.subsets}, parallel={self.parallel}", "raise it")
+        Clock.of(self.seconds)
+        if self.subsets < 1 or self.parallel < 1:
+            raise Misuse("a positive budget", f"subsets={self.subsets}, parallel={self.parallel}", "raise it")
         if not 0 < self.false_rejection < 1:
             raise Misuse("a probability between 0 and 1", f"false_rejection={self.false_rejection}", "1e-5 is the usual choice")
 
@@ -106,20 +111,30 @@ class Spear(Attack):
         found = self._find_layer(observation)
         if isinstance(found, str):
             raise Inapplicable(found)
-        call, reader = found
+        clock = Clock.of(self.seconds)
+        try:
+            return self._inverted(observation, *found, generator, clock, progress)
+        except OutOfTime:
+            return Candidate(reason=f"{self.seconds:g} seconds were spent before the search could begin", exhausted=True)
+
+    def _inverted(
+        self, observation: Observation, call: LinearCall, reader: LinearCall | None, generator: Generator, clock: Clock, progress: Progress
+    ) -> Candidate:
         progress("factor", float("nan"))
-        factors, completion = factored(observation, call, generator)
+        factors, completion = factored(observation, call, generator, clock)
         shallow = None
         if self.search == "auto" and observation.one_gradient and completion is None:
-            shallow = invert_shallow(observation, call, reader, factors, generator, self.seconds, progress)
-            if shallow is not None and (not shallow.exhausted or factors.rank > SMALL):
+            shallow = invert_shallow(observation, call, reader, factors, generator, clock, progress)
+            found = shallow is not None and shallow.inputs is not None
+            if shallow is not None and (not shallow.exhausted or clock.over or (found and factors.rank > SMALL)):
                 return shallow
         best: Attempt | None = None
-        started = time.monotonic()
-        problems = pose(observation, call, reader, factors, completion, generator)
+        samples = None if completion is not None else dependent(observation, reader, factors, generator, clock)
+        if samples is not None:
+            clock = clock.part(HOPELESS)
+        problems = pose(observation, call, reader, factors, completion, generator, clock, samples)
         for turn, problem in enumerate(problems):
-            left = self.seconds - (time.monotonic() - started)
-            attempt = self._attempt(observation, problem, generator, max(0.01, left / (len(problems) - turn)), progress)
+            attempt = self._attempt(observation, problem, generator, clock.part(1 / (len(problems) - turn)), progress)
             if best is None or (attempt.fits, attempt.samples) > (best.fits, best.samples):
                 best = attempt
             if best.fits:
@@ -128,9 +143,11 @@ class Spear(Attack):
             raise Inapplicable(too_few(observation, call, factors))
         if not best.whole and shallow is not None:
             return shallow
+        if samples is not None and not best.whole:
+            best = replace(best, reason=f"{samples} samples whose inputs depend on each other, being of rank {factors.rank}: {best.reason}")
         return read_out(observation, best, factors.rank, progress)
 
-    def _attempt(self, observation: Observation, problem: Problem, generator: Generator, seconds: float, progress: Progress) -> Attempt:
+    def _attempt(self, observation: Observation, problem: Problem, generator: Generator, clock: Clock, progress: Progress) -> Attempt:
         """Search one problem."""
         search = Search(
             problem.layer,
@@ -143,7 +160,7 @@ class Spear(Attack):
             getattr(torch, self.precision),
             drifting=not observation.one_gradient or problem.columns is not None,
         )
-        solution = search.run(seconds, progress)
+        solution = search.run(clock, progress)
         score = float(solution.agreement.mean()) if len(solution.agreement) else 0.0
         fits = _fits(search, solution)
         return Attempt(problem, solution, fits, _shortfall(search, solution.missing, score, fits), _stats(problem, search, score))

@@ -14,6 +14,8 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from unbatch.clock import UNLIMITED, Clock
+
 __all__ = ["Completion", "complete", "is_pruned", "rank_of_pruned"]
 
 MARGIN = 4
@@ -57,7 +59,7 @@ def is_pruned(gradient: Float[Tensor, "m n"], least: float = 1e-3) -> bool:
     return inside > 0 and 1 - int(there.sum()) / inside > least
 
 
-def complete(gradient: Float[Tensor, "m n"], rank: int, sweeps: int = 150, enough: float = 1e-13) -> Completion:
+def complete(gradient: Float[Tensor, "m n"], rank: int, sweeps: int = 150, enough: float = 1e-13, clock: Clock = UNLIMITED) -> Completion:
     """Factors of the given rank through the entries that are not zero.
 
     Args:
@@ -65,6 +67,10 @@ def complete(gradient: Float[Tensor, "m n"], rank: int, sweeps: int = 150, enoug
         rank: r.
         sweeps: at most so many; it stops earlier when the residual no longer falls by a tenth in ten sweeps.
         enough: relative residual to stop at.
+        clock: when to give up.
+
+    Raises:
+        OutOfTime: the clock ran out.
     """
     known = gradient != 0
     rows, columns = _held(known, rank)
@@ -77,9 +83,9 @@ def complete(gradient: Float[Tensor, "m n"], rank: int, sweeps: int = 150, enoug
     left = torch.linalg.svd(part, full_matrices=False)[0][:, :rank]
     right = left.new_zeros((rank, part.shape[1]))
     for sweep in range(sweeps):
-        right = _fit(left, part, there)
+        right = _fit(left, part, there, clock)
         basis = torch.linalg.qr(right.T)[0]
-        left, mixing = torch.linalg.qr(_fit(basis, part.T, there.T).T)
+        left, mixing = torch.linalg.qr(_fit(basis, part.T, there.T, clock).T)
         right = mixing @ basis.T
         residual = _distance(left, right, part, there) / size
         history.append(residual)
@@ -89,21 +95,25 @@ def complete(gradient: Float[Tensor, "m n"], rank: int, sweeps: int = 150, enoug
     whole[rows] = left
     every = left.new_zeros((rank, gradient.shape[1]))
     every[:, columns] = right
-    every[:, ~columns] = _fit(left, gradient[rows][:, ~columns].double(), known[rows][:, ~columns], missing=1e-6)
+    every[:, ~columns] = _fit(left, gradient[rows][:, ~columns].double(), known[rows][:, ~columns], clock, missing=1e-6)
     return Completion(whole, every, rows, columns, residual)
 
 
-def rank_of_pruned(gradient: Float[Tensor, "m n"], most: int, hints: Sequence[int] = ()) -> int | None:
+def rank_of_pruned(gradient: Float[Tensor, "m n"], most: int, hints: Sequence[int] = (), clock: Clock = UNLIMITED) -> int | None:
     """The smallest rank up to ``most`` that explains the known entries, by doubling and halving; None if none does.
 
     Args:
         gradient: (m, n), zero where unknown.
         most: the largest rank to try.
         hints: ranks to try first, the smallest that explains is taken.
+        clock: when to give up.
+
+    Raises:
+        OutOfTime: the clock ran out.
     """
 
     def explains(rank: int) -> bool:
-        return complete(gradient, rank, sweeps=60, enough=COMPLETE).residual < COMPLETE
+        return complete(gradient, rank, sweeps=60, enough=COMPLETE, clock=clock).residual < COMPLETE
 
     for hint in sorted(hints):
         if hint <= most and explains(hint):
@@ -129,7 +139,7 @@ def _held(known: Bool[Tensor, "m n"], rank: int) -> tuple[Bool[Tensor, " m"], Bo
 
 
 def _fit(
-    left: Float[Tensor, "m r"], matrix: Float[Tensor, "m n"], known: Bool[Tensor, "m n"], missing: float = 0.0
+    left: Float[Tensor, "m r"], matrix: Float[Tensor, "m n"], known: Bool[Tensor, "m n"], clock: Clock, missing: float = 0.0
 ) -> Float[Tensor, "r n"]:
     """The right factor that comes nearest on the known entries, column by column; the others weigh ``missing`` and count as zero."""
     rank = left.shape[1]
@@ -137,6 +147,7 @@ def _fit(
     ridge = 1e-13 * torch.eye(rank, dtype=left.dtype, device=left.device)
     found = []
     for start in range(0, matrix.shape[1], max(1, BLOCK // rank**2)):
+        clock.check()
         block = slice(start, start + max(1, BLOCK // rank**2))
         mask = known[:, block].to(left.dtype).clamp_min(missing)
         gram = (mask.T @ products).reshape(-1, rank, rank)

@@ -14,7 +14,9 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-__all__ = ["Factors", "factor", "multiply"]
+from unbatch.clock import UNLIMITED, Clock
+
+__all__ = ["NOISELESS", "Factors", "factor", "multiply"]
 
 BLOCK = 1 << 22
 """Entries of the gradient that are converted to float64 at a time."""
@@ -69,16 +71,20 @@ class Factors:
         return self.gap >= CLEAR
 
 
-def factor(gradient: Float[Tensor, "m n"], generator: Generator, rank: int | None = None) -> Factors:
+def factor(gradient: Float[Tensor, "m n"], generator: Generator, rank: int | None = None, clock: Clock = UNLIMITED) -> Factors:
     """Find the rank of a gradient by its last clear gap, and factor it.
 
     Args:
         gradient: (m, n), any float type; not changed, not copied whole.
         generator: of the random sums of columns that stand for a wide gradient.
         rank: use this rank instead of the one that the gap shows.
+        clock: when to give up.
 
     Returns:
         the factors. A gradient without a gap is given its full numerical rank: see ``Factors.clear``.
+
+    Raises:
+        OutOfTime: the clock ran out.
 
     Example:
         >>> generator = torch.Generator().manual_seed(0)
@@ -89,13 +95,14 @@ def factor(gradient: Float[Tensor, "m n"], generator: Generator, rank: int | Non
     """
     height, width = gradient.shape
     if height > width:
-        flipped = factor(gradient.T, generator, rank)
+        flipped = factor(gradient.T, generator, rank, clock)
         left, mixing = torch.linalg.qr(flipped.right.T)
         return Factors(left, mixing @ flipped.left.T, flipped.singular_values, flipped.gap, flipped.noise, flipped.ranks)
     # Rounding in the gradient's own type is noise of this size on its singular values.
     resolution = 4 * torch.finfo(torch.promote_types(gradient.dtype, torch.float32)).eps
     size = SKETCH
     while True:
+        clock.check()
         whole = size >= height or width < 8 * size
         sums = _sums_of_columns(gradient, 2 * height if whole else size, generator)
         left, values, _ = torch.linalg.svd(sums, full_matrices=False)
@@ -108,11 +115,11 @@ def factor(gradient: Float[Tensor, "m n"], generator: Generator, rank: int | Non
     if rank is not None:
         count, gap = rank, _ratio(values, rank)
     left = left[:, :count].contiguous()
-    right, noise = _project(left, gradient), _unexplained(left, gradient)
+    right, noise = _project(left, gradient, clock), _unexplained(left, gradient)
     if noise > NOISELESS * float(values[0]) / gradient.numel() ** 0.5:
         # Sums of columns average less than all columns do: one step of subspace iteration uses every entry against the noise.
-        left, _ = torch.linalg.qr(multiply(gradient, right))
-        right, noise = _project(left, gradient), _unexplained(left, gradient)
+        left, _ = torch.linalg.qr(multiply(gradient, right, clock))
+        right, noise = _project(left, gradient, clock), _unexplained(left, gradient)
     return Factors(left, right, values, gap, noise, ranks)
 
 
@@ -140,18 +147,20 @@ def _column_blocks(gradient: Tensor) -> list[slice]:
     return [slice(start, start + step) for start in range(0, gradient.shape[1], step)]
 
 
-def multiply(wide: Float[Tensor, "m n"], right: Float[Tensor, "b n"]) -> Float[Tensor, "m b"]:
+def multiply(wide: Float[Tensor, "m n"], right: Float[Tensor, "b n"], clock: Clock = UNLIMITED) -> Float[Tensor, "m b"]:
     """wide @ rightᵀ in float64, reading the wide matrix in blocks."""
     total = right.new_zeros((wide.shape[0], right.shape[0]))
     for block in _column_blocks(wide):
+        clock.check()
         total.addmm_(wide[:, block].double(), right[:, block].T)
     return total
 
 
-def _project(left: Tensor, gradient: Tensor) -> Tensor:
+def _project(left: Tensor, gradient: Tensor, clock: Clock) -> Tensor:
     """leftᵀ gradient, in blocks."""
     right = left.new_empty((left.shape[1], gradient.shape[1]))
     for block in _column_blocks(gradient):
+        clock.check()
         torch.mm(left.T, gradient[:, block].double(), out=right[:, block])
     return right
 

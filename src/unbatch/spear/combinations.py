@@ -11,12 +11,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from unbatch.clock import UNLIMITED, Clock
 from unbatch.spear.layer import Layer, unit
 
 __all__ = ["untangled"]
 
 
-def untangled(layer: Layer, directions: Float[Tensor, "b b"], rounds: int = 5, equal: int = 3) -> Float[Tensor, "b b"]:
+def untangled(
+    layer: Layer, directions: Float[Tensor, "b b"], rounds: int = 5, equal: int = 3, clock: Clock = UNLIMITED
+) -> Float[Tensor, "b b"]:
     """The directions, each less the multiples of others that make its column sparser.
 
     Args:
@@ -24,6 +27,7 @@ def untangled(layer: Layer, directions: Float[Tensor, "b b"], rounds: int = 5, e
         directions: (b, b) unit directions, independent.
         rounds: sweeps over all pairs, at most.
         equal: so many equal ratios are no accident.
+        clock: the directions as they are when it runs out.
 
     Example:
         >>> from planted import plant
@@ -38,6 +42,8 @@ def untangled(layer: Layer, directions: Float[Tensor, "b b"], rounds: int = 5, e
     for _ in range(rounds):
         changed = False
         for i in range(len(directions)):
+            if clock.over:
+                return directions
             columns = directions @ layer.left.T
             ratios = (columns[i] / columns).where(~(layer.off(directions) | layer.off(directions[i : i + 1])), torch.nan)
             ratios[i] = torch.nan

@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
+from unbatch.clock import UNLIMITED, Clock
 from unbatch.spear.layer import Layer
 
 __all__ = ["blind_directions", "off_weights", "promising", "sparse_directions"]
@@ -35,6 +36,7 @@ def sparse_directions(
     weights: Float[Tensor, "k m"] | Float[Tensor, "1 1"],
     steps: int = 150,
     relax: float = 1.6,
+    clock: Clock = UNLIMITED,
 ) -> Float[Tensor, "k b"]:
     """argmin Σ_j w_ij |left_j · q| with p_i · q = 1, for all guesses p_i at once, by over-relaxed ADMM.
 
@@ -44,12 +46,14 @@ def sparse_directions(
         weights: (k, m) the w_ij, or (1, 1) for equal weights.
         steps: iterations.
         relax: over-relaxation, between 1 and 2.
+        clock: when to give up.
     """
     anchors = F.normalize(guesses, dim=1)
     directions, columns = anchors, anchors @ left.T
     sparse, dual = columns, torch.zeros_like(columns)
     threshold = torch.zeros_like(columns[:, :1])
     for step in range(steps):
+        clock.check()
         pulled = (sparse - dual) @ left
         directions = pulled + anchors * (1 - (anchors * pulled).sum(dim=1, keepdim=True))
         columns = directions @ left.T
@@ -75,6 +79,7 @@ def blind_directions(
     starts: int = 512,
     conditioned: int = 6,
     stages: tuple[tuple[float, int], ...] = ((1.5, 15), (3.0, 8), (8.0, 8)),
+    clock: Clock = UNLIMITED,
 ) -> Float[Tensor, "starts b"]:
     """Directions where ``left @ q`` tends to be sparse, without any guess.
 
@@ -84,6 +89,7 @@ def blind_directions(
         starts: how many.
         conditioned: start i stays in the null space of i mod (conditioned + 1) random rows.
         stages: (sharpness of the tanh, iterations), in order.
+        clock: when to give up.
     """
     height, batch = left.shape
     left = left.float()
@@ -105,6 +111,7 @@ def blind_directions(
     directions = free(directions)
     for sharpness, steps in stages:
         for _ in range(steps):
+            clock.check()
             flat = torch.tanh((sharpness * height**0.5) * (directions @ left.T))
             slope = sharpness * (1 - flat.square().mean(dim=1, keepdim=True))
             directions = free(flat @ left / height**0.5 - slope * directions)

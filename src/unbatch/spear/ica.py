@@ -14,6 +14,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
+from unbatch.clock import UNLIMITED, Clock
 from unbatch.spear.dictionary_learning import sparse_directions
 
 __all__ = ["fast_ica", "guesses", "views_of"]
@@ -41,7 +42,9 @@ def views_of(right: Float[Tensor, "b n"], shape: tuple[int, ...], generator: Gen
     return views.contiguous()
 
 
-def guesses(views: Float[Tensor, "b N"], generator: Generator, contrast: float, steps: int = 100) -> Float[Tensor, "b b"]:
+def guesses(
+    views: Float[Tensor, "b N"], generator: Generator, contrast: float, steps: int = 100, clock: Clock = UNLIMITED
+) -> Float[Tensor, "b b"]:
     """Rows p, up to scale and sign, whose features p @ views look like those of single inputs.
 
     Args:
@@ -49,6 +52,7 @@ def guesses(views: Float[Tensor, "b N"], generator: Generator, contrast: float, 
         generator: of the starting point.
         contrast: softness of the absolute value in FastICA.
         steps: iterations at most.
+        clock: when to give up.
     """
     length = views.norm(dim=0)
     kept = length > 1e-9 * length.max()
@@ -56,13 +60,18 @@ def guesses(views: Float[Tensor, "b N"], generator: Generator, contrast: float, 
     squares, vectors = torch.linalg.eigh(scaled @ scaled.T / scaled.shape[1])
     whitening = (vectors / squares.clamp_min(1e-12 * float(squares[-1])).sqrt()) @ vectors.T
     white = (whitening @ scaled).float()
-    rows = fast_ica(white, generator, contrast, steps)
-    rows = sparse_directions(white.T / white.shape[1] ** 0.5, rows, torch.ones((1, 1), device=white.device), steps=40)
+    rows = fast_ica(white, generator, contrast, steps, clock=clock)
+    rows = sparse_directions(white.T / white.shape[1] ** 0.5, rows, torch.ones((1, 1), device=white.device), steps=40, clock=clock)
     return rows.to(views.dtype) @ whitening
 
 
 def fast_ica(
-    white: Float[Tensor, "b N"], generator: Generator, contrast: float = 0.1, steps: int = 100, moved: float = 1e-3
+    white: Float[Tensor, "b N"],
+    generator: Generator,
+    contrast: float = 0.1,
+    steps: int = 100,
+    moved: float = 1e-3,
+    clock: Clock = UNLIMITED,
 ) -> Float[Tensor, "b b"]:
     """Symmetric FastICA with the contrast √(y² + ε): orthogonal rows that make rows @ white as sparse as can be.
 
@@ -72,10 +81,12 @@ def fast_ica(
         contrast: ε.
         steps: iterations at most.
         moved: stop when no row turns by more than this (1 − cosine).
+        clock: when to give up.
     """
     count = white.shape[1]
     rows = _nearest_orthogonal(torch.randn((len(white),) * 2, generator=generator, device=white.device, dtype=white.dtype))
     for _ in range(steps):
+        clock.check()
         components = rows @ white
         inverse = (components.square() + contrast).rsqrt()
         slope = contrast * inverse.pow(3).mean(dim=1, keepdim=True)

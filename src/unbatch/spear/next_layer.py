@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
+from unbatch.clock import UNLIMITED, Clock
 from unbatch.spear.layer import Layer
 from unbatch.spear.rounding import masked_gram, null_of_masks
 
@@ -44,7 +45,7 @@ def next_layer(gradient: Float[Tensor, "m2 m"] | None, alive: Bool[Tensor, " m"]
 
 
 def solve_samples(
-    layer: Layer, following: NextLayer, off: Bool[Tensor, "k m"], refinements: int = 2
+    layer: Layer, following: NextLayer, off: Bool[Tensor, "k m"], refinements: int = 2, clock: Clock = UNLIMITED
 ) -> tuple[Float[Tensor, "k b"], Float[Tensor, " k"]]:
     """The samples that belong to zero patterns.
 
@@ -55,6 +56,7 @@ def solve_samples(
         following: the next layer.
         off: (k, m) zero patterns.
         refinements: steps of iterative refinement.
+        clock: when to give up.
 
     Returns:
         (k, b) samples p, and (k,) relative residuals: at rounding level exactly where the pattern is right.
@@ -62,9 +64,9 @@ def solve_samples(
     count, batch = len(off), layer.batch
     on = (~off).to(layer.left.dtype)
     basis, change = torch.linalg.qr(layer.seen)
-    shape = null_of_masks(following.activations, off) @ following.activations.T
+    shape = null_of_masks(following.activations, off, clock=clock) @ following.activations.T
     identity = 1e-15 * torch.eye(batch, dtype=basis.dtype, device=basis.device)
-    factor, _ = torch.linalg.cholesky_ex(masked_gram(basis, ~off) + identity)
+    factor, _ = torch.linalg.cholesky_ex(masked_gram(basis, ~off, clock) + identity)
     wanted = torch.stack([shape * on, on * layer.bias], dim=1)
     solution = wanted.new_zeros((count, 2, batch))
     for _ in range(refinements):

@@ -8,9 +8,10 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
+from unbatch.clock import Clock, OutOfTime
 from unbatch.errors import Inapplicable
 from unbatch.linalg.completion import COMPLETE, Completion, complete, is_pruned, rank_of_pruned
-from unbatch.linalg.lowrank import Factors, factor, multiply
+from unbatch.linalg.lowrank import NOISELESS, Factors, factor, multiply
 from unbatch.spear.ica import views_of
 from unbatch.spear.layer import Layer, layer_in_factors
 from unbatch.spear.next_layer import NextLayer, next_layer
@@ -18,7 +19,7 @@ from unbatch.spear.search import NOISY
 from unbatch.trace import LinearCall
 from unbatch.types import Observation
 
-__all__ = ["Problem", "factored", "pose", "too_few"]
+__all__ = ["Problem", "dependent", "factored", "pose", "too_few"]
 
 ZERO = 1e-7
 """What counts as zero in L q, as a share of its largest entry, in an update without noise."""
@@ -26,6 +27,10 @@ ZERO = 1e-7
 
 ROUGH = 1e-6
 """What a gradient with zeros leaves unexplained, as a share of its size, above which the zeros are taken for pruned entries."""
+
+
+COMPLETING = 0.5
+"""Share of the budget for the completion of what looks pruned: where there is another way, it needs the rest."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,44 +54,69 @@ class Problem:
     columns: Bool[Tensor, " n"] | None = None
 
 
-def factored(observation: Observation, call: LinearCall, generator: Generator) -> tuple[Factors, Completion | None]:
+def factored(observation: Observation, call: LinearCall, generator: Generator, clock: Clock) -> tuple[Factors, Completion | None]:
     """The gradient's factors, of the rank that it shows, or else of the batch size that the server knows.
 
     Of a pruned gradient, whose rank shows nothing, the factors that go through what is left of it, and what is known of the rest.
 
     Raises:
         Inapplicable: the rank says that the batch is too large, or says nothing.
+        OutOfTime: the clock ran out.
     """
     gradient = observation.update[call.weight]
-    factors = factor(gradient, generator)
+    factors = factor(gradient, generator, clock=clock)
     firing = int((gradient != 0).any(dim=1).sum())
     hidden = not factors.clear or factors.rank >= min(firing, gradient.shape[1])
-    rough = len(factors.ranks) > 1 or factors.noise > ROUGH * float(gradient.double().square().mean().sqrt())
+    size = float(gradient.double().square().mean().sqrt())
+    rough = factors.noise > ROUGH * size or (len(factors.ranks) > 1 and _cut(gradient, size))
     if (hidden or rough) and is_pruned(gradient):
         try:
-            return _completed(observation, call, factors.ranks)
-        except Inapplicable:
+            return _completed(observation, call, factors.ranks, clock.part(COMPLETING))
+        except (Inapplicable, OutOfTime):
             if hidden and not observation.batch_size:
                 raise
     if hidden and observation.batch_size:  # of full rank, because noise has it
-        factors = factor(gradient, generator, rank=min(observation.batch_size, *gradient.shape))
+        factors = factor(gradient, generator, rank=min(observation.batch_size, *gradient.shape), clock=clock)
     _check_rank(observation, call, factors)
     return factors, None
 
 
-def _completed(observation: Observation, call: LinearCall, hints: tuple[int, ...]) -> tuple[Factors, Completion]:
+def _cut(gradient: Float[Tensor, "m n"], size: float, low: float = 1e-3) -> bool:
+    """Whether all small entries are zero, as pruning leaves them.
+
+    Where several gaps come from samples of which the network is nearly sure, rows of one sample are zero at its black pixels, and their
+    other entries are tiny.
+    """
+    there = gradient[gradient != 0].abs()
+    return bool(len(there)) and float(there.min()) > low * size
+
+
+def _completed(observation: Observation, call: LinearCall, hints: tuple[int, ...], clock: Clock) -> tuple[Factors, Completion]:
     gradient = observation.update[call.weight]
-    rank = observation.batch_size or rank_of_pruned(gradient, min(gradient.shape) // 2, hints)
+    rank = observation.batch_size or rank_of_pruned(gradient, min(gradient.shape) // 2, hints, clock)
     left = float((gradient != 0).double().mean())
     told = f"the gradient of {call.weight} was pruned to {left:.0%} of its entries"
     if rank is None or rank >= min(gradient.shape):
         raise Inapplicable(f"{told}, too few to complete it at any rank: the batch is too large, or the rest is noisy; more may be known")
-    completion = complete(gradient, rank)
+    completion = complete(gradient, rank, clock=clock)
     if not completion.residual < COMPLETE:
         raise Inapplicable(f"{told}, and no completion of rank {rank} explains them (the nearest leaves {completion.residual:.0e})")
     values = torch.linalg.svdvals(completion.right)
     noise = completion.residual * float(gradient.double().norm()) / gradient.numel() ** 0.5
     return Factors(completion.left, completion.right, values, 1 / max(completion.residual, 1e-16), noise, (rank,)), completion
+
+
+def dependent(observation: Observation, reader: LinearCall | None, factors: Factors, generator: Generator, clock: Clock) -> int | None:
+    """How many samples there are, where their inputs depend on each other: the next layer's gradient then has a larger rank.
+
+    A table of one-hot columns has fewer independent rows than the rows are long; what a layer makes of them with its ReLU is independent.
+    A sample that is a combination of others has no column in the gradient's column space, nor have those others.
+    """
+    if reader is None or not observation.one_gradient or not factors.clear or factors.noise > NOISELESS * float(factors.singular_values[0]):
+        return None
+    following = factor(observation.update[reader.weight], generator, clock=clock)
+    clear = following.clear and following.rank < min(observation.update[reader.weight].shape)
+    return following.rank if clear and following.rank > factors.rank else None
 
 
 def pose(
@@ -96,18 +126,22 @@ def pose(
     factors: Factors,
     completion: Completion | None,
     generator: Generator,
+    clock: Clock,
+    samples: int | None = None,
 ) -> list[Problem]:
     """The layer in the coordinates of its factors, for every rank that the gradient may have: first those with little noise, then large.
+
+    ``samples`` is how many there are, where that is more than the rank.
 
     With several clear gaps, the samples after the last ones have gradients so small that rounding may hide their zeros.
     """
     parameters, problems = dict(observation.model.named_parameters()), []
     for rank in factors.ranks if factors.clear else (factors.rank,):
-        part = factors if rank == factors.rank else factor(observation.update[call.weight], generator, rank=rank)
+        part = factors if rank == factors.rank else factor(observation.update[call.weight], generator, rank=rank, clock=clock)
         found = layer_in_factors(
             part.left,
             _bias_gradient(observation, call, part, completion),
-            multiply(parameters[call.weight].detach(), part.right),
+            multiply(parameters[call.weight].detach(), part.right, clock),
             parameters[str(call.bias)].detach().double(),
             views_of(part.right, observation.input_shape if call.raw else tuple(call.input.shape[1:]), generator),
             part.noise_map,
@@ -119,7 +153,7 @@ def pose(
         layer, change, alive = found
         read = None if reader is None or completion is not None else observation.update[reader.weight]
         columns = None if completion is None or bool(completion.columns.all()) else completion.columns
-        problems.append(Problem(call, part, layer, change, next_layer(read, alive, layer.batch), columns))
+        problems.append(Problem(call, part, layer, change, next_layer(read, alive, samples or layer.batch), columns))
     return sorted(problems, key=lambda problem: problem.layer.noise_level > NOISY)
 
 

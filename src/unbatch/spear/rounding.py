@@ -12,6 +12,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
+from unbatch.clock import UNLIMITED, Clock
 from unbatch.spear.layer import Layer
 
 __all__ = ["masked_gram", "null_of_masks", "round_directions"]
@@ -21,7 +22,10 @@ CHUNK = 1 << 24
 
 
 def round_directions(
-    layer: Layer, directions: Float[Tensor, "k b"], shares: tuple[tuple[float, int, int], ...] = ((0.28, 3, 3), (0.42, 5, 2))
+    layer: Layer,
+    directions: Float[Tensor, "k b"],
+    shares: tuple[tuple[float, int, int], ...] = ((0.28, 3, 3), (0.42, 5, 2)),
+    clock: Clock = UNLIMITED,
 ) -> tuple[Float[Tensor, "k b"], Bool[Tensor, "k m"]]:
     """Make directions exact where they are close enough to an exact one.
 
@@ -29,6 +33,7 @@ def round_directions(
         layer: the layer.
         directions: (k, b) approximate, any float type.
         shares: stages of (share of the m rows, at most this many times b, repetitions).
+        clock: when to give up.
 
     Returns:
         (k, b) unit directions in float64, and where they are zero, (k, m); of the stages the one with most zeros.
@@ -40,7 +45,7 @@ def round_directions(
         rows = min(height, max(int(min(share * height, times * batch)), batch + 2))
         for _ in range(repetitions):
             smallest = (directions @ layer.left.T).abs().topk(rows, dim=1, largest=False).indices
-            directions = _null_of_rows(layer.left, smallest, directions)
+            directions = _null_of_rows(layer.left, smallest, directions, clock)
         off = layer.off(directions)
         better = (off.sum(dim=1) >= most.sum(dim=1))[:, None]
         best, most = torch.where(better, directions, best), torch.where(better, off, most)
@@ -48,13 +53,14 @@ def round_directions(
 
 
 def _null_of_rows(
-    left: Float[Tensor, "m b"], rows: Int64[Tensor, "k s"], directions: Float[Tensor, "k b"], sweeps: int = 2
+    left: Float[Tensor, "m b"], rows: Int64[Tensor, "k s"], directions: Float[Tensor, "k b"], clock: Clock, sweeps: int = 2
 ) -> Float[Tensor, "k b"]:
     """The smallest singular vector of left[rows_i] for every i, by inverse iteration from the given directions."""
     found = []
     for part, start in zip(
         *(torch.split(tensor, max(1, CHUNK // (rows.shape[1] * left.shape[1]))) for tensor in (rows, directions)), strict=True
     ):
+        clock.check()
         block = left[part]
         found.append(_inverse_iteration(block.mT @ block, start, sweeps))
     return torch.cat(found) if found else directions
@@ -70,7 +76,7 @@ def _inverse_iteration(gram: Float[Tensor, "k b b"], start: Float[Tensor, "k b"]
     return vectors[..., 0]
 
 
-def null_of_masks(left: Float[Tensor, "m b"], off: Bool[Tensor, "k m"], sweeps: int = 3) -> Float[Tensor, "k b"]:
+def null_of_masks(left: Float[Tensor, "m b"], off: Bool[Tensor, "k m"], sweeps: int = 3, clock: Clock = UNLIMITED) -> Float[Tensor, "k b"]:
     """For every zero set the unit direction that is smallest on all of its rows together: rounding averages out.
 
     Example:
@@ -78,11 +84,17 @@ def null_of_masks(left: Float[Tensor, "m b"], off: Bool[Tensor, "k m"], sweeps: 
         >>> null_of_masks(left, torch.tensor([[True, True, False]])).abs().round(decimals=12)
         tensor([[0., 1.]], dtype=torch.float64)
     """
-    start = torch.ones((len(off), left.shape[1]), dtype=left.dtype, device=left.device)
-    return _inverse_iteration(masked_gram(left, off), start, sweeps)
+    found = [left.new_zeros((0, left.shape[1]))]
+    for part in torch.split(off, max(1, CHUNK // left.numel())):
+        start = torch.ones((len(part), left.shape[1]), dtype=left.dtype, device=left.device)
+        found.append(_inverse_iteration(masked_gram(left, part, clock), start, sweeps))
+    return torch.cat(found)
 
 
-def masked_gram(matrix: Float[Tensor, "m b"], mask: Bool[Tensor, "k m"]) -> Float[Tensor, "k b b"]:
+def masked_gram(matrix: Float[Tensor, "m b"], mask: Bool[Tensor, "k m"], clock: Clock = UNLIMITED) -> Float[Tensor, "k b b"]:
     """matrixᵀ diag(mask_i) matrix for every i."""
-    parts = torch.split(mask.to(matrix.dtype), max(1, CHUNK // matrix.numel()))
-    return torch.cat([(matrix * part[..., None]).mT @ matrix for part in parts])
+    grams = []
+    for part in torch.split(mask.to(matrix.dtype), max(1, CHUNK // matrix.numel())):
+        clock.check()
+        grams.append((matrix * part[..., None]).mT @ matrix)
+    return torch.cat(grams)

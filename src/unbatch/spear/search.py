@@ -8,15 +8,16 @@ itself is taken out, which lowers the dimension (a cascade). Combinations of tru
 from __future__ import annotations
 
 import itertools
-import time
 from collections import Counter
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, field
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
+from unbatch.clock import UNLIMITED, Clock, OutOfTime
 from unbatch.spear.combinations import untangled
 from unbatch.spear.dictionary_learning import blind_directions, off_weights, promising, sparse_directions
 from unbatch.spear.ica import guesses
@@ -24,7 +25,7 @@ from unbatch.spear.layer import Layer, complement, deflate, unit
 from unbatch.spear.next_layer import NextLayer, solve_samples
 from unbatch.spear.rounding import null_of_masks, round_directions
 from unbatch.spear.sampling import least_zeros, sampled_directions
-from unbatch.spear.selection import Solution, agreement, independent, misfits, one_a_pattern, scaled
+from unbatch.spear.selection import Solution, agreement, best_matching, independent, misfits, one_a_pattern, scaled
 
 __all__ = ["Search"]
 
@@ -36,6 +37,9 @@ ROUNDED = 1e-11
 
 NOISY = 1e-5
 """Above this level of noise no sample is certified by itself: a wrong pattern can be as close."""
+
+ENDING = 0.05
+"""Share of the budget that is kept for the certificates of what a search that ran out of time has found."""
 
 VERY_FEW, FEW = 9, 18
 """Up to so many samples, sampling subsets of rows is the first tool, or worth a round after a stall."""
@@ -75,6 +79,7 @@ class Search:
 
     def __post_init__(self) -> None:
         """Nothing is known yet."""
+        self.clock = UNLIMITED
         whole = self.layer
         # Neurons that noise alone, or weights that moved, may contradict; a wrong direction contradicts a quarter of them.
         self.allowed = len(whole.left) // 50 if self.drifting else 0 if self.exact else len(whole.left) // 100
@@ -85,6 +90,7 @@ class Search:
         nothing, no_rows = whole.left.new_zeros((0, whole.batch)), self.rows.new_zeros((0, len(self.rows)))
         self.samples, self.directions, self.off = nothing, nothing, no_rows
         self.open, self.open_off = nothing, no_rows
+        self.pool, self.pool_off = nothing, no_rows
 
     @property
     def noisy(self) -> bool:
@@ -101,34 +107,48 @@ class Search:
         """Directions known, with and without a certificate of their own."""
         return len(self.directions) + len(self.open)
 
-    def run(self, seconds: float, progress: Callable[[str, float], None]) -> Solution:
+    def run(self, clock: Clock, progress: Callable[[str, float], None]) -> Solution:
         """Search until every sign fits, nothing better turns up, or the budget is spent.
 
         Args:
-            seconds: wall time.
+            clock: asked in every round and inside the long ones.
             progress: told how many directions are known.
         """
-        start, stalled, patience = time.monotonic(), 0, 8
+        self.clock = clock.part(1 - ENDING)
+        try:
+            self._search(progress)
+        except OutOfTime:
+            self.clock = clock
+            with suppress(OutOfTime):
+                self._certify()
+        self.clock = clock
+        return self._solution()
+
+    def _search(self, progress: Callable[[str, float], None]) -> None:
+        """Rounds, until there is nothing more to do.
+
+        Raises:
+            OutOfTime: in the middle of a round; what was found before it counts.
+        """
+        stalled, patience = 0, 8
         for turn in itertools.count():
             before = (self.found, int(self.open_off.sum()))
             self._round(turn, stalled)
             fits = len(self.open) == self.rest.batch and self._repair()
-            ended = time.monotonic() - start > seconds
-            if not (self.only_sampling or fits or self.rest.batch == 1) and (self.exact or stalled > 4 or ended):
+            if not fits and (self.exact or stalled > 4):
                 self._certify()
             changed = (self.found, int(self.open_off.sum())) != before
             stalled = 0 if changed else stalled + 1
             if changed and self.only_sampling:
                 patience = 8 + 4 * turn  # sampling finds rarely: wait in proportion to what the last success took
-            taken = time.monotonic() - start
-            told = f"{self.found} of {self.layer.batch} directions, {taken:.1f} s"
+            told = f"{self.found} of {self.layer.batch} directions, {self.clock.taken:.1f} s"
             progress(told + (f", {self.drawn:,} subsets" if self.drawn else ""), self.found / self.layer.batch)
             whole = self.found == self.layer.batch
             if fits or len(self.directions) == self.layer.batch or (whole and stalled > patience):
                 break
-            if ended or (self.only_sampling and self.drawn >= self.subsets):
+            if self.only_sampling and self.drawn >= self.subsets:
                 break
-        return self._solution()
+            self.clock.check()
 
     def _round(self, turn: int, stalled: int) -> None:
         """One round of the tool whose turn it is: the guided one, after stalls the blind one, and for few samples the sampled one."""
@@ -149,8 +169,23 @@ class Search:
         count = min(self.parallel, work, max(64, 2 ** min(batch + 2, 30)), max(0, self.subsets - self.drawn))
         if count:
             least = min(least_zeros(len(self.rest.left), batch, self.false_rejection), len(self.rest.left))
-            self._add("sampling", *sampled_directions(self.rest, count, least, self.generator, self.precision))
+            hits = sampled_directions(self.rest, count, least, self.generator, self.precision)
             self.drawn += count
+            if self.only_sampling:
+                self._pool(*hits)
+            else:
+                self._add("sampling", *hits)
+
+    def _pool(self, directions: Float[Tensor, "k b"], off: Bool[Tensor, "k m"]) -> None:
+        """As published: every different hit stays a candidate, and the sparsity-matching score decides which are kept."""
+        before = len(self.pool)
+        self.pool, self.pool_off = one_a_pattern(torch.cat([self.pool, directions]), torch.cat([self.pool_off, off]))
+        if len(self.pool) == before:
+            return
+        known = len(self.open)
+        kept = best_matching(self.rest, self.pool, self.pool_off, self.clock)
+        self.open, self.open_off = self.pool[kept], self.pool_off[kept]
+        self.tools["sampling"] += max(0, len(self.open) - known)
 
     def _guided_round(self, contrast: float, loosened: int) -> None:
         """Guess inputs among what the known directions leave, then the direction of each, for both signs where the first fails.
@@ -161,7 +196,7 @@ class Search:
         if len(self.open) == self.rest.batch:
             loosened = max(2, loosened)  # all are there, and some of them are wrong
         left = complement(self.open[: max(0, len(self.open) - loosened)])
-        samples = guesses(left.T @ self.rest.views, self.generator, contrast) @ left.T
+        samples = guesses(left.T @ self.rest.views, self.generator, contrast, clock=self.clock) @ left.T
         if left.shape[1] <= 6:
             samples = torch.cat([samples, self._random_samples(left)])
         samples = samples / (samples @ self.rest.sums)[:, None]
@@ -174,10 +209,10 @@ class Search:
     def _blind_round(self, few: int = 4) -> None:
         """Many blind starts; when few directions are missing, random samples among what is left (W and the bias do the work)."""
         rest = self.rest
-        directions = blind_directions(rest.left, self.generator)
+        directions = blind_directions(rest.left, self.generator, clock=self.clock)
         one = torch.ones((1, 1), device=directions.device)
-        directions = sparse_directions(rest.left.float(), directions, one, steps=60)
-        directions, off = round_directions(rest, directions[promising(rest.left, directions)])
+        directions = sparse_directions(rest.left.float(), directions, one, steps=60, clock=self.clock)
+        directions, off = round_directions(rest, directions[promising(rest.left, directions)], clock=self.clock)
         kept = off.sum(dim=1) >= rest.batch + 4
         self._add("blind", *one_a_pattern(directions[kept], off[kept]))
         if 0 < rest.batch - len(self.open) <= few:
@@ -196,9 +231,9 @@ class Search:
         """Exact directions from approximate samples, added; returns which samples gave none."""
         rest = self.rest
         weights = off_weights(rest, samples)
-        rough = sparse_directions(rest.left.float(), samples.float(), weights.float())
+        rough = sparse_directions(rest.left.float(), samples.float(), weights.float(), clock=self.clock)
         hopeful = promising(rest.left, rough).nonzero()[:, 0]
-        directions, off = round_directions(rest, rough[hopeful])
+        directions, off = round_directions(rest, rough[hopeful], clock=self.clock)
         zeros, weights = off.sum(dim=1), weights[hopeful]
         good = (zeros >= rest.batch + margin) & (zeros >= share * weights.sum(dim=1))
         good &= (off & (weights > 0.5)).sum(dim=1) >= agree * zeros
@@ -224,11 +259,11 @@ class Search:
 
     def _certify(self) -> None:
         """Turn open directions into certified samples, take those out, and drop what clearly fails its certificate."""
-        if self.following is None or not len(self.open):
+        if self.following is None or self.only_sampling or self.rest.batch == 1 or not len(self.open):
             return
         tolerance = max(1e-6, 100 * self.layer.noise_level)
         directions, off = self._whole()
-        samples, residual = solve_samples(self.layer, self.following, off)
+        samples, residual = solve_samples(self.layer, self.following, off, clock=self.clock)
         good = residual < tolerance
         undecided = ~good & (off.sum(dim=1) < self.layer.batch + 5)
         self.refused += int((~good & ~undecided).sum())
@@ -258,8 +293,10 @@ class Search:
                 return False
             if int(misfits(rest, samples, directions).sum(dim=1).max()) <= self.allowed:
                 return True
+            if self.only_sampling:
+                return False
             before = int(self.open_off.sum())
-            directions = null_of_masks(rest.left, rest.extremes(samples)[1] <= 0)
+            directions = null_of_masks(rest.left, rest.extremes(samples)[1] <= 0, clock=self.clock)
             self._add("repair", directions, rest.off(directions))
             if int(self.open_off.sum()) <= before:
                 return False
@@ -276,10 +313,13 @@ class Search:
             return certified
         directions, off = unit(torch.cat([self.directions, directions])), torch.cat([self.off, off])
         if self.drifting:
-            directions = untangled(layer, directions)
+            directions = untangled(layer, directions, clock=self.clock)
             off = layer.off(directions)
         # In the scale of the gradient itself every row is equally noisy, so that all zeros together average the noise out.
-        exact = null_of_masks(layer.left * layer.length[:, None], off)
+        try:
+            exact = null_of_masks(layer.left * layer.length[:, None], off, clock=self.clock)
+        except OutOfTime:
+            exact = directions
         close = 1 - min(1e-2, max(1e-6, 100 * layer.noise_level))
         same = ((exact * directions).sum(dim=1).abs() > close) & (off.sum(dim=1) >= layer.batch + 2)
         better = torch.where(same[:, None], exact, directions)

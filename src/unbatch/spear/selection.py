@@ -8,9 +8,10 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from unbatch.clock import UNLIMITED, Clock
 from unbatch.spear.layer import Layer, unit
 
-__all__ = ["Solution", "agreement", "independent", "misfits", "one_a_pattern", "scaled"]
+__all__ = ["Solution", "agreement", "best_matching", "independent", "misfits", "one_a_pattern", "scaled"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +98,52 @@ def independent(directions: Float[Tensor, "k b"], off: Bool[Tensor, "k m"], smal
         kept.append(int(order[position]))
         position += 1
     return torch.tensor(kept, dtype=torch.int64, device=directions.device)
+
+
+def best_matching(
+    layer: Layer, directions: Float[Tensor, "k b"], off: Bool[Tensor, "k m"], clock: Clock = UNLIMITED
+) -> Int64[Tensor, " j"]:
+    """SPEAR's selection: the b sparsest independent candidates, then swaps while the sparsity-matching score of the whole rises.
+
+    Args:
+        layer: the layer.
+        directions: (k, b) candidates.
+        off: (k, m) where they are zero.
+        clock: the best set so far when it runs out.
+
+    Returns:
+        indices of the candidates that are kept; fewer than b where no b are independent.
+    """
+    chosen = independent(directions, off)
+    if len(chosen) < layer.batch:
+        return chosen
+    score = float(_scores(layer, directions[chosen][None]))
+    by_zeros = off.sum(dim=1).argsort(descending=True, stable=True)
+    changed = score < 1
+    while changed and not clock.over:
+        changed = False
+        for candidate in by_zeros.tolist():
+            if candidate in chosen.tolist() or clock.over:
+                continue
+            swapped = chosen.repeat(layer.batch, 1)
+            swapped.fill_diagonal_(candidate)
+            scores = _scores(layer, directions[swapped])
+            if float(scores.max()) > score:
+                chosen, score, changed = swapped[scores.argmax()], float(scores.max()), True
+    return chosen
+
+
+def _scores(layer: Layer, sets: Float[Tensor, "s b b"]) -> Float[Tensor, " s"]:
+    """The score of every set of b directions; −1 where they depend on each other."""
+    scale, failed = torch.linalg.solve_ex(sets.mT, layer.sums.expand(len(sets), -1))
+    scaled_sets = sets * scale[..., None]
+    samples, singular = torch.linalg.inv_ex(scaled_sets.mT)
+    right = (failed == 0) & (singular == 0) & samples.isfinite().flatten(1).all(dim=1)
+    score = sets.new_full((len(sets),), -1.0)
+    if bool(right.any()):
+        flat = agreement(layer, samples[right].flatten(0, 1), scaled_sets[right].flatten(0, 1))
+        score[right] = flat.view(-1, layer.batch).mean(dim=1)
+    return score
 
 
 def one_a_pattern(directions: Float[Tensor, "k b"], off: Bool[Tensor, "k m"]) -> tuple[Float[Tensor, "j b"], Bool[Tensor, "j m"]]:

@@ -22,7 +22,7 @@ class PlantedPair:
         return distance.amin(dim=0) / samples.norm(dim=1)
 
     def found(self, chosen: Tensor) -> Found:
-        return Found(self.samples[chosen], self.labels[chosen], 1e-15 * self.samples[chosen].norm(dim=1))
+        return Found.read(self.samples[chosen], self.labels[chosen], 1e-15 * self.samples[chosen].norm(dim=1))
 
 
 def plant_shallow(
@@ -42,5 +42,5 @@ def plant_shallow(
     columns = (errors @ outer) * (z > 0)
     basis = torch.linalg.qr(x.T)[0].T
     gradients = (columns.T @ x @ basis.T, columns.sum(dim=0), errors.T @ z.relu(), errors.sum(dim=0))
-    problem = TwoLayer(*gradients, weight @ basis.T, bias, outer, outer_bias, b)
+    problem = TwoLayer(*gradients, weight @ basis.T, bias, outer, outer_bias, float(b))
     return PlantedPair(problem, x @ basis.T, labels, z <= 0)

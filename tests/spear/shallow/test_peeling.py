@@ -1,10 +1,13 @@
+from dataclasses import replace
+
 import pytest
 import torch
 
 from planted_shallow import plant_shallow
-from unbatch.spear.shallow.peeling import always_on, peel, reread
-from unbatch.spear.shallow.recovery import certificates
-from unbatch.spear.shallow.two_layer import Found, residual_of
+from unbatch.spear.shallow.joint import solve_jointly
+from unbatch.spear.shallow.peeling import batch_of, peel
+from unbatch.spear.shallow.recovery import certificates, explained
+from unbatch.spear.shallow.two_layer import Found, always_on, residual_of
 
 
 @pytest.mark.parametrize(("classes", "seed"), [(2, 0), (5, 1), (10, 2)])
@@ -53,22 +56,59 @@ def test_every_sample_measures_its_own_error() -> None:
     assert bool((error < 100 * found.doubt).all())
 
 
-def test_reading_again_only_improves() -> None:
-    planted = plant_shallow(m=300, b=30, seed=1, shift=0.6)
-    known = planted.found(torch.arange(30))
-    rough = Found(known.samples * (1 + 1e-6), known.labels, 1e-5 * known.samples.norm(dim=1))
-    better = reread(planted.problem, rough)
-    assert len(better) == 30
-    assert float(better.doubt.max()) <= float(rough.doubt.max())
-    assert float(planted.error_of(better.samples).mean()) <= float(planted.error_of(rough.samples).mean())
+def test_a_sample_tells_the_batch_size_only_where_another_agrees() -> None:
+    planted = plant_shallow(m=300, b=30, seed=0, shift=0.6)
+    untold = replace(planted.problem, batch=1.0)
+    assert batch_of(untold) == 30
+    halved = {name: getattr(untold, name) / 1.7 for name in ("gradient", "bias_gradient", "outer_gradient", "outer_bias_gradient")}
+    assert batch_of(replace(untold, **halved)) == pytest.approx(51, abs=1e-6)
+    halved = {name: getattr(untold, name) / 1.71 for name in ("gradient", "bias_gradient", "outer_gradient", "outer_bias_gradient")}
+    assert batch_of(replace(untold, **halved)) == pytest.approx(51.3, abs=1e-6)
+    assert batch_of(plant_shallow(b=20).problem) is None
 
 
 def test_a_certificate_tells_members_from_strangers() -> None:
     planted = plant_shallow(b=10)
     problem, members = planted.problem, planted.found(torch.arange(10))
     assert float(certificates(problem, members).max()) < 1e-11
-    wrong_label = Found(members.samples, (members.labels + 1) % 5, members.doubt)
-    moved = Found(members.samples * (1 + 1e-4), members.labels, members.doubt)
-    mixed = Found((members.samples + members.samples.roll(1, 0)) / 2, members.labels, members.doubt)
-    for stranger in (wrong_label, moved, mixed):
+    for stranger in (
+        replace(members, labels=(members.labels + 1) % 5),
+        replace(members, samples=members.samples * (1 + 1e-4)),
+        replace(members, samples=(members.samples + members.samples.roll(1, 0)) / 2),
+    ):
         assert float(certificates(problem, stranger).min()) > 1e-6
+
+
+def test_members_explain_rows_and_strangers_do_not() -> None:
+    planted = plant_shallow(m=300, b=30, seed=0, shift=0.6)
+    problem, members = planted.problem, planted.found(torch.arange(30))
+    assert bool(explained(problem, members).all())
+    for stranger in (
+        replace(members, labels=(members.labels + 1) % 5),
+        replace(members, samples=members.samples * 1.01),
+        replace(members, samples=(members.samples + members.samples.roll(1, 0)) / 2),
+    ):
+        assert not bool(explained(problem, stranger).any())
+    doubled = members[torch.tensor([*range(29), 3])]
+    assert not bool(explained(problem, doubled)[[3, 29]].any())
+
+
+def test_a_stranger_among_members_is_told_from_them() -> None:
+    planted = plant_shallow(m=300, b=30, seed=0, shift=0.6, sure=8.0)
+    members = planted.found(torch.arange(30))
+    weakest = int(planted.problem.columns(members.samples, members.labels).errors.norm(dim=1).argmin())
+    mixed = members.samples.clone()
+    mixed[weakest] = (members.samples[weakest] + members.samples[weakest - 1]) / 2
+    told = explained(planted.problem, replace(members, samples=mixed))
+    assert not bool(told[weakest])
+
+
+def test_solving_jointly_takes_errors_back_to_the_rounding_while_samples_are_missing() -> None:
+    planted = plant_shallow(m=300, b=30, shift=0.3)
+    noise = torch.randn((28, planted.samples.shape[1]), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    known = planted.found(torch.arange(28))
+    length = known.samples.norm(dim=1, keepdim=True)
+    rough = replace(known, samples=known.samples + 1e-8 * length * noise / noise.shape[1] ** 0.5, doubt=1e-8 * length[:, 0])
+    solved = solve_jointly(planted.problem, rough, rough, rounds=8)
+    assert float(planted.error_of(solved.samples).max()) < 1e-12
+    assert bool((planted.error_of(solved.samples) * length[:, 0] < 100 * solved.doubt).all())

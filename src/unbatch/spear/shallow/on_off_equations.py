@@ -25,12 +25,16 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
+from unbatch.clock import UNLIMITED, Clock, OutOfTime
 from unbatch.spear.shallow.two_layer import Found, Residual, TwoLayer, zero_sum_basis
 
 __all__ = ["Frame", "cone_start", "exact", "frame_of", "pair_map", "polish", "samples_of", "search_pairs"]
 
 CHUNK = 16
 """Systems that are polished at a time."""
+
+ABOVE = 100.0
+"""A direction of what is left belongs to samples when its singular value, each row divided by its noise, is above this."""
 
 FEW = 6
 """With so many samples left, or fewer, they are guessed in the small space that the known columns leave to them."""
@@ -41,7 +45,8 @@ class Frame:
     """The unknowns of one column, the equations of always-on neurons built in.
 
     Attributes:
-        basis: (m, r) orthonormal basis U of the columns that are sought.
+        basis: (m, r) basis U of the columns that are sought, orthonormal when every row is divided by its noise.
+        coordinates: (r, m) of a column in it.
         pairs: (2m, d) K.
         size: (2m,) by which its rows were divided.
         live: (m,) neurons that say something.
@@ -52,6 +57,7 @@ class Frame:
     """
 
     basis: Float[Tensor, "m r"]
+    coordinates: Float[Tensor, "r m"]
     pairs: Float[Tensor, "two_m d"]
     size: Float[Tensor, " two_m"]
     live: Bool[Tensor, " m"]
@@ -66,17 +72,28 @@ class Frame:
         return self.basis.shape[1]
 
 
-def frame_of(problem: TwoLayer, rest: Residual, on: Bool[Tensor, " m"], sought: int) -> Frame:
+def frame_of(problem: TwoLayer, rest: Residual, on: Bool[Tensor, " m"], above: float = ABOVE) -> Frame | None:
     """Set up the unknowns.
 
     Args:
         problem: the two layers.
         rest: what is left of their gradients.
         on: (m,) neurons that are on for every sample that is left.
-        sought: how many samples are left.
+        above: a direction is a sample's when it is this many times the noise of all rows; what is below cannot be seen.
+
+    Returns:
+        the frame of all that can be seen, or None where nothing can.
     """
-    basis, spectrum, _ = torch.linalg.svd(rest.rows, full_matrices=False)
-    basis = basis[:, :sought]
+    alive = rest.rows.norm(dim=1) > 0
+    inverse = torch.where(alive, 1 / rest.noise, 0.0)
+    basis, spectrum, _ = torch.linalg.svd(rest.rows * inverse[:, None], full_matrices=False)
+    sought = int((spectrum > above).sum())
+    if not sought:
+        return None
+    # In units of a typical row's noise the basis is about as large as the signals.
+    unit = rest.noise[alive].median()
+    coordinates = basis[:, :sought].T * inverse * unit
+    basis = basis[:, :sought] * (rest.noise / unit)[:, None]
     noise = float(spectrum[sought] / spectrum[sought - 1]) if sought < len(spectrum) else 0.0
     zero_sum = zero_sum_basis(problem.outer)
     signal, change = torch.linalg.qr(problem.outer.T @ zero_sum)
@@ -93,11 +110,16 @@ def frame_of(problem: TwoLayer, rest: Residual, on: Bool[Tensor, " m"], sought: 
     mixing = null[:sought] @ white
     classes = zero_sum @ torch.linalg.solve(change, null[sought:] @ white)
     idle = torch.linalg.svd(mixing, full_matrices=True)[2][sought:].T
-    return Frame(basis, pairs, size, live, mixing, classes, idle, noise)
+    return Frame(basis, coordinates, pairs, size, live, mixing, classes, idle, noise)
 
 
 def cone_start(
-    pairs: Float[Tensor, "two_m d"], signs: Float[Tensor, "k two_m"], goals: Float[Tensor, "k d"], steps: int = 100, pull: float = 0.2
+    pairs: Float[Tensor, "two_m d"],
+    signs: Float[Tensor, "k two_m"],
+    goals: Float[Tensor, "k d"],
+    steps: int = 100,
+    pull: float = 0.2,
+    clock: Clock = UNLIMITED,
 ) -> Float[Tensor, "k d"]:
     """Towards max goal · t over the t whose equations have the given signs, their mean fixed, by ADMM.
 
@@ -109,12 +131,14 @@ def cone_start(
         goals: (k, d).
         steps: iterations.
         pull: strength of the goal.
+        clock: when to give up.
     """
     mean = F.normalize(signs @ pairs, dim=1)
     drift = pull * F.normalize(goals - mean * (mean * goals).sum(dim=1, keepdim=True), dim=1)
     t = mean
     inside, dual = t @ pairs.T, torch.zeros_like(signs)
     for _ in range(steps):
+        clock.check()
         t = (inside - dual) @ pairs + drift
         t = t + mean * (1 - (mean * t).sum(dim=1, keepdim=True))
         target = t @ pairs.T + dual
@@ -123,11 +147,14 @@ def cone_start(
     return t
 
 
-def pair_map(pairs: Float[Tensor, "two_m d"], t: Float[Tensor, "k d"], live: Bool[Tensor, " m"], steps: int = 100) -> Float[Tensor, "k d"]:
+def pair_map(
+    pairs: Float[Tensor, "two_m d"], t: Float[Tensor, "k d"], live: Bool[Tensor, " m"], steps: int = 100, clock: Clock = UNLIMITED
+) -> Float[Tensor, "k d"]:
     """Douglas-Rachford between the range of ``pairs`` and the set where each neuron obeys one of its two equations."""
     obeyed = t @ pairs.T
     dual = torch.zeros_like(obeyed)
     for _ in range(steps):
+        clock.check()
         t = F.normalize((obeyed - dual) @ pairs, dim=1)
         target = t @ pairs.T + dual
         off = _nearer_off(target)
@@ -147,13 +174,14 @@ def _ratio(values: Float[Tensor, "k two_m"], live: Bool[Tensor, " m"]) -> Float[
     return torch.where(live, torch.minimum(u, v) / torch.maximum(u, v).clamp_min(1e-30), 1.0)
 
 
-def polish(frame: Frame, t: Float[Tensor, "k d"], steps: int = 1) -> Float[Tensor, "k d"]:
+def polish(frame: Frame, t: Float[Tensor, "k d"], steps: int = 1, clock: Clock = UNLIMITED) -> Float[Tensor, "k d"]:
     """Null vector of m equations, the nearer one of each pair, undecided neurons weighted down."""
     height = len(frame.live)
     unit = torch.arange(height, device=t.device)
     for _ in range(steps):
         polished = []
         for part in torch.split(t, CHUNK):
+            clock.check()
             values = part @ frame.pairs.T
             weight = frame.live / (1 + (10 * _ratio(values, frame.live)) ** 2)
             chosen = unit + height * (~_nearer_off(values)).long()
@@ -191,6 +219,7 @@ def search_pairs(
     more: Callable[[int], bool],
     starts: int = 128,
     patience: int = 12,
+    clock: Clock = UNLIMITED,
 ) -> Float[Tensor, "k d"]:
     """Rounds of starts until all columns but one are known, ``patience`` rounds bring nothing, or ``more`` says stop.
 
@@ -203,13 +232,17 @@ def search_pairs(
         more: told how many columns are known; whether to go on.
         starts: at most so many a round.
         patience: rounds without a new column.
+        clock: what is known counts when it runs out.
     """
     found = frame.pairs.new_zeros((0, frame.pairs.shape[1]))
     idle = 0
     while len(found) < frame.sought - 1 and idle < patience and more(len(found)):
         count = min(starts, 48 + 2 * (frame.sought - len(found)))
         few = idle > 0 and frame.sought - len(found) <= FEW
-        new = _round(problem, rest, frame, found, count, generator, tolerance, few=few)
+        try:
+            new = _round(problem, rest, frame, found, count, generator, tolerance, clock, few=few)
+        except OutOfTime:
+            break
         idle = 0 if len(new) else idle + 1
         found = torch.cat([found, new])
     return found
@@ -223,6 +256,7 @@ def _round(
     count: int,
     generator: Generator,
     tolerance: float,
+    clock: Clock,
     *,
     few: bool,
 ) -> Float[Tensor, "k d"]:
@@ -236,13 +270,13 @@ def _round(
         goals = torch.randn((count, pairs.shape[1]), generator=generator, dtype=frame.pairs.dtype, device=frame.pairs.device)
         known = torch.linalg.qr(torch.cat([found.T, frame.idle], dim=1))[0]
         goals = goals - goals @ known @ known.T
-        t = cone_start(pairs, signs.repeat(1, 2).float(), goals.float())
-    t = pair_map(pairs, t, frame.live).to(frame.pairs.dtype)
+        t = cone_start(pairs, signs.repeat(1, 2).float(), goals.float(), clock=clock)
+    t = pair_map(pairs, t, frame.live, clock=clock).to(frame.pairs.dtype)
     near = (_ratio(t @ frame.pairs.T, frame.live)[:, frame.live] < 0.05).double().mean(dim=1) > 0.5
     t = _fresh(t[near], found)
     done = [t[:0]]
     for _ in range(3):
-        t = polish(frame, t)
+        t = polish(frame, t, clock=clock)
         right = exact(frame, t, tolerance)
         done.append(t[right])
         t = t[~right]
@@ -254,11 +288,11 @@ def _completions(
 ) -> Float[Tensor, "k d"]:
     """Columns of random samples with random labels, where the samples are orthogonal to all known columns, as those that are left are."""
     left = torch.linalg.qr((found @ frame.mixing.T).T, mode="complete")[0][:, len(found) :]
-    inputs = left.T @ (frame.basis.T @ rest.rows)
+    inputs = left.T @ (frame.coordinates @ rest.rows)
     _, change = torch.linalg.qr((inputs @ problem.seen.T).T)
     noise = torch.randn((left.shape[1], count), generator=generator, dtype=left.dtype, device=left.device)
     shares = torch.linalg.solve_triangular(change, noise, upper=True).T
-    samples = shares / (shares @ (left.T @ (frame.basis.T @ rest.sums)))[:, None] @ inputs
+    samples = shares / (shares @ (left.T @ (frame.coordinates @ rest.sums)))[:, None] @ inputs
     labels = torch.randint(len(problem.outer), (count,), generator=generator, device=left.device)
     guess = problem.columns(samples, labels)
     equations = torch.cat([guess.columns, guess.signals - guess.columns], dim=1) / frame.size.clamp_min(1e-30)
@@ -266,7 +300,7 @@ def _completions(
 
 
 def _prototypes(
-    rest: Residual, batch: int, frame: Frame, found: Float[Tensor, "f d"], count: int, generator: Generator
+    rest: Residual, batch: float, frame: Frame, found: Float[Tensor, "f d"], count: int, generator: Generator
 ) -> Float[Tensor, "k C"]:
     """Guesses of e up to scale: the mean softmax (from g₂), or the positive part of a known e, less a random label."""
     classes = len(rest.outer_sums)
@@ -294,19 +328,19 @@ def samples_of(problem: TwoLayer, rest: Residual, frame: Frame, t: Float[Tensor,
 
     A missing last sample is orthogonal to the columns of the others, which leaves its p no freedom; its label is tried.
     """
-    mixing, sums = t @ frame.mixing.T, frame.basis.T @ rest.sums
+    mixing, sums = t @ frame.mixing.T, frame.coordinates @ rest.sums
     labels = _oriented(t @ frame.classes.T).argmin(dim=1)
     if len(t) == frame.sought - 1:
         alone = torch.linalg.qr(mixing.T, mode="complete")[0][:, -1]
-        last = (alone / (alone @ sums) @ frame.basis.T @ rest.rows)[None]
+        last = (alone / (alone @ sums) @ frame.coordinates @ rest.rows)[None]
         classes = torch.arange(len(problem.outer), device=t.device)
         columns = problem.columns(last.expand(len(classes), -1), classes).columns
-        inside = columns @ frame.basis
+        inside = columns @ frame.coordinates.T
         label = ((columns - inside @ frame.basis.T).norm(dim=1) / columns.norm(dim=1)).argmin()
         mixing, labels = torch.cat([mixing, inside[label, None]]), torch.cat([labels, label[None]])
     scale = torch.linalg.solve_ex(mixing.T, sums)[0]  # dependent columns give what no certificate lets pass
-    samples = torch.linalg.solve_ex((mixing * scale[:, None]).T, frame.basis.T @ rest.rows)[0]
-    return Found(samples, labels, 1e-6 * samples.norm(dim=1))
+    samples = torch.linalg.solve_ex((mixing * scale[:, None]).T, frame.coordinates @ rest.rows)[0]
+    return Found.read(samples, labels, max(1e-6, 10 * frame.noise) * samples.norm(dim=1))
 
 
 def _oriented(errors: Float[Tensor, "k C"]) -> Float[Tensor, "k C"]:

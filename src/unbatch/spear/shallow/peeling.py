@@ -7,27 +7,32 @@ subtracted, which makes new rows of both kinds.
 
 Errors decide how far this goes, and every sample measures its own: the e that its row shows, C − 1 numbers, must be the e that the sample
 causes; their relative distance, the mismatch, is an upper estimate of the relative error of p. (Worst-case bounds grow tenfold a
-round where the errors do not grow.) Samples are therefore taken in the order of their mismatch, the best row of each, and read again
-from a better row when one has become clear. Notation: see ``two_layer``.
+round where the errors do not grow.) Samples are therefore taken in the order of their mismatch, the best row of each. Notation: see
+``two_layer``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float
 from torch import Tensor
 
-from unbatch.spear.shallow.two_layer import Found, Residual, TwoLayer, first_of_each, residual_of, zero_sum_basis
+from unbatch.spear.shallow.joint import solve_jointly
+from unbatch.spear.shallow.two_layer import CLEAR, Found, Residual, TwoLayer, always_on, first_of_each, residual_of, zero_sum_basis
 
-__all__ = ["always_on", "peel", "reread"]
+__all__ = ["batch_of", "peel"]
 
-CLEAR = 100.0
-"""A row shows something when it is this many times its noise."""
+ABOVE = 10.0
+"""Where no row is clear, one that is this many times its noise may be read."""
 
-SILENT = 30.0
-"""A row is explained when it is below this many times its noise."""
+ROUGH = 0.03
+"""Largest mismatch of a sample that is read from such a row."""
+
+FEW, IDLE = 3, 3
+"""So many of these are taken at a time; so many rounds without a new sample end the peeling."""
 
 MATCH = 1e-4
 """Largest mismatch of a sample."""
@@ -42,6 +47,9 @@ SURE = 1e-11
 def peel(problem: TwoLayer, found: Found | None = None, more: Callable[[int], bool] | None = None) -> Found:
     """Find samples alone in a row, or alone missing from one, until there are no more.
 
+    What is known is solved for together after every round (see ``joint``). Where no row is clear, those that stand out from the noise
+    are read: their samples are rough, and become exact with all others when they are right.
+
     Args:
         problem: the two layers.
         found: what is known already.
@@ -51,41 +59,88 @@ def peel(problem: TwoLayer, found: Found | None = None, more: Callable[[int], bo
         all that is known, ``found`` first.
     """
     found, idle = Found.none(problem) if found is None else found, 0
-    while len(found) < problem.rank and idle < 3 and (more is None or more(len(found))):
+    reading = found
+    while len(found) < problem.rank and idle < IDLE and (more is None or more(len(found))):
         rest = residual_of(problem, found)
-        shown = _shown(problem, rest.rows, rest.sums, rest.outer, rest.noise)
+        shown = _shown(problem, rest.rows, rest.sums, rest.outer, rest.noise, rough=idle > 0)
         mirror = _mirrored(problem, rest)
-        new = _fresh(found, shown if mirror is None else shown + _shown(problem, *mirror))
+        new = _fresh(found, shown if mirror is None else shown + _shown(problem, *mirror, rough=idle > 0))
+        new = new[torch.arange(min(len(new), FEW))] if idle else new
         idle = 0 if len(new) else idle + 1
-        found = found + new if len(new) else reread(problem, found)
+        found, reading = found + new, reading + new
+        if len(found):
+            found = solve_jointly(problem, found, reading)
+            reading = _nearer(reading, found)
     return found
 
 
-def _shown(
-    problem: TwoLayer, rows: Float[Tensor, "m r"], sums: Float[Tensor, " m"], outer: Float[Tensor, "C m"], noise: Float[Tensor, " m"]
-) -> Found:
-    """Samples of rows that one sample made alone."""
-    neuron = ((rows.norm(dim=1) > CLEAR * noise) & (sums != 0)).nonzero()[:, 0]
-    return _read(problem, neuron, rows[neuron], sums[neuron], outer.T[neuron])
+def batch_of(problem: TwoLayer, alike: float = 1e-6, least: int = 2) -> float | None:
+    """The batch size as rows that one sample made alone tell it: their e is (softmax − onehot) / b.
 
+    Rows of several samples give any number; those of one sample agree. A number that is whole to rounding is given as one.
 
-def _read(
-    problem: TwoLayer,
-    neuron: Int64[Tensor, " k"],
-    rows: Float[Tensor, "k r"],
-    sums: Float[Tensor, " k"],
-    outer: Float[Tensor, "k C"],
-) -> Found:
-    """Take each row as made by one sample: p = row / sum, e = outer / h; keep those whose forward pass gives that e."""
-    samples = rows / sums[:, None]
+    Args:
+        problem: the two layers; its own batch size is not used.
+        alike: relative distance between numbers that agree.
+        least: so many samples must agree, those whose rows differ.
+
+    Returns:
+        b, or None where fewer agree.
+    """
+    rest = residual_of(problem, Found.none(problem))
+    neuron = ((rest.rows.norm(dim=1) > CLEAR * rest.noise) & (rest.sums != 0)).nonzero()[:, 0]
+    samples = rest.rows[neuron] / rest.sums[neuron, None]
     hidden = (samples * problem.seen[neuron]).sum(dim=1) + problem.bias[neuron]
-    errors = outer / hidden[:, None]
+    errors = rest.outer.T[neuron] / hidden[:, None]
+    expected = replace(problem, batch=1.0).errors(problem.logits(samples), errors.argmin(dim=1))
+    shares = (errors * expected).sum(dim=1) / expected.square().sum(dim=1)
+    fits = ((errors - shares[:, None] * expected).norm(dim=1) < MATCH * errors.norm(dim=1)) & (shares > 0)
+    samples, sizes = samples[fits], 1 / shares[fits]
+    kept = first_of_each(samples)
+    sizes = sizes[kept]
+    if not len(sizes):
+        return None
+    agree = ((sizes[:, None] - sizes).abs() < alike * sizes).sum(dim=1)
+    if int(agree.max()) < least:
+        return None
+    size = float(sizes[(sizes - sizes[agree.argmax()]).abs() < alike * sizes[agree.argmax()]].median())
+    return float(round(size)) if abs(size - round(size)) < 10 * alike * size and round(size) > 0 else size
+
+
+def _nearer(one: Found, other: Found) -> Found:
+    """The same samples, each as it is known better."""
+    better = other.doubt < one.doubt
+    pick = better[:, None]
+    return Found(
+        torch.where(pick, other.samples, one.samples),
+        one.labels,
+        other.doubt.minimum(one.doubt),
+        torch.where(better, other.scale, one.scale),
+    )
+
+
+def _shown(
+    problem: TwoLayer,
+    rows: Float[Tensor, "m r"],
+    sums: Float[Tensor, " m"],
+    outer: Float[Tensor, "C m"],
+    noise: Float[Tensor, " m"],
+    *,
+    rough: bool,
+) -> Found:
+    """Samples of rows that one sample made alone: p = row / sum, e = outer / h, where the forward pass of p gives that e."""
+    length = rows.norm(dim=1)
+    neuron = ((length > (ABOVE if rough else CLEAR) * noise) & (sums != 0)).nonzero()[:, 0]
+    samples = rows[neuron] / sums[neuron, None]
+    hidden = (samples * problem.seen[neuron]).sum(dim=1) + problem.bias[neuron]
+    errors = outer.T[neuron] / hidden[:, None]
     labels = errors.argmin(dim=1)
     expected = problem.errors(problem.logits(samples), labels)
     mismatch = (errors - expected).norm(dim=1) / expected.norm(dim=1)
-    fits = mismatch < MATCH
+    by_noise = (CLEAR * noise[neuron] / length[neuron]).clamp_max(ROUGH)
+    fits = mismatch < (by_noise.clamp_min(MATCH) if rough else MATCH)
     doubt = mismatch.clamp_min(4 * problem.rounding) * samples.norm(dim=1)
-    return Found(samples[fits], labels[fits], doubt[fits])
+    return Found.read(samples[fits], labels[fits], doubt[fits])
 
 
 def _mirrored(problem: TwoLayer, rest: Residual) -> tuple[Tensor, Tensor, Tensor, Tensor] | None:
@@ -108,43 +163,13 @@ def _mirrored(problem: TwoLayer, rest: Residual) -> tuple[Tensor, Tensor, Tensor
     return rows, sums, outer, (rest.noise.square() + spread.square().sum(dim=1)).sqrt()
 
 
-def always_on(problem: TwoLayer, rest: Residual) -> Bool[Tensor, " m"]:
-    """Neurons that are on for every sample that is left: g₁_j = w₂_j · g₂, and something is left in their row."""
-    gap = (rest.sums - problem.outer.T @ rest.outer_sums).abs()
-    slack = rest.sum_noise + problem.rounding * (problem.outer.abs().T @ problem.outer_bias_gradient.abs())
-    return (rest.rows.norm(dim=1) > CLEAR * rest.noise) & (gap < SILENT * slack)
-
-
 def _fresh(found: Found, new: Found) -> Found:
     """Of the samples that are not known, the best reading of each, without those that had better wait."""
-    new = new[~(torch.cdist(new.samples, found.samples) < 1e-3 * new.samples.norm(dim=1)[:, None]).any(dim=1)]
+    near = (10 * (new.doubt[:, None] + found.doubt)).maximum(1e-3 * new.samples.norm(dim=1)[:, None])
+    new = new[~(torch.cdist(new.samples, found.samples) < near).any(dim=1)]
     if not len(new):
         return new
     relative = new.doubt / new.samples.norm(dim=1)
     new = new[relative < max(TIER * float(relative.min()), SURE)]
     new = new[new.doubt.argsort()]
     return new[first_of_each(new.samples)]
-
-
-def reread(problem: TwoLayer, found: Found, readings: int = 4) -> Found:
-    """Read known samples again, each from the rows that by now show it best: its own part is added back to what is left of them.
-
-    Args:
-        problem: the two layers.
-        found: what is known.
-        readings: rows that are tried for each sample.
-    """
-    rest, known = residual_of(problem, found), problem.columns(found.samples, found.labels)
-    columns = known.columns
-    others = (rest.noise.square() - (columns * found.doubt[:, None]).square()).clamp_min(0).sqrt() + rest.rounding
-    explained = (rest.rows.norm(dim=1) < SILENT * rest.noise) & (columns != 0)
-    expected = torch.where(explained, others / columns.abs(), torch.inf)
-    least, neuron = expected.topk(min(readings, expected.shape[1]), dim=1, largest=False)
-    sample = torch.arange(len(found), device=neuron.device)[:, None].expand_as(neuron)[least.isfinite()]
-    neuron = neuron[least.isfinite()]
-    own = columns[sample, neuron]
-    rows = rest.rows[neuron] + own[:, None] * found.samples[sample]
-    outer = rest.outer.T[neuron] + known.errors[sample] * known.hidden[sample, neuron, None]
-    again = found + _read(problem, neuron, rows, rest.sums[neuron] + own, outer)
-    best = again[again.doubt.argsort(stable=True)]
-    return best[first_of_each(best.samples)]

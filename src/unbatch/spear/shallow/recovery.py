@@ -1,28 +1,40 @@
-"""Recover a batch from a Linear + ReLU layer and the output layer behind it: peel, search pairs, solve for all at once, certify each.
+"""Recover a batch from a Linear + ReLU layer and the output layer behind it: peel, search pairs, peel again.
 
-Peeling costs a fraction of a second and finds most of a batch of natural pictures. The search over pairs finds what has no row of its
-own (digits and clothes: hardly any sample has). With all samples known, masks and e follow from the model, and one weighted
-least-squares problem gives the samples to the precision of the gradient. Notation: see ``two_layer``.
+Peeling costs a second at most and finds most of a batch of natural pictures. The search over pairs finds what has no row of its own
+(digits and clothes: hardly any sample has). What is known is solved for together all along. Notation: see ``two_layer``.
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Generator, Tensor
 
+from unbatch.clock import Clock
+from unbatch.spear.shallow.joint import solve_jointly
 from unbatch.spear.shallow.on_off_equations import frame_of, samples_of, search_pairs
-from unbatch.spear.shallow.peeling import always_on, peel, reread
-from unbatch.spear.shallow.two_layer import Found, TwoLayer, residual_of
+from unbatch.spear.shallow.peeling import peel
+from unbatch.spear.shallow.two_layer import Found, TwoLayer, always_on, residual_of
 
-__all__ = ["Shallow", "certificates", "recover", "tighten"]
+__all__ = ["Shallow", "certificates", "explained", "recover"]
 
 CERTIFIED = 1e-6
-"""Largest certificate, and largest estimated relative error, of a sample that is given away."""
+"""Largest certificate of a sample that is believed for it."""
+
+ACCURATE = 2e-5
+"""Largest estimated relative error of a sample that is given away, and largest distance of its scale from 1."""
+
+EXPLAINED = 1e-3
+"""A row is explained by a sample when what is left of it is below this share of the sample's part in it."""
+
+POLISHING = 20
+"""Rounds of the last joint solution."""
+
+ROWS = 5
+"""A sample is believed when so many rows are explained by it: one it may have been read from."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,85 +42,87 @@ class Shallow:
     """What was recovered.
 
     Attributes:
-        samples: (k, r) p of the certified samples.
+        samples: (k, r) p of the samples that explain rows of the gradient, or are certified by its column space.
         labels: (k,).
-        certificates: (k,) see the function of this name.
-        missing: how many of the r samples are not among them.
+        doubt: (k,) estimated relative error.
+        visible: how many samples are above the rounding of the gradient, as far as that can be told.
         tools: how many samples each tool found.
     """
 
     samples: Float[Tensor, "k r"]
     labels: Int64[Tensor, " k"]
-    certificates: Float[Tensor, " k"]
-    missing: int
+    doubt: Float[Tensor, " k"]
+    visible: int
     tools: dict[str, int]
 
 
-def recover(problem: TwoLayer, generator: Generator, seconds: float, progress: Callable[[str, float], None]) -> Shallow:
+def recover(problem: TwoLayer, generator: Generator, clock: Clock, progress: Callable[[str, float], None]) -> Shallow:
     """Find the batch, or what can be found of it.
 
     Args:
         problem: the two layers.
         generator: of the search over pairs.
-        seconds: wall time.
+        clock: when to end with what is known.
         progress: told how many samples are known.
     """
-    start = time.monotonic()
 
     def more(known: int) -> bool:
-        taken = time.monotonic() - start
-        progress(f"{known} of {problem.rank} samples, {taken:.1f} s", known / problem.rank)
-        return taken < seconds
+        progress(f"{known} of {problem.rank} samples, {clock.taken:.1f} s", min(1.0, known / problem.rank))
+        return not clock.over
 
     found = peel(problem, more=more)
     tools = {"peeling": len(found)}
-    left = problem.rank - len(found)
-    if left and more(len(found)):
-        rest = residual_of(problem, found)
-        frame = frame_of(problem, rest, always_on(problem, rest), left)
-        tolerance = min(0.03, max(1e-6, 10 * frame.noise))
-        columns = search_pairs(problem, rest, frame, generator, tolerance, lambda known: more(len(found) + known))
-        if left - 1 <= len(columns) <= left:  # more of them than there are samples cannot all be right
-            found, tools["pairs"] = found + samples_of(problem, rest, frame, columns), left
-    if len(found) == problem.rank:
-        found = tighten(problem, reread(problem, found))
-    certificate = certificates(problem, found)
-    good = (certificate < CERTIFIED) & (found.doubt < CERTIFIED * found.samples.norm(dim=1))
-    kept = found[good]
-    return Shallow(kept.samples, kept.labels, certificate[good], problem.rank - len(kept), tools)
-
-
-def tighten(problem: TwoLayer, found: Found, rounds: int = 60, patience: int = 6) -> Found:
-    """With all samples known: compute every column from the model, solve [G₁ g₁] = Σ d [pᵀ 1], and again; keep what certifies better.
-
-    Columns are scaled to one length, so that a sample with a small gradient comes out as well. The last column of G tells the scale of
-    each d, which for a sample that is nearly certain follows from p with a large error. The error halves in a round; weights by the
-    rows' noise, which are right for a known D, make it grow.
-
-    Args:
-        problem: the two layers.
-        found: all samples, with their masks and labels right.
-        rounds: at most so many.
-        patience: rounds without progress of the whole replay.
-    """
-    wanted = torch.cat([problem.gradient, problem.bias_gradient[:, None]], dim=1)
-    best, least, idle, samples = found.samples, torch.inf, 0, found.samples
-    for _ in range(rounds):
-        columns = problem.columns(samples, found.labels).columns.T
-        known = torch.cat([samples, torch.ones_like(samples[:, :1])], dim=1)
-        rest = wanted - columns @ known
-        size = float(rest.norm())
-        if not size < torch.inf or idle == patience:
+    while len(found) < problem.rank and more(len(found)):
+        new = _by_pairs(problem, found, generator, clock, more)
+        if not len(new):
             break
-        best, idle = (samples, 0) if size < least else (best, idle + 1)
-        least = min(least, size)
-        length = columns.norm(dim=0)
-        orthogonal, change = torch.linalg.qr(columns / length)
-        solved = known + torch.linalg.solve_triangular(change, orthogonal.T @ rest, upper=True) / length[:, None]
-        samples = solved[:, :-1] / solved[:, -1:]
-    old, new = certificates(problem, found), certificates(problem, Found(best, found.labels, found.doubt))
-    kept = torch.where((new < old)[:, None], best, found.samples)
-    return Found(kept, found.labels, new.minimum(old) * kept.norm(dim=1))
+        tools["pairs"] = tools.get("pairs", 0) + len(new)
+        after = peel(problem, found + new, more)
+        tools["peeling"] += len(after) - len(found) - len(new)
+        found = after
+    good = _believed(problem, found)
+    relative = good.doubt / good.samples.norm(dim=1)
+    return Shallow(good.samples, good.labels, relative, _visible(problem, good), tools)
+
+
+def _believed(problem: TwoLayer, found: Found) -> Found:
+    """The samples that are accurate, and explain rows of the gradient or have its certificate."""
+    if not len(found):
+        return found
+    found = solve_jointly(problem, found, found, POLISHING)
+    believed = explained(problem, found) | (certificates(problem, found) < CERTIFIED)
+    return found[believed & (found.doubt < ACCURATE * found.samples.norm(dim=1)) & ((found.scale - 1).abs() < ACCURATE)]
+
+
+def _by_pairs(problem: TwoLayer, found: Found, generator: Generator, clock: Clock, more: Callable[[int], bool]) -> Found:
+    """All samples that what is left still shows, or none: with more than one missing, no sample follows from the columns."""
+    rest = residual_of(problem, found)
+    frame = frame_of(problem, rest, always_on(problem, rest))
+    if frame is None:
+        return Found.none(problem)
+    tolerance = min(0.03, max(1e-6, 10 * frame.noise))
+    columns = search_pairs(problem, rest, frame, generator, tolerance, lambda known: more(len(found) + known), clock=clock)
+    if not frame.sought - 1 <= len(columns) <= frame.sought:  # more of them than there are samples cannot all be right
+        return Found.none(problem)
+    new = samples_of(problem, rest, frame, columns)
+    return new[new.samples.isfinite().all(dim=1)]
+
+
+def _visible(problem: TwoLayer, found: Found) -> int:
+    """How many are known, and how many directions of what is left are above the noise."""
+    rest = residual_of(problem, found)
+    frame = frame_of(problem, rest, torch.zeros_like(rest.sums, dtype=torch.bool))
+    return min(len(found) + (0 if frame is None else frame.sought), max(len(found), round(problem.batch)))
+
+
+def explained(problem: TwoLayer, found: Found, share: float = EXPLAINED, rows: int = ROWS) -> Bool[Tensor, " k"]:
+    """Which samples have enough rows where their own part is far above what is left.
+
+    A sample that is none makes the row that it was read from vanish, and no other.
+    """
+    rest = residual_of(problem, replace(found, doubt=torch.zeros_like(found.doubt)))
+    own = problem.columns(found.samples, found.labels).columns.abs() * found.samples.norm(dim=1, keepdim=True)
+    return ((rest.rows.norm(dim=1) < share * own) & (10 * rest.rounding < own)).sum(dim=1) >= rows
 
 
 def certificates(problem: TwoLayer, found: Found) -> Float[Tensor, " k"]:

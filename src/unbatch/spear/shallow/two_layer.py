@@ -25,7 +25,13 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["Columns", "Found", "Residual", "TwoLayer", "first_of_each", "residual_of", "zero_sum_basis"]
+__all__ = ["CLEAR", "Columns", "Found", "Residual", "TwoLayer", "always_on", "first_of_each", "residual_of", "zero_sum_basis"]
+
+CLEAR = 100.0
+"""A row shows something when it is this many times its noise."""
+
+SILENT = 30.0
+"""A row is explained when it is below this many times its noise."""
 
 SPREAD = 1.0
 """An error of p moves its column d, relatively, by up to about this many times as much."""
@@ -54,7 +60,7 @@ class TwoLayer:
         bias: (m,).
         outer: (C, m) W₂.
         outer_bias: (C,).
-        batch: number of samples in the batch.
+        batch: number of samples in the batch; no whole number where the update was scaled by a factor that the server does not know.
         rounding: relative rounding error of an entry of the gradients.
     """
 
@@ -66,12 +72,12 @@ class TwoLayer:
     bias: Float[Tensor, " m"]
     outer: Float[Tensor, "C m"]
     outer_bias: Float[Tensor, " C"]
-    batch: int
+    batch: float
     rounding: float = 2e-16
 
     @property
     def rank(self) -> int:
-        """r, the number of different samples."""
+        """r, at least the number of different samples that are above the rounding."""
         return self.gradient.shape[1]
 
     def logits(self, samples: Float[Tensor, "k r"]) -> Float[Tensor, "k C"]:
@@ -105,17 +111,24 @@ class Found:
         samples: (k, r) p.
         labels: (k,).
         doubt: (k,) estimated length of the error of p.
+        scale: (k,) what the model's column d of p is multiplied with: 1, but for the error of p.
     """
 
     samples: Float[Tensor, "k r"]
     labels: Int64[Tensor, " k"]
     doubt: Float[Tensor, " k"]
+    scale: Float[Tensor, " k"]
 
     @staticmethod
     def none(problem: TwoLayer) -> Found:
         """Nothing is known yet."""
         empty = problem.gradient.new_zeros((0, problem.rank))
-        return Found(empty, torch.zeros(0, dtype=torch.int64, device=empty.device), empty[:, 0])
+        return Found.read(empty, torch.zeros(0, dtype=torch.int64, device=empty.device), empty[:, 0])
+
+    @staticmethod
+    def read(samples: Float[Tensor, "k r"], labels: Int64[Tensor, " k"], doubt: Float[Tensor, " k"]) -> Found:
+        """Samples whose columns are as the model has them."""
+        return Found(samples, labels, doubt, torch.ones_like(doubt))
 
     def __len__(self) -> int:
         """How many."""
@@ -123,11 +136,11 @@ class Found:
 
     def __add__(self, other: Found) -> Found:
         """Both, those of ``self`` first."""
-        return Found(*(torch.cat([getattr(self, name), getattr(other, name)]) for name in ("samples", "labels", "doubt")))
+        return Found(*(torch.cat([getattr(self, name), getattr(other, name)]) for name in ("samples", "labels", "doubt", "scale")))
 
     def __getitem__(self, chosen: Tensor) -> Found:
         """Those of an index or mask."""
-        return Found(self.samples[chosen], self.labels[chosen], self.doubt[chosen])
+        return Found(self.samples[chosen], self.labels[chosen], self.doubt[chosen], self.scale[chosen])
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,20 +169,28 @@ class Residual:
 def residual_of(problem: TwoLayer, found: Found) -> Residual:
     """Subtract what was found from the gradients as they came: errors do not pile up over rounds."""
     known = problem.columns(found.samples, found.labels)
+    columns, errors = known.columns * found.scale[:, None], known.errors * found.scale[:, None]
     length = found.samples.norm(dim=1)
-    size = problem.gradient.norm(dim=1) + known.columns.abs().T @ length
-    sums = problem.bias_gradient.abs() + known.columns.abs().sum(dim=0)
-    spread = known.columns.square().T
+    size = problem.gradient.norm(dim=1) + columns.abs().T @ length
+    sums = problem.bias_gradient.abs() + columns.abs().sum(dim=0)
+    spread = columns.square().T
     rounding = problem.rounding * size + 1e-30 * size.max()
     return Residual(
-        problem.gradient - known.columns.T @ found.samples,
-        problem.bias_gradient - known.columns.sum(dim=0),
-        problem.outer_gradient - known.errors.T @ known.hidden,
-        problem.outer_bias_gradient - known.errors.sum(dim=0),
+        problem.gradient - columns.T @ found.samples,
+        problem.bias_gradient - columns.sum(dim=0),
+        problem.outer_gradient - errors.T @ known.hidden,
+        problem.outer_bias_gradient - errors.sum(dim=0),
         rounding,
         rounding + SPREAD * (spread @ found.doubt.square()).sqrt(),
         problem.rounding * sums + SPREAD * (spread @ (found.doubt / length).square()).sqrt(),
     )
+
+
+def always_on(problem: TwoLayer, rest: Residual) -> Bool[Tensor, " m"]:
+    """Neurons that are on for every sample that is left: g₁_j = w₂_j · g₂, and something is left in their row."""
+    gap = (rest.sums - problem.outer.T @ rest.outer_sums).abs()
+    slack = rest.sum_noise + problem.rounding * (problem.outer.abs().T @ problem.outer_bias_gradient.abs())
+    return (rest.rows.norm(dim=1) > CLEAR * rest.noise) & (gap < SILENT * slack)
 
 
 def zero_sum_basis(outer: Float[Tensor, "C m"]) -> Float[Tensor, "C c"]:
