@@ -15,7 +15,7 @@ from jaxtyping import install_import_hook
 
 # Only the parts that do tensor algebra: where users pass values, unbatch has its own checks, and the tests are about those.
 install_import_hook(
-    [f"unbatch.{part}" for part in ("gradients", "inversion", "labels", "last_layer", "linalg", "spear")], "beartype.beartype"
+    [f"unbatch.{part}" for part in ("gradients", "inversion", "labels", "last_layer", "linalg", "span", "spear")], "beartype.beartype"
 )
 
 # The tests run one process a core: more threads than that wait for each other, a hundred times longer than they work.
