@@ -19,8 +19,11 @@ from unbatch.span.network import Network
 
 __all__ = ["Equations", "Space", "spaces_of_gradient"]
 
-WEAK = 1e-13
-"""A direction this small beside the largest is rounding of float64."""
+ROUNDING = 10.0
+"""A residual of this many times the noise that is expected is still noise."""
+
+LARGEST = 0.05
+"""A residual above this proves nothing, whatever the noise."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -102,14 +105,21 @@ class Equations:
         values, slopes = torch.func.vmap(along, out_dims=(None, 0))(directions)  # type: ignore[arg-type]
         return values, slopes.movedim(0, 1)
 
-    def misfit(self, points: Float[Tensor, "k b"], labels: Int64[Tensor, " k"]) -> tuple[Float[Tensor, " k"], Float[Tensor, " k"]]:
-        """The worst block's residual, and the same in units of what rounding of the update explains."""
-        worst, relative = points.new_zeros(len(points)), points.new_zeros(len(points))
+    def misfit(self, points: Float[Tensor, "k b"], labels: Int64[Tensor, " k"], precision: float) -> Float[Tensor, " k"]:
+        """The worst block's residual in units of what rounding explains: of the model's own arithmetic, and of the update.
+
+        Args:
+            points: the samples.
+            labels: theirs.
+            precision: of the model's own arithmetic.
+        """
+        worst = points.new_zeros(len(points))
         for space, (rest, inside) in zip(self.spaces, self.blocks(points, labels), strict=True):
-            size, expected = rest.norm(dim=1), (inside @ space.noise.T).norm(dim=1)
-            worst = torch.maximum(worst, size)
-            relative = torch.maximum(relative, size / expected.clamp_min(torch.finfo(torch.float64).tiny))
-        return worst, relative
+            explained = ROUNDING * (inside @ space.noise.T).norm(dim=1)
+            # Where noise explains much of a vector, its block says nothing; the first block has to say something.
+            explained = explained.clamp_max(LARGEST) if space is self.spaces[0] else explained
+            worst = torch.maximum(worst, rest.norm(dim=1) / explained.clamp_min(precision))
+        return worst.nan_to_num(torch.inf)
 
     def best_labels(
         self, points: Float[Tensor, "k b"], classes: Int64[Tensor, " c"], count: int = 1

@@ -71,7 +71,8 @@ def polish(
         raise Misuse(f"guesses of shape (k, {', '.join(map(str, search.shape))})", str(tuple(guess.shape)), "guess what the layer is fed")
     starts = scaled(torch.linalg.lstsq(right.T, flat.T).solution.T, sums, right)
     whole = torch.eye(search.problem.batch, dtype=right.dtype, device=right.device)
-    search.descend(starts, whole, whole, sums, clock, ranks=3)
+    for plan in search.problem.plans:
+        search.descend(plan, starts, whole, whole, sums, clock, ranks=3)
     return _candidate(observation, search, search.run(clock, progress))
 
 

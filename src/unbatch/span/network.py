@@ -7,6 +7,7 @@ As in ``trace``, the calls of ``F.linear`` are seen and not the tree of modules:
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
@@ -61,14 +62,23 @@ class Network:
             shifts: weight name -> (k, m) added to the pre-activations of that layer: the loss is differentiated with respect to them.
             fed: weight names.
         """
-        if self.passes:
-            inputs = (points @ self.right).reshape(-1, *self.input_shape)
-        else:
-            inputs = self.right.new_zeros(1).expand(len(points), *self.input_shape)
+        inputs = (points @ self.right).reshape(-1, *self.input_shape) if self.passes else self._blank(len(points))
         names = {id(tensor): name for name, tensor in self.tensors.items()}
         with _Entering(names, points, self.entries, shifts, fed) as entering:
             scores = torch.func.functional_call(self.model, dict(self.tensors), (inputs,), tie_weights=True)
         return scores, entering.seen
+
+    def fed(self, points: Float[Tensor, "k b"], layers: Sequence[str]) -> dict[str, Tensor]:
+        """What some layers are fed; what comes behind them is not computed."""
+        inputs = (points @ self.right).reshape(-1, *self.input_shape) if self.passes else self._blank(len(points))
+        names = {id(tensor): name for name, tensor in self.tensors.items()}
+        entering = _Entering(names, points, self.entries, {}, layers, only=True)
+        with contextlib.suppress(_Enough), entering:
+            torch.func.functional_call(self.model, dict(self.tensors), (inputs,), tie_weights=True)
+        return entering.seen
+
+    def _blank(self, count: int) -> Tensor:
+        return self.right.new_zeros(1).expand(count, *self.input_shape)
 
     def losses(self, scores: Float[Tensor, "k c"], labels: Int64[Tensor, " k"]) -> Tensor:
         """The sum of the samples' own losses."""
@@ -88,7 +98,7 @@ class Network:
 
         shifts = {name: points.new_zeros((len(points), self._width(name))) for name in layers}
         if not shifts:
-            return {}, self.outputs(points, {}, fed)[1]
+            return {}, self.fed(points, fed)
         columns, seen = torch.func.grad(total, has_aux=True)(shifts)
         return columns, seen
 
@@ -107,6 +117,10 @@ class Network:
         return len(self.tensors[name])
 
 
+class _Enough(Exception):
+    """All that was asked for has been seen."""
+
+
 class _Entering(TorchFunctionMode):
     """Replaces what the entered layers compute, shifts pre-activations, and keeps what layers are fed."""
 
@@ -117,8 +131,11 @@ class _Entering(TorchFunctionMode):
         entries: Mapping[str, tuple[Tensor, Tensor]],
         shifts: Mapping[str, Tensor],
         fed: Sequence[str],
+        *,
+        only: bool = False,
     ) -> None:
         super().__init__()
+        self.only = only
         self.names, self.points, self.entries, self.shifts, self.fed = names, points, entries, shifts, fed
         self.seen: dict[str, Tensor] = {}
 
@@ -130,6 +147,8 @@ class _Entering(TorchFunctionMode):
             return func(*args, **kwargs)
         if name in self.fed:
             self.seen[name] = args[0]
+            if self.only and len(self.seen) == len(self.fed):
+                raise _Enough
         if name in self.entries:
             seen, bias = self.entries[name]
             output = self.points @ seen.T + bias

@@ -44,7 +44,7 @@ class Problem:
         factors: of its gradient.
         sums: (b,) s.
         equations: all of them.
-        searched: those that the search uses.
+        plans: those that the search uses, one choice of them after the other while nothing is found.
         precision: what of a residual is rounding in any case.
     """
 
@@ -52,7 +52,7 @@ class Problem:
     factors: Factors
     sums: Float[Tensor, " b"]
     equations: Equations
-    searched: Equations
+    plans: tuple[Equations, ...]
     precision: float
 
     @property
@@ -121,9 +121,33 @@ def pose(observation: Observation, call: LinearCall, generator: Generator) -> Pr
         raise Inapplicable(
             f"{factors.rank} samples are {unknowns} unknowns each, and the update gives {equations.count} equations: too few for a proof"
         )
-    searched = equations if unknowns > CROWDED * first.surplus else Equations(network, [first])
     sums = factors.left.T @ observation.update[str(call.bias)].double()
-    return Problem(call, factors, sums, equations, searched, precision)
+    return Problem(call, factors, sums, equations, _plans(equations, sums), precision)
+
+
+def _plans(equations: Equations, sums: Tensor) -> tuple[Equations, ...]:
+    """Which equations to search with, one choice after the other while nothing is found.
+
+    First what the next layers are fed: it needs no label, and behind a kinked activation (ReLU, LeakyReLU) it is continuous where ∂ℓ/∂z
+    jumps from mask to mask. As few layers as are enough: the nearest is the nearest to linear.
+    """
+    network, unknowns = equations.network, len(sums) - 1
+    own = Equations(network, [equations.spaces[0]])
+    rows = [space for space in equations.spaces if space.kind == "row"]
+    fed = next((e for e in (Equations(network, rows[:n]) for n in range(1, len(rows) + 1)) if CROWDED * e.count > unknowns), None)
+    smooth = CROWDED * own.count > unknowns and _smooth(own, sums)
+    return (*([fed] if fed else []), *([own] if smooth else []), equations)
+
+
+def _smooth(equations: Equations, sums: Tensor, step: float = 1e-3) -> bool:
+    """Whether ∂ℓ/∂z moves as its derivative says, seen on random samples."""
+    generator = torch.Generator().manual_seed(0)
+    scale = 1 / float(sums.norm())
+    points, toward = (torch.randn((2, 16, len(sums)), generator=generator, dtype=torch.float64) * scale).to(sums).unbind()
+    labels = torch.zeros(len(points), dtype=torch.int64, device=sums.device)
+    moved = equations.residuals(points + step * toward, labels) - equations.residuals(points - step * toward, labels)
+    _, slope = torch.func.jvp(lambda p: equations.residuals(p, labels), (points,), (2 * step * toward,))[:2]
+    return float((moved - slope).norm(dim=1).median()) < 0.1 * float(moved.norm(dim=1).median())
 
 
 _PRECISION = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 3e-2}

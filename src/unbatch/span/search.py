@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from torch import Generator, Tensor
 
 from unbatch.span.equations import Equations
@@ -15,12 +15,6 @@ from unbatch.span.problem import Problem
 from unbatch.types import Progress
 
 __all__ = ["Found", "Search"]
-
-ROUNDING = 10.0
-"""A residual of this many times what rounding explains is still rounding."""
-
-LARGEST = 0.05
-"""A residual above this proves nothing, whatever the noise."""
 
 
 @dataclass(eq=False)
@@ -104,16 +98,36 @@ class Search:
         inside, columns = complement(self.found.columns), complement(self.found.points)
         right, sums = inside.T @ self.problem.factors.right, inside.T @ self.problem.sums
         starts = self._starts(right, sums, idle)
-        self.descend(starts, inside, columns, sums, clock, ranks=1 if idle < 2 else 3)
+        plan = self.problem.plans[idle % len(self.problem.plans)]
+        self.descend(plan, starts, inside, columns, sums, clock, ranks=1 if idle < 2 else 3)
 
     def descend(
-        self, starts: Float[Tensor, "k r"], inside: Tensor, columns: Tensor, sums: Float[Tensor, " r"], clock: Clock, ranks: int
+        self,
+        plan: Equations,
+        starts: Float[Tensor, "k r"],
+        inside: Float[Tensor, "b r"],
+        columns: Float[Tensor, "b r"],
+        sums: Float[Tensor, " r"],
+        clock: Clock,
+        ranks: int,
     ) -> None:
-        """From some starts, in the coordinates of what is missing, to proofs, with each start's likeliest labels."""
-        searched = self.problem.searched
-        spaces = [searched.spaces[0].restricted(columns), *searched.spaces[1:]]
-        equations = Equations(searched.network.restricted(inside), spaces)
-        rising, labels = equations.best_labels(starts, self.classes, ranks)
+        """From some starts to proofs.
+
+        Args:
+            plan: the equations to use.
+            starts: in the coordinates of what is missing.
+            inside: samples p = inside @ start.
+            columns: the same for columns c.
+            sums: start · sums = 1.
+            clock: see ``minimize``.
+            ranks: how many labels to try of every start, the likeliest first.
+        """
+        whole = self.problem.equations
+        own = Equations(whole.network.restricted(inside), [whole.spaces[0].restricted(columns)])
+        others = [space for space in plan.spaces if space is not whole.spaces[0]]
+        equations = Equations(own.network, [*(own.spaces if whole.spaces[0] in plan.spaces else []), *others])
+        labelled = any(space.kind == "column" for space in equations.spaces)
+        rising, labels = own.best_labels(starts, self.classes, ranks if labelled else 1)
         likely = (rising < 3 * rising[:, :1]) | (torch.arange(labels.shape[1], device=labels.device) == 0)
         which = likely.nonzero()[:, 0]
         directions = complement(sums[None]).T
@@ -121,7 +135,9 @@ class Search:
         self.counts["starts"] += len(which)
         points, values = minimize(equations, starts[which], labels[likely], directions, clock, floor=1e-3 * self.problem.precision)
         near = values < 100 * max(self.problem.precision, 1e-6)
-        self.accept(points[near] @ inside.T, labels[likely][near], clock)
+        if bool(near.any()):
+            told = labels[likely][near] if labelled else own.best_labels(points[near], self.classes)[1][:, 0]
+            self.accept(points[near] @ inside.T, told, clock)
 
     def _starts(self, right: Tensor, sums: Tensor, idle: int) -> Tensor:
         rank = len(sums)
@@ -142,8 +158,8 @@ class Search:
         if not len(points):
             return
         whole, first = self.problem.equations, Equations(self.problem.equations.network, self.problem.equations.spaces[:1])
-        points, _ = minimize(first, points, labels, complement(self.problem.sums[None]).T, clock, steps=4, floor=1e-15)
-        proved = self._proved(whole, points, labels)
+        points, _ = minimize(self.problem.plans[0], points, labels, complement(self.problem.sums[None]).T, clock, steps=4, floor=1e-15)
+        proved = whole.misfit(points, labels, self.problem.precision) < 1
         self.counts["hits"] += int(proved.sum())
         points, labels = points[proved], labels[proved]
         if not len(points):
@@ -168,19 +184,19 @@ class Search:
             torch.cat([old.errors, along.new_zeros(len(room))]),
         )
 
-    def _proved(self, equations: Equations, points: Tensor, labels: Tensor) -> Bool[Tensor, " k"]:
-        worst, relative = equations.misfit(points, labels)
-        return (worst < self.problem.precision) | ((relative < ROUNDING) & (worst < LARGEST))
-
     def _sizes(self, points: Tensor, labels: Tensor) -> Float[Tensor, " k"]:
         """‖d‖ of every sample."""
         name = self.problem.column.layer
         return self.problem.equations.network.sensitivities(points, labels, [name])[0][name].norm(dim=1)
 
     def _tighten(self) -> None:
-        """Solve once more for the proved samples, in the coordinates of the whole batch."""
+        """Solve once more for the proved samples, in the coordinates of the whole batch, with the equations that determine each best."""
         if not len(self.found):
             return
-        first = Equations(self.problem.equations.network, self.problem.equations.spaces[:1])
         directions = complement(self.problem.sums[None]).T
-        self.found.points, self.found.errors = refine(first, self.found.points, self.found.labels, directions)
+        plans = self.problem.plans[:-1] or self.problem.plans
+        points, labels = self.found.points, self.found.labels
+        tries = [refine(plan, points, labels, directions) for plan in plans]
+        errors, best = torch.stack([error for _, error in tries]).min(dim=0)
+        self.found.errors = errors
+        self.found.points = torch.stack([tried for tried, _ in tries])[best, torch.arange(len(points), device=points.device)]
