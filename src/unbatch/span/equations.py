@@ -17,13 +17,16 @@ from torch import Tensor
 
 from unbatch.span.network import Network
 
-__all__ = ["Equations", "Space", "spaces_of_gradient"]
+__all__ = ["MARGIN", "Equations", "Space", "spaces_of_gradient"]
 
 ROUNDING = 10.0
 """A residual of this many times the noise that is expected is still noise."""
 
-LARGEST = 0.05
-"""A residual above this proves nothing, whatever the noise."""
+LARGEST = 300.0
+"""Noise of this many times the precision of the arithmetic is too much for a proof."""
+
+MARGIN = 4
+"""How many more equations than unknowns there must be: with fewer, a zero proves nothing."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,18 +111,20 @@ class Equations:
     def misfit(self, points: Float[Tensor, "k b"], labels: Int64[Tensor, " k"], precision: float) -> Float[Tensor, " k"]:
         """The worst block's residual in units of what rounding explains: of the model's own arithmetic, and of the update.
 
+        A block in which noise may explain more than ``LARGEST`` × precision can contradict a sample but not prove it. Where the other
+        blocks together have too few equations for a proof, the answer is infinite.
+
         Args:
             points: the samples.
             labels: theirs.
             precision: of the model's own arithmetic.
         """
-        worst = points.new_zeros(len(points))
+        worst, proving = points.new_zeros(len(points)), points.new_zeros(len(points))
         for space, (rest, inside) in zip(self.spaces, self.blocks(points, labels), strict=True):
             explained = ROUNDING * (inside @ space.noise.T).norm(dim=1)
-            # Where noise explains much of a vector, its block says nothing; the first block has to say something.
-            explained = explained.clamp_max(LARGEST) if space is self.spaces[0] else explained
+            proving += torch.where(explained < LARGEST * precision, space.surplus, 0)
             worst = torch.maximum(worst, rest.norm(dim=1) / explained.clamp_min(precision))
-        return worst.nan_to_num(torch.inf)
+        return worst.where(proving >= points.shape[1] - 1 + MARGIN, torch.inf).nan_to_num(torch.inf)
 
     def best_labels(
         self, points: Float[Tensor, "k b"], classes: Int64[Tensor, " c"], count: int = 1

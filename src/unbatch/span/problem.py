@@ -18,7 +18,7 @@ from torch import Generator, Tensor
 
 from unbatch.errors import Inapplicable
 from unbatch.linalg.lowrank import Factors, factor
-from unbatch.span.equations import Equations, Space, spaces_of_gradient
+from unbatch.span.equations import MARGIN, Equations, Space, spaces_of_gradient
 from unbatch.span.network import network_behind
 from unbatch.trace import LinearCall, linear_layers
 from unbatch.types import Observation
@@ -27,9 +27,6 @@ __all__ = ["Problem", "find_layer", "pose"]
 
 TRIAL = 2
 """Samples in the trial run that shows the layers."""
-
-MARGIN = 4
-"""How many more equations than unknowns there must be: with fewer, a zero proves nothing."""
 
 CROWDED = 0.6
 """Above this share of unknowns to the first layer's equations the other layers' equations are used in the search, not only in the proof."""
