@@ -4,10 +4,12 @@ A batch is exact if every sample's relative error is below 1e-9 (float64) or 1e-
 out and is in no batch counts as false. CPU seconds of one thread, without the first call of a process, which loads torch's forward mode.
 """
 
+import itertools
 import math
 import statistics
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 
 import harness
 import numpy as np
@@ -70,6 +72,16 @@ def adult(size: int, seed: int) -> tuple[Tensor, Tensor]:
     return torch.from_numpy(np.concatenate(blocks, axis=1)[chosen]), torch.tensor(labels)
 
 
+@lru_cache(maxsize=1)
+def pool(name: str) -> tuple[np.ndarray, np.ndarray, Tensor, Tensor]:
+    """Pictures, labels, and the mean and deviation of each channel, seen on the first thousand."""
+    with np.load(harness.SHARED / harness.DATA[name], allow_pickle=False) as file:
+        images, labels = file["images"], file["labels"].astype(np.int64)
+    axes = (0, 1, 2) if images.ndim == 4 else None
+    seen = images[:1000] / 255.0
+    return images, labels, torch.as_tensor(seen.mean(axes)), torch.as_tensor(seen.std(axes))
+
+
 def draw(name: str, size: int, seed: int) -> tuple[Tensor, Tensor, int]:
     """Standardized inputs in float64, labels, and how many classes there are."""
     generator = torch.Generator().manual_seed(seed)
@@ -77,14 +89,10 @@ def draw(name: str, size: int, seed: int) -> tuple[Tensor, Tensor, int]:
         return torch.randn((size, 3072), generator=generator, dtype=torch.float64), torch.randint(10, (size,), generator=generator), 10
     if name == "adult":
         return *adult(size, seed), 2
-    with np.load(harness.SHARED / harness.DATA[name], allow_pickle=False) as file:
-        images, labels = file["images"], file["labels"].astype(np.int64)
+    images, labels, mean, deviation = pool(name)
     chosen = torch.randperm(len(labels), generator=generator)[:size].numpy()
     scaled = torch.from_numpy(images[chosen] / 255.0)
-    scaled = scaled[..., None] if scaled.ndim == 3 else scaled
-    pool = images[:1000] / 255.0
-    axes = (0, 1, 2) if images.ndim == 4 else None
-    inputs = (scaled - torch.as_tensor(pool.mean(axes))) / torch.as_tensor(pool.std(axes))
+    inputs = ((scaled[..., None] if scaled.ndim == 3 else scaled) - mean) / deviation
     return inputs.permute(0, 3, 1, 2).contiguous(), torch.from_numpy(labels[chosen]), int(labels.max()) + 1
 
 
@@ -94,7 +102,7 @@ def network(inputs: int, classes: int, case: Case, seed: int) -> nn.Module:
     layers: list[nn.Module] = [nn.Flatten()]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        for fan_in, fan_out in zip(sizes, sizes[1:]):
+        for fan_in, fan_out in itertools.pairwise(sizes):
             layers += [nn.Linear(fan_in, fan_out), ACTIVATIONS[case.activation]()]
     return nn.Sequential(*layers[:-1]).to(case.dtype)
 

@@ -56,7 +56,7 @@ class Space:
         """The part of the space that the columns of ``inside`` (orthonormal) span."""
         return Space(self.kind, self.layer, self.basis @ inside, self.noise @ inside, self.augmented)
 
-    def rest(self, vectors: Float[Tensor, "k m"]) -> tuple[Float[Tensor, "k m"], Float[Tensor, "k b"]]:
+    def rest(self, vectors: Float[Tensor, "k n"]) -> tuple[Float[Tensor, "k e"], Float[Tensor, "k b"]]:
         """What sticks out of the unit vectors, and the coordinates of what does not."""
         if self.augmented:
             vectors = torch.cat([vectors, torch.ones_like(vectors[:, :1])], dim=1)
@@ -82,7 +82,7 @@ class Equations:
         """How many equations there are."""
         return sum(space.surplus for space in self.spaces)
 
-    def blocks(self, points: Float[Tensor, "k b"], labels: Int64[Tensor, " k"]) -> list[tuple[Float[Tensor, "k m"], Float[Tensor, "k b"]]]:
+    def blocks(self, points: Float[Tensor, "k b"], labels: Int64[Tensor, " k"]) -> list[tuple[Tensor, Tensor]]:
         """``Space.rest`` of every block."""
         columns, fed = self.network.sensitivities(
             points,
@@ -124,7 +124,7 @@ class Equations:
             explained = ROUNDING * (inside @ space.noise.T).norm(dim=1)
             proving += torch.where(explained < LARGEST * precision, space.surplus, 0)
             worst = torch.maximum(worst, rest.norm(dim=1) / explained.clamp_min(precision))
-        return worst.where(proving >= points.shape[1] - 1 + MARGIN, torch.inf).nan_to_num(torch.inf)
+        return worst.where(proving >= points.shape[1] - 1 + MARGIN, torch.inf).nan_to_num(torch.inf, torch.inf)
 
     def best_labels(
         self, points: Float[Tensor, "k b"], classes: Int64[Tensor, " c"], count: int = 1
@@ -133,7 +133,7 @@ class Equations:
         space = next(space for space in self.spaces if space.kind == "column")
         columns = self.network.by_label(points, space.layer, classes)
         rests = space.rest(columns.flatten(0, 1))[0].norm(dim=1).reshape(columns.shape[:2])
-        least, order = rests.T.nan_to_num(torch.inf).topk(min(count, len(classes)), dim=1, largest=False)
+        least, order = rests.T.nan_to_num(torch.inf, torch.inf).topk(min(count, len(classes)), dim=1, largest=False)
         return least, classes[order]
 
 

@@ -74,7 +74,7 @@ def _minimize_piece(
     equations: Equations, points: Tensor, labels: Tensor, directions: Tensor, clock: Clock, steps: int, floor: float
 ) -> tuple[Tensor, Tensor]:
     points = points.clone()
-    values = equations.residuals(points, labels).norm(dim=1).nan_to_num(torch.inf)
+    values = equations.residuals(points, labels).norm(dim=1).nan_to_num(torch.inf, torch.inf)
     if not len(directions):
         return points, values
     damping = torch.full_like(values, 1e-2)
@@ -89,7 +89,7 @@ def _minimize_piece(
         lift = damping[moving, None] * (size + 1e-3 * size.mean(dim=1, keepdim=True)) + torch.finfo(gram.dtype).tiny
         step, _ = torch.linalg.solve_ex(gram + torch.diag_embed(lift), pull)
         tried = points[moving] - step[..., 0] @ directions
-        reached = equations.residuals(tried, labels[moving]).norm(dim=1).nan_to_num(torch.inf)
+        reached = equations.residuals(tried, labels[moving]).norm(dim=1).nan_to_num(torch.inf, torch.inf)
         better = reached < values[moving]
         points[moving[better]], values[moving[better]] = tried[better], reached[better]
         damping[moving] *= torch.where(better, 0.15, 5.0)

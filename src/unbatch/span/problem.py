@@ -111,7 +111,7 @@ def pose(observation: Observation, call: LinearCall, generator: Generator) -> Pr
         raise Inapplicable(f"the model's scores depend on more than what {call.weight} is fed: a path goes past it")
     precision = _PRECISION[observation.rounding]
     first = Space("column", call.weight, factors.left, factors.noise_map * max(1, len(factors.left) - factors.rank) ** 0.5)
-    others = _other_spaces(observation, {c.weight for c in calls}, factors.rank, torch.finfo(gradient.dtype).eps)
+    others = _other_spaces(observation, calls, factors.rank, torch.finfo(gradient.dtype).eps)
     equations = Equations(network, [first, *others])
     unknowns = factors.rank - 1
     if equations.count < unknowns + MARGIN:
@@ -177,13 +177,15 @@ def _together(observation: Observation, call: LinearCall) -> list[LinearCall]:
     return [other for other in every if other.raw and other.input.ndim == 2 and len(other.input) == TRIAL]
 
 
-def _other_spaces(observation: Observation, entered: set[str], batch: int, resolution: float) -> list[Space]:
+def _other_spaces(observation: Observation, entered: list[LinearCall], batch: int, resolution: float) -> list[Space]:
+    """The spaces of all layers behind the entered ones."""
     every = linear_layers(observation.model, observation.input_shape, TRIAL)
     counted = [call.weight for call in every]
+    names = {call.weight for call in entered}
     spaces: list[Space] = []
-    for call in every:
+    for call in every if entered[0].raw else every[counted.index(entered[0].weight) :]:
         once = counted.count(call.weight) == 1 and call.input.ndim == 2 and len(call.input) == TRIAL
-        if once and call.weight not in entered and call.weight in observation.update:
+        if once and call.weight not in names and call.weight in observation.update:
             bias = observation.update.get(call.bias) if call.bias else None
             spaces += spaces_of_gradient(call.weight, observation.update[call.weight], bias, batch, resolution)
     return spaces
