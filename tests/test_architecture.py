@@ -28,7 +28,8 @@ ALLOWED: dict[str, set[str]] = {
     "linalg": {"clock", "errors"},
     "spear": {"clock", "errors", "gradients", "last_layer", "linalg", "trace", "training", "types"},
     "inversion": {"errors", "gradients", "last_layer", "linalg", "trace", "types"},
-    "attacks": {"clock", "contracts", "errors", "inversion", "last_layer", "spear", "trace", "types"},
+    "attacks": {"clock", "contracts", "errors", "inversion", "last_layer", "span", "spear", "trace", "types"},
+    "span": {"errors", "gradients", "last_layer", "linalg", "trace", "training", "types"},
     "labels": {"contracts", "errors", "gradients", "last_layer", "linalg", "trace", "types"},
     "protocols": {"contracts", "errors", "gradients", "training", "types"},
     "defenses": {"contracts", "errors"},
@@ -50,7 +51,6 @@ ALLOWED: dict[str, set[str]] = {
 """Part -> the parts that it may import. A part is a module, or a folder of them."""
 
 PLUGIN_FOLDERS = {"attacks", "labels", "protocols", "defenses", "models", "datasets", "metrics"}
-BLINDFOLDED = {"attacks", "evidence", "spear", "labels", "inversion", "linalg"}
 
 
 def part_of(path: Path) -> str:

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
+from unbatch.linalg.ica import views_of
 from unbatch.linalg.lowrank import factor, multiply
-from unbatch.spear.ica import views_of
 from unbatch.spear.layer import Layer, layer_in_factors
 from unbatch.spear.next_layer import NextLayer, next_layer
 

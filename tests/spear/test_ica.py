@@ -4,7 +4,8 @@ import torch
 from skimage.data import lfw_subset
 from sklearn.decomposition import FastICA
 
-from unbatch.spear.ica import fast_ica, guesses, views_of
+from unbatch.linalg.ica import fast_ica, views_of
+from unbatch.spear.ica import guesses
 
 GENERATOR = torch.Generator().manual_seed(0)
 

@@ -11,8 +11,8 @@ from torch import Generator, Tensor
 from unbatch.clock import Clock, OutOfTime
 from unbatch.errors import Inapplicable
 from unbatch.linalg.completion import COMPLETE, Completion, complete, is_pruned, rank_of_pruned
+from unbatch.linalg.ica import views_of
 from unbatch.linalg.lowrank import NOISELESS, Factors, factor, multiply
-from unbatch.spear.ica import views_of
 from unbatch.spear.layer import Layer, layer_in_factors
 from unbatch.spear.next_layer import NextLayer, next_layer
 from unbatch.spear.search import NOISY

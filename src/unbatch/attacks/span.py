@@ -1,0 +1,60 @@
+"""Exact inversion of whole batches through any activation, from the gradient of a Linear layer.
+
+New here; no published method does it. That a sample's own ∂ℓ/∂z lies in the column space of the gradient is what SPEAR (Dimitrov et al.,
+NeurIPS 2024) uses through the zeros of ReLU; here it is solved for directly, which needs no zeros. Guesses come from independent component
+analysis of the row space, as in the Cocktail Party Attack (Kariyappa et al., ICML 2023). The engine is ``unbatch.span``; its pages in the
+documentation have the derivation.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Generator
+
+from unbatch.contracts import Attack
+from unbatch.errors import Misuse
+from unbatch.span.inversion import invert
+from unbatch.span.problem import find_layer
+from unbatch.types import Candidate, Observation, Progress
+
+__all__ = ["Span"]
+
+
+@dataclass(frozen=True)
+class Span(Attack):
+    """Exact inversion of a batch from one Linear layer with a bias, whatever activation follows it.
+
+    Attributes:
+        layer: name of the layer's weight; the first one that sees the raw input if None. Of a deeper layer the features that it was fed
+            are recovered.
+        seconds: budget, wall time.
+
+    Example:
+        >>> import torch, unbatch
+        >>> net = torch.nn.Sequential(torch.nn.Linear(30, 40), torch.nn.GELU(), torch.nn.Linear(40, 5)).double()
+        >>> secret, labels = torch.rand(6, 30, dtype=torch.float64), torch.tensor([0, 1, 2, 3, 4, 0])
+        >>> seen = unbatch.Observation(net, unbatch.capture(net, secret, labels), (30,))
+        >>> found = Span()(seen).or_raise()
+        >>> bool((torch.cdist(secret, found.inputs).amin(dim=1) < 1e-9).all()), sorted(found.labels.tolist())
+        (True, [0, 0, 1, 2, 3, 4])
+    """
+
+    layer: str | None = None
+    seconds: float = 60.0
+
+    def __post_init__(self) -> None:
+        """Refuse settings that cannot be."""
+        if self.seconds <= 0:
+            raise Misuse("a positive budget", f"seconds={self.seconds}", "raise it")
+
+    def unsupported(self, observation: Observation) -> str | None:
+        """No Linear layer with a bias sees the raw input once a sample, or the update is none at the broadcast weights."""
+        if not observation.one_gradient:
+            return "the update is a sum over weights that moved; this attack needs a gradient at the broadcast weights"
+        found = find_layer(observation, self.layer)
+        return found if isinstance(found, str) else None
+
+    def reconstruct(self, observation: Observation, generator: Generator, progress: Progress) -> Candidate:
+        """See ``span.inversion.invert``."""
+        return invert(observation, generator, self.layer, self.seconds, progress)

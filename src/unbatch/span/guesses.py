@@ -1,0 +1,67 @@
+"""Where the search starts: samples p that independent component analysis unmixes from the rows of R, or random ones."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor
+from torch.nn import functional as F
+
+from unbatch.linalg.ica import fast_ica, views_of
+
+__all__ = ["random_starts", "scaled", "unmixed"]
+
+
+def unmixed(
+    right: Float[Tensor, "r n"], shape: tuple[int, ...], generator: Generator, contrast: float = 0.1, *, even: bool = True
+) -> Float[Tensor, "r r"]:
+    """Rows p, up to scale and sign, for which Rᵀ p looks like a single input.
+
+    Args:
+        right: R.
+        shape: of one input.
+        generator: of features and starting point.
+        contrast: see ``linalg.ica.fast_ica``.
+        even: whether features count alike however strong they are: better for many samples, worse for few.
+    """
+    views = views_of(right, shape, generator)
+    length = views.norm(dim=0)
+    kept = length > 1e-9 * length.max()
+    views = views[:, kept] / length[kept] if even else views
+    squares, vectors = torch.linalg.eigh(views @ views.T / views.shape[1])
+    whitening = (vectors / squares.clamp_min(1e-12 * float(squares[-1])).sqrt()) @ vectors.T
+    rows = fast_ica((whitening @ views).float(), generator, contrast)
+    return rows.to(right.dtype) @ whitening
+
+
+def scaled(rows: Float[Tensor, "k r"], sums: Float[Tensor, " r"], right: Float[Tensor, "r n"]) -> Float[Tensor, "k r"]:
+    """The rows with p · sums = 1, the sign included. Where that makes an input far larger than the others, its size is made theirs."""
+    told = rows @ sums
+    points = rows / told.where(told != 0, torch.ones_like(told))[:, None]
+    gram = right @ right.T
+    size = (points @ gram * points).sum(dim=1).clamp_min(0).sqrt()
+    usual = size.median()
+    large = size > 4 * usual
+    if bool(large.any()):
+        shrunk = points * (usual / size)[:, None]
+        nearest = torch.linalg.lstsq(gram, sums[:, None]).solution[:, 0]  # the smallest input is gram⁻¹ sums
+        missing = (1 - shrunk @ sums)[:, None] * nearest / (nearest @ sums)
+        points = torch.where(large[:, None], shrunk + missing, points)
+    return points
+
+
+def random_starts(count: int, sums: Float[Tensor, " r"], right: Float[Tensor, "r n"], generator: Generator) -> Float[Tensor, "k r"]:
+    """Samples with p · sums = 1 as they were if all inputs were orthogonal and of one length; in sets of r that are so themselves."""
+    squares, vectors = torch.linalg.eigh(right @ right.T)
+    root = squares.clamp_min(1e-14 * float(squares[-1])).sqrt()
+    back = (vectors / root) @ vectors.T
+    toward = back @ sums
+    rank, length = len(sums), toward.norm()
+    if rank == 1:
+        return (back @ (toward / length.square()))[None].expand(count, 1).clone()
+    sets = -(-count // rank)
+    frames = torch.linalg.qr(torch.randn((sets, rank, rank), generator=generator, device=right.device, dtype=right.dtype))[0]
+    along = toward / length
+    across = frames.reshape(-1, rank)[:count]
+    across = F.normalize(across - (across @ along)[:, None] * along, dim=1)
+    return (along + (rank - 1) ** 0.5 * across) @ back / length

@@ -1,0 +1,133 @@
+"""From an observation to a candidate: the whole attack in one function, and the same from a guess of the inputs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor
+
+from unbatch.errors import Inapplicable, Misuse
+from unbatch.span.guesses import scaled
+from unbatch.span.least_squares import Clock
+from unbatch.span.problem import Problem, find_layer, pose
+from unbatch.span.search import Found, Search
+from unbatch.types import Candidate, Observation, Progress, silent
+
+__all__ = ["invert", "polish"]
+
+
+def invert(
+    observation: Observation, generator: Generator, layer: str | None = None, seconds: float = 60.0, progress: Progress = silent
+) -> Candidate:
+    """Find the samples of a batch without any guess of them.
+
+    Args:
+        observation: what the server saw; the update must be a gradient at the broadcast weights.
+        generator: of all randomness.
+        layer: the name of the weight to invert; the first Linear layer that sees the raw input if None. Of an inner layer the features
+            that it was fed are found.
+        seconds: budget, wall time.
+        progress: told how many samples are proved.
+
+    Raises:
+        Inapplicable: no layer can be inverted; the text says why.
+    """
+    clock = Clock(seconds)
+    search = _search(observation, generator, layer, progress)
+    found = search.run(clock, progress)
+    return _candidate(observation, search, found)
+
+
+def polish(
+    observation: Observation,
+    guess: Float[Tensor, "k *shape"],
+    *,
+    layer: str | None = None,
+    seconds: float = 60.0,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Candidate:
+    """Turn approximate samples into exact ones, where they lie in the basin; what they do not lead to is searched for without them.
+
+    Args:
+        observation: what the server saw.
+        guess: (k, *input_shape) approximate samples, for example pictures of an iterative attack; their labels are not needed.
+        layer: see ``invert``; a guess of an inner layer's features is (k, n).
+        seconds: budget, wall time.
+        seed: of all randomness.
+        progress: told how many samples are proved.
+
+    Raises:
+        Misuse: the guess has not the shape of the inputs.
+        Inapplicable: no layer can be inverted; the text says why.
+    """
+    clock = Clock(seconds)
+    search = _search(observation, torch.Generator(observation.device).manual_seed(seed), layer, progress)
+    right, sums = search.problem.factors.right, search.problem.sums
+    flat = guess.to(right).flatten(1)
+    if flat.shape[1] != right.shape[1]:
+        raise Misuse(f"guesses of shape (k, {', '.join(map(str, search.shape))})", str(tuple(guess.shape)), "guess what the layer is fed")
+    starts = scaled(torch.linalg.lstsq(right.T, flat.T).solution.T, sums, right)
+    whole = torch.eye(search.problem.batch, dtype=right.dtype, device=right.device)
+    for plan in search.problem.plans:
+        search.descend(plan, starts, whole, whole, sums, clock, ranks=3)
+    return _candidate(observation, search, search.run(clock, progress))
+
+
+def _search(observation: Observation, generator: Generator, layer: str | None, progress: Progress) -> Search:
+    call = find_layer(observation, layer)
+    if isinstance(call, str):
+        raise Inapplicable(call)
+    if not observation.one_gradient:
+        raise Inapplicable("the update is a sum over weights that moved, and every sample has another sensitivity in every step")
+    progress("factor", float("nan"))
+    problem = pose(observation, call, generator)
+    told = observation.labels
+    classes = torch.arange(observation.classes, device=observation.device) if told is None else torch.unique(told)
+    return Search(problem, classes, observation.input_shape if call.raw else tuple(call.input.shape[1:]), generator)
+
+
+def _candidate(observation: Observation, search: Search, found: Found) -> Candidate:
+    problem = search.problem
+    stats: dict[str, Any] = {
+        "layer": problem.call.weight,
+        "width": len(problem.factors.left),
+        "rank": problem.batch,
+        "gap": problem.factors.gap,
+        "equations": problem.equations.count,
+        **search.counts,
+    }
+    reason = f"{len(found)} of {problem.batch} samples proved" if search.missing else ""
+    if not len(found):
+        return Candidate(reason=reason, exhausted=True, stats=stats)
+    inputs = found.points @ problem.factors.right
+    if not problem.call.raw:
+        return Candidate(features=inputs, labels=found.labels, reason=reason, exhausted=bool(search.missing), stats=stats)
+    copies = _copies(found, observation, bool(search.missing))
+    if not reason and bool((copies > 1).any()):
+        reason = f"{int(copies.sum())} samples, of which only {len(found)} differ"
+    return Candidate(
+        inputs.reshape(-1, *observation.input_shape).repeat_interleave(copies, dim=0),
+        found.labels.repeat_interleave(copies),
+        reason=reason,
+        exhausted=bool(search.missing),
+        stats=stats,
+    )
+
+
+def _copies(found: Found, observation: Observation, partly: bool) -> Tensor:
+    """How often every sample was there: its gradient counts copies / b. Where the factor is unknown, the rarest is there once."""
+    shares = found.weights * round(1 / float(found.weights.min())) if observation.factor_known else found.weights / found.weights.min()
+    if observation.batch_size and observation.factor_known:
+        shares = found.weights * observation.batch_size
+    copies = shares.round()
+    whole = bool(((shares - copies).abs() < 0.02).all()) and bool((copies > 0).all()) and not partly
+    return copies.to(torch.int64) if whole else torch.ones_like(found.labels)
+
+
+def error_of(problem: Problem, found: Found) -> Float[Tensor, " k"]:
+    """Bound of the relative error of every sample's inputs, as its residual and the least determined direction give it."""
+    stretch = torch.linalg.matrix_norm(problem.factors.right, 2)
+    return found.errors * stretch / (found.points @ problem.factors.right).norm(dim=1)

@@ -1,0 +1,132 @@
+"""Levenberg–Marquardt for many starts at once."""
+
+from __future__ import annotations
+
+import time
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+
+from unbatch.span.equations import Equations
+
+__all__ = ["Clock", "minimize", "refine"]
+
+PATIENCE = 6
+"""Steps after which a start must have become better by ``PROGRESS``."""
+
+PROGRESS = 0.9
+
+
+class Clock:
+    """The time that is left.
+
+    Args:
+        seconds: of wall time, from now on.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.end = time.monotonic() + seconds
+
+    @property
+    def over(self) -> bool:
+        """Whether it is spent."""
+        return time.monotonic() >= self.end
+
+
+def minimize(
+    equations: Equations,
+    points: Float[Tensor, "k b"],
+    labels: Int64[Tensor, " k"],
+    directions: Float[Tensor, "q b"],
+    clock: Clock,
+    steps: int = 40,
+    floor: float = 1e-12,
+    room: int = 1 << 25,
+) -> tuple[Float[Tensor, "k b"], Float[Tensor, " k"]]:
+    """Make the residuals small along some directions.
+
+    Args:
+        equations: whose residuals.
+        points: the starts.
+        labels: of every start.
+        directions: along which the points may move.
+        clock: no step begins after it is over.
+        steps: at most.
+        floor: a start whose residual is below it is done.
+        room: numbers that a Jacobian of one piece may have.
+
+    Returns:
+        the points, and the norms of their residuals.
+    """
+    if not len(points):
+        return points, points.new_zeros(0)
+    width = max(1, equations.residuals(points[:1], labels[:1]).shape[1])
+    pieces = max(1, room // (width * max(1, len(directions))))
+    parts = [
+        _minimize_piece(equations, p, y, directions, clock, steps, floor)
+        for p, y in zip(torch.split(points, pieces), torch.split(labels, pieces), strict=True)
+    ]
+    return torch.cat([p for p, _ in parts]), torch.cat([v for _, v in parts])
+
+
+def _minimize_piece(
+    equations: Equations, points: Tensor, labels: Tensor, directions: Tensor, clock: Clock, steps: int, floor: float
+) -> tuple[Tensor, Tensor]:
+    points = points.clone()
+    values = equations.residuals(points, labels).norm(dim=1).nan_to_num(torch.inf, torch.inf)
+    if not len(directions):
+        return points, values
+    damping = torch.full_like(values, 1e-2)
+    before = [values.clone()]
+    for _ in range(steps):
+        moving = _moving(values, before, damping, floor)
+        if not len(moving) or clock.over:
+            break
+        rest, slopes = equations.linearized(points[moving], labels[moving], directions)
+        gram, pull = slopes @ slopes.mT, slopes @ rest[..., None]
+        size = gram.diagonal(dim1=1, dim2=2)
+        lift = damping[moving, None] * (size + 1e-3 * size.mean(dim=1, keepdim=True)) + torch.finfo(gram.dtype).tiny
+        step, _ = torch.linalg.solve_ex(gram + torch.diag_embed(lift), pull)
+        tried = points[moving] - step[..., 0] @ directions
+        reached = equations.residuals(tried, labels[moving]).norm(dim=1).nan_to_num(torch.inf, torch.inf)
+        better = reached < values[moving]
+        points[moving[better]], values[moving[better]] = tried[better], reached[better]
+        damping[moving] *= torch.where(better, 0.15, 5.0)
+        before.append(values.clone())
+    return points, values
+
+
+def _moving(values: Tensor, before: list[Tensor], damping: Tensor, floor: float) -> Int64[Tensor, " k"]:
+    """The starts that are worth another step."""
+    moving: Bool[Tensor, " k"] = (values > floor) & values.isfinite() & (damping < 1e8)
+    if len(before) > PATIENCE:
+        moving &= values < PROGRESS * before[-1 - PATIENCE]
+    return moving.nonzero()[:, 0]
+
+
+def refine(
+    equations: Equations,
+    points: Float[Tensor, "k b"],
+    labels: Int64[Tensor, " k"],
+    directions: Float[Tensor, "q b"],
+    steps: int = 3,
+) -> tuple[Float[Tensor, "k b"], Float[Tensor, " k"]]:
+    """Gauss–Newton steps by an orthogonal factoring, which unlike ``minimize`` does not square the condition.
+
+    Returns:
+        the points, and for each the size of the error that its residual leaves along the least determined direction.
+    """
+    points = points.clone()
+    error = points.new_zeros(len(points))
+    values = equations.residuals(points, labels).norm(dim=1)
+    for _ in range(steps if len(directions) else 0):
+        rest, slopes = equations.linearized(points, labels, directions)
+        basis, change = torch.linalg.qr(slopes.mT)
+        step = torch.linalg.solve_triangular(change, basis.mT @ rest[..., None], upper=True)
+        error = values / torch.linalg.svdvals(change)[:, -1].clamp_min(torch.finfo(change.dtype).tiny)
+        tried = points - step[..., 0] @ directions
+        reached = equations.residuals(tried, labels).norm(dim=1)
+        better = reached < values
+        points[better], values[better] = tried[better], reached[better]
+    return points, error

@@ -1,0 +1,191 @@
+"""From an observation to equations: the layer, the factors of its gradient, and what else of the update speaks.
+
+| here       | meaning                                                                                           |
+|------------|---------------------------------------------------------------------------------------------------|
+| U, R       | left, right: ∂L/∂W = U R, U orthonormal, of rank b                                                  |
+| p          | a sample in these coordinates: x = Rᵀ p                                                             |
+| s          | sums: Uᵀ ∂L/∂bias; p · s = 1 for every sample, because the bias's gradient is the sum of all columns |
+| c          | Uᵀ d, scaled so that p · c = 1; of two samples i ≠ j, p_i · c_j = 0                                 |
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor
+
+from unbatch.errors import Inapplicable
+from unbatch.linalg.lowrank import Factors, factor
+from unbatch.span.equations import MARGIN, Equations, Space, spaces_of_gradient
+from unbatch.span.network import network_behind
+from unbatch.trace import LinearCall, linear_layers
+from unbatch.types import Observation
+
+__all__ = ["Problem", "find_layer", "pose"]
+
+TRIAL = 2
+"""Samples in the trial run that shows the layers."""
+
+CROWDED = 0.6
+"""Above this share of unknowns to the first layer's equations the other layers' equations are used in the search, not only in the proof."""
+
+
+@dataclass(frozen=True, eq=False)
+class Problem:
+    """A layer whose samples are sought.
+
+    Attributes:
+        call: the layer.
+        factors: of its gradient.
+        sums: (b,) s.
+        equations: all of them.
+        plans: those that the search uses, one choice of them after the other while nothing is found.
+        precision: what of a residual is rounding in any case.
+    """
+
+    call: LinearCall
+    factors: Factors
+    sums: Float[Tensor, " b"]
+    equations: Equations
+    plans: tuple[Equations, ...]
+    precision: float
+
+    @property
+    def batch(self) -> int:
+        """b."""
+        return self.factors.rank
+
+    @property
+    def column(self) -> Space:
+        """The column space of the layer itself."""
+        return self.equations.spaces[0]
+
+
+def find_layer(observation: Observation, layer: str | None = None) -> LinearCall | str:
+    """The layer to invert, or why there is none.
+
+    Args:
+        observation: what the server saw.
+        layer: the name of its weight; the first that sees the raw input if None.
+    """
+    every = linear_layers(observation.model, observation.input_shape, TRIAL)
+    calls = [call for call in every if layer in (None, call.weight, call.weight.removesuffix(".weight"))]
+    if not calls and layer is not None:
+        return f"the model runs no Linear layer named {layer!r}"
+    obstacles = [_obstacle(call, every, observation, inner=layer is not None) for call in calls]
+    for call, obstacle in zip(calls, obstacles, strict=True):
+        if obstacle is None:
+            return call
+    told = "; ".join(f"{call.weight} {obstacle}" for call, obstacle in zip(calls[:4], obstacles, strict=False))
+    return "the model has no Linear layer with a bias that sees its raw input once a sample: " + (told or "it runs no Linear layer at all")
+
+
+def _obstacle(call: LinearCall, every: list[LinearCall], observation: Observation, *, inner: bool) -> str | None:
+    if call.bias is None:
+        return "has no bias, whose gradient gives the scale"
+    if call.input.ndim != 2 or len(call.input) != TRIAL or sum(other.weight == call.weight for other in every) > 1:
+        return f"is applied {sum(o.input.numel() // o.input.shape[-1] for o in every if o.weight == call.weight) // TRIAL} times a sample"
+    if call.weight not in observation.update or call.bias not in observation.update:
+        return "is frozen: the update holds no gradient of it"
+    if not bool(observation.update[call.weight].any()):
+        return "has a gradient of zero: it was frozen, or no neuron of it passes anything on"
+    if not (call.raw or inner):
+        return "does not see the raw input (name it with layer= to recover what it sees)"
+    return None
+
+
+def pose(observation: Observation, call: LinearCall, generator: Generator) -> Problem:
+    """The equations of a layer's samples.
+
+    Raises:
+        Inapplicable: the rank of the gradient says that there are too few equations, or says nothing, or the scores depend on more than
+            what the layer is fed.
+    """
+    gradient = observation.update[call.weight]
+    factors = _factored(observation, call, generator)
+    calls = _together(observation, call)
+    network = network_behind(observation.model, calls, factors.right, observation.input_shape, observation.loss)
+    if network is None:
+        raise Inapplicable(f"the model's scores depend on more than what {call.weight} is fed: a path goes past it")
+    precision = _PRECISION[observation.rounding]
+    first = Space("column", call.weight, factors.left, factors.noise_map * max(1, len(factors.left) - factors.rank) ** 0.5)
+    others = _other_spaces(observation, calls, factors.rank, torch.finfo(gradient.dtype).eps)
+    equations = Equations(network, [first, *others])
+    unknowns = factors.rank - 1
+    if equations.count < unknowns + MARGIN:
+        raise Inapplicable(
+            f"{factors.rank} samples are {unknowns} unknowns each, and the update gives {equations.count} equations: too few for a proof"
+        )
+    sums = factors.left.T @ observation.update[str(call.bias)].double()
+    return Problem(call, factors, sums, equations, _plans(equations, sums), precision)
+
+
+def _plans(equations: Equations, sums: Tensor) -> tuple[Equations, ...]:
+    """Which equations to search with, one choice after the other while nothing is found.
+
+    First what the next layers are fed: it needs no label, and behind a kinked activation (ReLU, LeakyReLU) it is continuous where ∂ℓ/∂z
+    jumps from mask to mask. As few layers as are enough: the nearest is the nearest to linear.
+    """
+    network, unknowns = equations.network, len(sums) - 1
+    own = Equations(network, [equations.spaces[0]])
+    rows = [space for space in equations.spaces if space.kind == "row"]
+    fed = next((e for e in (Equations(network, rows[:n]) for n in range(1, len(rows) + 1)) if CROWDED * e.count > unknowns), None)
+    smooth = CROWDED * own.count > unknowns and _smooth(own, sums)
+    return (*([fed] if fed else []), *([own] if smooth else []), equations)
+
+
+def _smooth(equations: Equations, sums: Tensor, step: float = 1e-3) -> bool:
+    """Whether ∂ℓ/∂z moves as its derivative says, seen on random samples."""
+    generator = torch.Generator().manual_seed(0)
+    scale = 1 / float(sums.norm())
+    points, toward = (torch.randn((2, 16, len(sums)), generator=generator, dtype=torch.float64) * scale).to(sums).unbind()
+    labels = torch.zeros(len(points), dtype=torch.int64, device=sums.device)
+    moved = equations.residuals(points + step * toward, labels) - equations.residuals(points - step * toward, labels)
+    _, slope = torch.func.jvp(lambda p: equations.residuals(p, labels), (points,), (2 * step * toward,))[:2]
+    return float((moved - slope).norm(dim=1).median()) < 0.1 * float(moved.norm(dim=1).median())
+
+
+_PRECISION = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 3e-2}
+
+
+def _factored(observation: Observation, call: LinearCall, generator: Generator) -> Factors:
+    gradient = observation.update[call.weight]
+    factors = factor(gradient, generator)
+    firing = int((gradient != 0).any(dim=1).sum())
+    if observation.batch_size and (not factors.clear or factors.rank >= min(firing, gradient.shape[1])):
+        factors = factor(gradient, generator, rank=min(observation.batch_size, *gradient.shape))
+    if factors.rank >= min(gradient.shape):
+        raise Inapplicable(
+            f"the gradient of {call.weight} ({gradient.shape[0]} neurons, {gradient.shape[1]} inputs) has full rank {factors.rank}: the"
+            " batch is as large, or the update is noisy; if the batch is smaller, give batch_size"
+        )
+    if not factors.clear and observation.batch_size is None:
+        raise Inapplicable(
+            f"the singular values of {call.weight} show no clear gap (the largest ratio is {factors.gap:.1f}), so the rank does not"
+            " tell the batch size: the update is noisy, or the batch nearly dependent; give batch_size if it is known"
+        )
+    return factors
+
+
+def _together(observation: Observation, call: LinearCall) -> list[LinearCall]:
+    """The layers that are fed the same as this one: all that see the raw input once a sample, or an inner layer alone."""
+    if not call.raw:
+        return [call]
+    every = linear_layers(observation.model, observation.input_shape, TRIAL)
+    return [other for other in every if other.raw and other.input.ndim == 2 and len(other.input) == TRIAL]
+
+
+def _other_spaces(observation: Observation, entered: list[LinearCall], batch: int, resolution: float) -> list[Space]:
+    """The spaces of all layers behind the entered ones."""
+    every = linear_layers(observation.model, observation.input_shape, TRIAL)
+    counted = [call.weight for call in every]
+    names = {call.weight for call in entered}
+    spaces: list[Space] = []
+    for call in every if entered[0].raw else every[counted.index(entered[0].weight) :]:
+        once = counted.count(call.weight) == 1 and call.input.ndim == 2 and len(call.input) == TRIAL
+        if once and call.weight not in names and call.weight in observation.update:
+            bias = observation.update.get(call.bias) if call.bias else None
+            spaces += spaces_of_gradient(call.weight, observation.update[call.weight], bias, batch, resolution)
+    return spaces
