@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from lies import LIES, the_true_features, the_truth
 from pools import NAMES, pool
-from rounds import KINDS, observed, randn
+from rounds import KINDS, TOLD_RIGHTLY, observed, randn
 from scenes import Scene, liar
 from unbatch.attacks.spear import Spear
 from unbatch.contracts import Attack
@@ -97,7 +97,7 @@ def run(seed: int) -> Outcome:
     wall, cpu = time.perf_counter() - wall, time.process_time() - cpu
     failures = falsehoods(found, trial.truth) + overruns(trial.seconds, wall, cpu)
     if found.status.name == "BROKE_DOWN" and math.isfinite(trial.seconds):  # what a liar hands in may be past reading
-        failures.append(Falsehood("breakdown", str(getattr(found, "error", found.reason))))
+        failures.append(Falsehood("breakdown", getattr(found, "error", "") or found.reason))
     return Outcome(seed, kind, facts, found.status.name, size, claimed(found), wall, cpu, found.reason, tuple(failures))
 
 
@@ -141,7 +141,7 @@ def build(seed: int, facts: dict[str, str]) -> Trial:
     if kind == "mode":
         model.train(size > 1 and draw.random() < 0.5)
     seen, coarse = observed(draw, kind, model, batch, role(seed, "protocol") % 2**31, facts)
-    truth = truth_of(model, inputs, labels, coarse=coarse, size_told=seen.batch_size == size)
+    truth = truth_of(model, inputs, labels, coarse=coarse, size_told=seen.batch_size == size, scale_told=kind in TOLD_RIGHTLY)
     if kind == "mode":
         model.train(size > 1 and not model.training)
     if kind == "foreign weights":

@@ -38,9 +38,9 @@ def digits(count: int, seed: int = 0) -> tuple[Tensor, Tensor]:
     return source.take(chosen), source.labels[chosen]
 
 
-def judged(seen: Observation, x: Tensor, y: Tensor, seconds: float = 1.0, seed: int = 0, *, coarse: bool = False) -> Reconstruction:
+def judged(seen: Observation, x: Tensor, y: Tensor, seconds: float = 1.0, seed: int = 0, **facts: bool) -> Reconstruction:
     """What SPEAR says, held against the truth."""
-    truth = truth_of(seen.model, x, y, coarse=coarse, size_told=seen.batch_size == len(x))
+    truth = truth_of(seen.model, x, y, size_told=seen.batch_size == len(x), **facts)
     found = Spear(seconds=seconds)(seen, seed=seed)
     assert falsehoods(found, truth) == [], found.reason
     return found
@@ -155,7 +155,7 @@ def test_row_6_large_inputs_whose_bias_gradients_were_halved() -> None:
         x = 25500 * x
         model = built(64, 120, 4, 10, seed)
         update = {name: tensor / 2 if name.endswith("bias") else tensor for name, tensor in capture(model, x.float(), y).items()}
-        judged(Observation(model, update, tuple(x.shape[1:])), x, y, seed=seed)
+        judged(Observation(model, update, tuple(x.shape[1:])), x, y, seed=seed, scale_told=False)
 
 
 def test_row_6_faint_inputs_of_a_network_without_biases_in_bf16() -> None:
@@ -246,7 +246,7 @@ def planted(seed: int = 0) -> tuple[nn.Module, Tensor, Tensor, Observation]:
 def test_row_10_an_update_that_was_scaled_in_secret(factor: float) -> None:
     """Half an update is one in which as many samples again left no trace, or one that was halved: nobody can know which."""
     _, x, y, seen = planted()
-    found = judged(replace(seen, update={name: factor * tensor for name, tensor in seen.update.items()}), x, y)
+    found = judged(replace(seen, update={name: factor * tensor for name, tensor in seen.update.items()}), x, y, scale_told=False)
     assert "8 more samples" not in found.reason
     assert found.status is not Status.RECONSTRUCTED
 
@@ -260,7 +260,7 @@ def test_row_10_class_weights_told_as_plain_cross_entropy(seed: int) -> None:
         return (weights[labels] * F.cross_entropy(outputs, labels, reduction="none")).mean()
 
     for size in (None, 8):
-        judged(replace(seen, update=capture(model, x, y, weighted), batch_size=size), x, y, seed=seed)
+        judged(replace(seen, update=capture(model, x, y, weighted), batch_size=size), x, y, seed=seed, scale_told=False)
 
 
 @pytest.mark.parametrize("size", [7, 9, 10, 16])

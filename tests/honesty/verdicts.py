@@ -33,6 +33,8 @@ class Truth:
         labels: (b,).
         coarse: whether the update, or a tensor of it, holds no more digits than fp16 or int8.
         size_told: whether the server was told the right number of samples.
+        scale_told: whether the update has the scale that the server was told, and the loss is that which it was told. Where not, a number
+            of samples that left no trace follows from what was told wrongly.
     """
 
     model: nn.Module
@@ -40,6 +42,7 @@ class Truth:
     labels: Tensor
     coarse: bool = False
     size_told: bool = False
+    scale_told: bool = True
 
 
 @dataclass(frozen=True)
@@ -50,10 +53,12 @@ class Falsehood:
     detail: str
 
 
-def truth_of(model: nn.Module, inputs: Tensor, labels: Tensor, *, coarse: bool = False, size_told: bool = False) -> Truth:
+def truth_of(
+    model: nn.Module, inputs: Tensor, labels: Tensor, *, coarse: bool = False, size_told: bool = False, scale_told: bool = True
+) -> Truth:
     """Copies, so that whoever tampers with the originals changes nothing here."""
     seen = inputs.to(next(model.parameters()).dtype)
-    return Truth(copy.deepcopy(model), seen.double().clone(), labels.clone(), coarse, size_told)
+    return Truth(copy.deepcopy(model), seen.double().clone(), labels.clone(), coarse, size_told, scale_told)
 
 
 def layer_inputs(model: nn.Module, inputs: Tensor, weight: str) -> Tensor:
@@ -163,7 +168,7 @@ def _false_rest(found: Reconstruction, truth: Truth, fits: Tensor) -> list[False
         return []
     (k, b), there = fits.shape, int(fits.any(dim=0).sum())
     right = k + rest == b if truth.size_told else k * b == (k + rest) * there
-    return [] if right else [Falsehood("false rest", f"{k} samples and {rest} more, of {b}")]
+    return [] if rest >= 0 and (right or not truth.scale_told) else [Falsehood("false rest", f"{k} samples and {rest} more, of {b}")]
 
 
 def _matched(fits: Tensor) -> int:
