@@ -51,6 +51,7 @@ ALLOWED: dict[str, set[str]] = {
 """Part -> the parts that it may import. A part is a module, or a folder of them."""
 
 PLUGIN_FOLDERS = {"attacks", "labels", "protocols", "defenses", "models", "datasets", "metrics"}
+BLINDFOLDED = {"attacks", "evidence", "inversion", "labels", "linalg", "span", "spear"}
 
 
 def part_of(path: Path) -> str:

@@ -42,7 +42,7 @@ def invert(
 
 def polish(
     observation: Observation,
-    guess: Float[Tensor, "k *shape"],
+    guess: Float[Tensor, " k *shape"],
     *,
     layer: str | None = None,
     seconds: float = 60.0,

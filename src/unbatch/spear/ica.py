@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import torch
 from jaxtyping import Float
-from torch import Generator
+from torch import Generator, Tensor
 
 from unbatch.clock import UNLIMITED, Clock
 from unbatch.linalg.ica import fast_ica
