@@ -63,6 +63,7 @@ class Finding:
             Status.BUDGET_EXHAUSTED: "No reconstruction was proved within the budget; this does not show that the update is safe.",
             Status.FEATURES: "This update gives away what an inner layer sees of its batch; the samples themselves were not reconstructed.",
             Status.UNPROVEN: f"A batch of {count} samples was found, but it cannot be proved without labels.",
+            Status.BROKE_DOWN: "The attack broke down; this says nothing of the update.",
             Status.NOT_APPLICABLE: "This attack does not apply to this update; this does not show that the update is safe.",
         }
         return head[made.status]
