@@ -80,7 +80,8 @@ def test_every_kind_is_reconstructed(played: Round, update: str, kind: str, told
     more = [*(told if update != "u" else []), f"--truth={played.folder / 't.npz'}"]
     assert played.audit(update, f"--update-is={kind}", *more) == 0, capsys.readouterr().err
     assert "5 of 5 samples" in capsys.readouterr().out
-    assert played.report["status"] == "RECONSTRUCTED"
+    # Without the learning rate every sample is proved, but not that there are no more of them.
+    assert played.report["status"] == ("RECONSTRUCTED" if update == "u" or told else "PARTIAL")
     facts = played.report["knowledge"]
     assert any("fedavg:epochs=1,batch_size=0" in fact for fact in facts) == (update != "u")
     assert ("not the factor by which the update was scaled" in facts) == (update != "u" and not told)

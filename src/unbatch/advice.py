@@ -61,11 +61,18 @@ _NEXT: dict[Status, Advice] = {
         " ones need no ReLU and no rank, and give approximations where this one gives nothing.",
         costs="No attack applying is not a proof of safety either: only a guarantee such as differential privacy is.",
     ),
-    Status.UNPROVEN: Advice(
-        title="Give the labels, then judge",
+    Status.BROKE_DOWN: Advice(
+        title="Report the fault, and try another attack",
         strength="next step",
-        works="The batch that was found could not be replayed because its labels are unknown. With the labels, the replay either proves"
-        " the reconstruction or refutes it.",
+        works="The attack, or the model's code when the attack ran it, failed with the error on this page. A search that did not take place"
+        " says nothing.",
+        costs="Until another attack has run, nothing is known of this update.",
+    ),
+    Status.UNPROVEN: Advice(
+        title="Tell the attack more, then judge",
+        strength="next step",
+        works="What was found could neither be proved nor refuted: labels, the batch size, the learning rate or the scale of the update are"
+        " unknown, or the numbers are too coarse. With them, the replay decides.",
         costs="Until then treat the samples as disclosed if the pictures or values below are plausible.",
     ),
     Status.FEATURES: Advice(

@@ -183,6 +183,15 @@ def test_strangers_cannot_write_markup(stored: Stored, tmp_path: Path) -> None:
     assert "default-src &#39;none&#39;" in page or "default-src 'none'" in page
 
 
+def test_a_breakdown_keeps_its_traceback(stored: Stored, tmp_path: Path) -> None:
+    told = stored(Status.BROKE_DOWN, found=0)
+    changed = told.model_copy(update={"error": "Traceback (most recent call last):\n  <b>line 1\x1b[2J"})
+    (tmp_path / "report.json").write_text(changed.model_dump_json())
+    page = render(tmp_path)
+    assert "The attack broke down" in text_of(page)
+    assert "Traceback (most recent call last):\n  &lt;b&gt;line 1\\x1b[2J" in page
+
+
 def test_many_large_pictures_stay_small_and_folded(stored: Stored, tmp_path: Path) -> None:
     stored(shape=(3, 80, 80), size=128)
     page = render(tmp_path)

@@ -1,3 +1,4 @@
+import math
 import shlex
 from collections.abc import Callable
 
@@ -21,6 +22,7 @@ Stored = Callable[..., StoredFinding]
         (Status.INCONSISTENT, Severity.NOT_SHOWN),
         (Status.BUDGET_EXHAUSTED, Severity.NOT_SHOWN),
         (Status.NOT_APPLICABLE, Severity.NOT_SHOWN),
+        (Status.BROKE_DOWN, Severity.NOT_SHOWN),
     ],
 )
 def test_severity(stored: Stored, status: Status, severity: Severity) -> None:
@@ -34,7 +36,7 @@ def test_every_status_has_words(stored: Stored) -> None:
         assert summary.meaning(told).endswith(".")
 
 
-@pytest.mark.parametrize("status", [Status.INCONSISTENT, Status.BUDGET_EXHAUSTED, Status.NOT_APPLICABLE])
+@pytest.mark.parametrize("status", [Status.INCONSISTENT, Status.BUDGET_EXHAUSTED, Status.NOT_APPLICABLE, Status.BROKE_DOWN])
 def test_a_failure_is_never_called_safe(stored: Stored, status: Status) -> None:
     told = stored(status, found=0)
     assert "not show that the update is safe" in summary.meaning(told)
@@ -56,6 +58,14 @@ def test_headline_with_truth(stored: Stored) -> None:
 def test_headline_without_truth_claims_nothing_about_it(stored: Stored) -> None:
     figures = {figure.label: figure.value for figure in summary.headline(stored(truth=False))}
     assert figures == {"Samples found": "4", "Replay residual": "1.0 × 10⁻¹⁴", "Time": "1 min 15 s"}
+
+
+def test_headline_of_what_is_proved(stored: Stored) -> None:
+    told = stored().model_copy(update={"proved": 4, "accuracy": (1e-9, 3e-8, None, 2e-9), "missing": 2})
+    (proved,) = (figure for figure in summary.headline(told) if figure.label == "Proved samples")
+    assert (proved.value, proved.hint) == ("4", "by the update, each right to 3.0 × 10⁻⁸ of its size; 2 more not found")
+    unbounded = told.model_copy(update={"accuracy": (math.inf,) * 4, "missing": None})
+    assert next(figure.hint for figure in summary.headline(unbounded) if figure.label == "Proved samples") == "by the update"
 
 
 def test_headline_of_nothing(stored: Stored) -> None:

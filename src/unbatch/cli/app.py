@@ -17,10 +17,10 @@ __all__ = ["DONE", "FAILED", "INCONCLUSIVE", "INTERRUPTED", "LEAKED", "MISUSE", 
 DONE, FAILED, MISUSE, LEAKED, INCONCLUSIVE, INTERRUPTED = 0, 1, 2, 3, 4, 130
 
 EXIT_CODES = """Exit codes: 0 done (read the verdict: an audit that finds nothing is done too); 1 controlled failure (the demo did not
-reconstruct its batch, or unbatch has a bug); 2 misuse (what was given cannot be used, the attack does not apply to it, or the output cannot
-be written), with one sentence on stderr and nothing written; 3 the update gives away what --fail-on names, with the reason on stderr and
-the report written; 4 --fail-on found nothing, but the audit could not tell, with the reason on stderr and the report written; 130
-interrupted, nothing half-written."""
+reconstruct its batch, the attack broke down, or unbatch has a bug); 2 misuse (what was given cannot be used, the attack does not apply to
+it, or the output cannot be written), with one sentence on stderr and nothing written; 3 the update gives away what --fail-on names, with
+the reason on stderr and the report written; 4 --fail-on found nothing, but the audit could not tell, with the reason on stderr and the
+report written; 130 interrupted, nothing half-written."""
 
 app = typer.Typer(
     name="unbatch",

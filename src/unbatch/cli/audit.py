@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, cast
 import typer
 
 from unbatch.cli import gate, shared
-from unbatch.cli.app import INCONCLUSIVE, LEAKED, app, echo, say
+from unbatch.cli.app import FAILED, INCONCLUSIVE, LEAKED, app, echo, say
 from unbatch.cli.shared import AttackSpec, Device, InputShape, Loss, Model, Out, Quiet, Seed, Update, Weights
 from unbatch.errors import Misuse
 
@@ -76,8 +76,9 @@ def audit(
 ) -> None:
     """Attack a captured update, and score the result where the truth is known.
 
-    Ends with exit code 0 whatever the verdict is and with 2 if the attack does not apply. With --fail-on it ends with 3 if the update gives
-    away what that names, with 4 if the audit could not tell, and with 0 only if it could and the update does not.
+    Ends with exit code 0 whatever the verdict is, with 1 if the attack broke down and with 2 if it does not apply. With --fail-on it ends
+    with 3 if the update gives away what that names, with 4 if the audit could not tell, and with 0 only if it could and the update does
+    not.
     """
     limits = gate.parse(fail_on or [], truth_known=truth is not None, labels_told=labels is not None)
     passes = _passes(inconclusive, fail_on)
@@ -111,6 +112,8 @@ def audit(
     shared.write_report(finding, out)
     if fail_on:
         _end(answers, passes)
+    elif finding.reconstruction.status.name == "BROKE_DOWN":
+        raise typer.Exit(say(f"{attack} broke down: {finding.reconstruction.reason or 'see the report'}", FAILED))
 
 
 def _passes(inconclusive: str | None, fail_on: list[str] | None) -> bool:

@@ -49,23 +49,25 @@ _SEVERITY: dict[Status, tuple[Severity, str]] = {
     Status.INCONSISTENT: (Severity.NOT_SHOWN, "Disclosure not shown"),
     Status.BUDGET_EXHAUSTED: (Severity.NOT_SHOWN, "Disclosure not shown"),
     Status.NOT_APPLICABLE: (Severity.NOT_SHOWN, "Disclosure not shown"),
+    Status.BROKE_DOWN: (Severity.NOT_SHOWN, "The attack broke down"),
 }
 
 _MEANING: dict[Status, str] = {
     Status.RECONSTRUCTED: "Whoever sees this update has the samples it was computed from. The proof does not rest on the truth: sent"
     " through the model again, the reconstructed batch gives the same update, down to rounding. Treat the samples as disclosed to the"
     " server, and to everyone who can read what the server received.",
-    Status.PARTIAL: "Whoever sees this update has at least the samples shown. Each carries its own certificate; the rest of the batch was"
-    " not found, which does not mean that it cannot be.",
+    Status.PARTIAL: "Whoever sees this update has at least the samples shown. Each is proved by itself; the rest of the batch was not"
+    " found, which does not mean that it cannot be.",
     Status.APPROXIMATE: "Whoever sees this update can come near to the samples. Nothing here is proved exact; judge by what a person"
     " could recognize, and expect better attacks.",
-    Status.FEATURES: "Whoever sees this update has the inputs of an inner layer, one vector a sample, exactly. What those vectors encode of"
+    Status.FEATURES: "Whoever sees this update has inputs of an inner layer, one vector a sample, each proved. What those vectors encode of"
     " the samples is disclosed with them; layers before it may be inverted in a second step.",
-    Status.UNPROVEN: "A batch was found that fits the layer that was attacked, but without labels it cannot be replayed through the"
-    " whole model. It may well be right: do not treat the update as safe.",
+    Status.UNPROVEN: "A batch was found that the update neither proves nor refutes. It may well be right: do not treat the update as safe.",
     Status.INCONSISTENT: "The attack ended with something that does not explain the update. This says more about the inputs of the audit"
     " than about the client's privacy, and it does not show that the update is safe.",
     Status.BUDGET_EXHAUSTED: "The attack ran out of its budget. The same attack with more time, or another one, may succeed: this does"
+    " not show that the update is safe.",
+    Status.BROKE_DOWN: "The attack failed by a fault of its own, which is below. Nothing was learned of the update: this does"
     " not show that the update is safe.",
     Status.NOT_APPLICABLE: "This attack needs something that this model or update does not have. Other attacks need other things: this"
     " does not show that the update is safe.",
@@ -112,6 +114,13 @@ def headline(stored: StoredFinding) -> list[Figure]:
         figures.append(Figure("Samples found", f"{stored.reconstructed} of {true}", "samples in the true batch"))
     else:
         figures.append(Figure("Samples found", str(stored.reconstructed), "the truth was not given"))
+    if stored.proved:
+        worst = max((value for value in stored.accuracy if value is not None), default=math.inf)
+        bound = f", each right to {number(worst)} of its size" if worst < math.inf else ""
+        more = "" if stored.missing is None else f"; {stored.missing} more not found" if stored.missing else "; no more there"
+        figures.append(
+            Figure("Proved samples" if stored.reconstructed else "Proved rows", str(stored.proved), f"by the update{bound}{more}")
+        )
     if any(value is not None for value in stored.scores.get("psnr", ())):
         figures.append(Figure("Median PSNR", score(_median(stored.scores["psnr"]), "dB"), "above 100 dB no eye sees a difference"))
     if known and stored.labels_right:

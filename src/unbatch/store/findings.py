@@ -70,6 +70,11 @@ class StoredFinding(Record):
         verdict: the one sentence that a reader takes away.
         reason: why it did not go further, or empty.
         residual: ‖replayed − observed‖ / ‖observed‖, or None.
+        layer: name of the weight of the inner layer whose inputs were recovered, or None.
+        proved: how many samples (or rows of an inner layer's inputs) were proved.
+        accuracy: of every one of them, an upper estimate of ‖error‖ / ‖sample‖; infinite where nothing bounds it.
+        missing: how many more samples the batch held, where that is known.
+        error: the traceback of a breakdown, or empty.
         attack: specification that builds the attack again.
         seed: of the attack.
         seconds: wall time of the attack.
@@ -97,6 +102,11 @@ class StoredFinding(Record):
     verdict: str
     reason: str = ""
     residual: float | None = None
+    layer: str | None = None
+    proved: int = 0
+    accuracy: tuple[float | None, ...] = ()
+    missing: int | None = None
+    error: str = ""
     attack: str = ""
     seed: int
     seconds: float
@@ -269,6 +279,11 @@ def _stored(finding: Finding) -> StoredFinding:
         verdict=finding.verdict,
         reason=found.reason,
         residual=_number(found.residual),
+        layer=found.layer,
+        proved=0 if found.proved is None else int(found.proved.sum()),
+        accuracy=() if found.accuracy is None else tuple(map(_number, found.accuracy.tolist())),
+        missing=found.missing,
+        error=found.error,
         attack=found.attack,
         seed=finding.seed,
         seconds=finding.seconds,
