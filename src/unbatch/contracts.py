@@ -57,6 +57,15 @@ class Plugin:
         return specs.write(name, {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default})
 
 
+def _fingerprint(observation: Observation) -> tuple[int, ...]:
+    """Sums over the bits of everything that the evidence will read: an attack that writes to it is seen."""
+    state = (*observation.update.values(), *observation.model.parameters(), *observation.model.buffers())
+    kinds = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    return tuple(
+        int(tensor.detach().contiguous().view(kinds[tensor.element_size()]).sum(dtype=torch.int64)) for tensor in state if tensor.numel()
+    )
+
+
 @dataclass(frozen=True)
 class Attack(Plugin, ABC):
     """Turns an observation into a reconstruction. It sees nothing else.
@@ -91,7 +100,11 @@ class Attack(Plugin, ABC):
         start = time.perf_counter()
         if (reason := self._cannot(observation)) is not None:
             return Reconstruction(Status.NOT_APPLICABLE, reason=reason, attack=self.spec)
+        before = _fingerprint(observation)
         candidate = self._proposed(observation, torch.Generator(observation.device).manual_seed(seed), progress)
+        if _fingerprint(observation) != before:
+            reason = "the attack changed the model or the update that it was given, so nothing that it says can be checked"
+            return Reconstruction(Status.BROKE_DOWN, reason=reason, attack=self.spec, error=reason)
         if isinstance(candidate, str):
             return Reconstruction(Status.NOT_APPLICABLE, reason=candidate, attack=self.spec)
         progress("replay", math.nan)

@@ -74,6 +74,7 @@ class Certificates:
         noise: (k,) what of it the update's noise explains.
         inverse_weight: (k,) 1/w, the median over the layers.
         row_noise: (k,) how far, relatively, noise turns the first layer's row space away from a sample.
+        scale_noise: (k,) how far, relatively, noise of the bias gradient moves the length of a sample that it alone tells.
         equations: how many conditions there are, independent of each other; counted up to r + ``SPARE``.
         met: (k,) whether they are met, up to the noise.
     """
@@ -82,6 +83,7 @@ class Certificates:
     noise: Float[Tensor, " k"]
     inverse_weight: Float[Tensor, " k"]
     row_noise: Float[Tensor, " k"]
+    scale_noise: Float[Tensor, " k"]
     equations: int
     met: Bool[Tensor, " k"]
 
@@ -105,6 +107,7 @@ def certify(
     seen = entrance.tail(entrance.at(coordinates), labels)
     seen[entrance.tail.start] = replace(seen[entrance.tail.start], inputs=coordinates)
     violations, noises, inverses = [outside], [torch.zeros_like(outside)], []
+    scale = torch.zeros_like(outside)
     for name, space in entrance.spaces.items():
         here = seen.get(name)
         if here is None or here.columns is None or here.inputs is None:
@@ -122,7 +125,8 @@ def certify(
         if space.bias_gradient is not None:
             sums = space.solve_columns(space.bias_gradient[None])[0]
             violations.append((inside @ sums - 1).abs())
-            noises.append(space.noise * _norm(by_rows) * float(sums.norm()))
+            noises.append(_norm(by_rows) * (space.noise * float(sums.norm()) + space.bias_noise))
+            scale = noises[-1] if own else scale
         # 1/w must be positive, and the same at every layer.
         inverses.append(torch.where(product > 0, product, torch.inf))
     inverse = torch.stack(inverses)
@@ -131,7 +135,7 @@ def certify(
     violation = torch.stack([*violations, spread]).amax(dim=0).nan_to_num(nan=torch.inf)
     noise = torch.stack(noises).amax(dim=0).nan_to_num(nan=torch.inf)
     met = violation <= (MARGIN * noise + rounding_of(entrance)).clamp(max=LOOSEST)
-    return Certificates(violation, noise, middle, noises[2], equations_of(entrance, coordinates) if bool(met.any()) else 0, met)
+    return Certificates(violation, noise, middle, noises[2], scale, equations_of(entrance, coordinates) if bool(met.any()) else 0, met)
 
 
 def labels_that_fit(entrance: Entrance, coordinates: Float[Tensor, "k r"], most: int = 4096) -> Int64[Tensor, " k"]:

@@ -93,6 +93,9 @@ def completeness(observation: Observation, weights: Float[Tensor, " k"], labels:
         shares = f"what they count, {float(weights.min()):.3g} to {float(weights.max()):.3g} of the update, is not that of a plain mean"
         return Completeness(False, one_each, None, (f"{shares}: it was scaled, clipped or weighted in a way that was not told",))
     missing = number - round(float((weights * number).sum()))
+    if missing < 0:
+        said = f"what they count adds up to {total:.3g} of the update: the loss weighs samples, or the update was scaled"
+        return Completeness(False, one_each, None, (said,))
     remarks = (_of_missing(told, number, missing, explained),)
     if size not in (None, number):
         return Completeness(False, one_each, None, (*remarks, f"the batch size was told as {size}, which contradicts it"))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from unbatch.evidence.accuracy import SAFETY, from_conditions, from_rows
 from unbatch.evidence.certificate import EVIDENCE, Certificates, Entrance, certify
+from unbatch.evidence.completeness import plain
 from unbatch.evidence.replay import rest_of
 from unbatch.evidence.spaces import spaces_of
 from unbatch.evidence.tail import tail_of
@@ -54,7 +55,7 @@ def entrance_to(observation: Observation) -> Entrance | None:
     if first is None or (tail := tail_of(observation, first.weight)) is None:
         return None
     biases = {call.weight: call.bias for call in calls}
-    spaces = spaces_of(observation.update, [(name, biases.get(name)) for name in (first.weight, *tail.layers)], observation.rounding)
+    spaces = spaces_of(observation, [(name, biases.get(name)) for name in (first.weight, *tail.layers)])
     if first.weight not in spaces:
         return None
     parameters = dict(observation.model.named_parameters())
@@ -85,9 +86,11 @@ def prove_each(
     rank = entrance.first.rank
     fixed, tuned = shown.digits(0) >= EVIDENCE, shown.digits(rank) >= EVIDENCE
     accuracy, kept = torch.full_like(length, torch.inf), (alone & fixed).nonzero()[:, 0]
-    beside = outside + SAFETY * shown.row_noise
+    beside = outside + SAFETY * (shown.row_noise + (0.0 if observation.factor_known else shown.scale_noise))
     while len(kept):
-        by_rows = _explained(observation, entrance, coordinates[kept], labels[kept], 1 / shown.inverse_weight[kept])
+        weights = 1 / shown.inverse_weight[kept]
+        weights = plain(weights) if observation.factor_known else weights
+        by_rows = _explained(observation, entrance, coordinates[kept], labels[kept], weights)
         accuracy = torch.full_like(length, torch.inf).index_copy(0, kept, by_rows + beside[kept])
         vague = kept[(accuracy[kept] > acceptable) & tuned[kept]]
         if len(vague):
@@ -138,4 +141,6 @@ def _explained(observation: Observation, entrance: Entrance, coordinates: Tensor
     explained = (rest.rows <= EXPLAINED * parts + noise) & (parts > noise)
     if not bool(explained.any()):
         return torch.full_like(weights, torch.inf)
-    return from_rows(columns.T[explained], coordinates, rest.rows.maximum(noise)[explained])
+    told = columns.T[explained]
+    within = rest_of(gradient[explained], [(told.T, coordinates)], torch.linalg.pinv(told))
+    return from_rows(told, coordinates, rest.rows.maximum(noise)[explained], within.shift)

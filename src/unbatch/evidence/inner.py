@@ -45,13 +45,14 @@ class _FromLayer(nn.Module):
         super().__init__()
         # The same parameters under the same names: whoever swaps them here swaps them in the body.
         self._parameters, self._buffers, self._modules = body._parameters, body._buffers, body._modules
-        self.__dict__["body"], self.layer, self.input_shape = body, layer, input_shape
+        # Under names that no network gives to its parts: those must be found as before.
+        self.__dict__["_unbatch_origin"] = (body, layer, input_shape)
 
     def forward(self, rows: Tensor) -> Tensor:
         """(k, n) -> (k, C)."""
-        weight = dict(self.named_parameters())[self.layer]
-        with _Feed(weight, rows):
-            outputs: Tensor = self.__dict__["body"](rows.new_zeros(1, *self.input_shape).expand(len(rows), *self.input_shape))
+        body, layer, input_shape = self.__dict__["_unbatch_origin"]
+        with _Feed(dict(self.named_parameters())[layer], rows):
+            outputs: Tensor = body(rows.new_zeros(1, *input_shape).expand(len(rows), *input_shape))
         return outputs
 
 

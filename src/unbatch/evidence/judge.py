@@ -97,6 +97,8 @@ def _of_layer(observation: Observation, candidate: Candidate) -> Reconstruction:
     if inner is None or features is None:
         told = f"what follows {layer or 'the layer'} depends on more than what it sees, or moved while the client trained"
         return replace(unproved, reason=candidate.reason or told)
+    if not len(features):
+        return Reconstruction(Status.BUDGET_EXHAUSTED if candidate.exhausted else Status.INCONSISTENT, reason=candidate.reason)
     if features.shape[1] != inner.input_shape[0]:
         return Reconstruction(Status.BROKE_DOWN, reason=f"the attack returned features of {features.shape[1]} numbers for {layer}")
     made = _of_samples(inner, replace(candidate, inputs=features, features=None))

@@ -20,7 +20,7 @@ from unbatch.gradients import loss_function
 from unbatch.trace import LinearCall, Run, run
 from unbatch.types import Observation
 
-__all__ = ["Gap", "Replay", "Use", "entrance_of", "gap", "replay", "rest_of", "slices", "smallest_sent", "with_carried"]
+__all__ = ["Gap", "Replay", "Use", "carried", "entrance_of", "gap", "replay", "rest_of", "slices", "smallest_sent", "with_carried"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,6 +60,7 @@ class Replay:
         inputs: (k, n) what it is fed.
         row_errors: (m,) lengths of the rows of (observed − replayed) of its weight.
         shift: (k,) lengths of (columns⁺ (observed − replayed))ᵢ.
+        scale: (k,) relative misfit of what each sample counts in the gradient of that layer's bias; infinite where it has none.
         uses: of Linear layers, in order.
         entrance: name of the weight of the layer that sees the samples, or empty.
     """
@@ -69,6 +70,7 @@ class Replay:
     inputs: Float[Tensor, "k n"] | None = None
     row_errors: Float[Tensor, " m"] | None = None
     shift: Float[Tensor, " k"] | None = None
+    scale: Float[Tensor, " k"] | None = None
     uses: tuple[Use, ...] = ()
     entrance: str = ""
 
@@ -104,20 +106,20 @@ CARRIED = 4.0
 """Roundings of a weight that its difference may be off by, for every square root of a step."""
 
 
-def with_carried(observation: Observation, gaps: Mapping[str, Gap]) -> dict[str, Gap]:
-    """The gaps, with the rounding of the weights where the update is their difference."""
+def carried(observation: Observation, name: str) -> float:
+    """Length of the rounding that a tensor of the update has because it is a difference of weights; 0 for a gradient."""
     local = observation.training
     if local is None:
-        return dict(gaps)
-    parameters = dict(observation.model.named_parameters())
+        return 0.0
+    parameter = dict(observation.model.named_parameters())[name].detach()
     factor = local.factor(observation.batch_size) or 1.0
     steps = (1 + local.steps(observation.batch_size or 1)) ** 0.5
+    return CARRIED * steps * torch.finfo(parameter.dtype).eps * float(parameter.double().norm()) / factor
 
-    def carried(name: str) -> float:
-        parameter = parameters[name].detach()
-        return CARRIED * steps * torch.finfo(parameter.dtype).eps * float(parameter.double().norm()) / factor
 
-    return {name: replace(g, carried=carried(name)) for name, g in gaps.items()}
+def with_carried(observation: Observation, gaps: Mapping[str, Gap]) -> dict[str, Gap]:
+    """The gaps, with the rounding of the weights where the update is their difference."""
+    return {name: replace(g, carried=carried(observation, name)) for name, g in gaps.items()}
 
 
 def entrance_of(ran: Run, observation: Observation, count: int) -> LinearCall | None:
@@ -196,7 +198,30 @@ def _compared(observation: Observation, ran: Run, replayed: Mapping[str, Tensor]
     gaps[entrance.weight] = rest.gap(parts[entrance.weight])
     # Below the rounding of what was added up nothing can be seen, however well it happens to fit.
     rounding = torch.finfo(observation.rounding).eps * (columns.abs() @ inputs.norm(dim=1))
-    return Replay(with_carried(observation, gaps), columns, inputs, rest.rows.maximum(rounding), rest.shift, uses, entrance.weight)
+    return Replay(
+        with_carried(observation, gaps),
+        columns,
+        inputs,
+        rest.rows.maximum(rounding),
+        rest.shift,
+        _scale(observation, entrance.bias, columns),
+        uses,
+        entrance.weight,
+    )
+
+
+def _scale(observation: Observation, bias: str | None, columns: Float[Tensor, "m k"]) -> Float[Tensor, " k"]:
+    """By how much the bias gradient Σ wᵢ dᵢ wants each weight changed, relatively; the rounding of its numbers at least.
+
+    The weight's gradient Σ wᵢ dᵢ xᵢᵀ leaves open which part of a product is the weight and which the length of the sample.
+    """
+    if bias is None or bias not in observation.update or columns.shape[0] < columns.shape[1]:
+        return columns.new_full((columns.shape[1],), torch.inf)
+    inverse = torch.linalg.pinv(columns)
+    rounding = torch.finfo(observation.rounding).eps * columns.abs().sum(dim=1)
+    carried_over = carried(observation, bias) / len(columns) ** 0.5
+    misfit = (inverse @ (observation.update[bias].double() - columns.sum(dim=1))).abs()
+    return misfit + (inverse.square() @ (rounding + carried_over).square()).sqrt()
 
 
 def _factor(update: Mapping[str, Tensor], replayed: Mapping[str, Tensor], pruned: bool) -> float:

@@ -12,14 +12,16 @@ a long G⁺dᵢ, and is seen only up to that.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
+from unbatch.evidence.replay import carried
 from unbatch.linalg.lowrank import factor
+from unbatch.types import Observation
 
 __all__ = ["Space", "spaces_of"]
 
@@ -41,6 +43,7 @@ class Space:
         core: (r, r) C.
         noise: ν.
         bias_gradient: (m,) ∂L/∂b, or None where the update has none.
+        bias_noise: length of its noise.
     """
 
     weight: str
@@ -49,6 +52,7 @@ class Space:
     core: Float[Tensor, "r r"]
     noise: float
     bias_gradient: Float[Tensor, " m"] | None
+    bias_noise: float = 0.0
 
     @property
     def rank(self) -> int:
@@ -72,22 +76,21 @@ class Space:
         return torch.linalg.solve(self.core.T, (inputs @ self.right).T).T
 
 
-def spaces_of(update: Mapping[str, Tensor], layers: Sequence[tuple[str, str | None]], rounding: torch.dtype) -> dict[str, Space]:
+def spaces_of(observation: Observation, layers: Sequence[tuple[str, str | None]]) -> dict[str, Space]:
     """The spaces of the layers whose gradients have the rank of the first one's, or nearly; empty where that one shows no rank.
 
     The gradient of an output layer has at most C − 1 dimensions: a batch with more samples is not seen in it one by one.
 
     Args:
-        update: parameter name -> observed gradient.
+        observation: what the server saw.
         layers: names of weight and bias, first the layer that sees the samples.
-        rounding: the type that the update's numbers are rounded to.
     """
     found: dict[str, Space] = {}
-    least = 1
+    update, least = observation.update, 1
     for weight, bias in layers:
-        if weight not in update:
+        if weight not in update or not bool(update[weight].any()):
             continue
-        space, near = _space(update[weight], update.get(bias or ""), weight, rounding)
+        space, near = _space(observation, weight, bias)
         if space is None or space.rank < least:
             if not found:
                 return {}
@@ -98,19 +101,25 @@ def spaces_of(update: Mapping[str, Tensor], layers: Sequence[tuple[str, str | No
     return found
 
 
-def _space(gradient: Tensor, bias_gradient: Tensor | None, weight: str, rounding: torch.dtype) -> tuple[Space | None, int]:
+def _space(observation: Observation, weight: str, bias: str | None) -> tuple[Space | None, int]:
     """The space, None where noise has full rank; and how many of its directions are so near to the noise that others may miss them."""
+    gradient, eps = observation.update[weight], torch.finfo(observation.rounding).eps
     factors = factor(gradient, Generator(gradient.device).manual_seed(0))
     height, width = gradient.shape
     # Random sums of columns stand for a wide gradient, so the spectrum is read off the factors themselves.
     right, change = torch.linalg.qr(factors.right.T)
     inner, values, _ = torch.linalg.svd(change.T)
-    noise = max(factors.noise * (height**0.5 + width**0.5), torch.finfo(rounding).eps * float(values[0]))
+    # Noise of this length spread over all entries has this spectral norm.
+    spread = (height**0.5 + width**0.5) / (height * width) ** 0.5
+    noise = max(factors.noise * (height**0.5 + width**0.5), eps * float(values[0]), carried(observation, weight) * spread)
     rank = int((values > ABOVE * noise).sum())
     if rank == 0 or rank >= min(height, width) > 1:
         return None, 0
     left = factors.left @ inner[:, :rank]
     right, change = torch.linalg.qr(right @ change @ inner[:, :rank])
     near = int((values[:rank] < WEAK * noise).sum())
-    sums = None if bias_gradient is None else bias_gradient.double()
-    return Space(weight, left, right, change.T, noise, sums), near
+    if bias is None or bias not in observation.update:
+        return Space(weight, left, right, change.T, noise, None), near
+    sums = observation.update[bias].double()
+    own = max(eps * float(sums.norm()), carried(observation, bias), factors.noise * height**0.5)
+    return Space(weight, left, right, change.T, noise, sums, own), near

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from unbatch.evidence.accuracy import SAFETY, from_rows
 from unbatch.evidence.certificate import EVIDENCE, INDEPENDENT, SPARE
+from unbatch.evidence.completeness import plain
 from unbatch.evidence.masks import Kink, ReluMasks, turned
 from unbatch.evidence.replay import Replay, Use, entrance_of, replay, slices, smallest_sent
 from unbatch.gradients import capture, couples, loss_function
@@ -84,8 +85,10 @@ def prove_whole(
     for turn in range(2):
         if best.missed and not coupled:
             own = weights if turn == 0 else _weights(observation, inputs, labels)
-            weighted = best if own is None else _attempt(observation, inputs, labels, own, limit, pruned=best.pruned)
-            best = best if weighted.missed else weighted
+            for tried in () if own is None else (plain(own), own):
+                weighted = _attempt(observation, inputs, labels, tried, limit, pruned=best.pruned)
+                if best.missed and not weighted.missed:
+                    best = weighted
     return best
 
 
@@ -101,10 +104,17 @@ def _attempt(observation: Observation, inputs: Tensor, labels: Tensor, weights: 
     if missed or result.columns is None or result.inputs is None or result.row_errors is None:
         return Whole(result.residual, missed, nothing, weights, pruned)
     accuracy = from_rows(result.columns, result.inputs, result.row_errors, result.shift)
+    if result.scale is not None and (_free(weights) or not observation.factor_known):
+        accuracy = accuracy + SAFETY * result.scale
     if pruned:
         accuracy = accuracy.maximum(_under_pruning(observation.update[result.entrance], result.columns, result.inputs))
     digits = _surplus(observation, result.columns, inputs) * -_log10(max(result.residual, 1e-15))
     return Whole(result.residual, missed, accuracy if digits >= EVIDENCE else nothing, weights, pruned, digits)
+
+
+def _free(weights: Tensor | None) -> bool:
+    """Whether what the samples count was fitted, and is not that of a plain mean."""
+    return weights is not None and not torch.equal(weights, plain(weights))
 
 
 def _beyond_rounding(

@@ -84,7 +84,7 @@ def _coupled(observation: Observation, attempt: Attempt, inputs: Tensor) -> Cand
     """With batch statistics no column belongs to one sample's label: only the whole batch can be labelled and replayed."""
     if not attempt.whole:
         return Candidate(reason=attempt.reason, exhausted=True, stats=attempt.stats)
-    labels = labels_of_batch(observation, inputs)
+    labels = labels_of_batch(observation, inputs) if len(inputs) > 1 else None  # one sample has no statistics
     reason = attempt.reason or (
         "" if labels is not None else "the labels were not found, without which batch statistics cannot be replayed"
     )
