@@ -11,7 +11,7 @@ from torch import Generator, Tensor
 from unbatch.errors import Inapplicable, Misuse
 from unbatch.span.guesses import scaled
 from unbatch.span.least_squares import Clock
-from unbatch.span.problem import Problem, find_layer, pose
+from unbatch.span.problem import find_layer, pose
 from unbatch.span.search import Found, Search
 from unbatch.types import Candidate, Observation, Progress, silent
 
@@ -125,9 +125,3 @@ def _copies(found: Found, observation: Observation, partly: bool) -> Tensor:
     copies = shares.round()
     whole = bool(((shares - copies).abs() < 0.02).all()) and bool((copies > 0).all()) and not partly
     return copies.to(torch.int64) if whole else torch.ones_like(found.labels)
-
-
-def error_of(problem: Problem, found: Found) -> Float[Tensor, " k"]:
-    """Bound of the relative error of every sample's inputs, as its residual and the least determined direction give it."""
-    stretch = torch.linalg.matrix_norm(problem.factors.right, 2)
-    return found.errors * stretch / (found.points @ problem.factors.right).norm(dim=1)

@@ -115,7 +115,7 @@ def refine(
     """Gauss–Newton steps by an orthogonal factoring, which unlike ``minimize`` does not square the condition.
 
     Returns:
-        the points, and for each the size of the error that its residual leaves along the least determined direction.
+        the points, and for each how far along the directions it may be off: its residual over the smallest singular value.
     """
     points = points.clone()
     error = points.new_zeros(len(points))
