@@ -8,9 +8,10 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Generator, Tensor
 
+from unbatch.clock import Clock
 from unbatch.span.equations import Equations
 from unbatch.span.guesses import random_starts, scaled, unmixed
-from unbatch.span.least_squares import Clock, minimize, refine
+from unbatch.span.least_squares import minimize, refine
 from unbatch.span.problem import Problem
 from unbatch.types import Progress
 
@@ -28,14 +29,12 @@ class Found:
         points: (k, b) p.
         labels: (k,).
         columns: (k, b) c.
-        weights: (k,) what their gradients count in the update; 1/b each for a mean.
         errors: (k,) how far the inputs may be off, in their own units, as the residual and the least determined direction bound it.
     """
 
     points: Float[Tensor, "k b"]
     labels: Int64[Tensor, " k"]
     columns: Float[Tensor, "k b"]
-    weights: Float[Tensor, " k"]
     errors: Float[Tensor, " k"]
 
     def __len__(self) -> int:
@@ -73,7 +72,7 @@ class Search:
         """Nothing is found yet."""
         none = self.problem.sums.new_zeros
         size = self.problem.batch
-        self.found = Found(none((0, size)), self.classes[:0], none((0, size)), none(0), none(0))
+        self.found = Found(none((0, size)), self.classes[:0], none((0, size)), none(0))
 
     @property
     def missing(self) -> int:
@@ -169,7 +168,6 @@ class Search:
         if not len(points):
             return
         _, inside = first.blocks(points, labels)[0]
-        size = self._sizes(points, labels)
         along = (points * inside).sum(dim=1)
         columns = inside / along[:, None]
         fresh = (along > 0) & ((points @ self.found.columns.T).abs() < 0.5).all(dim=1)
@@ -184,14 +182,8 @@ class Search:
             torch.cat([old.points, points[chosen]]),
             torch.cat([old.labels, labels[chosen]]),
             torch.cat([old.columns, columns[chosen]]),
-            torch.cat([old.weights, 1 / (along * size)[chosen]]),
             torch.cat([old.errors, along.new_zeros(len(room))]),
         )
-
-    def _sizes(self, points: Tensor, labels: Tensor) -> Float[Tensor, " k"]:
-        """‖d‖ of every sample."""
-        name = self.problem.column.layer
-        return self.problem.equations.network.sensitivities(points, labels, [name])[0][name].norm(dim=1)
 
     def _determined(self, points: Float[Tensor, "k b"], labels: Int64[Tensor, " k"]) -> Tensor:
         """(k,) whether the equations leave a sample no room: a zero that can be moved along proves nothing.
