@@ -12,6 +12,7 @@ import defenses_page
 import honesty_page
 import inversion_page
 import matplotlib.pyplot as plt
+import span_page
 
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
@@ -211,3 +212,4 @@ for name, (title, write) in SECTIONS.items():
 defenses_page.fill()
 honesty_page.fill()
 inversion_page.fill()
+span_page.fill()

@@ -4,10 +4,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from unbatch.clock import Clock
 from unbatch.errors import Inapplicable
 from unbatch.gradients import capture, per_example, sensitivities
 from unbatch.span.equations import Equations, Space
-from unbatch.span.least_squares import Clock, minimize
+from unbatch.span.least_squares import minimize
 from unbatch.span.problem import Problem, find_layer, pose
 from unbatch.trace import LinearCall
 from unbatch.types import Observation
@@ -101,7 +102,7 @@ def test_least_squares_lead_back_from_a_tenth_away() -> None:
     noise = torch.randn(points.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     noise = 0.1 * noise * points.norm(dim=1, keepdim=True) / noise.norm(dim=1, keepdim=True)
     basis = torch.linalg.svd(problem.sums[None])[2][1:]
-    found, values = minimize(own, points + noise @ basis.T @ basis, y, basis, Clock(30.0), floor=1e-14)
+    found, values = minimize(own, points + noise @ basis.T @ basis, y, basis, Clock.of(30.0), floor=1e-14)
     assert float(values.max()) < 1e-12
     assert torch.allclose(found, points, rtol=0, atol=1e-9 * float(points.norm()))
 

@@ -51,7 +51,7 @@ def scaled(rows: Float[Tensor, "k r"], sums: Float[Tensor, " r"], right: Float[T
 
 
 def random_starts(count: int, sums: Float[Tensor, " r"], right: Float[Tensor, "r n"], generator: Generator) -> Float[Tensor, "k r"]:
-    """Samples with p · sums = 1 as they were if all inputs were orthogonal and of one length; in sets of r that are so themselves."""
+    """Samples with p · sums = 1, about as they were if all inputs were orthogonal and of one length."""
     squares, vectors = torch.linalg.eigh(right @ right.T)
     root = squares.clamp_min(1e-14 * float(squares[-1])).sqrt()
     back = (vectors / root) @ vectors.T
@@ -64,4 +64,6 @@ def random_starts(count: int, sums: Float[Tensor, " r"], right: Float[Tensor, "r
     along = toward / length
     across = frames.reshape(-1, rank)[:count]
     across = F.normalize(across - (across @ along)[:, None] * along, dim=1)
-    return (along + (rank - 1) ** 0.5 * across) @ back / length
+    # Inputs are of one length only roughly, and with few left there are few directions to go but many distances.
+    far = torch.exp(0.5 * torch.randn((count, 1), generator=generator, device=right.device, dtype=right.dtype))
+    return (along + far * (rank - 1) ** 0.5 * across) @ back / length

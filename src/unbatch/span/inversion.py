@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
+from unbatch.clock import Clock
 from unbatch.errors import Inapplicable, Misuse
 from unbatch.span.guesses import scaled
-from unbatch.span.least_squares import Clock
-from unbatch.span.problem import Problem, find_layer, pose
+from unbatch.span.problem import find_layer, pose
 from unbatch.span.search import Found, Search
 from unbatch.types import Candidate, Observation, Progress, silent
 
@@ -34,7 +34,7 @@ def invert(
     Raises:
         Inapplicable: no layer can be inverted; the text says why.
     """
-    clock = Clock(seconds)
+    clock = Clock.of(seconds)
     search = _search(observation, generator, layer, progress)
     found = search.run(clock, progress)
     return _candidate(observation, search, found)
@@ -63,7 +63,7 @@ def polish(
         Misuse: the guess has not the shape of the inputs.
         Inapplicable: no layer can be inverted; the text says why.
     """
-    clock = Clock(seconds)
+    clock = Clock.of(seconds)
     search = _search(observation, torch.Generator(observation.device).manual_seed(seed), layer, progress)
     right, sums = search.problem.factors.right, search.problem.sums
     flat = guess.to(right).flatten(1)
@@ -103,31 +103,7 @@ def _candidate(observation: Observation, search: Search, found: Found) -> Candid
     if not len(found):
         return Candidate(reason=reason, exhausted=True, stats=stats)
     inputs = found.points @ problem.factors.right
+    missing = bool(search.missing)
     if not problem.call.raw:
-        return Candidate(features=inputs, labels=found.labels, reason=reason, exhausted=bool(search.missing), stats=stats)
-    copies = _copies(found, observation, bool(search.missing))
-    if not reason and bool((copies > 1).any()):
-        reason = f"{int(copies.sum())} samples, of which only {len(found)} differ"
-    return Candidate(
-        inputs.reshape(-1, *observation.input_shape).repeat_interleave(copies, dim=0),
-        found.labels.repeat_interleave(copies),
-        reason=reason,
-        exhausted=bool(search.missing),
-        stats=stats,
-    )
-
-
-def _copies(found: Found, observation: Observation, partly: bool) -> Tensor:
-    """How often every sample was there: its gradient counts copies / b. Where the factor is unknown, the rarest is there once."""
-    shares = found.weights * round(1 / float(found.weights.min())) if observation.factor_known else found.weights / found.weights.min()
-    if observation.batch_size and observation.factor_known:
-        shares = found.weights * observation.batch_size
-    copies = shares.round()
-    whole = bool(((shares - copies).abs() < 0.02).all()) and bool((copies > 0).all()) and not partly
-    return copies.to(torch.int64) if whole else torch.ones_like(found.labels)
-
-
-def error_of(problem: Problem, found: Found) -> Float[Tensor, " k"]:
-    """Bound of the relative error of every sample's inputs, as its residual and the least determined direction give it."""
-    stretch = torch.linalg.matrix_norm(problem.factors.right, 2)
-    return found.errors * stretch / (found.points @ problem.factors.right).norm(dim=1)
+        return Candidate(None, found.labels, inputs, problem.call.weight, reason=reason, exhausted=missing, stats=stats)
+    return Candidate(inputs.reshape(-1, *observation.input_shape), found.labels, reason=reason, exhausted=missing, stats=stats)

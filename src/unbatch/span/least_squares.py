@@ -2,36 +2,19 @@
 
 from __future__ import annotations
 
-import time
-
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from unbatch.clock import Clock
 from unbatch.span.equations import Equations
 
-__all__ = ["Clock", "minimize", "refine"]
+__all__ = ["minimize", "refine"]
 
 PATIENCE = 6
 """Steps after which a start must have become better by ``PROGRESS``."""
 
 PROGRESS = 0.9
-
-
-class Clock:
-    """The time that is left.
-
-    Args:
-        seconds: of wall time, from now on.
-    """
-
-    def __init__(self, seconds: float) -> None:
-        self.end = time.monotonic() + seconds
-
-    @property
-    def over(self) -> bool:
-        """Whether it is spent."""
-        return time.monotonic() >= self.end
 
 
 def minimize(
@@ -115,7 +98,7 @@ def refine(
     """Gauss–Newton steps by an orthogonal factoring, which unlike ``minimize`` does not square the condition.
 
     Returns:
-        the points, and for each the size of the error that its residual leaves along the least determined direction.
+        the points, and for each how far along the directions it may be off: its residual over the smallest singular value.
     """
     points = points.clone()
     error = points.new_zeros(len(points))

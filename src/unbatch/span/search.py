@@ -8,13 +8,17 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Generator, Tensor
 
+from unbatch.clock import Clock
 from unbatch.span.equations import Equations
 from unbatch.span.guesses import random_starts, scaled, unmixed
-from unbatch.span.least_squares import Clock, minimize, refine
+from unbatch.span.least_squares import minimize, refine
 from unbatch.span.problem import Problem
 from unbatch.types import Progress
 
 __all__ = ["Found", "Search"]
+
+DETERMINED = 1e-2
+"""A sample is determined if its residual bounds its relative error by this."""
 
 
 @dataclass(eq=False)
@@ -25,14 +29,12 @@ class Found:
         points: (k, b) p.
         labels: (k,).
         columns: (k, b) c.
-        weights: (k,) what their gradients count in the update; 1/b each for a mean.
-        errors: (k,) of p, as its residual bounds it.
+        errors: (k,) how far the inputs may be off, in their own units, as the residual and the least determined direction bound it.
     """
 
     points: Float[Tensor, "k b"]
     labels: Int64[Tensor, " k"]
     columns: Float[Tensor, "k b"]
-    weights: Float[Tensor, " k"]
     errors: Float[Tensor, " k"]
 
     def __len__(self) -> int:
@@ -70,7 +72,7 @@ class Search:
         """Nothing is found yet."""
         none = self.problem.sums.new_zeros
         size = self.problem.batch
-        self.found = Found(none((0, size)), self.classes[:0], none((0, size)), none(0), none(0))
+        self.found = Found(none((0, size)), self.classes[:0], none((0, size)), none(0))
 
     @property
     def missing(self) -> int:
@@ -160,12 +162,12 @@ class Search:
         whole, first = self.problem.equations, Equations(self.problem.equations.network, self.problem.equations.spaces[:1])
         points, _ = minimize(self.problem.plans[0], points, labels, complement(self.problem.sums[None]).T, clock, steps=4, floor=1e-15)
         proved = whole.misfit(points, labels, self.problem.precision) < 1
+        proved[proved.clone()] = self._determined(points[proved], labels[proved])
         self.counts["hits"] += int(proved.sum())
         points, labels = points[proved], labels[proved]
         if not len(points):
             return
         _, inside = first.blocks(points, labels)[0]
-        size = self._sizes(points, labels)
         along = (points * inside).sum(dim=1)
         columns = inside / along[:, None]
         fresh = (along > 0) & ((points @ self.found.columns.T).abs() < 0.5).all(dim=1)
@@ -180,23 +182,38 @@ class Search:
             torch.cat([old.points, points[chosen]]),
             torch.cat([old.labels, labels[chosen]]),
             torch.cat([old.columns, columns[chosen]]),
-            torch.cat([old.weights, 1 / (along * size)[chosen]]),
             torch.cat([old.errors, along.new_zeros(len(room))]),
         )
 
-    def _sizes(self, points: Tensor, labels: Tensor) -> Float[Tensor, " k"]:
-        """‖d‖ of every sample."""
-        name = self.problem.column.layer
-        return self.problem.equations.network.sensitivities(points, labels, [name])[0][name].norm(dim=1)
+    def _determined(self, points: Float[Tensor, "k b"], labels: Int64[Tensor, " k"]) -> Tensor:
+        """(k,) whether the equations leave a sample no room: a zero that can be moved along proves nothing.
+
+        Behind ReLU and one more layer, ∂ℓ/∂z within a mask moves with the softmax alone: c − 1 numbers for b − 1 unknowns.
+        """
+        size = (points @ self.problem.factors.right).norm(dim=1)
+        determined = torch.zeros(len(points), dtype=torch.bool, device=points.device)
+        for plan in self.problem.plans:
+            open_ = (~determined).nonzero()[:, 0]
+            for part in torch.split(open_, 16):
+                _, errors = refine(plan, points[part], labels[part], self._directions(), steps=1)
+                determined[part] = errors < DETERMINED * size[part]
+        return determined
+
+    def _directions(self) -> Float[Tensor, "q b"]:
+        """Along which p · s stays 1; a step of length one changes an input by length one."""
+        across, right = complement(self.problem.sums[None]).T, self.problem.factors.right
+        if not len(across):
+            return across
+        squares, vectors = torch.linalg.eigh((across @ right) @ (across @ right).T)
+        return (vectors / squares.clamp_min(1e-24 * float(squares[-1])).sqrt()).T @ across
 
     def _tighten(self) -> None:
         """Solve once more for the proved samples, in the coordinates of the whole batch, with the equations that determine each best."""
         if not len(self.found):
             return
-        directions = complement(self.problem.sums[None]).T
         plans = self.problem.plans[:-1] or self.problem.plans
         points, labels = self.found.points, self.found.labels
-        tries = [refine(plan, points, labels, directions) for plan in plans]
+        tries = [refine(plan, points, labels, self._directions()) for plan in plans]
         errors, best = torch.stack([error for _, error in tries]).min(dim=0)
         self.found.errors = errors
         self.found.points = torch.stack([tried for tried, _ in tries])[best, torch.arange(len(points), device=points.device)]
