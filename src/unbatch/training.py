@@ -14,7 +14,7 @@ from jaxtyping import Int64, Num
 from torch import Tensor, nn
 
 from unbatch.errors import Misuse
-from unbatch.gradients import Loss, capture
+from unbatch.gradients import Loss, capture, check_deterministic
 
 __all__ = ["GradientOf", "LocalTraining", "shuffled", "train"]
 
@@ -113,10 +113,10 @@ def train(
         local: how it trains; the learning rate must be known.
         order: (E, b) the order of the samples in every epoch.
         loss: as for ``capture``.
-        gradient: what a step follows, if not the mean gradient of its samples.
+        gradient: what a step follows, if not the mean gradient of its samples. That the model is deterministic was seen before.
 
     Raises:
-        Misuse: the learning rate is not known.
+        Misuse: the learning rate is not known; or see ``capture``.
         NotDeterministic: see ``capture``.
 
     Example:
@@ -127,7 +127,8 @@ def train(
     """
     if local.learning_rate is None:
         raise Misuse("a learning rate", "none", "training cannot be replayed without it")
-    follow = gradient or (lambda moving, x, y: capture(moving, x, y, loss))
+    check_deterministic(model, inputs, alone=False)
+    follow = gradient or (lambda moving, x, y: capture(moving, x, y, loss, check=False))
     moving = _copy(model)
     parameters = {name: parameter for name, parameter in moving.named_parameters() if parameter.requires_grad}
     before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
