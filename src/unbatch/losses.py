@@ -80,10 +80,13 @@ def slopes_alone(loss: Loss, outputs: Tensor, labels: Tensor) -> Tensor:
 
     try:
         with quiet_vmap():
-            return torch.func.vmap(torch.func.grad(summed), in_dims=(None, 0))(outputs, labels)
-    except (RuntimeError, Misuse):  # something in the loss is not made for vmap: one by one, then
-        rows = [slopes(loss, row[None], label[None]) for label in labels for row in outputs]
-        return torch.cat(rows).reshape(len(labels), *outputs.shape)
+            at_once = torch.func.vmap(torch.func.grad(summed), in_dims=(None, 0))(outputs, labels)
+        if bool(at_once.any()):  # zeros may also mean that there is no gradient
+            return at_once
+    except (RuntimeError, Misuse):  # something in the loss is not made for vmap
+        pass
+    one_by_one = [slopes(loss, row[None], label[None]) for label in labels for row in outputs]
+    return torch.cat(one_by_one).reshape(len(labels), *outputs.shape)
 
 
 @contextmanager

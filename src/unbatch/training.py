@@ -6,6 +6,7 @@ Works on copies: neither the model nor its buffers nor the global random state i
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -46,8 +47,8 @@ class LocalTraining:
         """Refuse what no client can do."""
         if self.epochs < 1 or (self.batch_size is not None and self.batch_size < 1):
             raise Misuse("at least one epoch and one sample a step", f"{self.epochs} and {self.batch_size}", "raise them")
-        if self.learning_rate is not None and not self.learning_rate > 0:
-            raise Misuse("a learning rate above zero", f"{self.learning_rate}", "give None if it is not known")
+        if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
+            raise Misuse("a finite learning rate above zero", f"{self.learning_rate}", "give None if it is not known")
         if not 0 <= self.momentum < 1:
             raise Misuse("a momentum from 0 to below 1", f"{self.momentum}", "0 is plain SGD")
 
