@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import torch
 
-from unbatch import plugins
+from unbatch import plugins, seeds
 from unbatch.cli import execute
 from unbatch.types import Batch, Finding, Observation, Reconstruction, Status
 
@@ -37,9 +37,9 @@ def test_protocol_and_defenses_are_applied_in_their_order_with_the_seed(seen: li
     assert execute([*SMALL, *options]) == 1
     (observation,) = seen
     data = plugins.build("datasets", "digits")
-    model = plugins.build("models", "mlp:width=20,depth=2").build(data.input_shape, 10, 7).double()
+    model = plugins.build("models", "mlp:width=20,depth=2").build(data.input_shape, 10, seeds.derive(7, "weights")).double()
     defenses = [plugins.build("defenses", spec) for spec in specs]
-    expected = plugins.build("protocols", protocol).observe(model, data.batch(4, 7), defenses=defenses, seed=7)
+    expected = plugins.build("protocols", protocol).observe(model, data.batch(4, seeds.derive(7, "data")), defenses=defenses, seed=7)
     assert observation.update.keys() == expected.update.keys()
     assert all(torch.equal(observation.update[name], expected.update[name]) for name in expected.update)
     assert observation.knowledge == expected.knowledge

@@ -90,7 +90,7 @@ def test_sensitivities_are_the_columns_of_every_label() -> None:
 def test_random_or_coupled_models_are_refused_by_name(model: nn.Module, named: str) -> None:
     with pytest.raises(NotDeterministic, match=named):
         per_example(model, torch.ones(3, 2), torch.zeros(3, dtype=torch.int64))
-    check_deterministic(model.eval())
+    check_deterministic(model.eval(), torch.ones(3, 2))
 
 
 def test_batch_statistics_give_the_gradient_that_backward_gives() -> None:

@@ -1,11 +1,19 @@
 """The tracer sees calls, wherever they come from, and computes in float64 without touching the model."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.flop_counter import FlopCounterMode
 
-from unbatch.trace import linear_layers, run
+from unbatch.errors import Misuse
+from unbatch.exposure import expose
+from unbatch.gradients import capture, check_deterministic, per_example, sensitivities
+from unbatch.trace import linear_layers, run, trial
+from unbatch.training import LocalTraining, train
+from unbatch.types import Observation
 
 
 class Odd(nn.Module):
@@ -107,3 +115,158 @@ class Counted(Residual):
 def test_what_comes_next_is_seen_wherever_the_output_is_put() -> None:
     assert linear_layers(Residual(), (6,))[0].activation == "add"
     assert linear_layers(Counted(), (6,))[0].activation == "relu"
+
+
+class Before(nn.Module):
+    """A Linear layer behind something that is done to the input."""
+
+    def __init__(self, change: Callable[[Tensor], Tensor], width: int = 12) -> None:
+        super().__init__()
+        self.change, self.layer, self.head = change, nn.Linear(width, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.layer(self.change(x)).relu())
+
+
+def only_pictures(x: Tensor) -> Tensor:
+    if x.min() < 0 or x.max() > 255:
+        raise ValueError("pixels from 0 to 255, please")
+    return x.flatten(1)
+
+
+TOUCHED = {
+    "clamp to ±5": lambda x: x.clamp(-5, 5),
+    "clamp to ±1e3": lambda x: x.clamp(-1e3, 1e3),
+    "clamp from below": lambda x: x.clamp(min=-4),
+    "tanh": torch.tanh,
+    "tanh far out": lambda x: 1e6 * torch.tanh(x / 1e6),
+    "rounding": torch.round,
+    "rounding of large numbers": lambda x: torch.where(x.abs() > 1000, x.round(), x),
+    "a picture's scale": lambda x: x / 255,
+    "a scale for bytes": lambda x: x / 255 if x.max() > 1 else x,
+    "bytes for a scale": lambda x: x * 255 if 0 < x.abs().max() <= 1 else x,
+    "centering": lambda x: x - x.mean(dim=(1, 2), keepdim=True),
+    "layer norm": lambda x: F.layer_norm(x, x.shape[1:]),
+    "modulo": lambda x: x % 4096,
+    "absolute value": torch.abs,
+    "half precision": lambda x: x.half().to(x.dtype),
+    "tiny numbers dropped": lambda x: torch.where(x.abs() < 1e-8, 0.0, x),
+    "huge numbers dropped": lambda x: torch.where(x.abs() > 1e9, 0.0, x),
+    "zeros filled": lambda x: torch.where(x == 0, 1e-3, x),
+    "a permutation": lambda x: x.flip(1),
+    "another order": lambda x: x.transpose(1, 2),
+    "in place": lambda x: x.mul_(2),
+    "in place, far out": lambda x: x.clamp_(-5, 5),
+    "noise": lambda x: x + 1e-6,
+}
+UNTOUCHED = {
+    "nothing": lambda x: x,
+    "a copy": lambda x: x.clone(),
+    "another shape": lambda x: x.reshape(len(x), 4, 3).unsqueeze(1),
+    "a dropout that is off": lambda x: F.dropout(x, 0.5, training=False),
+    "an identity": lambda x: nn.Identity()(x + 0),
+    "numbers that are none": lambda x: x.nan_to_num(),
+    "there and back": lambda x: (x.permute(0, 2, 1).contiguous()).permute(0, 2, 1),
+    "precision": lambda x: x.double().float(),
+}
+
+
+@pytest.mark.parametrize("name", [*TOUCHED, *UNTOUCHED])
+def test_raw_is_what_is_raw_over_the_whole_range(name: str) -> None:
+    change = (TOUCHED | UNTOUCHED)[name]
+    model = Before(lambda x: change(x).flatten(1))
+    state = torch.random.get_rng_state()
+    first, last = linear_layers(model, (3, 4))
+    assert (first.raw, last.raw) == (name in UNTOUCHED, False)
+    assert torch.equal(state, torch.random.get_rng_state())
+
+
+def test_a_model_that_refuses_part_of_the_range_is_asked_about_the_rest() -> None:
+    noise = only_pictures  # refuses the noise of the first look already
+    with pytest.raises(Misuse, match="ValueError: pixels from 0 to 255"):
+        linear_layers(Before(noise), (3, 4))
+
+    def some(x: Tensor) -> Tensor:
+        assert x.abs().max() < 1e6, "too large"
+        return x.clamp(-1e4, 1e4).flatten(1)
+
+    assert not linear_layers(Before(some), (3, 4))[0].raw
+    assert linear_layers(Before(lambda x: (some(x), x.flatten(1))[1]), (3, 4))[0].raw
+
+
+def test_asking_for_raw_inputs_reads_no_wide_layer() -> None:
+    """The passes over the range compute no Linear layer, so that a layer of a million inputs costs ten reads of the inputs."""
+    model = Before(lambda x: x, width=1 << 17)
+    with FlopCounterMode(display=False) as once:
+        linear_layers(model, (1 << 17,))
+    with FlopCounterMode(display=False) as alone:
+        trial(model, (1 << 17,))
+    assert once.get_total_flops() == alone.get_total_flops() > 0
+
+
+class Failing(nn.Module):
+    def __init__(self, error: Exception) -> None:
+        super().__init__()
+        self.layer, self.error = nn.Linear(4, 3), error
+
+    def forward(self, x: Tensor) -> Tensor:
+        raise self.error
+
+
+class TheirOwn(Exception):
+    """Of a library that we have never heard of."""
+
+
+ERRORS = [
+    (AssertionError(), "AssertionError"),
+    (AssertionError("expected RGB"), "AssertionError: expected RGB"),
+    (KeyError("head"), "KeyError: 'head'"),
+    (ZeroDivisionError("division by zero"), "ZeroDivisionError: division by zero"),
+    (TheirOwn("first line\nsecond line"), "TheirOwn: first line"),
+    (StopIteration(), "StopIteration"),
+    (AttributeError("'list' object has no attribute 'view'"), "AttributeError: 'list' object"),
+]
+
+
+@pytest.mark.parametrize(("error", "told"), ERRORS, ids=[told for _, told in ERRORS])
+@pytest.mark.parametrize(
+    "use",
+    [
+        run,
+        lambda m, _: linear_layers(m, (4,)),
+        lambda m, _: Observation(m, {"layer.weight": torch.ones(3, 4), "layer.bias": torch.ones(3)}, (4,)),
+        check_deterministic,
+        lambda m, x: capture(m, x, torch.tensor([0, 1])),
+        lambda m, x: per_example(m, x, torch.tensor([0, 1]), check=False),
+        lambda m, x: sensitivities(m, x, "layer.weight"),
+        lambda m, x: train(m, x, torch.tensor([0, 1]), LocalTraining(learning_rate=0.1), torch.arange(2)[None]),
+        lambda m, _: expose(m, (4,)),
+    ],
+    ids=["run", "layers", "observation", "check", "capture", "per_example", "sensitivities", "train", "expose"],
+)
+def test_what_a_model_raises_is_one_true_sentence(use: Callable[[nn.Module, Tensor], object], error: Exception, told: str) -> None:
+    with pytest.raises(Misuse) as caught:
+        use(Failing(error), torch.ones(2, 4))
+    sentence = str(caught.value)
+    assert "a model that runs on" in sentence
+    assert sentence.count("expected") == 1 + told.count("expected")
+    assert "\n" not in sentence
+    assert told in sentence or told.partition(": ")[2] in sentence  # exposure tells the message alone
+    assert type(caught.value.__cause__) is type(error)
+
+
+def test_a_lack_of_memory_is_not_the_models_fault() -> None:
+    for error in (MemoryError(), RuntimeError("DefaultCPUAllocator: not enough memory: you tried to allocate 8 bytes")):
+        with pytest.raises(type(error)) as caught:
+            run(Failing(error), torch.ones(2, 4))
+        assert not isinstance(caught.value, Misuse)
+
+
+def test_a_model_that_writes_to_its_input_leaves_ours_alone() -> None:
+    x, y = torch.ones(3, 4), torch.tensor([0, 1, 2])
+    model = Before(lambda x: x.mul_(2), width=4)
+    run(model.double(), x)
+    update = capture(model.float(), x, y)
+    single = per_example(model, x, y)
+    assert torch.equal(x, torch.ones(3, 4))
+    assert all(torch.allclose(single[name].mean(dim=0), update[name], atol=1e-6) for name in update)

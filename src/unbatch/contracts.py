@@ -13,12 +13,13 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from enum import Enum
+from functools import wraps
 from typing import Any, ClassVar, final
 
 import torch
 from torch import Tensor, nn
 
-from unbatch import specs
+from unbatch import seeds, specs
 from unbatch.errors import Inapplicable, Misuse, NotDeterministic, UnbatchError
 from unbatch.evidence import judge
 from unbatch.gradients import check_deterministic
@@ -42,7 +43,31 @@ __all__ = [
 
 @dataclass(frozen=True)
 class Plugin:
-    """What all kinds share: a printable specification, ``name:field=value,...``, of the settings that are not defaults."""
+    """What all kinds share: a printable specification, ``name:field=value,...``, of the settings that are not defaults.
+
+    A setting that is a number must be finite, unless its field says ``field(..., metadata={"infinite": True})``; it is never NaN. That is
+    checked before the ``__post_init__`` of the plug-in's own.
+    """
+
+    def __init_subclass__(cls) -> None:
+        """Let every plug-in refuse numbers that are not finite, whether or not it checks more."""
+        own = vars(cls).get("__post_init__")
+        if own is not None:
+
+            @wraps(own)
+            def checked(self: Plugin) -> None:
+                specs.check_finite(self)
+                own(self)
+
+            cls.__post_init__ = checked  # type: ignore[method-assign]
+
+    def __post_init__(self) -> None:
+        """Refuse settings that no plug-in can have.
+
+        Raises:
+            Misuse: a number is not finite.
+        """
+        specs.check_finite(self)
 
     @property
     def spec(self) -> str:
@@ -53,8 +78,21 @@ class Plugin:
             >>> build("models", "mlp:width=50").spec
             'mlp:width=50'
         """
-        name = type(self).__module__.rpartition(".")[2]
-        return specs.write(name, {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default})
+        return specs.write(specs.name_of(type(self)), self._settings())
+
+    @property
+    def hidden(self) -> frozenset[str]:
+        """Settings that the server is not told."""
+        return frozenset()
+
+    @property
+    def told(self) -> str:
+        """What the server is told of it: the specification without the settings that are hidden."""
+        shown = {name: value for name, value in self._settings().items() if name not in self.hidden}
+        return specs.write(specs.name_of(type(self)), shown)
+
+    def _settings(self) -> dict[str, Any]:
+        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
 
 
 def _fingerprint(observation: Observation) -> tuple[int, ...]:
@@ -113,7 +151,7 @@ class Attack(Plugin, ABC):
 
     def _cannot(self, observation: Observation) -> str | None:
         try:
-            check_deterministic(observation.model, alone=not self.takes_batch_statistics)
+            check_deterministic(observation.model, observation.probe, alone=not self.takes_batch_statistics)
         except NotDeterministic as error:
             return str(error)
         return self.unsupported(observation)
@@ -185,10 +223,10 @@ class LabelRestorer(Plugin, ABC):
         """
         start = time.perf_counter()
         try:
-            check_deterministic(observation.model)
+            check_deterministic(observation.model, observation.probe)
             if (reason := self.unsupported(observation)) is not None:
                 return Counts(reason=reason, restorer=self.spec)
-            made = self.estimate(observation, torch.Generator(observation.device).manual_seed(seed))
+            made = self.estimate(observation, seeds.generator(seed, "attack", observation.device))
         except (Inapplicable, Misuse, torch.linalg.LinAlgError) as obstacle:  # type: ignore[attr-defined]
             return Counts(reason=str(obstacle), restorer=self.spec)
         stats = {**made.stats, "seconds": time.perf_counter() - start}
@@ -244,7 +282,7 @@ class Protocol(Plugin, ABC):
             batch: the secret; it is cast to the model's dtype.
             loss: of the clients.
             defenses: in this order within each stage.
-            seed: of shuffling and of the defenses.
+            seed: of shuffling and of the defenses, which draw apart from each other, and from an attack that is given the same seed.
 
         Raises:
             NotDeterministic: the model draws at random, or couples samples.
@@ -291,7 +329,7 @@ class Dataset(Plugin, ABC):
         """
         if not 1 <= size <= len(self):
             raise Misuse(f"a batch size from 1 to {len(self)}", str(size), f"{self.spec} has {len(self)} samples")
-        return self.take(torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))[:size])
+        return self.take(torch.randperm(len(self), generator=torch.Generator().manual_seed(seeds.checked(seed)))[:size])
 
 
 @dataclass(frozen=True)

@@ -27,6 +27,7 @@ __all__ = [
     "ReconstructionFailed",
     "UnbatchError",
     "UnknownPlugin",
+    "named",
     "printable",
     "some",
 ]
@@ -49,6 +50,17 @@ def printable(text: str) -> str:
         1.weight\x1b[2J\u202etxt.exe
     """
     return _UNSEEN.sub(lambda match: match[0].encode("unicode_escape").decode(), text)
+
+
+def named(error: BaseException, most: int = 200) -> str:
+    """An exception that is not ours, for a sentence: its kind, and the first line of what it says.
+
+    Example:
+        >>> named(KeyError("head")), named(AssertionError())
+        ("KeyError: 'head'", 'AssertionError')
+    """
+    said = str(error).strip().splitlines()
+    return type(error).__name__ + (f": {said[0][:most]}" if said else "")
 
 
 def some(names: Sequence[str], most: int = 3) -> str:

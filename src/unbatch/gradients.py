@@ -6,16 +6,19 @@ Everything goes through ``torch.func`` or works on copies: neither the model, no
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int64, Num
 from torch import Tensor, nn
-from torch.nn import functional as F
 
-from unbatch.errors import Misuse, NotDeterministic
-from unbatch.trace import LARGE, LinearCall, run
+from unbatch.determinism import check_deterministic, couples
+from unbatch.errors import Misuse, named
+from unbatch.losses import Loss, loss_function, quiet_vmap, slopes, slopes_alone
+from unbatch.trace import LARGE, LinearCall, model_errors, run
 
 __all__ = [
     "Loss",
@@ -30,13 +33,8 @@ __all__ = [
     "sensitivities",
 ]
 
-Loss = str | Callable[[Tensor, Tensor], Tensor]
-"""A name (``"cross_entropy"``) or a function (outputs (b, C), labels (b,)) -> mean loss over the batch, a scalar."""
-
 FAINT = 1e-4
 """A tensor below this share of the whole update is compared with that share instead of with itself."""
-
-_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"cross_entropy": F.cross_entropy, "nll": F.nll_loss}
 
 
 @dataclass(frozen=True)
@@ -58,21 +56,13 @@ class Replay:
         return max(self.by_tensor.values())
 
 
-def loss_function(loss: Loss) -> Callable[[Tensor, Tensor], Tensor]:
-    """The function behind a loss name.
-
-    Raises:
-        Misuse: no loss has this name.
-    """
-    if not isinstance(loss, str):
-        return loss
-    if loss not in _LOSSES:
-        raise Misuse(f"a loss among {', '.join(_LOSSES)}", repr(loss), "name one of them or pass a function (outputs, labels) -> mean loss")
-    return _LOSSES[loss]
-
-
 def capture(
-    model: nn.Module, inputs: Num[Tensor, " b *shape"], labels: Int64[Tensor, " b"], loss: Loss = "cross_entropy"
+    model: nn.Module,
+    inputs: Num[Tensor, " b *shape"],
+    labels: Int64[Tensor, " b"],
+    loss: Loss = "cross_entropy",
+    *,
+    check: bool = True,
 ) -> dict[str, Tensor]:
     """The update that a client sends under FedSGD: the mean gradient over its batch.
 
@@ -81,12 +71,13 @@ def capture(
         inputs: (b, *shape) in the model's dtype.
         labels: (b,) class indices.
         loss: name or function, see ``Loss``.
+        check: whether to run the model twice on a few samples first, to see that it is deterministic; False where that was seen before.
 
     Returns:
         parameter name -> gradient, for every parameter that requires one.
 
     Raises:
-        Misuse: a label is none of the model's classes.
+        Misuse: a label is none of the model's classes; or the model or the loss does not run: its own exception is named.
         NotDeterministic: the gradient would not be a function of this batch alone. (Batch statistics make it one of the whole batch.)
 
     Example:
@@ -95,16 +86,19 @@ def capture(
         >>> {name: tuple(tensor.shape) for name, tensor in update.items()}
         {'weight': (3, 2), 'bias': (3,)}
     """
-    check_deterministic(model, alone=False)
+    if check:
+        check_deterministic(model, inputs, alone=False)
     measure = loss_function(loss)
     trained, fixed = _split(model)
 
     leaves = {name: tensor.requires_grad_() for name, tensor in trained.items()}
     with torch.enable_grad():
-        outputs = torch.func.functional_call(model, {**leaves, **fixed}, (inputs,))
-        _check_labels(labels, outputs, loss)
+        with model_errors(inputs):
+            outputs = torch.func.functional_call(model, {**leaves, **fixed}, (inputs.clone(),))  # a model may write to what it is given
+        _check_outputs(outputs, labels, loss)
         value = measure(outputs, labels)
-        gradients = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
+        with _no_gradient():
+            gradients = torch.autograd.grad(value, list(leaves.values()), allow_unused=True)
     return {
         name: torch.zeros_like(leaf).detach() if gradient is None else gradient.detach()
         for (name, leaf), gradient in zip(leaves.items(), gradients, strict=True)
@@ -112,24 +106,78 @@ def capture(
 
 
 def per_example(
-    model: nn.Module, inputs: Num[Tensor, " b *shape"], labels: Int64[Tensor, " b"], loss: Loss = "cross_entropy"
+    model: nn.Module,
+    inputs: Num[Tensor, " b *shape"],
+    labels: Int64[Tensor, " b"],
+    loss: Loss = "cross_entropy",
+    *,
+    check: bool = True,
 ) -> dict[str, Tensor]:
-    """The gradient of every sample alone: parameter name -> (b, *parameter shape). Their mean is ``capture``."""
-    check_deterministic(model)
-    measure = loss_function(loss)
+    """Every sample's part in the gradient of the batch: parameter name -> (b, *parameter shape). Their mean is ``capture``.
+
+    Where the loss is a mean over samples, as it nearly always is, this is the gradient of every sample alone. Where the loss itself couples
+    them (class weights: their weighted mean divides by the sum of the batch's weights) no sample has a loss of its own within the batch.
+    Then this is b times what the sample contributes to the common gradient, which is what a client that clips sample by sample works on:
+    with class weights, b wᵢ / Σ w times the gradient of the sample alone.
+
+    Args:
+        model: as broadcast, in the mode in which the client runs it.
+        inputs: (b, *shape) in the model's dtype.
+        labels: (b,) class indices.
+        loss: name or function, see ``Loss``.
+        check: whether to try first, on a few samples, that the model is deterministic and treats them one by one.
+
+    Raises:
+        Misuse: as for ``capture``.
+        NotDeterministic: the model draws at random, or couples the samples of a batch.
+    """
+    if check:
+        check_deterministic(model, inputs)
     trained, fixed = _split(model)
+    buffers = {name for name, _ in model.named_buffers()}
 
-    def one_loss(parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> Tensor:
-        outputs = torch.func.functional_call(model, {**parameters, **fixed}, (x[None],))
-        _check_labels(labels, outputs, loss)
-        return measure(outputs, y[None])
+    def outputs_of(parameters: dict[str, Tensor], x: Tensor) -> Any:
+        # Copies, for a model may write to its buffers and to what it is given.
+        own = {name: tensor.clone() if name in buffers else tensor for name, tensor in fixed.items()}
+        return torch.func.functional_call(model, {**parameters, **own}, (x.clone(),))
 
-    gradients: dict[str, Tensor] = torch.func.vmap(torch.func.grad(one_loss), in_dims=(None, 0, 0))(trained, inputs, labels)
+    with model_errors(inputs), torch.no_grad():
+        outputs = outputs_of(trained, inputs)
+    _check_outputs(outputs, labels, loss)
+    directions = slopes(loss, outputs, labels)
+
+    def along(parameters: dict[str, Tensor], x: Tensor, direction: Tensor) -> Tensor:
+        output: Tensor = outputs_of(parameters, x[None])[0]
+        return (output * direction).sum()
+
+    gradient = torch.func.grad(along)
+    try:
+        with quiet_vmap():
+            gradients: dict[str, Tensor] = torch.func.vmap(gradient, in_dims=(None, 0, 0))(trained, inputs, directions)
+    except RuntimeError:  # something in the model is not made for vmap: one by one, then
+        with model_errors(inputs):
+            rows = [gradient(trained, x, direction) for x, direction in zip(inputs, directions, strict=True)]
+        gradients = {name: torch.stack([row[name] for row in rows]) for name in trained}
     return {name: tensor.detach() for name, tensor in gradients.items()}
 
 
-def _check_labels(labels: Tensor, outputs: Tensor, loss: Loss) -> None:
-    """Refuse labels that a named loss finds no class for; what another loss takes is its own affair."""
+@contextmanager
+def _no_gradient() -> Iterator[None]:
+    """What autograd raises where model and loss cannot be differentiated, as one sentence."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except RuntimeError as error:
+        if "not enough memory" in str(error):
+            raise
+        raise Misuse("a model and a loss that can be differentiated", named(error), "check what forward and the loss do") from error
+
+
+def _check_outputs(outputs: Any, labels: Tensor, loss: Loss) -> None:
+    """Refuse what no loss can be taken of, and labels that a named loss finds no class for; what another loss takes is its own affair."""
+    if not isinstance(outputs, Tensor) or not outputs.ndim:
+        raise Misuse("a model that returns a tensor of scores", type(outputs).__name__, "wrap it so that it returns a tensor (b, classes)")
     classes = outputs.shape[-1]
     if isinstance(loss, str) and len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
         came = f"{int(labels.min())} to {int(labels.max())}"
@@ -141,43 +189,6 @@ def _split(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     trained = {name: tensor.detach() for name, tensor in model.named_parameters() if tensor.requires_grad}
     fixed = {name: tensor.detach() for name, tensor in model.named_parameters() if not tensor.requires_grad}
     return trained, fixed | {name: buffer.detach().clone() for name, buffer in model.named_buffers()}
-
-
-def check_deterministic(model: nn.Module, *, alone: bool = True) -> None:
-    """Refuse a model whose gradient is random or couples the samples of a batch.
-
-    Args:
-        model: in the mode in which it is used.
-        alone: whether every sample must have a gradient of its own; without that, batch statistics are allowed.
-
-    Raises:
-        NotDeterministic: dropout is active, or a batch-norm layer normalizes with the statistics of the batch.
-
-    Example:
-        >>> check_deterministic(nn.Sequential(nn.Linear(2, 2), nn.Dropout(0.5)))
-        Traceback (most recent call last):
-        unbatch.errors.NotDeterministic: expected a deterministic model, got an active Dropout layer ('1', p=0.5): ...
-    """
-    for name, module in model.named_modules():
-        if not module.training:
-            continue
-        if isinstance(module, nn.modules.dropout._DropoutNd) and module.p > 0:
-            raise NotDeterministic(
-                "a deterministic model",
-                f"an active {type(module).__name__} layer ({name!r}, p={module.p:g})",
-                "call model.eval() if the client did, since a gradient taken under random dropout cannot be replayed",
-            )
-        if alone and couples(module):
-            raise NotDeterministic(
-                "a model that treats samples one by one",
-                f"{type(module).__name__} in train mode ({name!r})",
-                "call model.eval() if the client did, since statistics of the batch mix its samples",
-            )
-
-
-def couples(module: nn.Module) -> bool:
-    """Whether a layer normalizes with the statistics of its batch."""
-    return module.training and isinstance(module, nn.modules.batchnorm._BatchNorm)
 
 
 def replay(
@@ -288,7 +299,7 @@ def sensitivities(model: nn.Module, inputs: Num[Tensor, " b *shape"], weight: st
         model: as broadcast.
         inputs: (b, *shape).
         weight: name of the layer's weight.
-        loss: as for ``capture``.
+        loss: as for ``capture``; that of a batch of one, which says no more than its direction where a loss couples samples.
 
     Returns:
         (c, b, m) in float64, for all c classes that the model scores.
@@ -299,19 +310,16 @@ def sensitivities(model: nn.Module, inputs: Num[Tensor, " b *shape"], weight: st
     classes = torch.arange(outputs.shape[1], device=inputs.device)
     columns = []
     for chunk in torch.split(classes, max(1, (1 << 21) // max(1, outputs.numel()))):
-        at_outputs = _slopes(loss, outputs, chunk)
-        (at_layer,) = torch.autograd.grad(result.outputs, call.output, at_outputs, retain_graph=True, is_grads_batched=True)
-        columns.append(at_layer)
+        at_outputs = slopes_alone(loss, outputs, chunk)
+        columns.append(_pulled_back(result.outputs, call.output, at_outputs))
     return torch.cat(columns)
 
 
-def _slopes(loss: Loss, outputs: Tensor, labels: Tensor) -> Tensor:
-    """∂ℓ(outputs_i, y)/∂outputs_i for every sample i and every given y: (c, b, C)."""
-    if loss == "cross_entropy":
-        return torch.softmax(outputs, dim=1) - F.one_hot(labels, outputs.shape[1]).to(outputs)[:, None]
-    measure = loss_function(loss)
-
-    def summed(outputs: Tensor, label: Tensor) -> Tensor:
-        return torch.func.vmap(lambda row: measure(row[None], label[None]))(outputs).sum()
-
-    return torch.func.vmap(torch.func.grad(summed), in_dims=(None, 0))(outputs, labels)
+def _pulled_back(outputs: Tensor, inner: Tensor, directions: Float[Tensor, "c b k"]) -> Tensor:
+    """∂(direction · outputs)/∂inner for every direction."""
+    try:
+        with quiet_vmap():
+            return torch.autograd.grad(outputs, inner, directions, retain_graph=True, is_grads_batched=True)[0]
+    except RuntimeError:  # something in the model's backward pass is not made for vmap
+        with _no_gradient():
+            return torch.stack([torch.autograd.grad(outputs, inner, one, retain_graph=True)[0] for one in directions])

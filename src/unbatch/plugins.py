@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import importlib
 import inspect
-import pkgutil
+import re
 import types
 import typing
 from dataclasses import Field, fields
-from importlib.metadata import entry_points
+from importlib.metadata import EntryPoint
 from typing import Any
 
 from unbatch import specs
-from unbatch.errors import Misuse, UnknownPlugin
+from unbatch.errors import Misuse, UnknownPlugin, named
+from unbatch.specs import KINDS
 
 __all__ = ["KINDS", "build", "load", "names"]
 
-KINDS = ("attacks", "labels", "protocols", "defenses", "models", "datasets", "metrics")
+CONTRACTS = dict(zip(KINDS, ("Attack", "LabelRestorer", "Protocol", "Defense", "Model", "Dataset", "Metric"), strict=True))
+"""Kind -> the class of ``contracts`` that a plug-in of this kind is derived from."""
 
 
 def names(kind: str) -> list[str]:
@@ -35,26 +37,30 @@ def names(kind: str) -> list[str]:
     """
     if kind not in KINDS:
         raise UnknownPlugin(f"a kind among {', '.join(KINDS)}", repr(kind), "use one of them")
-    folder = importlib.import_module(f"unbatch.{kind}")
-    own = {module.name for module in pkgutil.iter_modules(folder.__path__) if not module.name.startswith("_")}
-    return sorted(own | {point.name for point in entry_points(group=f"unbatch.{kind}")})
+    return sorted(specs.built_in(kind) | {point.name for point in specs.added(kind)})
 
 
 def load(kind: str, name: str) -> type[Any]:
-    """The class behind a name.
+    """The class behind a name: a built-in one, or else what another package adds under this name.
 
     Raises:
-        UnknownPlugin: no plug-in of this kind has this name.
+        UnknownPlugin: no plug-in of this kind has this name; or another package adds one that cannot be loaded, or is none.
     """
     known = names(kind)
     if name not in known:
         raise UnknownPlugin(f"one of the {kind} {', '.join(known)}", repr(name), f"see `unbatch list {kind}`")
-    for point in entry_points(group=f"unbatch.{kind}"):
-        if point.name == name:
-            return typing.cast("type[Any]", point.load())
-    module = importlib.import_module(f"unbatch.{kind}.{name}")
+    if name in specs.built_in(kind):
+        return _only_class(f"unbatch.{kind}.{name}")
+    points = [point for point in specs.added(kind) if point.name == name]
+    if len({point.value for point in points}) > 1:
+        raise UnknownPlugin(f"one package that adds {name!r} to the {kind}", _packages(points), "uninstall all but one of them")
+    return _checked(kind, points[0])
+
+
+def _only_class(module_name: str) -> type[Any]:
     from unbatch.contracts import Plugin
 
+    module = importlib.import_module(module_name)
     found = [
         value
         for value in vars(module).values()
@@ -63,6 +69,40 @@ def load(kind: str, name: str) -> type[Any]:
     if len(found) != 1:
         raise UnknownPlugin("one concrete class a file", f"{len(found)} in {module.__name__}", "move the others to files of their own")
     return found[0]
+
+
+def _checked(kind: str, point: EntryPoint) -> type[Any]:
+    """What another package adds, if it keeps to the contract of its kind.
+
+    Raises:
+        UnknownPlugin: with what is wrong with it, and whose it is.
+    """
+    from unbatch import contracts
+
+    whose = f"{point.name!r}, which {_packages([point])} adds to the {kind}, to be"
+    advice = f"tell its authors; without that package `unbatch list {kind}` leaves it out"
+    if not re.fullmatch(r"[\w-]+", point.name):
+        raise UnknownPlugin(f"{whose} named in letters, digits, - and _", repr(point.name), advice)
+    try:
+        cls: Any = point.load()
+        if inspect.isclass(cls):
+            typing.get_type_hints(cls)
+    except Exception as error:
+        raise UnknownPlugin(f"{whose} importable", named(error), advice) from error
+    contract, wrong = getattr(contracts, CONTRACTS[kind]), ""
+    if not inspect.isclass(cls) or not issubclass(cls, contract):
+        wrong = getattr(cls, "__qualname__", type(cls).__name__)
+    elif inspect.isabstract(cls):
+        wrong = f"{cls.__qualname__} without {', '.join(sorted(vars(cls)['__abstractmethods__']))}"
+    elif not getattr(vars(cls).get("__dataclass_params__"), "frozen", False):
+        wrong = f"{cls.__qualname__}, which is not @dataclass(frozen=True)"
+    if wrong:
+        raise UnknownPlugin(f"{whose} a frozen dataclass derived from unbatch.contracts.{contract.__name__}", wrong, advice)
+    return typing.cast("type[Any]", cls)
+
+
+def _packages(points: list[EntryPoint]) -> str:
+    return " and ".join(sorted({point.dist.name if point.dist else point.value for point in points}))
 
 
 def build(kind: str, spec: str) -> Any:
@@ -92,7 +132,9 @@ def build(kind: str, spec: str) -> Any:
         given[key] = _convert(name, settings[key], types_of[key], value)
     try:
         return cls(**given)
-    except TypeError as error:
+    except Misuse:
+        raise
+    except (TypeError, ValueError) as error:
         raise Misuse(f"settings for {name}", repr(spec), str(error)) from error
 
 

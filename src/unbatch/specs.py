@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import math
 import re
+import sys
 from collections.abc import Mapping
+from dataclasses import fields
+from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from pkgutil import iter_modules
+from typing import Any
 
 from unbatch.errors import Misuse
 
-__all__ = ["parse", "write"]
+__all__ = ["KINDS", "added", "built_in", "check_finite", "name_of", "parse", "write"]
+
+KINDS = ("attacks", "labels", "protocols", "defenses", "models", "datasets", "metrics")
+"""Kinds of plug-ins: folders of this package, and entry points ``unbatch.KIND`` of others."""
 
 _PART = re.compile(r'\s*(?:(\w+)=)?+("(?:[^"\\]|\\.)*"|(?!")[^,]*)\s*(?:,|$)', re.DOTALL)
 
@@ -53,3 +63,46 @@ def _quoted(text: str) -> str:
     if not re.search(r'[,"]', text) and text == text.strip():
         return text
     return '"' + re.sub(r'(["\\])', r"\\\1", text) + '"'
+
+
+def check_finite(plugin: Any) -> None:
+    """Refuse a setting that is NaN, or infinite where its field does not say that it may be.
+
+    Raises:
+        Misuse: with the setting's name.
+    """
+    for field in fields(plugin):
+        value = getattr(plugin, field.name)
+        if isinstance(value, float) and (math.isnan(value) or (math.isinf(value) and not field.metadata.get("infinite"))):
+            raise Misuse(f"{name_of(type(plugin))}'s {field.name} to be a finite number", f"{value}", "give one")
+
+
+def built_in(kind: str) -> frozenset[str]:
+    """Names of the plug-ins of this package, without importing any of them."""
+    folder = Path(__file__).parent / kind
+    return frozenset(module.name for module in iter_modules([str(folder)]) if not module.name.startswith("_"))
+
+
+def added(kind: str) -> list[EntryPoint]:
+    """What other packages add to a kind, without importing any of it. A name that is built in stays what it is."""
+    return [point for point in entry_points(group=f"unbatch.{kind}") if point.name not in built_in(kind)]
+
+
+def name_of(cls: type[Any]) -> str:
+    """The name that ``plugins.build`` knows a class by: its file's, or its entry point's.
+
+    A class that nothing makes known has no such name, and goes by where it was defined, with a dot in it, which no name has.
+    """
+    module = cls.__module__
+    package, _, rest = module.partition(".")
+    if package == "unbatch" and rest.partition(".")[0] in KINDS:
+        return module.rpartition(".")[2]
+    for kind in KINDS:
+        for point in added(kind):
+            # Whoever has the class has imported the package that adds it: nothing is imported here.
+            found: Any = sys.modules.get(point.module)
+            for attribute in point.attr.split("."):
+                found = getattr(found, attribute, None)
+            if found is cls:
+                return point.name
+    return f"{module}.{cls.__qualname__}"

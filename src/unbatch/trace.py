@@ -8,7 +8,9 @@ the weights of very wide layers, which are read in blocks so that no second copy
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -17,7 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-__all__ = ["LinearCall", "LooksUp", "Run", "linear_layers", "run", "trial"]
+from unbatch.errors import Misuse, UnbatchError, named
+
+__all__ = ["LinearCall", "LooksUp", "Run", "linear_layers", "model_errors", "probe", "run", "trial"]
 
 LARGE = 1 << 24
 """Weights with at least this many entries are read in blocks instead of being copied to float64."""
@@ -38,7 +42,8 @@ class LinearCall:
         input: (..., n) what it was fed.
         output: (..., m) its pre-activation, a node of the graph.
         activation: ``"relu"``, the name of the first other function applied to the output, or None.
-        raw: whether its input is the model's input, flattened, unchanged.
+        raw: whether its input is the model's input, flattened, unchanged: for the inputs of this run; from ``linear_layers`` for inputs
+            of every size.
     """
 
     weight: str
@@ -130,13 +135,8 @@ class _Recorder(TorchFunctionMode):
             return output
         # A clone is handed out, so that an in-place activation leaves the recorded pre-activation alone.
         handed_out = output.clone()
-        raw = (
-            input.dtype == self.inputs.dtype
-            and input.numel() == self.inputs.numel()
-            and torch.equal(input.reshape(-1), self.inputs.reshape(-1))
-        )
         bias_name = None if bias is None else self.names.get(id(bias))
-        self.calls.append(LinearCall(name, bias_name, input, output, handed_out, raw=raw))
+        self.calls.append(LinearCall(name, bias_name, input, output, handed_out, raw=_same(input, self.inputs)))
         return handed_out
 
     def _note_activation(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> None:
@@ -176,34 +176,74 @@ def run(model: nn.Module, inputs: Tensor, *, large: int = LARGE, dtype: torch.dt
         the outputs with their graph, and every call of a Linear layer.
 
     Raises:
+        Misuse: the model does not run on the inputs; its own exception is named.
         LooksUp: the inputs are no tokens, but the model expects some.
     """
-    linear_weights = {f"{name}.weight".lstrip(".") for name, module in model.named_modules() if isinstance(module, nn.Linear)}
-    blocked: dict[str, Tensor] = {}
-    leaves: dict[str, Tensor] = {}
-    for name, parameter in model.named_parameters():
-        if name in linear_weights and parameter.numel() >= large:
-            blocked[name] = parameter.detach()
-        else:
-            leaves[name] = parameter.detach().to(dtype, copy=True).requires_grad_()
-    buffers = {name: (buffer.to(dtype) if buffer.is_floating_point() else buffer).clone() for name, buffer in model.named_buffers()}
+    blocked = _blocked(model, large)
+    leaves = {
+        name: parameter.detach().to(dtype, copy=True).requires_grad_()
+        for name, parameter in model.named_parameters()
+        if name not in blocked
+    }
     inputs = inputs.detach().to(dtype) if inputs.is_floating_point() else inputs.detach()
     tensors = {**leaves, **blocked}
     recorder = _Recorder({id(tensor): name for name, tensor in tensors.items()}, {id(tensor) for tensor in blocked.values()}, inputs)
-    with torch.enable_grad(), recorder:
-        outputs = torch.func.functional_call(model, {**tensors, **buffers}, (inputs,), tie_weights=True)
+    with torch.enable_grad(), model_errors(inputs), recorder:
+        outputs = torch.func.functional_call(model, {**tensors, **_buffers(model, dtype)}, (inputs.clone(),), tie_weights=True)
     return Run(outputs, leaves, recorder.calls)
+
+
+def _blocked(model: nn.Module, large: int = LARGE) -> dict[str, Tensor]:
+    """The weights that are never copied."""
+    linear_weights = {f"{name}.weight".lstrip(".") for name, module in model.named_modules() if isinstance(module, nn.Linear)}
+    return {name: p.detach() for name, p in model.named_parameters() if name in linear_weights and p.numel() >= large}
+
+
+def _buffers(model: nn.Module, dtype: torch.dtype) -> dict[str, Tensor]:
+    return {name: (buffer.to(dtype) if buffer.is_floating_point() else buffer).clone() for name, buffer in model.named_buffers()}
+
+
+@contextmanager
+def model_errors(inputs: Tensor) -> Iterator[None]:
+    """Whatever a model raises inside, as one sentence that names the model's own exception.
+
+    Args:
+        inputs: (b, *shape) what it was given.
+
+    Raises:
+        Misuse: the model raised anything but what unbatch itself raises, or a lack of memory.
+    """
+    try:
+        yield
+    except (UnbatchError, LooksUp, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        if "not enough memory" in str(error):
+            raise
+        shape = tuple(inputs.shape[1:])
+        raise Misuse(f"a model that runs on inputs of shape {shape}", named(error), "check the input shape and the model") from error
 
 
 def linear_layers(model: nn.Module, input_shape: Sequence[int], samples: int = 2) -> list[LinearCall]:
     """The Linear layers that a forward pass uses, in order, seen on ``samples`` fixed noise inputs.
+
+    What sees the raw input is asked again over the range that inputs can have: a clamp, a rounding, a tanh leaves most noise alone.
+
+    Raises:
+        Misuse: the model does not run on inputs of this shape.
 
     Example:
         >>> net = nn.Sequential(nn.Flatten(), nn.Linear(12, 5), nn.ReLU(), nn.Linear(5, 3))
         >>> [(call.weight, call.activation, call.raw) for call in linear_layers(net, (3, 2, 2))]
         [('1.weight', 'relu', True), ('3.weight', None, False)]
     """
-    return trial(model, input_shape, samples).linears
+    calls = trial(model, input_shape, samples).linears
+    if any(call.raw for call in calls):
+        raw = _raw_over_the_range(model, input_shape)
+        order = _occurrences(call.weight for call in calls)
+        for call, key in zip(calls, order, strict=True):
+            call.raw = call.raw and all(key in fed for fed in raw)
+    return calls
 
 
 def trial(model: nn.Module, input_shape: Sequence[int], samples: int = 2) -> Run:
@@ -214,6 +254,9 @@ def trial(model: nn.Module, input_shape: Sequence[int], samples: int = 2) -> Run
     Example:
         >>> trial(nn.Sequential(nn.Embedding(50, 8), nn.Flatten(), nn.Linear(24, 2)), (3,)).vocabulary
         50
+
+    Raises:
+        Misuse: the model does not run on inputs of this shape.
     """
     first = next(model.parameters(), torch.zeros(()))
     dtype, generator = torch.promote_types(first.dtype, torch.float32), torch.Generator().manual_seed(0)
@@ -223,3 +266,97 @@ def trial(model: nn.Module, input_shape: Sequence[int], samples: int = 2) -> Run
     except LooksUp as lookup:
         tokens = torch.randint(lookup.rows, (samples, *input_shape), generator=generator)
         return replace(run(model, tokens.to(first.device), dtype=dtype), vocabulary=lookup.rows)
+
+
+def probe(model: nn.Module, input_shape: Sequence[int], vocabulary: int = 0) -> Tensor:
+    """(4, *input_shape) inputs to try a model on, of its device and type: fractions from 0 to 1, noise, bytes, and large noise.
+
+    Args:
+        model: for its device and type.
+        input_shape: of one sample.
+        vocabulary: of a model that looks its inputs up in an embedding, which then are tokens; 0 for numbers.
+    """
+    first = next(model.parameters(), torch.zeros(()))
+    if vocabulary:
+        return torch.randint(vocabulary, (4, *input_shape), generator=torch.Generator().manual_seed(0)).to(first.device)
+    kinds = [kind[0] for kind in _over_the_range(input_shape, ("fractions", "noise", "bytes", "large"))]
+    return torch.stack(kinds).to(first)
+
+
+_RANGE: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "noise": lambda noise, _: noise,
+    "fractions": lambda _, fractions: fractions,
+    "bytes": lambda _, fractions: (256 * fractions).floor(),
+    "large": lambda noise, _: 1e4 * noise,
+    "tiny": lambda noise, _: 1e-9 * noise,
+    "of all sizes": lambda noise, fractions: noise.sign() * 10 ** (24 * fractions - 12),
+    "positive": lambda _, fractions: 100 * fractions,
+    "negative": lambda _, fractions: -100 * fractions,
+    "zero": lambda noise, _: torch.zeros_like(noise),
+    "even": lambda noise, _: torch.full_like(noise, 3.0),
+}
+"""Inputs of every kind that a client may have, made of noise and of fractions from 0 to 1."""
+
+
+def _over_the_range(shape: Sequence[int], kinds: Iterable[str] = _RANGE) -> Iterator[Tensor]:
+    """(2, *shape) of every kind, each apart, for a model may look at its batch before it decides."""
+    generator = torch.Generator().manual_seed(0)
+    noise = torch.randn((2, *shape), generator=generator, dtype=torch.float64)
+    fractions = torch.rand((2, *shape), generator=generator, dtype=torch.float64)
+    for kind in kinds:
+        yield _RANGE[kind](noise, fractions)
+
+
+class _Feeds(TorchFunctionMode):
+    """Sees what every Linear layer is fed; none is computed, so that a pass costs next to nothing however wide they are."""
+
+    def __init__(self, names: Mapping[int, str], inputs: Tensor) -> None:
+        super().__init__()
+        self.names, self.inputs = names, inputs
+        self.fed: list[tuple[str, bool]] = []
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        if func is F.linear:
+            return self._linear(*args, **(kwargs or {}))
+        return func(*args, **(kwargs or {}))
+
+    def _linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+        if (name := self.names.get(id(weight))) is None:
+            return F.linear(input, weight, bias)
+        self.fed.append((name, _same(input, self.inputs)))
+        return input.new_zeros((*input.shape[:-1], weight.shape[0]))
+
+
+def _raw_over_the_range(model: nn.Module, input_shape: Sequence[int]) -> list[set[tuple[str, int]]]:
+    """For every kind of input that the model takes: the Linear calls, by weight and number, that were fed it raw."""
+    first = next(model.parameters(), torch.zeros(()))
+    dtype, blocked = torch.promote_types(first.dtype, torch.float32), _blocked(model)
+    tensors = blocked | {name: p.detach().to(dtype) for name, p in model.named_parameters() if name not in blocked}
+    names, found = {id(tensor): name for name, tensor in tensors.items()}, []
+    for kind in _over_the_range(input_shape):
+        inputs = kind.to(first.device, dtype)
+        watch = _Feeds(names, inputs)
+        try:
+            with torch.no_grad(), model_errors(inputs), watch:
+                torch.func.functional_call(model, {**tensors, **_buffers(model, dtype)}, (inputs.clone(),), tie_weights=True)
+        except Misuse:  # inputs that the model refuses are none that it sees changed
+            continue
+        keys = _occurrences(name for name, _ in watch.fed)
+        found.append({key for key, (_, raw) in zip(keys, watch.fed, strict=True) if raw})
+    return found
+
+
+def _occurrences(names: Iterable[str]) -> list[tuple[str, int]]:
+    """Every name with how often it has come."""
+    count: Counter[str] = Counter()
+    numbered = []
+    for name in names:
+        count[name] += 1
+        numbered.append((name, count[name]))
+    return numbered
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    return one.dtype == other.dtype and one.numel() == other.numel() and torch.equal(one.reshape(-1), other.reshape(-1))

@@ -6,6 +6,7 @@ Works on copies: neither the model nor its buffers nor the global random state i
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -14,7 +15,7 @@ from jaxtyping import Int64, Num
 from torch import Tensor, nn
 
 from unbatch.errors import Misuse
-from unbatch.gradients import Loss, capture
+from unbatch.gradients import Loss, capture, check_deterministic
 
 __all__ = ["GradientOf", "LocalTraining", "shuffled", "train"]
 
@@ -46,8 +47,8 @@ class LocalTraining:
         """Refuse what no client can do."""
         if self.epochs < 1 or (self.batch_size is not None and self.batch_size < 1):
             raise Misuse("at least one epoch and one sample a step", f"{self.epochs} and {self.batch_size}", "raise them")
-        if self.learning_rate is not None and not self.learning_rate > 0:
-            raise Misuse("a learning rate above zero", f"{self.learning_rate}", "give None if it is not known")
+        if self.learning_rate is not None and not 0 < self.learning_rate < math.inf:
+            raise Misuse("a finite learning rate above zero", f"{self.learning_rate}", "give None if it is not known")
         if not 0 <= self.momentum < 1:
             raise Misuse("a momentum from 0 to below 1", f"{self.momentum}", "0 is plain SGD")
 
@@ -113,10 +114,10 @@ def train(
         local: how it trains; the learning rate must be known.
         order: (E, b) the order of the samples in every epoch.
         loss: as for ``capture``.
-        gradient: what a step follows, if not the mean gradient of its samples.
+        gradient: what a step follows, if not the mean gradient of its samples. That the model is deterministic was seen before.
 
     Raises:
-        Misuse: the learning rate is not known.
+        Misuse: the learning rate is not known; or see ``capture``.
         NotDeterministic: see ``capture``.
 
     Example:
@@ -127,7 +128,8 @@ def train(
     """
     if local.learning_rate is None:
         raise Misuse("a learning rate", "none", "training cannot be replayed without it")
-    follow = gradient or (lambda moving, x, y: capture(moving, x, y, loss))
+    check_deterministic(model, inputs, alone=False)
+    follow = gradient or (lambda moving, x, y: capture(moving, x, y, loss, check=False))
     moving = _copy(model)
     parameters = {name: parameter for name, parameter in moving.named_parameters() if parameter.requires_grad}
     before = {name: parameter.detach().clone() for name, parameter in parameters.items()}

@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from unbatch import plugins
+from unbatch import plugins, seeds
 from unbatch.contracts import Defense, Protocol, Stage
 from unbatch.errors import UnknownPlugin
 from unbatch.gradients import capture, per_example
@@ -24,7 +24,7 @@ def built(name: str) -> Defense:
 
 
 def seeded(seed: int = 3) -> torch.Generator:
-    return torch.Generator().manual_seed(seed)
+    return seeds.generator(seed, "defense")
 
 
 def gradients(defense: Defense, dtype: torch.dtype = torch.float64, samples: int = 5) -> dict[str, Tensor]:

@@ -9,6 +9,7 @@ from torch import nn
 from unbatch import plugins
 from unbatch.errors import Misuse
 from unbatch.gradients import check_deterministic
+from unbatch.trace import probe
 
 MODELS = plugins.names("models")
 ACTIVATED = [name for name in MODELS if "activation" in {field.name for field in dataclasses.fields(plugins.load("models", name))}]
@@ -28,7 +29,7 @@ def test_scores_every_class_without_touching_the_global_state(name: str) -> None
     model = built(name)
     assert torch.equal(torch.get_rng_state(), state)
     assert model(torch.zeros(2, 3, 32, 32)).shape == (2, 7)
-    check_deterministic(model)
+    check_deterministic(model, probe(model, (3, 32, 32)))
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -157,7 +157,7 @@ class Spear(Attack):
             self.subsets,
             self.parallel,
             self.false_rejection,
-            getattr(torch, self.precision),
+            torch.float32 if self.precision == "float32" else torch.float64,
             drifting=not observation.one_gradient or problem.columns is not None,
         )
         solution = search.run(clock, progress)

@@ -39,15 +39,15 @@ def demo(
 
     Ends with exit code 1 if nothing of the batch was proved to be disclosed.
     """
-    from unbatch import plugins, store
+    from unbatch import plugins, seeds, store
 
     store.check_writable(out)
     defenses = [plugins.build("defenses", spec) for spec in defense or []]
     guarded = f", defended by {', '.join(one.spec for one in defenses)}" if defenses else ""
     shared.note(f"{batch_size} samples of {dataset}, model {model}, protocol {protocol}{guarded}, attack {attack}", quiet)
 
-    batch = (data := plugins.build("datasets", dataset)).batch(batch_size, seed)
-    victim = plugins.build("models", model).build(data.input_shape, _classes(data, batch), seed)
+    batch = (data := plugins.build("datasets", dataset)).batch(batch_size, seeds.derive(seed, "data"))
+    victim = plugins.build("models", model).build(data.input_shape, _classes(data, batch), seeds.derive(seed, "weights"))
     victim = (victim.float() if float32 else victim.double()).to(shared.device(device))
     observation = plugins.build("protocols", protocol).observe(victim, _moved(batch, device), defenses=defenses, seed=seed)
     finding = shared.attacked(observation, batch, attack, seed, quiet)

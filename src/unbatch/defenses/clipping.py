@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from torch import Generator, Tensor
@@ -32,7 +32,7 @@ class Clipping(Defense):
     stage: ClassVar[Stage] = Stage.CLIENT
     rescales: ClassVar[bool] = True
 
-    norm: float = 1.0
+    norm: float = field(default=1.0, metadata={"infinite": True})
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be."""

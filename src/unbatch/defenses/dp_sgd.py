@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
@@ -42,7 +42,7 @@ class DpSgd(Defense):
     stage: ClassVar[Stage] = Stage.EXAMPLE
     rescales: ClassVar[bool] = True
 
-    clip: float = 1.0
+    clip: float = field(default=1.0, metadata={"infinite": True})
     noise_multiplier: float = 1.0
 
     def __post_init__(self) -> None:

@@ -47,7 +47,7 @@ def entrance_to(observation: Observation) -> Entrance | None:
     """The layer that sees the samples, the network behind it, and the spaces of its gradients; None where there is no such layer, the
     network behind it depends on more than that layer, samples are coupled, or the gradient has full rank.
     """
-    if any(map(couples, observation.model.modules())):
+    if couples(observation.model, observation.probe):
         return None
     calls = linear_layers(observation.model, observation.input_shape, 2)
     uses = [call.weight for call in calls]

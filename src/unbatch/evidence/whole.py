@@ -74,7 +74,7 @@ def prove_whole(
         limit: what of a tensor, beside what was added up for it, may be rounding.
         weights: (k,) what each may count, tried where even shares fail, before the weights that fit best.
     """
-    coupled = any(map(couples, observation.model.modules()))
+    coupled = couples(observation.model, observation.probe)
     even = None if bool((copies == 1).all()) or coupled else copies.double() / copies.sum()
     if coupled:
         inputs, labels = inputs.repeat_interleave(copies, dim=0), labels.repeat_interleave(copies)

@@ -15,6 +15,7 @@ from unbatch.exposure.layers import assess, describe
 from unbatch.exposure.limits import PICTURES, VECTORS
 from unbatch.exposure.tracing import ParameterTrace, noise, precision, trace_parameters
 from unbatch.gradients import Loss, check_deterministic, loss_function
+from unbatch.trace import probe
 
 __all__ = ["expose"]
 
@@ -48,8 +49,8 @@ def expose(
     """
     shape = _checked(model, input_shape, data)
     loss_function(loss)
-    refusal = _refusal(model)
     trace = trace_parameters(model, shape)
+    refusal = _refusal(model, shape)
     assessed = [(module, assess(module, trace, refusal, _mixed(model))) for module in trace.modules]
     wanted = [each.call.weight for _, each in assessed if each.call is not None and each.exact in ("samples", "features")]
     count = samples_for(trace.footprint, sum(p.numel() for p in model.parameters())) if data is None else len(data)
@@ -104,10 +105,10 @@ def _checked(model: nn.Module, input_shape: Sequence[int], data: Tensor | None) 
     return shape
 
 
-def _refusal(model: nn.Module) -> str | None:
+def _refusal(model: nn.Module, shape: tuple[int, ...]) -> str | None:
     """Why our attacks refuse the model as a whole: a gradient that is no function of the batch alone."""
     try:
-        check_deterministic(model)
+        check_deterministic(model, probe(model, shape))
     except NotDeterministic as error:
         return error.came
     return "BatchNorm without running statistics" if _mixed(model) else None

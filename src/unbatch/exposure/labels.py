@@ -56,7 +56,7 @@ def _obstacle(observation: Observation) -> str:
     try:
         return obstacle(observation) or ""
     except USER_ERRORS as error:  # the model ran before, in its own precision
-        return f"restorers run the model in float64, which this one does not take ({str(error).splitlines()[0]:.80})"
+        return f"restorers run the model in float64, which this one does not take ({str(error.__cause__ or error).splitlines()[0]:.80})"
 
 
 def _head(last: LastLayer, loss: Loss) -> Observation:

@@ -184,8 +184,8 @@ def trace_parameters(model: nn.Module, input_shape: tuple[int, ...]) -> Paramete
         try:
             with watch:
                 ran = run(model, inputs, large=sys.maxsize, dtype=precision(model))  # nothing in blocks: they would hide a use
-        except USER_ERRORS as error:
-            raise _does_not_run(model, input_shape, error) from error
+        except Misuse as error:
+            raise _does_not_run(model, input_shape, error.__cause__ or error) from error.__cause__
     modules = [part for module in _modules(model) for part in _parts(module, watch.uses, ran)]
     followers = {id(call): watch.followers[id(call.handed_out)] for call in ran.linears if id(call.handed_out) in watch.followers}
     return ParameterTrace(modules, inputs.to(precision(model)), ran, max(1, watch.numbers // SAMPLES), followers, _zeros(ran))
@@ -250,7 +250,7 @@ def _cuda(inputs: Tensor) -> list[torch.device]:
     return [inputs.device] if inputs.device.type == "cuda" else []
 
 
-def _does_not_run(model: nn.Module, shape: tuple[int, ...], error: Exception) -> Misuse:
+def _does_not_run(model: nn.Module, shape: tuple[int, ...], error: BaseException) -> Misuse:
     lookup = next((name for name, module in model.named_modules() if isinstance(module, (nn.Embedding, nn.EmbeddingBag))), None)
     message = str(error).strip().splitlines()
     if lookup is not None and ("indices" in str(error) or "scalar type" in str(error) or "Long" in str(error)):

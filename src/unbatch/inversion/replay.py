@@ -15,7 +15,7 @@ from jaxtyping import Float, Shaped
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from unbatch.gradients import couples, loss_function
+from unbatch.gradients import loss_function
 from unbatch.types import LocalTraining, Observation
 
 __all__ = ["DifferentiableReplay", "Replayed", "Statistics", "not_twice_differentiable"]
@@ -157,8 +157,8 @@ def _prepared(model: nn.Module, dtype: torch.dtype) -> nn.Module:
     with torch.no_grad():
         copied = copy.deepcopy(model).to(dtype)
     for module in copied.modules():
-        if couples(module):
-            module.track_running_stats = False  # type: ignore[assignment]
+        if isinstance(module, _BatchNorm) and module.training:
+            module.track_running_stats = False
     return copied
 
 

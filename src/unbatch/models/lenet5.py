@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from unbatch import seeds
 from unbatch.contracts import Model
 from unbatch.errors import Misuse
 from unbatch.models._activations import Activation, layer
@@ -34,7 +35,7 @@ class LeNet5(Model):
             raise Misuse("pictures of shape (channels, height, width), 16 pixels or more a side", str(input_shape), "use the mlp")
         height, width = ((((side - 4) // 2) - 4) // 2 for side in input_shape[1:])
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.manual_seed(seeds.checked(seed))
             return nn.Sequential(
                 nn.Conv2d(input_shape[0], 6, 5),
                 layer(self.activation),

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from unbatch import seeds
 from unbatch.contracts import Model
 from unbatch.errors import Misuse
 from unbatch.models._activations import Activation, layer
@@ -43,7 +44,7 @@ class Mlp(Model):
         """See ``Model.build``."""
         sizes = [math.prod(input_shape), *[self.width] * (self.depth - 1), classes]
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.manual_seed(seeds.checked(seed))
             layers: list[nn.Module] = [nn.Flatten()]
             for fan_in, fan_out in itertools.pairwise(sizes):
                 layers += [nn.Linear(fan_in, fan_out), layer(self.activation)]

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from unbatch import seeds
 from unbatch.contracts import Model
 from unbatch.errors import Misuse
 from unbatch.models._activations import Activation, layer
@@ -49,7 +50,7 @@ class ResNet(Model):
         if len(input_shape) != 3:
             raise Misuse("pictures of shape (channels, height, width)", str(input_shape), "use the mlp")
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.manual_seed(seeds.checked(seed))
             small = min(input_shape[1:]) <= 64
             entry: list[nn.Module] = [
                 nn.Conv2d(input_shape[0], self.width, 3 if small else 7, 1 if small else 2, 1 if small else 3, bias=False),

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from unbatch import seeds
 from unbatch.contracts import Model
 from unbatch.errors import Misuse
 from unbatch.models._activations import Activation, layer
@@ -46,7 +47,7 @@ class Vgg(Model):
             raise Misuse("pictures of shape (channels, height, width)", str(input_shape), "use the mlp")
         channels, side = input_shape[0], min(input_shape[1:])
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+            torch.manual_seed(seeds.checked(seed))
             layers: list[nn.Module] = []
             for group in PLAN:
                 for multiple in group:

@@ -8,10 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from unbatch.contracts import Defense, Stage
-from unbatch.gradients import Loss, capture, per_example
+from unbatch.gradients import Loss, capture, check_deterministic, per_example
 from unbatch.types import Batch
 
-__all__ = ["defend", "fed", "following", "remarks", "rescaled"]
+__all__ = ["check", "defend", "fed", "following", "remarks", "rescaled"]
 
 
 def defend(stage: Stage, defenses: Sequence[Defense], update: Mapping[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
@@ -27,14 +27,27 @@ def fed(model: nn.Module, batch: Batch) -> Tensor:
     return batch.inputs.to(next(model.parameters()).dtype) if batch.inputs.is_floating_point() else batch.inputs
 
 
+def check(model: nn.Module, inputs: Tensor, defenses: Sequence[Defense]) -> None:
+    """Refuse a model whose gradient is no function of the batch; of each sample alone, where a defense asks for that.
+
+    Raises:
+        NotDeterministic: with what was measured.
+    """
+    check_deterministic(model, inputs, alone=_by_sample(defenses))
+
+
 def following(
     model: nn.Module, inputs: Tensor, labels: Tensor, loss: Loss, defenses: Sequence[Defense], generator: torch.Generator
 ) -> dict[str, Tensor]:
-    """The mean gradient of a batch; sample by sample where a defense asks for that."""
-    if not any(defense.stage is Stage.EXAMPLE for defense in defenses):
-        return capture(model, inputs, labels, loss)
-    single = defend(Stage.EXAMPLE, defenses, per_example(model, inputs, labels, loss), generator)
+    """The mean gradient of a batch, sample by sample where a defense asks for that; of a model that ``check`` has seen."""
+    if not _by_sample(defenses):
+        return capture(model, inputs, labels, loss, check=False)
+    single = defend(Stage.EXAMPLE, defenses, per_example(model, inputs, labels, loss, check=False), generator)
     return {name: tensor.mean(dim=0) for name, tensor in single.items()}
+
+
+def _by_sample(defenses: Sequence[Defense]) -> bool:
+    return any(defense.stage is Stage.EXAMPLE for defense in defenses)
 
 
 def rescaled(defenses: Sequence[Defense]) -> bool:
@@ -43,5 +56,5 @@ def rescaled(defenses: Sequence[Defense]) -> bool:
 
 
 def remarks(defenses: Sequence[Defense]) -> tuple[str, ...]:
-    """What the server is told of the defenses: that they are there, and their settings."""
-    return tuple(f"that the update was defended by {defense.spec}" for defense in defenses)
+    """What the server is told of the defenses: that they are there, and their settings but for hidden ones."""
+    return tuple(f"that the update was defended by {defense.told}" for defense in defenses)

@@ -8,12 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-import torch
 from torch import Tensor, nn
 
+from unbatch import seeds
 from unbatch.contracts import Defense, Protocol, Stage
 from unbatch.errors import Misuse
-from unbatch.protocols._client import defend, fed, following, remarks, rescaled
+from unbatch.protocols._client import check, defend, fed, following, remarks, rescaled
 from unbatch.training import LocalTraining, shuffled, train
 from unbatch.types import Batch, Observation
 
@@ -48,6 +48,11 @@ class FedAvg(Protocol):
         _ = self.local
 
     @property
+    def hidden(self) -> frozenset[str]:
+        """The learning rate, where the server is not told it."""
+        return frozenset() if self.rate_known else frozenset({"learning_rate"})
+
+    @property
     def local(self) -> LocalTraining:
         """The same as the client's training."""
         return LocalTraining(self.epochs, self.batch_size or None, self.learning_rate, self.momentum)
@@ -56,9 +61,10 @@ class FedAvg(Protocol):
         self, model: nn.Module, batch: Batch, loss: str = "cross_entropy", defenses: Sequence[Defense] = (), seed: int = 0
     ) -> Observation:
         """See ``Protocol.observe``."""
-        generator = torch.Generator(batch.inputs.device).manual_seed(seed)
+        generator = seeds.generator(seed, "defense", batch.inputs.device)
         inputs, count = fed(model, batch), len(batch)
-        order = shuffled(self.epochs, count, generator)
+        check(model, inputs, defenses)
+        order = shuffled(self.epochs, count, seeds.generator(seed, "protocol", batch.inputs.device))
 
         def gradient(moving: nn.Module, x: Tensor, y: Tensor) -> dict[str, Tensor]:
             return following(moving, x, y, loss, defenses, generator)
@@ -72,7 +78,7 @@ class FedAvg(Protocol):
             tuple(batch.inputs.shape[1:]),
             loss,
             batch_size=count,
-            protocol=self.spec,
+            protocol=self.told,
             schema=batch.schema,
             remarks=remarks(defenses),
             training=self.local if self.rate_known else replace(self.local, learning_rate=None),

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import nn
 
+from unbatch import seeds
 from unbatch.contracts import Defense, Protocol, Stage
-from unbatch.protocols._client import defend, fed, following, remarks, rescaled
+from unbatch.protocols._client import check, defend, fed, following, remarks, rescaled
 from unbatch.types import Batch, Observation
 
 __all__ = ["FedSgd"]
@@ -23,15 +23,17 @@ class FedSgd(Protocol):
         self, model: nn.Module, batch: Batch, loss: str = "cross_entropy", defenses: Sequence[Defense] = (), seed: int = 0
     ) -> Observation:
         """See ``Protocol.observe``."""
-        generator = torch.Generator(batch.inputs.device).manual_seed(seed)
-        update = following(model, fed(model, batch), batch.labels, loss, defenses, generator)
+        generator = seeds.generator(seed, "defense", batch.inputs.device)
+        inputs = fed(model, batch)
+        check(model, inputs, defenses)
+        update = following(model, inputs, batch.labels, loss, defenses, generator)
         update = defend(Stage.SERVER, defenses, defend(Stage.CLIENT, defenses, update, generator), generator)
         return Observation(
             model,
             update,
             tuple(batch.inputs.shape[1:]),
             loss,
-            protocol="fedsgd",
+            protocol=self.told,
             schema=batch.schema,
             remarks=remarks(defenses),
             factor_known=not rescaled(defenses),

@@ -12,9 +12,10 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from unbatch import seeds
 from unbatch.contracts import Defense, Protocol, Stage
 from unbatch.errors import Misuse
-from unbatch.protocols._client import defend, fed, following, remarks, rescaled
+from unbatch.protocols._client import check, defend, fed, following, remarks, rescaled
 from unbatch.types import Batch, Observation
 
 __all__ = ["SecureAggregation"]
@@ -47,8 +48,9 @@ class SecureAggregation(Protocol):
         """
         if self.clients > len(batch):
             raise Misuse(f"at least {self.clients} samples, one a client", str(len(batch)), "take fewer clients")
-        generator = torch.Generator(batch.inputs.device).manual_seed(seed)
+        generator = seeds.generator(seed, "defense", batch.inputs.device)
         inputs = fed(model, batch)
+        check(model, inputs, defenses)
         total = {name: torch.zeros_like(parameter) for name, parameter in model.named_parameters() if parameter.requires_grad}
         for part in torch.arange(len(batch), device=inputs.device).tensor_split(self.clients):
             update = following(model, inputs[part], batch.labels[part], loss, defenses, generator)
@@ -60,7 +62,7 @@ class SecureAggregation(Protocol):
             tuple(batch.inputs.shape[1:]),
             loss,
             batch_size=len(batch),
-            protocol=self.spec,
+            protocol=self.told,
             schema=batch.schema,
             remarks=(f"that the update is the average over {self.clients} clients, none of them alone", *remarks(defenses)),
             factor_known=not rescaled(defenses),

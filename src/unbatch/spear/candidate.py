@@ -67,7 +67,7 @@ def read_out(observation: Observation, attempt: Attempt, rank: int, progress: Pr
         return Candidate(features=inputs, layer=call.weight, reason=reason, exhausted=not attempt.whole, stats=attempt.stats)
     inputs = inputs.reshape(-1, *observation.input_shape)
     progress("labels", float("nan"))
-    if any(map(couples, observation.model.modules())):
+    if couples(observation.model, observation.probe):
         return _coupled(observation, attempt, inputs)
     columns = factors.left @ torch.linalg.solve_triangular(problem.change, solution.directions.T, upper=True)
     labels, order = labels_of(observation, call.weight, inputs, columns), None

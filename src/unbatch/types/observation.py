@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from unbatch.errors import BadUpdate, Misuse, some
 from unbatch.gradients import Loss, loss_function
 from unbatch.schema import Schema
-from unbatch.trace import Run, trial
+from unbatch.trace import Run, probe, trial
 from unbatch.training import LocalTraining
 
 __all__ = ["HUGE", "Knowledge", "Observation"]
@@ -144,6 +144,11 @@ class Observation:
         return f"{what}, samples of shape {self.input_shape}, {self.classes} classes, batch size {size}"
 
     @property
+    def probe(self) -> Tensor:
+        """(4, *input_shape) inputs to try the model on: see ``trace.probe``."""
+        return probe(self.model, self.input_shape, self.schema.vocabulary if self.schema else 0)
+
+    @property
     def dtype(self) -> torch.dtype:
         """The coarsest floating type among the update's tensors."""
         return max((tensor.dtype for tensor in self.update.values()), key=lambda dtype: torch.finfo(dtype).eps)
@@ -231,12 +236,8 @@ def _check_schema(schema: Schema, input_shape: tuple[int, ...], vocabulary: int)
 
 def _ran(model: nn.Module, input_shape: tuple[int, ...]) -> Run:
     """A trial run, which must give one row of scores a sample."""
-    try:
-        ran = trial(model, input_shape)
-        outputs = ran.outputs
-    except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise Misuse(f"a model that runs on inputs of shape {input_shape}", f"{reason!r}", "check the input shape and the model") from error
+    ran = trial(model, input_shape)
+    outputs = ran.outputs
     if not isinstance(outputs, Tensor) or outputs.ndim != 2 or len(outputs) != 2:
         came = f"shape {tuple(outputs.shape)} for 2 samples" if isinstance(outputs, Tensor) else type(outputs).__name__
         raise Misuse("a model that gives one row of class scores a sample", came, "wrap the model so that it returns a tensor (b, classes)")

@@ -1,0 +1,159 @@
+"""The client's loss: one of those with a name, or any function of the client's own, made to run wherever we run it.
+
+A loss is written for the client's training: whole batches, the client's precision. We ask more of it. It is run on samples alone, many at
+a time (``torch.func.vmap``), and in double precision on the outputs of a model in single. So a function of the client's gets copies, which
+it may write to; its own tensors (class weights) are taken to the precision of the outputs; and what it raises is said to be its own.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from unbatch.errors import Misuse, named
+
+__all__ = ["Loss", "loss_function", "quiet_vmap", "slopes", "slopes_alone"]
+
+Loss = str | Callable[[Tensor, Tensor], Tensor]
+"""A name (``"cross_entropy"``) or a function (outputs (b, C), labels (b,)) -> mean loss over the batch, a scalar."""
+
+_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"cross_entropy": F.cross_entropy, "nll": F.nll_loss}
+
+
+def loss_function(loss: Loss) -> Callable[[Tensor, Tensor], Tensor]:
+    """The function behind a loss: (outputs (b, C), labels (b,)) -> scalar.
+
+    Raises:
+        Misuse: no loss has this name, or it is neither a name nor a function. The function that is returned raises it too, where the
+            client's own raises anything, or returns no single number.
+
+    Example:
+        >>> import torch
+        >>> weighted = loss_function(torch.nn.CrossEntropyLoss(torch.tensor([1.0, 3.0])))
+        >>> round(float(weighted(torch.zeros(2, 2, dtype=torch.float64), torch.tensor([0, 1]))), 3)
+        0.693
+    """
+    if isinstance(loss, str):
+        if loss in _LOSSES:
+            return _LOSSES[loss]
+        came = repr(loss)
+    elif callable(loss):
+        return _Own(loss)
+    else:
+        came = type(loss).__name__
+    raise Misuse(f"a loss among {', '.join(_LOSSES)}", came, "name one of them or pass a function (outputs, labels) -> mean loss")
+
+
+def slopes(loss: Loss, outputs: Tensor, labels: Tensor) -> Tensor:
+    """What every sample's outputs count in the loss of the batch, times b: b ∂L/∂outputs, (b, C).
+
+    Where the loss is a mean over samples that is the slope of each sample's own loss. Where it is not (class weights divide by the sum of
+    the batch's weights) it is the sample's part in the common loss, and the parts of all still have the mean that the client follows.
+    """
+    leaf = outputs.detach().requires_grad_()
+    with torch.enable_grad():
+        value = loss_function(loss)(leaf, labels)
+        return len(outputs) * _gradient(value, leaf)
+
+
+def slopes_alone(loss: Loss, outputs: Tensor, labels: Tensor) -> Tensor:
+    """∂ℓ(outputs_i, y)/∂outputs_i of every sample i by itself, with every given label y: (c, b, C).
+
+    Args:
+        loss: of a batch of one.
+        outputs: (b, C).
+        labels: (c,).
+    """
+    if loss == "cross_entropy":
+        return torch.softmax(outputs, dim=1) - F.one_hot(labels, outputs.shape[1]).to(outputs)[:, None]
+    measure = loss_function(loss)
+
+    def summed(outputs: Tensor, label: Tensor) -> Tensor:
+        return torch.func.vmap(lambda row: measure(row[None], label[None]))(outputs).sum()
+
+    try:
+        with quiet_vmap():
+            at_once = torch.func.vmap(torch.func.grad(summed), in_dims=(None, 0))(outputs, labels)
+        if bool(at_once.any()):  # zeros may also mean that there is no gradient
+            return at_once
+    except (RuntimeError, Misuse):  # something in the loss is not made for vmap
+        pass
+    one_by_one = [slopes(loss, row[None], label[None]) for label in labels for row in outputs]
+    return torch.cat(one_by_one).reshape(len(labels), *outputs.shape)
+
+
+@contextmanager
+def quiet_vmap() -> Iterator[None]:
+    """Without the warnings that an operation has no fast way under vmap."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "There is a performance drop", UserWarning)
+        yield
+
+
+def _gradient(value: Tensor, leaf: Tensor) -> Tensor:
+    try:
+        (slope,) = torch.autograd.grad(value, leaf)
+    except RuntimeError as error:
+        raise Misuse("a loss that can be differentiated in the model's outputs", named(error), "check the loss") from error
+    return slope
+
+
+class _Own:
+    """A loss of the client's own."""
+
+    def __init__(self, loss: Callable[[Tensor, Tensor], Tensor]) -> None:
+        self.loss = loss
+
+    def __call__(self, outputs: Tensor, labels: Tensor) -> Tensor:
+        expected = f"a loss that takes outputs of shape {tuple(outputs.shape)} and labels of shape {tuple(labels.shape)}"
+        try:
+            with _InPrecisionOf(outputs):
+                value = self.loss(outputs.clone(), labels.clone())
+        except (MemoryError, torch.OutOfMemoryError):
+            raise
+        except Exception as error:
+            raise Misuse(expected, named(error), "check the loss, a function (outputs, labels) -> mean loss") from error
+        if not isinstance(value, Tensor) or value.numel() != 1:
+            came = f"numbers of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
+            raise Misuse("a loss that returns one number, a mean over the batch", came, "reduce it: reduction='mean'")
+        return value.reshape(())
+
+
+class _InPrecisionOf(TorchFunctionMode):
+    """Takes floating tensors that stand beside more precise ones to their precision, as for class weights; and knows one_hot under vmap."""
+
+    def __init__(self, outputs: Tensor) -> None:
+        super().__init__()
+        self.dtype = outputs.dtype
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is F.one_hot:
+            return _one_hot(*args, **kwargs)
+        given = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor) and value.is_floating_point()]
+        if any(value.dtype == self.dtype for value in given) and not getattr(func, "__name__", "_").endswith("_"):
+            args = [self._raised(value) for value in args]
+            kwargs = {name: self._raised(value) for name, value in kwargs.items()}
+        return func(*args, **kwargs)
+
+    def _raised(self, value: Any) -> Any:
+        narrow = isinstance(value, Tensor) and value.is_floating_point() and torch.finfo(value.dtype).eps > torch.finfo(self.dtype).eps
+        return value.to(self.dtype) if narrow else value
+
+
+def _one_hot(tensor: Tensor, num_classes: int = -1) -> Tensor:
+    try:
+        return F.one_hot(tensor, num_classes)
+    except RuntimeError as error:
+        if "vmap" not in str(error) or num_classes < 1:
+            raise
+        return (tensor[..., None] == torch.arange(num_classes, device=tensor.device)).to(torch.int64)
