@@ -87,6 +87,6 @@ def _labels(finding: Finding) -> str:
     made, counts = finding.reconstruction, finding.counts
     if made.status.disclosed and made.labels is not None:
         return f"the labels of {len(made.labels)} samples are proved disclosed"
-    if counts is None or counts.counts is None or (error := counts.stats.get("expected_error", math.inf)) > TOLD:
+    if counts is None or counts.counts is None or not counts.determined or counts.expected_error is None or counts.expected_error > TOLD:
         return ""
-    return f"the label counts can be told from the last layer, each to about {error:.2g} of a sample"
+    return f"the label counts can be told from the last layer, each to about {counts.expected_error:.2g} of a sample"
