@@ -26,7 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "training": {"errors", "gradients"},
     "types": {"errors", "gradients", "schema", "trace", "training"},
     "last_layer": {"errors", "trace", "types"},
-    "evidence": {"gradients", "linalg", "trace", "training", "types"},
+    "evidence": {"errors", "gradients", "linalg", "losses", "trace", "training", "types"},
     "specs": {"errors"},
     "contracts": {"errors", "evidence", "gradients", "linalg", "schema", "seeds", "specs", "types"},
     "plugins": {"contracts", "errors", "specs"},

@@ -59,7 +59,7 @@ def test_no_attack_is_tried_where_the_last_layer_is_sure() -> None:
     secret = batch(12)
     found = unbatch.restore_labels(observed(secret, network()))
     assert found.restorer == "anchored"
-    assert found.stats["trust"] == 1
+    assert found.trust == 1
     assert found.counts is not None
     assert found.counts.tolist() == counted(secret.labels)
 
@@ -75,7 +75,7 @@ def test_a_named_method_answers_alone(restorer: str) -> None:
 def test_none_tries_none() -> None:
     found = unbatch.restore_labels(observed(batch(12), network(gain=30)), attack=None)
     assert found.restorer == "anchored"
-    assert found.stats["trust"] < 1
+    assert found.trust < 1
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -83,10 +83,10 @@ def test_where_it_doubts_itself_the_attack_proves_the_counts(seed: int) -> None:
     secret = batch(12, seed)
     seen = observed(secret, network(seed, gain=30))
     alone = unbatch.restore_labels(seen, attack=None)
-    assert alone.stats["trust"] < 1
+    assert alone.trust < 1
     found = unbatch.restore_labels(seen)
     assert found.restorer == SPEAR
-    assert found.stats["proved"] == 12
+    assert found.proved == 12
     assert found.counts is not None
     assert found.counts.tolist() == counted(secret.labels)
 

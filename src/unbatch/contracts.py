@@ -176,11 +176,15 @@ class Estimate:
     """What a label restorer proposes before anyone has checked it.
 
     Attributes:
-        counts: (C,) real numbers, samples of each class, or None for a method that only tells which classes are there.
+        counts: (C,) real numbers, samples of each class, or None for a method that does not give them.
         presence: (C,) bool, which classes are there; read off the counts if None.
         batch_size: the number of samples, where the method found it by itself.
-        reason: one sentence on why there are no counts.
+        reason: one sentence on why there are no counts, or on what a reader must know of them.
         stats: anything worth measuring.
+        expected_error: of a count before rounding, in samples, only where the update itself shows that the counts are right.
+        deviation: of a count before rounding, in samples, to be expected if all that was told is right, where the method knows it.
+        ranges: (C, 2) the smallest and the largest share of the batch that each class may have, or None.
+        trust: how far the method believes what it read off, 0 to 1; None where it is silent.
     """
 
     counts: Tensor | None = None
@@ -188,10 +192,17 @@ class Estimate:
     batch_size: int | None = None
     reason: str = ""
     stats: Mapping[str, Any] = field(default_factory=dict)
+    expected_error: float | None = None
+    deviation: float | None = None
+    ranges: Tensor | None = None
+    trust: float | None = None
 
 
-NEEDS_BATCH_SIZE = "the gradient of the last layer does not tell the batch size here: give it"
+NEEDS_BATCH_SIZE = "the update does not tell how many samples it was made of, only the shares of the classes: give the batch size"
 """Why a restorer without a batch size has no counts."""
+
+OFF = 0.5
+"""How far from the estimate, in samples, a count may be that is called determined."""
 
 
 @dataclass(frozen=True)
@@ -230,15 +241,28 @@ class LabelRestorer(Plugin, ABC):
         except (Inapplicable, Misuse, torch.linalg.LinAlgError) as obstacle:  # type: ignore[attr-defined]
             return Counts(reason=str(obstacle), restorer=self.spec)
         stats = {**made.stats, "seconds": time.perf_counter() - start}
-        size = made.batch_size if observation.batch_size is None else observation.batch_size
+        answer = Counts(None, made.presence, made.reason, None, stats, self.spec, observation.batch_size, trust=made.trust)
+        answer = replace(answer, ranges=None if made.ranges is None else made.ranges.double())
+        size = observation.batch_size or made.batch_size
         if made.counts is None or size is None:
-            if made.presence is None:
-                return Counts(reason=made.reason or NEEDS_BATCH_SIZE, stats=stats, restorer=self.spec)
-            return Counts(None, made.presence, made.reason, stats=stats, restorer=self.spec)
+            return replace(answer, reason=made.reason or NEEDS_BATCH_SIZE)
         if made.counts.ndim != 1 or not bool(made.counts.isfinite().all()):
             raise AssertionError(f"{self.spec} returned counts of shape {tuple(made.counts.shape)} or not finite")
-        counts = whole(made.counts, size)
-        return Counts(counts, counts > 0, made.reason, made.counts.double(), stats, self.spec)
+        counts, estimate = whole(made.counts, size), made.counts.double()
+        # Counts that had to be moved further than to the nearest whole numbers were not shown by anything.
+        error = made.expected_error if bool(((counts - estimate).abs() < OFF).all()) else None
+        if observation.batch_size is None and error is None:
+            return replace(answer, reason=made.reason or NEEDS_BATCH_SIZE)
+        return replace(
+            answer,
+            counts=counts,
+            presence=counts > 0,
+            estimate=estimate,
+            batch_size=size,
+            determined=error is not None,
+            expected_error=error,
+            deviation=made.deviation,
+        )
 
 
 class Stage(Enum):

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int64, Num
+from jaxtyping import Bool, Float, Int64, Num
 from torch import Generator, Tensor
 
 from unbatch.errors import Inapplicable
@@ -22,6 +22,12 @@ from unbatch.trace import LinearCall, run
 from unbatch.types import Observation
 
 __all__ = ["LastLayer", "labels_of_batch", "last_layer", "noise_inputs", "obstacle"]
+
+SURELY = 3.5
+"""Deviations about a share that are called its range: nineteen of twenty classes are within, measured over all kinds of networks."""
+
+TINIEST = 0.1
+"""Least entry of a gradient, as a share of its median entry, above which the smallest ones were cut off."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,12 +64,56 @@ class LastLayer:
     def noise(self) -> float:
         """Deviation of what was added to an entry of G or g: columns of a softmax's gradient sum to zero, so what they sum to is foreign.
 
-        Zero where rounding explains the sums. Pruned entries count as noise too.
+        Zero where rounding explains the sums. Pruned entries count as noise too; of two classes both are pruned together, which the sums
+        do not show, but then there are zeros and nothing between them and the entries that were kept.
         """
         blocks = [self.gradient] if self.shift is None else [self.gradient, self.shift[:, None]]
         deviations = [float(block.sum(dim=0).square().mean().sqrt()) / self.classes**0.5 for block in blocks]
         sizes = [float(block.abs().sum(dim=0).max()) for block in blocks]
-        return max(d if d > 100 * self.rounding * size else 0.0 for d, size in zip(deviations, sizes, strict=True))
+        seen = max(d if d > 100 * self.rounding * size else 0.0 for d, size in zip(deviations, sizes, strict=True))
+        return max(seen, _pruned(self.gradient))
+
+    @property
+    def there(self) -> Bool[Tensor, " c"]:
+        """(C,) which classes surely have samples: n_j/K = mean p_j − g_j, and a mean probability is not negative."""
+        size = self.bias_gradient.abs().max()
+        return self.bias_gradient < -max(100 * self.rounding * float(size), 4 * self.noise)
+
+    @property
+    def excess(self) -> float:
+        """How many times as large g is as it can be: the shares of the classes and the mean probabilities differ by at most 1 in all.
+
+        At most 1 where the scale of the update is right, up to rounding and noise.
+        """
+        if self.shift is None:
+            return 0.0
+        noise = self.noise * self.classes
+        return max(0.0, float(self.shift.clamp_min(0).sum()) - noise) / (1 + 100 * self.rounding)
+
+    @property
+    def bounds(self) -> Float[Tensor, "c 2"] | None:
+        """The smallest and the largest share of the batch that each class can have; None where the layer has no bias.
+
+        Whatever the mean probability is, n_j/K ≥ −g_j, and the rest that this leaves goes to any one class.
+        """
+        if self.shift is None:
+            return None
+        least = (-self.bias_gradient - 4 * self.noise).clamp_min(0)
+        most = least + (1 - least.sum()).clamp_min(0) + 100 * self.rounding
+        return torch.stack([least, most.clamp_max(1)], dim=1)
+
+    def ranges(self, shares: Float[Tensor, " c"], deviation: Float[Tensor, " c"]) -> Float[Tensor, "c 2"] | None:
+        """The same, narrowed to three and a half deviations about what was read.
+
+        Args:
+            shares: (C,) of the classes, as read.
+            deviation: (C,) of these.
+        """
+        if (bounds := self.bounds) is None:
+            return None
+        least, most = bounds.unbind(dim=1)
+        low = (shares - SURELY * deviation).clamp(least, most)
+        return torch.stack([low, (shares + SURELY * deviation).clamp(low, most)], dim=1)
 
     @property
     def row_sums(self) -> Float[Tensor, " c"]:
@@ -85,6 +135,15 @@ class LastLayer:
         if self.shift is None:
             raise Inapplicable("the last layer has no bias in the update, whose gradient gives the counts")
         return self.shift
+
+
+def _pruned(gradient: Float[Tensor, "c d"], fewest: int = 200) -> float:
+    """Deviation of the entries that were set to zero, if the smallest were: up to the least that was kept, all alike."""
+    sizes = gradient.abs().flatten()
+    kept = sizes[sizes > 0]
+    if len(kept) < fewest or len(kept) > 0.98 * len(sizes) or float(kept.min()) < TINIEST * float(kept.median()):
+        return 0.0
+    return float(kept.min()) * ((1 - len(kept) / len(sizes)) / 3) ** 0.5
 
 
 def obstacle(observation: Observation, *, bias: bool = False) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -23,11 +22,8 @@ RESTORER, QUICK = "anchored", "spear:seconds=20.0"
 NEGLIGIBLE = 1e3
 """Units of rounding below which nothing is left of an update."""
 
-NOISELESS = 1e-9
-"""Noise of an update, as an attack measures it, below which a sample that is certified by itself is exact."""
-
 DOUBT = 0.4
-"""Error to expect of a count, in samples, above which some of ten are wrong more likely than not."""
+"""Deviation to expect of a count, in samples, above which some of ten are wrong more likely than not."""
 
 
 def restore_labels(
@@ -56,56 +52,130 @@ def restore_labels(
         [4, 0]
     """
     built: LabelRestorer = plugins.build("labels", restorer) if isinstance(restorer, str) else restorer
-    if attack == "auto":
-        found = built(observation, seed=seed)
-        if built.spec.partition(":")[0] != RESTORER or not _doubtful(found):
-            return found
-        # Without the batch size the attack refuses at once where the gradient does not show the batch: no time is lost on noise.
-        shown = replace(observation, batch_size=None, labels=None) if observation.one_gradient else observation
-        made = plugins.build("attacks", QUICK)(shown, seed=seed)
-        # In noise, single certificates of what explains only part of the update say too little in the place of an answer.
-        explained = made.residual is not None and made.residual <= NEGLIGIBLE * torch.finfo(observation.rounding).eps
-        sure = explained or made.stats.get("noise", math.inf) < NOISELESS
-        return (_from_proved(observation, made, built, seed) if sure else None) or found
     if attack is None:
-        return built(observation, seed=seed)
-    tried: Attack = plugins.build("attacks", attack) if isinstance(attack, str) else attack
-    proved = _from_proved(observation, tried(observation, seed=seed), built, seed)
-    return proved or built(observation, seed=seed)
+        found = built(observation, seed=seed)
+    elif attack == "auto":
+        found = built(observation, seed=seed)
+        if built.spec.partition(":")[0] == RESTORER and _doubtful(found):
+            # Without the batch size the attack refuses at once where the gradient does not show the batch: no time is lost on noise.
+            shown = replace(observation, batch_size=None, labels=None) if observation.one_gradient else replace(observation, labels=None)
+            quick: Attack = plugins.build("attacks", QUICK)
+            found = _from_proved(observation, quick(shown, seed=seed), built, seed) or found
+    else:
+        tried: Attack = plugins.build("attacks", attack) if isinstance(attack, str) else attack
+        found = _from_proved(observation, tried(observation, seed=seed), built, seed) or built(observation, seed=seed)
+    return found if observation.labels is None else replace(found, reason=_joined(_contradiction(observation.labels, found), found.reason))
+
+
+def counts_of(observation: Observation, made: Reconstruction, seed: int) -> Counts:
+    """How many samples of each class, for the report: as proved by the attack, as read off the last layer, or as told where these agree."""
+    built: LabelRestorer = plugins.build("labels", RESTORER)
+    found = _from_proved(observation, made, built, seed) or built(observation, seed=seed)
+    if observation.labels is None:
+        return found
+    if contradiction := _contradiction(observation.labels, found):
+        return replace(found, reason=_joined(contradiction, found.reason))
+    told = torch.bincount(observation.labels, minlength=observation.classes)
+    same = found.determined and found.counts is not None
+    checked = f"the update agrees with them, by {found.restorer}" if same else "nothing in the update confirms or refutes them"
+    answer = Counts(told, told > 0, checked, told.double(), found.stats, "told", len(observation.labels), same, found.expected_error)
+    return replace(answer, ranges=found.ranges, proved=found.proved)
+
+
+def _contradiction(labels: Tensor, found: Counts) -> str:
+    """Why the labels that were told cannot be those of the update, or nothing."""
+    told = torch.bincount(labels, minlength=0 if found.ranges is None else len(found.ranges))
+    if found.determined and found.counts is not None:
+        told = torch.bincount(labels, minlength=len(found.counts))
+        if len(labels) != int(found.counts.sum()):
+            return (
+                f"{len(labels)} labels were told, and the update shows {int(found.counts.sum())} samples: the told labels are not its own"
+            )
+        off = int((told - found.counts.to(told)).clamp_min(0).sum())
+        return f"{off} of the {len(labels)} labels that were told are not those of the update" if off else ""
+    if found.ranges is None or not len(labels):
+        return ""
+    # Ranges hold for nineteen of twenty classes: only what lies as far outside again is refuted.
+    low, high = found.ranges.to(labels.device).double().unbind(dim=1)
+    share, slack = told / len(labels), high - low
+    off = int(((share < low - slack) | (share > high + slack)).sum())
+    return f"the labels that were told do not fit the update: {off} classes have another share of the batch than it shows" if off else ""
+
+
+def _joined(*sentences: str) -> str:
+    return "; ".join(filter(None, sentences))
 
 
 def _doubtful(found: Counts) -> bool:
     """Whether counts are missing, or some of them are probably wrong."""
-    return found.counts is None or found.stats.get("trust", 1.0) < 1 or found.stats.get("expected_error", 0.0) > DOUBT
+    unsure = found.deviation is None or found.deviation > DOUBT
+    return found.counts is None or (not found.determined and unsure)
 
 
 def _from_proved(observation: Observation, made: Reconstruction, restorer: LabelRestorer, seed: int) -> Counts | None:
-    """Counts of the samples that an attack proved, and of the rest by a restorer; None where nothing was proved or it does not fit."""
+    """Counts of the samples that the evidence proved, with their labels, and of the rest by a restorer; None where nothing was proved."""
     if not made.status.disclosed or made.labels is None or made.inputs is None or not len(made.labels):
         return None
     known, proved = torch.bincount(made.labels, minlength=observation.classes), len(made.labels)
     whole_batch, total = made.status is Status.RECONSTRUCTED, observation.batch_size
-    exact = {**made.stats, "proved": proved}
-    if whole_batch and total in (None, proved):
-        return Counts(known, known > 0, made.reason, known.double(), exact, made.attack)
-    if total is None or total <= proved or not observation.one_gradient or not observation.factor_known:
-        return None
+    exact = Counts(known, known > 0, made.reason, known.double(), made.stats, made.attack, proved, determined=True, expected_error=0.0)
+    exact = replace(exact, deviation=0.0, proved=proved)
+    if total == proved or (whole_batch and total is None):
+        return exact
+    if total is None or total < proved:
+        return _at_least(exact, restorer(observation, seed=seed), total)
+    if not observation.one_gradient or not observation.factor_known:
+        return _with_rest(exact, Counts(), restorer(observation, seed=seed), total)
     shown = _mean_gradient(observation, made.inputs, made.labels)
-    if (
-        whole_batch and _less(observation, shown, 1.0, 0.0) is None
-    ):  # the replay proves equal shares; the batch size, how often each was there
-        reason = f"the replay proves a batch of {proved} samples, not of {total} as was told" if total % proved else made.reason
-        known = known * (1 if total % proved else total // proved)
-        return Counts(known, known > 0, reason, known.double(), exact, made.attack)
+    if whole_batch and _less(observation, shown, 1.0, 0.0) is None:
+        return _repeated(exact, total)
     rest = _less(observation, shown, proved / total, (total - proved) / total)
     left = Counts() if rest is None else restorer(rest, seed=seed)
-    if left.counts is not None:
-        counts, how = known + left.counts, "read off what they leave"
-    else:
-        counts, how = known + _guess(restorer(observation, seed=seed).estimate, known, total - proved), "a guess"
-    reason = f"{proved} of {total} samples are proved, the rest is {how}"
-    stats = {**left.stats, "proved": proved, "batch_size": total}
-    return Counts(counts, counts > 0, reason, counts.double(), stats, f"{made.attack} + {restorer.spec}")
+    return _with_rest(exact, left, restorer(observation, seed=seed) if left.counts is None else Counts(), total)
+
+
+def _at_least(exact: Counts, alone: Counts, total: int | None) -> Counts:
+    """The proved samples of a batch whose size is not known, or was told smaller; what a restorer made of it alone, if it knows better."""
+    if total is None and alone.determined:
+        return alone
+    told = f"more than the {total} that were told" if total else "how many more the batch held is not known"
+    reason = f"{exact.proved} samples are proved, with their labels; {told}"
+    return replace(
+        exact, counts=None, estimate=None, reason=reason, batch_size=None, determined=False, expected_error=None, ranges=alone.ranges
+    )
+
+
+def _repeated(exact: Counts, total: int) -> Counts:
+    """The replay proves samples of equal shares, fewer than were told."""
+    if exact.counts is None or total % exact.proved:
+        return replace(exact, reason=f"the replay proves a batch of {exact.proved} samples, not of {total} as was told")
+    times = total // exact.proved
+    reason = (
+        f"the replay proves {exact.proved} samples of equal shares: each was there {times} times, or the batch size of {total} is wrong"
+    )
+    counts = known = exact.counts * times
+    return replace(exact, counts=counts, estimate=known.double(), reason=reason, batch_size=total, determined=False, expected_error=None)
+
+
+def _with_rest(exact: Counts, left: Counts, alone: Counts, total: int) -> Counts:
+    """The proved samples, and the rest of the batch.
+
+    Args:
+        exact: the proved samples.
+        left: what a restorer made of what they leave of the update, if anything.
+        alone: what it made of all of it, to guess by where there is no more.
+        total: the batch size.
+    """
+    known, missing = torch.zeros(0) if exact.counts is None else exact.counts, total - exact.proved
+    rest, how = (
+        (left.counts, "read off what they leave") if left.counts is not None else (_guess(alone.estimate, known, missing), "a guess")
+    )
+    counts = known + rest
+    ranges = None if left.ranges is None else (known[:, None] + missing * left.ranges) / total
+    reason = _joined(f"{exact.proved} of {total} samples are proved, the rest is {how}", left.reason)
+    name = f"{exact.restorer} + {left.restorer or alone.restorer}"
+    answer = replace(left, counts=counts, presence=counts > 0, estimate=counts.double(), reason=reason, restorer=name, batch_size=total)
+    return replace(answer, ranges=ranges, proved=exact.proved, trust=left.trust if left.counts is not None else 0.0)
 
 
 def _guess(estimate: Tensor | None, known: Tensor, missing: int) -> Tensor:
@@ -135,12 +205,3 @@ def _less(observation: Observation, shown: Mapping[str, Tensor], share: float, l
         return None
     count = max(1, round(left * (observation.batch_size or 1)))
     return replace(observation, update={name: tensor / (left or 1.0) for name, tensor in rest.items()}, batch_size=count, labels=None)
-
-
-def counts_of(observation: Observation, made: Reconstruction, seed: int) -> Counts:
-    """How many samples of each class, for the report: as told, as proved by the attack, or read off the last layer."""
-    if observation.labels is not None:
-        told = torch.bincount(observation.labels, minlength=observation.classes)
-        return Counts(told, told > 0, estimate=told.double(), restorer="told")
-    built: LabelRestorer = plugins.build("labels", RESTORER)
-    return _from_proved(observation, made, built, seed) or built(observation, seed=seed)

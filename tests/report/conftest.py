@@ -50,7 +50,9 @@ def make(
         "labels_right": tuple(there),
     }
     counts = torch.bincount(batch.labels, minlength=2)
-    restored = Counts(counts, counts > 0, f"a remark on counts{text}", None, {"expected_error": 0.04}, f"anchored{text}")
+    restored = Counts(
+        counts, counts > 0, f"a remark on counts{text}", None, {}, f"anchored{text}", size, determined=True, expected_error=0.04
+    )
     return Finding(
         reconstruction,
         Knowledge(remarks=(f"a remark{text}",) if text else ()),

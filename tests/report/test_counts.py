@@ -104,7 +104,7 @@ def test_the_page_names_classes_and_shows_truth_and_floors(stored: Stored, tmp_p
     text = text_of(page)
     assert "cat (0) 3 3 dog (1) 2 2" in text
     assert "LnAcc, classes with the right count 1.000 1.000 0.000" in text
-    assert "A count is expected to be off by 0.04 samples before rounding." in text
+    assert "Determined: the update shows these counts, each to 0.04 of a sample" in text
     assert "A remark on counts." in text
     assert page.count('class="bar true"') == 3
 
@@ -142,7 +142,7 @@ def test_many_classes_are_sorted_and_folded() -> None:
         (StoredCounts(source="spear", counts=(3,), presence=(True,), proved=3), "the labels of the samples that spear reconstructed"),
         (
             StoredCounts(source="spear + anchored", counts=(3,), presence=(True,), proved=2),
-            "2 labels are those of samples that spear proved; the rest was restored by anchored.",
+            "2 labels are those of proved samples, found by spear; the rest was restored by anchored.",
         ),
         (StoredCounts(source="anchored", counts=(3,), presence=(True,)), "Read off the gradient of the last layer alone, by anchored"),
         (StoredCounts(source="anchored", counts=(3,), presence=(True,), trust=0.4), "an even guess bent by it"),
@@ -156,7 +156,8 @@ def test_the_source_is_said(told: StoredCounts, sentence: str) -> None:
 
 
 def labels(**changes: object) -> StoredLabels:
-    told = {"counts": StoredCounts(source="anchored", counts=(5, 0, 1), presence=(True, False, True)), "input_shape": (4,), **changes}
+    counts = StoredCounts(source="anchored", counts=(5, 0, 1), presence=(True, False, True), determined=True, expected_error=0.01)
+    told = {"counts": counts, "input_shape": (4,), **changes}
     return StoredLabels(**told)  # type: ignore[arg-type]
 
 

@@ -142,9 +142,9 @@ def _labels(finding: Finding) -> _Leak | _Open | None:
     found, counts = finding.reconstruction, finding.counts
     if _proved(finding) and found.labels is not None:
         return _Leak(f"the labels of {len(found.labels)} samples are proved disclosed")
-    if counts is None or counts.counts is None:
-        return _Open("labels: no count of the labels was restored" + (f" ({counts.reason})" if counts and counts.reason else ""))
-    error = counts.stats.get("expected_error")
+    if counts is None or counts.counts is None or not counts.determined:
+        return _Open("labels: no count of the labels was determined" + (f" ({counts.reason})" if counts and counts.reason else ""))
+    error = counts.expected_error
     if error is None:
         return _Open("labels: how far the restored counts are off is not known")
     if error <= TOLD:

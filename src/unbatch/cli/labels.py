@@ -20,7 +20,9 @@ if TYPE_CHECKING:
 
 __all__ = ["labels"]
 
-BatchSize = Annotated[int | None, typer.Option(help="The number of samples; searched for if it is not given.")]
+BatchSize = Annotated[
+    int | None, typer.Option(help="The number of samples; without it, counts only where the update shows how many there are.")
+]
 RestorerSpec = Annotated[str, typer.Option(help="NAME or NAME:FIELD=VALUE,FIELD=VALUE; see `unbatch list labels`.")]
 AttackFirst = Annotated[
     str, typer.Option(help="Take the labels of samples that this attack proves; auto: where the restorer doubts its counts; none.")
@@ -100,28 +102,28 @@ def _named(observation: Observation, path: Path) -> Observation:
 
 
 def _print_counts(found: Counts, names: tuple[str, ...], most: int = 50) -> None:
-    """A table with a bar for every class that has samples, the largest first."""
+    """A table with a bar for every class that has samples, the largest first, and below it how far it is to be believed."""
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
-    present = [] if found.presence is None else found.presence.nonzero()[:, 0].tolist()
-    counts = None if found.counts is None else found.counts.tolist()
-    if counts is not None:
-        present.sort(key=lambda label: -counts[label])
-    table = Table("class", "samples", "", title=Text(printable(f"labels, by {found.restorer}")), title_justify="left", box=None)
-    for label in present[:most]:
-        number = "?" if counts is None else str(counts[label])
-        bar = "" if counts is None else "█" * max(1, round(40 * counts[label] / counts[present[0]]))
-        table.add_row(Text(printable(f"{names[label]} ({label})") if names else str(label)), number, bar)
+    from unbatch.report import counts as page
+    from unbatch.store.counts import stored_counts
+
+    chart = page.chart(stored_counts(found), names)
+    bars = [bar for _, group in chart.groups for bar in group]
+    bars.sort(key=lambda bar: -bar.share)
+    spans = [chart.spans.lower()] if chart.spans else []
+    table = Table("class", "samples", *spans, "", title=Text(printable(f"labels, by {found.restorer}")), title_justify="left", box=None)
+    for bar in bars[:most]:
+        width = "█" * max(1, round(0.4 * bar.share)) if bar.share else ""
+        table.add_row(Text(printable(bar.name)), "?" if found.counts is None else bar.count, *([bar.span] if spans else []), width)
     Console().print(table)
-    if len(present) > most:
-        echo(f"... and {len(present) - most} more classes")
-    if counts is not None:
-        echo(f"{sum(counts)} samples of {len(present)} among {len(counts)} classes")
+    if len(bars) > most:
+        echo(f"... and {len(bars) - most} more classes")
+    if found.counts is not None:
+        echo(f"{int(found.counts.sum())} samples of {int((found.counts > 0).sum())} among {len(found.counts)} classes")
     if found.reason:
         echo(f"note     {found.reason}")
-    if (error := found.stats.get("expected_error")) is not None:
-        echo(f"a count is expected to be off by {error:.2f} before rounding")
-    elif found.stats.get("trust", 1.0) < 1:
-        echo("little can be read off this update (a trained network, noise): these counts are a guess bent by it")
+    if sure := page.certainty(stored_counts(found)):
+        echo(sure)

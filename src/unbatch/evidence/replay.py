@@ -16,7 +16,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unbatch.evidence.masks import ReluMasks
-from unbatch.gradients import loss_function
+from unbatch.evidence.slopes import slopes_of
+from unbatch.losses import slopes as batch_slopes
 from unbatch.trace import LinearCall, Run, run
 from unbatch.types import Observation
 
@@ -156,16 +157,16 @@ def replay(
     masks = masks or ReluMasks()
     with masks:
         ran = run(observation.model, inputs)
-    measure = loss_function(observation.loss)
+    outputs = ran.outputs.detach()
     if weights is None:
-        value = measure(ran.outputs, labels)
+        head = batch_slopes(observation.loss, outputs, labels) / len(outputs)
     else:
-        value = weights @ torch.func.vmap(lambda row, label: measure(row[None], label[None]))(ran.outputs, labels)
+        head = weights[:, None] * slopes_of(observation, outputs, labels)
     leaves = {name: leaf for name, leaf in ran.parameters.items() if name in observation.update}
     targets = [*leaves.values(), *(call.output for call in ran.linears), *(kink.output for kink in masks.noted)]
     slopes = [
         torch.zeros_like(target) if slope is None else slope
-        for target, slope in zip(targets, torch.autograd.grad(value, targets, allow_unused=True), strict=True)
+        for target, slope in zip(targets, torch.autograd.grad(ran.outputs, targets, head, allow_unused=True), strict=True)
     ]
     replayed = dict(zip(leaves, slopes, strict=False))
     factor = 1.0 if observation.factor_known else _factor(observation.update, replayed, pruned)

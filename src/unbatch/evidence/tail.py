@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from unbatch.gradients import loss_function
+from unbatch.evidence.slopes import slopes_of
 from unbatch.types import Observation
 
 __all__ = ["Seen", "Tail", "tail_of"]
@@ -109,7 +109,7 @@ class Tail:
         names = [name for name, _, _ in calls.noted]
         columns: list[Tensor | None] = [None] * (len(names) + 1)
         if labels is not None and outputs is not None:
-            slopes = _slopes(self.observation, outputs.detach(), labels)
+            slopes = slopes_of(self.observation, outputs.detach(), labels)
             columns = list(torch.autograd.grad(outputs, [z, *(out for _, _, out in calls.noted)], slopes, allow_unused=True))
         seen = {self.start: Seen(None, columns[0])}
         for (name, fed, _), column in zip(calls.noted, columns[1:], strict=True):
@@ -132,20 +132,6 @@ class Tail:
         with suppress(_EnoughError), torch.enable_grad(), calls:
             outputs = self.model(inputs.expand(len(z), *self.observation.input_shape))
         return outputs, calls, z
-
-
-def _slopes(observation: Observation, outputs: Tensor, labels: Tensor) -> Tensor:
-    """∂ℓ(outputs_i, label_i)/∂outputs_i, (k, C), without cancellation where a sample is nearly certain."""
-    if observation.loss == "cross_entropy":
-        mark = F.one_hot(labels, outputs.shape[1]).bool()
-        others = outputs.softmax(dim=1).masked_fill(mark, 0.0)
-        return torch.where(mark, -others.sum(dim=1, keepdim=True), others)
-    measure = loss_function(observation.loss)
-
-    def own(row: Tensor, label: Tensor) -> Tensor:
-        return measure(row[None], label[None])
-
-    return torch.func.vmap(torch.func.grad(own))(outputs, labels)
 
 
 def tail_of(observation: Observation, start: str) -> Tail | None:

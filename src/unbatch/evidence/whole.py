@@ -15,7 +15,8 @@ from unbatch.evidence.certificate import EVIDENCE, INDEPENDENT, SPARE
 from unbatch.evidence.completeness import plain
 from unbatch.evidence.masks import Kink, ReluMasks, turned
 from unbatch.evidence.replay import Replay, Use, entrance_of, replay, slices, smallest_sent
-from unbatch.gradients import capture, couples, loss_function
+from unbatch.evidence.slopes import slopes_of
+from unbatch.gradients import capture, couples
 from unbatch.linalg.completion import is_pruned
 from unbatch.linalg.lowrank import multiply
 from unbatch.trace import run
@@ -172,7 +173,7 @@ def columns_of(observation: Observation, inputs: Tensor, labels: Tensor) -> Floa
     call = entrance_of(ran, observation, len(inputs))
     if call is None:
         return None
-    (slope,) = torch.autograd.grad(loss_function(observation.loss)(ran.outputs, labels), call.output)
+    (slope,) = torch.autograd.grad(ran.outputs, call.output, slopes_of(observation, ran.outputs.detach(), labels))
     return slope
 
 

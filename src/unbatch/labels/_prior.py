@@ -39,10 +39,12 @@ class Anchors:
     Attributes:
         scores: (m, C) for each population the logarithm of its mean softmax, centered.
         curvature: (C,) root mean square over populations of how far the mean softmax is from the softmax of the mean scores.
+        within: mean variance of a centered score inside a population.
     """
 
     scores: Float[Tensor, "m c"]
     curvature: Float[Tensor, " c"]
+    within: float
 
 
 def anchors(observation: Observation, populations: int, inputs: int, generator: Generator) -> Anchors:
@@ -54,7 +56,7 @@ def anchors(observation: Observation, populations: int, inputs: int, generator: 
     Raises:
         Inapplicable: the model overflows.
     """
-    scores, bends, state = [], [], generator.get_state()
+    scores, bends, within, state = [], [], [], generator.get_state()
     inputs = max(8, min(inputs, MOST_NUMBERS // math.prod(observation.input_shape)))
     for index in range(populations):
         decay, scale = SPECTRA[index % len(SPECTRA)]
@@ -62,6 +64,8 @@ def anchors(observation: Observation, populations: int, inputs: int, generator: 
         noise = noise_inputs(observation, inputs, generator, decay)
         with torch.no_grad():
             outputs = observation.model(mean + scale * noise if noise.is_floating_point() else noise)  # tokens have no mean
+        centered = outputs.double() - outputs.double().mean(dim=1, keepdim=True)
+        within.append(centered.var(dim=0).mean())
         softmax = torch.softmax(outputs, dim=1).mean(dim=0).double()
         score = softmax.clamp_min(1e-30).log()
         scores.append(score - score.mean())
@@ -71,7 +75,7 @@ def anchors(observation: Observation, populations: int, inputs: int, generator: 
         raise Inapplicable(
             "the scores of the model overflow on made-up inputs: the weights, or the update of local training, are too large"
         )
-    return Anchors(torch.stack(scores), torch.stack(bends).mean(dim=0).sqrt())
+    return Anchors(torch.stack(scores), torch.stack(bends).mean(dim=0).sqrt(), float(torch.stack(within).mean()))
 
 
 def fallback(layer: LastLayer, total: int) -> Float[Tensor, " c"]:

@@ -1,6 +1,6 @@
 """Anchored label restoration: unbatch's own. The mean feature read from the gradient, anchored where that says little on made-up inputs.
 
-In the notation of ``_last_layer``, and with ē the mean feature and ē_j that of class j:
+In the notation of ``last_layer``, and with ē the mean feature and ē_j that of class j:
 
     n = K (mean p − g) exactly, so that only the mean probability has to be found, which nearly is softmax(W ē + c);
     G_j = g_j ē − (n_j/K)(ē_j − ē) + a term of second order.
@@ -10,7 +10,9 @@ the classes differ by is the noise. Where the batch is even, g is small and the 
 scores the model gives to anything, and the spread between populations how far to believe that. Counts, weights and fit take turns.
 The two variances give the error to expect of a count. Where that is no longer small, as in trained networks, the answer falls back on an
 even batch, bent by the signs and sizes of the gradient. After local training mean p is the average along the way of the weights
-(``_moving``); a factor that the server does not know is the one that makes whole counts (``_scale``).
+(``_local_training``); a factor that the server does not know is the one that makes whole counts (``_scale``). Counts are determined where
+they come out whole more closely than anything else would make them (``_whole``), for a batch size that was told or that the rank of a
+gradient shows (``_batch_size``).
 """
 
 from __future__ import annotations
@@ -25,9 +27,11 @@ from torch import Generator, Tensor
 
 from unbatch.contracts import NEEDS_BATCH_SIZE, Estimate, LabelRestorer
 from unbatch.errors import Inapplicable, Misuse
+from unbatch.labels._batch_size import check_told, shown
 from unbatch.labels._local_training import along, steps, told, unevenness, way_average
 from unbatch.labels._prior import Anchors, anchors, fallback
 from unbatch.labels._scale import UNKNOWN, factors_of, likeliest
+from unbatch.labels._whole import expected_error
 from unbatch.last_layer import LastLayer, last_layer, obstacle
 from unbatch.linalg.simplex import onto_simplex
 from unbatch.types import Observation
@@ -57,7 +61,7 @@ class Fit:
     Attributes:
         shares: (C,) mean p − g, the share of every class.
         error: (C,) deviation to expect of a share.
-        single: (C,) the same if the batch is one sample, or copies of it.
+        single: (C,) the same if the batch is one sample, or copies of it: it has no spread, and its features and softmax are exact.
         anchored: how much of the mean scores came from made-up inputs, 0 to 1.
         drift: deviation to expect of a share beyond these, because the weights moved.
     """
@@ -77,7 +81,6 @@ class Anchored(LabelRestorer):
         populations: of made-up inputs.
         inputs: in each of them.
         rounds: of counts, weights and fit.
-        largest: batch size up to which an unknown one is searched for.
 
     Example:
         >>> import torch, unbatch
@@ -92,11 +95,10 @@ class Anchored(LabelRestorer):
     populations: int = 12
     inputs: int = 128
     rounds: int = 12
-    largest: int = 512
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be."""
-        if self.populations < 2 or min(self.inputs, self.rounds, self.largest) < 1:
+        if self.populations < 2 or min(self.inputs, self.rounds) < 1:
             raise Misuse("at least 2 populations of at least 1 input, and 1 round", self.spec, "raise the settings")
 
     def unsupported(self, observation: Observation) -> str | None:
@@ -106,36 +108,38 @@ class Anchored(LabelRestorer):
     def estimate(self, observation: Observation, generator: Generator) -> Estimate:
         """See the class."""
         places = [(last_layer(seen), anchors(seen, self.populations, self.inputs, generator)) for seen in along(observation)]
+        check_told(observation, places[0][0])
         factor = 1.0 if observation.factor_known else self._factor(observation, places)
         layer, made = _scaled(places[0][0], factor), self._read(observation, places, factor)
-        total = observation.batch_size or batch_size(made, layer.noise, self.largest)
-        if total is None:
-            raise Inapplicable(NEEDS_BATCH_SIZE)
-        # A single sample has no spread: its features and softmax are exact.
-        deviation = made.error if total > 1 else made.single
-        counts, unsure = total * made.shares, total * float(deviation.square().mean().sqrt())
-        error = math.hypot(unsure, total * layer.noise, total * made.drift, unevenness(observation) * (total / layer.classes) ** 0.5)
-        off = float((counts - counts.round()).square().mean().sqrt())
-        if factor != 1.0:
-            error = max(error, off)  # samples that were clipped one by one count unevenly
-        if layer.noise == 0 and error < WHOLE and off > max(5 * error, 0.02 if observation.one_gradient else 0.2):
-            raise Inapplicable(
-                f"the counts of {total} samples come out {off:.2f} off whole numbers where {error:.3f} is expected: the labels are soft"
-                " (smoothing, mixup), the loss is another one, or the batch size is wrong"
-            )
-        # Noise and drift are left out: they harm the fallback no less.
-        believed = _trust(unsure * layer.classes / total)
-        trust = min(believed, _trust(math.hypot(unsure, total * made.drift) * layer.classes / total))
-        stats = {"trust": trust, "anchored": made.anchored, "noise": layer.noise, "batch_size": total}
-        if factor != 1.0:
-            stats["factor"] = factor
-        if trust == 1:
-            stats["expected_error"] = error
-        counts = onto_simplex(counts, float(total))
+        total = observation.batch_size or shown(observation).samples
+        error, deviation = made.single if total == 1 else made.error, _deviation(observation, layer, made, total)
+        if factor != 1.0:  # samples that were clipped one by one count unevenly
+            deviation = deviation.clamp_min(_off(total * made.shares) / total)
+        if observation.batch_size is not None:
+            _check_whole(observation, layer, total * made.shares, total * _rms(deviation))
+        determined = expected_error(total * made.shares, total * deviation, total, int(factor != 1.0)) if total else None
+        ranges, about = layer.ranges(made.shares, deviation), told(observation)
+        stats = {"anchored": made.anchored, "noise": layer.noise} | ({"factor": factor} if factor != 1.0 else {}) | about.get("stats", {})
+        if observation.batch_size is None and determined is None:
+            return Estimate(presence=layer.there, reason=NEEDS_BATCH_SIZE, stats=stats, ranges=ranges)
+        # Noise and drift are left out of what is believed: they harm the fallback no less.
+        believed = trust = 1.0
+        counts = onto_simplex(total * made.shares, float(total))
+        if determined is None:
+            believed = _trust(_rms(error) * layer.classes)
+            trust = min(believed, _trust(math.hypot(_rms(error), made.drift) * layer.classes))
         if believed < 1:
             counts = believed * counts + (1 - believed) * fallback(layer, total)
-        about = told(observation)
-        return Estimate(counts, batch_size=total, reason=about.get("reason", ""), stats=stats | about.get("stats", {}))
+        return Estimate(
+            counts,
+            batch_size=total,
+            reason=about.get("reason", ""),
+            stats=stats,
+            expected_error=determined,
+            deviation=total * _rms(deviation) if trust == 1 else None,
+            ranges=ranges,
+            trust=trust,
+        )
 
     def _read(self, observation: Observation, places: Sequence[tuple[LastLayer, Anchors]], factor: float) -> Fit:
         """The fit at the broadcast weights, or the average along the way from these."""
@@ -170,6 +174,31 @@ class Anchored(LabelRestorer):
         return float(factors[likeliest(measured, errors[int(measured.argmin())], len(shift))])
 
 
+def _deviation(observation: Observation, layer: LastLayer, made: Fit, total: int) -> Float[Tensor, " c"]:
+    """(C,) to expect of a share: of the fit, by noise, by the way of the weights, and because samples count unevenly along it."""
+    fitted = made.single if total == 1 else made.error
+    uneven = unevenness(observation) ** 2 * made.shares.clamp(1 / max(total, 1), 1) / max(total, 1)
+    return (fitted.square() + layer.noise**2 + made.drift**2 + uneven).sqrt()
+
+
+def _check_whole(observation: Observation, layer: LastLayer, counts: Float[Tensor, " c"], error: float) -> None:
+    off = _off(counts)
+    if layer.noise == 0 and error < WHOLE and off > max(5 * error, 0.02 if observation.one_gradient else 0.2):
+        raise Inapplicable(
+            f"the counts of {observation.batch_size} samples come out {off:.2f} off whole numbers where {error:.3f} is expected: the labels"
+            " are soft (smoothing, mixup), the loss weights its classes or is another one, the scale or the batch size is wrong"
+        )
+
+
+def _off(counts: Float[Tensor, " c"]) -> float:
+    """How far counts are from whole numbers, root mean square."""
+    return _rms(counts - counts.round())
+
+
+def _rms(values: Float[Tensor, " c"]) -> float:
+    return float(values.square().mean().sqrt())
+
+
 def _trust(relative: float) -> float:
     """How far a fit with this error of a count, as a share of K/C, is to be believed."""
     return min(1.0, max(0.0, (LOST - relative) / (LOST - SURE)))
@@ -191,8 +220,8 @@ def fit(layer: LastLayer, known_scores: Anchors, rounds: int) -> Fit:
     classes, shift = layer.classes, layer.bias_gradient
     weight, bias = layer.weight - layer.weight.mean(dim=0), layer.bias - layer.bias.mean()
     anchor = known_scores.scores.mean(dim=0)
-    spread = float(known_scores.scores.var(dim=0).mean())
-    tiny = torch.finfo(shift.dtype).tiny
+    spread, typical = float(known_scores.scores.var(dim=0).mean()), max(known_scores.within, torch.finfo(shift.dtype).tiny)
+    tiny, instead = torch.finfo(shift.dtype).tiny, 16 / classes**3
     observed = layer.gradient @ weight.T
     sizes = observed.square().sum(dim=1)
     scores, precision = anchor, 0.0
@@ -203,7 +232,8 @@ def fit(layer: LastLayer, known_scores: Anchors, rounds: int) -> Fit:
         pulled, current = (weights * shift) @ observed, scores - bias
         # Σ weights (observed − shift currentᵀ)², multiplied out: no matrix is formed in a round.
         rest = weights @ sizes - 2 * pulled @ current + strength * current.square().sum()
-        variance = max(float(rest) / (classes * max(classes - 1, 1)), tiny)
+        # What the classes differ by: C − 2 rows are free of the fit and of their sum; where these are few, made-up inputs stand in.
+        variance = max((max(float(rest), 0.0) / classes + instead * typical) / (classes - 2 + instead), tiny)
         fitted = bias + pulled / strength
         precision = strength / variance
         known = precision * spread / (1 + precision * spread) if math.isfinite(precision * spread) else 1.0
@@ -222,15 +252,3 @@ def _mixture(observed: Tensor, shift: Tensor, scores: Tensor, bias: Tensor, shar
     there = shares > 1e-3 / len(shares)
     own = (torch.outer(shift, scores - bias) - observed)[there] / shares[there][:, None]
     return (shares[there] / shares[there].sum()) @ torch.softmax(scores + own, dim=1)
-
-
-def batch_size(made: Fit, noise: float, largest: int) -> int | None:
-    """The smallest number of samples for which all counts are whole numbers, none negative, or None if the shares are not known so well."""
-    for total in range(1, largest + 1):
-        error, counts = total * (made.error.square() + noise**2).sqrt(), total * made.shares
-        if float(error.square().mean().sqrt()) > WHOLE:
-            return None
-        off = (counts - counts.round()).abs()
-        if bool((off <= (5 * error).clamp(0.01, 0.3)).all()) and bool((counts > -0.5).all()) and int(counts.round().sum()) == total:
-            return total
-    return None

@@ -11,7 +11,10 @@ import torch
 from torch import Generator
 
 from unbatch.contracts import Estimate, LabelRestorer
+from unbatch.errors import Inapplicable
+from unbatch.labels._batch_size import check_told
 from unbatch.labels._local_training import told
+from unbatch.labels._whole import MISTAKEN
 from unbatch.last_layer import last_layer, obstacle
 from unbatch.types import Observation
 
@@ -41,11 +44,20 @@ class GradInversion(LabelRestorer):
     def estimate(self, observation: Observation, generator: Generator) -> Estimate:
         """See the class."""
         layer, size = last_layer(observation), observation.batch_size
+        check_told(observation, layer)
         presence = layer.lowest < 0
+        there = int((layer.lowest < -100 * layer.rounding * layer.gradient.abs().max()).sum())
+        if size is not None and layer.noise == 0 and there > size:
+            raise Inapplicable(
+                f"{there} classes have a negative entry, {size} samples were told: the labels are soft, or the batch size is wrong"
+            )
         if size is not None and size < layer.classes:
             among = torch.zeros_like(presence)
             among[layer.lowest.argsort(stable=True)[:size]] = True
             presence &= among
         if size == int(presence.sum()):
-            return Estimate(presence.double(), **told(observation))
-        return Estimate(presence=presence, reason="GradInversion assumes that no class repeats; it tells only which classes are there")
+            # As many classes as samples, each surely there: each is there once.
+            sure = MISTAKEN if layer.noise == 0 and observation.one_gradient and there == size else None
+            return Estimate(presence.double(), **told(observation), expected_error=sure, ranges=layer.bounds)
+        reason = "GradInversion assumes that no class repeats; it tells only which classes are there"
+        return Estimate(presence=presence, reason=reason, ranges=layer.bounds)

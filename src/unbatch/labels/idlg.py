@@ -8,7 +8,9 @@ from torch import Generator
 from torch.nn import functional as F
 
 from unbatch.contracts import Estimate, LabelRestorer
+from unbatch.labels._batch_size import check_told
 from unbatch.labels._local_training import told
+from unbatch.labels._whole import MISTAKEN
 from unbatch.last_layer import last_layer, obstacle
 from unbatch.types import Observation
 
@@ -36,7 +38,12 @@ class IDLG(LabelRestorer):
 
     def estimate(self, observation: Observation, generator: Generator) -> Estimate:
         """See the class."""
-        sums = last_layer(observation).row_sums
+        layer = last_layer(observation)
+        check_told(observation, layer)
+        sums, ranges = layer.row_sums, layer.bounds
         if observation.batch_size == 1:
-            return Estimate(F.one_hot(sums.argmin(), len(sums)).double(), **told(observation))
-        return Estimate(presence=sums < 0, reason="iDLG counts one sample only; of a batch it tells which classes are there")
+            # One hard label leaves one negative row, whatever the network makes of the sample.
+            single = layer.noise == 0 and observation.one_gradient and int((sums < 0).sum()) == 1
+            sure = MISTAKEN if single else None
+            return Estimate(F.one_hot(sums.argmin(), len(sums)).double(), **told(observation), expected_error=sure, ranges=ranges)
+        return Estimate(presence=sums < 0, reason="iDLG counts one sample only; of a batch it tells which classes are there", ranges=ranges)

@@ -13,6 +13,7 @@ from torch import Generator
 
 from unbatch.contracts import Estimate, LabelRestorer
 from unbatch.errors import Inapplicable
+from unbatch.labels._batch_size import check_told
 from unbatch.labels._local_training import told
 from unbatch.last_layer import last_layer, obstacle
 from unbatch.types import Observation
@@ -44,9 +45,11 @@ class LLG(LabelRestorer):
 
     def estimate(self, observation: Observation, generator: Generator) -> Estimate:
         """See the class."""
-        sums, size = last_layer(observation).row_sums, observation.batch_size
+        layer, size = last_layer(observation), observation.batch_size
         if size is None:
             raise Inapplicable("LLG needs the batch size")
+        check_told(observation, layer)
+        sums = layer.row_sums
         impact = float((1 + 1 / len(sums)) / size * sums.clamp_max(0).sum())
         there = (sums < 0) & (sums <= sums.sort().values[min(size, len(sums)) - 1])
         counts = there.double()
@@ -56,4 +59,8 @@ class LLG(LabelRestorer):
             smallest, j = heap[0]
             counts[j] += 1
             heapq.heapreplace(heap, (smallest - impact, j))
-        return Estimate(counts, **told(observation))
+        ranges, about = layer.bounds, told(observation)
+        if ranges is not None and (beyond := int(((counts < size * ranges[:, 0] - 0.5) | (counts > size * ranges[:, 1] + 0.5)).sum())):
+            doubt = f"{beyond} of the counts are none that the bias gradient allows: samples do not count alike, as LLG takes them to"
+            about["reason"] = "; ".join(filter(None, [about.get("reason", ""), doubt]))
+        return Estimate(counts, **about, ranges=ranges)

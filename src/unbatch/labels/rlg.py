@@ -15,6 +15,7 @@ from torch import Generator
 
 from unbatch.contracts import Estimate, LabelRestorer
 from unbatch.errors import Inapplicable
+from unbatch.labels._batch_size import check_told
 from unbatch.last_layer import last_layer, obstacle
 from unbatch.types import Observation
 
@@ -47,6 +48,7 @@ class RLG(LabelRestorer):
     def estimate(self, observation: Observation, generator: Generator) -> Estimate:
         """See the class."""
         layer = last_layer(observation)
+        check_told(observation, layer)
         left, values, _ = torch.linalg.svd(layer.gradient, full_matrices=False)
         rank = int((values > values[0] * max(layer.gradient.shape) * layer.rounding).sum())
         # The columns of a softmax's gradient sum to zero, so a rank of C − 1 is full.
@@ -58,6 +60,7 @@ class RLG(LabelRestorer):
             presence=torch.tensor(presence, device=layer.weight.device),
             reason="RLG tells which classes are there, not how often",
             stats={"rank": rank},
+            ranges=layer.bounds,
         )
 
 

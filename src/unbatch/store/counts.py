@@ -35,9 +35,13 @@ class StoredCounts(Record):
         counts: (C,) samples of each class, or None.
         presence: (C,) whether a class has samples, or None where the method did not apply.
         reason: why there are no counts, or what a reader must know of them.
-        expected_error: of a count before rounding, in samples; None where the method does not say.
+        batch_size: the number of samples, told or found; None where neither.
+        determined: whether the update itself shows that the counts are right; if not, they are a guess within the ranges.
+        expected_error: of a count before rounding, in samples, where they are determined: at most this share of them is off.
+        deviation: of a count before rounding, in samples, to be expected if all that was told is right; None where the method does not say.
+        ranges: (C, 2) the smallest and the largest share of the batch that each class may have if all that was told is right.
         trust: how far the method believes what it read off, 0 to 1; below 1 the counts are a guess bent by it.
-        proved: samples whose labels an attack proved.
+        proved: samples that were proved, with their labels.
         true: (C,) the truth, where it is known.
         scores: ``restored``, and the floors ``guess`` (K/C of each class) and ``zeros``, where the truth is known.
     """
@@ -46,7 +50,11 @@ class StoredCounts(Record):
     counts: tuple[int, ...] | None = None
     presence: tuple[bool, ...] | None = None
     reason: str = ""
+    batch_size: int | None = None
+    determined: bool = False
     expected_error: float | None = None
+    deviation: float | None = None
+    ranges: tuple[tuple[float, float], ...] | None = None
     trust: float | None = None
     proved: int = 0
     true: tuple[int, ...] | None = None
@@ -54,9 +62,13 @@ class StoredCounts(Record):
 
     @model_validator(mode="after")
     def _consistent(self) -> StoredCounts:
-        lists = [values for values in (self.counts, self.presence, self.true) if values is not None]
+        lists = [values for values in (self.counts, self.presence, self.true, self.ranges) if values is not None]
         if len({len(values) for values in lists}) > 1:
-            raise ValueError("counts, presence and truth are of different numbers of classes")
+            raise ValueError("counts, presence, ranges and truth are of different numbers of classes")
+        if any(not 0 <= low <= high <= 1 for low, high in self.ranges or ()):
+            raise ValueError("ranges must be shares of the batch")
+        if self.determined and self.counts is None:
+            raise ValueError("determined counts must be there")
         if min((0, *(self.counts or ()), *(self.true or ()), self.proved)) < 0:
             raise ValueError("counts must not be negative")
         return self
@@ -89,7 +101,7 @@ def stored_counts(found: Counts, true_labels: Tensor | None = None) -> StoredCou
 
     Args:
         found: what was restored.
-        true_labels: (b,) the client's labels, or None.
+        true_labels: (b,) the client's labels, or None; counts that were told and not restored are not scored.
 
     Example:
         >>> told = stored_counts(Counts(torch.tensor([2, 1]), torch.tensor([True, True])), torch.tensor([0, 0, 1]))
@@ -98,7 +110,7 @@ def stored_counts(found: Counts, true_labels: Tensor | None = None) -> StoredCou
     """
     true, scores = None, {}
     answer = found.presence if found.counts is None else found.counts
-    if true_labels is not None and len(true_labels) and answer is not None and int(true_labels.max()) < len(answer):
+    if true_labels is not None and len(true_labels) and not found.told and answer is not None and int(true_labels.max()) < len(answer):
         true = torch.bincount(true_labels.cpu(), minlength=len(answer))
         scores = {name: _scores(floor) for name, floor in floors(true).items()}
         if found.counts is not None:
@@ -110,9 +122,13 @@ def stored_counts(found: Counts, true_labels: Tensor | None = None) -> StoredCou
         counts=_plain(found.counts),
         presence=_plain(found.presence),
         reason=found.reason,
-        expected_error=_number(found.stats.get("expected_error")),
-        trust=_number(found.stats.get("trust")),
-        proved=int(found.stats.get("proved", 0)),
+        batch_size=found.batch_size,
+        determined=found.determined,
+        expected_error=found.expected_error,
+        deviation=found.deviation,
+        ranges=None if found.ranges is None else tuple((low, high) for low, high in found.ranges.tolist()),
+        trust=found.trust,
+        proved=found.proved,
         true=_plain(true),
         scores=scores,
     )
@@ -143,7 +159,3 @@ def _scores(scores: LabelScores) -> StoredScores:
 
 def _plain(tensor: Tensor | None) -> Any:
     return None if tensor is None else tuple(tensor.tolist())
-
-
-def _number(value: Any) -> float | None:
-    return float(value) if isinstance(value, (int, float)) else None

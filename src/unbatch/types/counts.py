@@ -15,13 +15,24 @@ __all__ = ["Counts"]
 class Counts:
     """What a label restorer made of an observation.
 
+    Counts are **determined** where the update itself shows that they are right: samples with these labels were proved, or the counts come
+    out whole so closely that another batch, another loss or another scale would not give it. All others are the best guess under what was
+    told (hard labels, the loss, the scale, the batch size), and ``ranges`` says how far that is known.
+
     Attributes:
-        counts: (C,) int64, samples of each class: none negative, their sum the batch size. None where the method does not give them.
-        presence: (C,) bool, whether a class has samples at all. None where the method did not apply.
+        counts: (C,) int64, samples of each class: none negative, their sum the batch size. None where the update does not give them.
+        presence: (C,) bool, which classes surely or, with counts, probably have samples. None where the method did not apply.
         reason: one sentence on why there are no counts, or on what a reader must know of them; or empty.
         estimate: (C,) float64, the counts before rounding, or None.
-        stats: what the method measured; ``expected_error`` is the error that it expects of one count, in samples.
-        restorer: the method's name and settings.
+        stats: what the method measured, for people: no code decides by it.
+        restorer: the method's name and settings; "told" where the labels were given and not restored.
+        batch_size: the number of samples, told or found; None where neither.
+        determined: whether the update itself shows that the counts are right.
+        expected_error: of a count before rounding, in samples, where they are determined: at most this share of them is off. Else None.
+        deviation: of a count before rounding, in samples, to be expected if all that was told is right, where the method knows it.
+        ranges: (C, 2) float64, the smallest and the largest share of the batch that each class may have if all that was told is right.
+        trust: how far the method believes what it read off, 0 to 1; below 1 the counts are an even guess bent by it.
+        proved: how many samples, with their labels, were proved.
     """
 
     counts: Tensor | None = None
@@ -30,6 +41,13 @@ class Counts:
     estimate: Tensor | None = None
     stats: Mapping[str, Any] = field(default_factory=dict)
     restorer: str = ""
+    batch_size: int | None = None
+    determined: bool = False
+    expected_error: float | None = None
+    deviation: float | None = None
+    ranges: Tensor | None = None
+    trust: float | None = None
+    proved: int = 0
 
     @property
     def applicable(self) -> bool:
@@ -65,3 +83,8 @@ class Counts:
         plain = (bool, int, float, str, type(None))
         stats = {str(name): value if isinstance(value, plain) else str(value) for name, value in self.stats.items()}
         return {**listed, "reason": self.reason, "stats": stats, "restorer": self.restorer}
+
+    @property
+    def told(self) -> bool:
+        """Whether the labels were given to the adversary, not restored."""
+        return self.restorer == "told"

@@ -1,0 +1,40 @@
+"""What a sample's own loss says of its outputs, whatever the loss."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from unbatch.errors import Misuse
+from unbatch.losses import loss_function, quiet_vmap, slopes
+from unbatch.types import Observation
+
+__all__ = ["slopes_of"]
+
+
+def slopes_of(observation: Observation, outputs: Tensor, labels: Tensor) -> Tensor:
+    """∂ℓ(outputs_i, label_i)/∂outputs_i of every sample by itself, (k, C); without cancellation where a sample is nearly certain.
+
+    Args:
+        observation: for the loss.
+        outputs: (k, C).
+        labels: (k,).
+    """
+    if observation.loss == "cross_entropy":
+        mark = F.one_hot(labels, outputs.shape[1]).bool()
+        others = outputs.softmax(dim=1).masked_fill(mark, 0.0)
+        return torch.where(mark, -others.sum(dim=1, keepdim=True), others)
+    measure = loss_function(observation.loss)
+
+    def own(row: Tensor, label: Tensor) -> Tensor:
+        return measure(row[None], label[None])
+
+    try:
+        with quiet_vmap():
+            at_once: Tensor = torch.func.vmap(torch.func.grad(own))(outputs, labels)
+        if bool(at_once.any()):  # zeros may also mean that there is no gradient
+            return at_once
+    except (RuntimeError, Misuse):  # something in the loss is not made for vmap: one by one, then
+        pass
+    return torch.cat([slopes(observation.loss, row[None], label[None]) for row, label in zip(outputs, labels, strict=True)])

@@ -1,0 +1,90 @@
+"""How many samples an update shows: the gradient of a Linear layer is a sum over samples of d xᵀ, so its rank is at most their number.
+
+The bias gradient of the last layer alone never tells how many samples there are: it gives the share of every class, and twice as many of
+each class have the same shares. The rank does, while it is below both sides of the layer. It falls short where samples repeat or left no
+trace, so a batch size is believed only where the counts come out whole for it too.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+
+from unbatch.errors import Inapplicable
+from unbatch.last_layer import LastLayer, noise_inputs
+from unbatch.linalg.lowrank import factor
+from unbatch.trace import run
+from unbatch.types import Observation
+
+__all__ = ["Shown", "check_told", "shown"]
+
+LOW = 0.8
+"""Share of a layer's smaller side below which its rank is that of the batch and not of the layer."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """The samples that one layer shows.
+
+    Attributes:
+        samples: the rank of its gradient, or 0 where none is clear.
+        layer: the name of its weight.
+    """
+
+    samples: int = 0
+    layer: str = ""
+
+
+def shown(observation: Observation, beyond: int = 0) -> Shown:
+    """The largest clear rank among the Linear layers that see every sample once.
+
+    After local steps a sample has a gradient a step, so that ranks say nothing.
+
+    Args:
+        observation: the update.
+        beyond: samples that are known of: only a rank above is looked for.
+    """
+    if not observation.one_gradient:
+        return Shown()
+    best, linears = (
+        Shown(),
+        run(observation.model, noise_inputs(observation, 2, torch.Generator(observation.device).manual_seed(0))).linears,
+    )
+    names = [call.weight for call in linears]
+    for call in linears:
+        if call.input.ndim != 2 or names.count(call.weight) > 1 or call.weight not in observation.update:
+            continue
+        gradient = observation.update[call.weight]
+        # The columns of a softmax's gradient sum to zero: one dimension less in the last layer.
+        side = min(int((gradient != 0).any(dim=1).sum()) - (call is linears[-1]), gradient.shape[1])
+        if LOW * side <= max(beyond, 1):
+            continue
+        found = factor(gradient, torch.Generator(gradient.device).manual_seed(0))
+        if found.clear and max(beyond, best.samples) < found.rank <= LOW * side:
+            best = Shown(found.rank, call.weight)
+    return best
+
+
+def check_told(observation: Observation, layer: LastLayer) -> None:
+    """Hold what was told against what no batch can do.
+
+    Args:
+        observation: the update, with the batch size and the factor where they are known.
+        layer: its last layer.
+
+    Raises:
+        Inapplicable: more samples, or more classes, are in the update than were told; or it is larger than that of any batch.
+    """
+    total = observation.batch_size
+    if observation.factor_known and layer.excess > 1:
+        raise Inapplicable(
+            f"the bias gradient is {layer.excess:.3g} times as large as that of any batch can be: the update is not the mean over the batch"
+            " (a sum, or multiplied by a factor), or the loss weights or softens its labels beyond reading"
+        )
+    if total is None or layer.noise > 0:
+        return
+    if layer.shift is not None and (classes := int(layer.there.sum())) > total:
+        raise Inapplicable(f"{classes} classes surely have samples, more than the {total} samples that were told")
+    if (found := shown(observation, total)).samples:
+        raise Inapplicable(f"the gradient of {found.layer!r} holds at least {found.samples} samples, not {total} as was told")
