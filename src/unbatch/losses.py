@@ -83,7 +83,7 @@ def slopes_alone(loss: Loss, outputs: Tensor, labels: Tensor) -> Tensor:
             at_once = torch.func.vmap(torch.func.grad(summed), in_dims=(None, 0))(outputs, labels)
         if bool(at_once.any()):  # zeros may also mean that there is no gradient
             return at_once
-    except (RuntimeError, Misuse):  # something in the loss is not made for vmap
+    except RuntimeError:  # something in the loss is not made for vmap
         pass
     one_by_one = [slopes(loss, row[None], label[None]) for label in labels for row in outputs]
     return torch.cat(one_by_one).reshape(len(labels), *outputs.shape)
@@ -105,6 +105,10 @@ def _gradient(value: Tensor, leaf: Tensor) -> Tensor:
     return slope
 
 
+class LossFailed(Misuse, RuntimeError):
+    """A loss of the client's own raised something. It is a ``RuntimeError`` too, as for all that fails under vmap: one by one it may run."""
+
+
 class _Own:
     """A loss of the client's own."""
 
@@ -119,7 +123,7 @@ class _Own:
         except (MemoryError, torch.OutOfMemoryError):
             raise
         except Exception as error:
-            raise Misuse(expected, named(error), "check the loss, a function (outputs, labels) -> mean loss") from error
+            raise LossFailed(expected, named(error), "check the loss, a function (outputs, labels) -> mean loss") from error
         if not isinstance(value, Tensor) or value.numel() != 1:
             came = f"numbers of shape {tuple(value.shape)}" if isinstance(value, Tensor) else type(value).__name__
             raise Misuse("a loss that returns one number, a mean over the batch", came, "reduce it: reduction='mean'")

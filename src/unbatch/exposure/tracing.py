@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from unbatch.errors import Misuse
 from unbatch.exposure.findings import Sees
-from unbatch.trace import LinearCall, Run, run
+from unbatch.trace import LinearCall, LooksUp, Run, run
 
 __all__ = ["USER_ERRORS", "ParameterTrace", "TracedModule", "Use", "noise", "precision", "trace_parameters"]
 
@@ -184,7 +184,7 @@ def trace_parameters(model: nn.Module, input_shape: tuple[int, ...]) -> Paramete
         try:
             with watch:
                 ran = run(model, inputs, large=sys.maxsize, dtype=precision(model))  # nothing in blocks: they would hide a use
-        except Misuse as error:
+        except (Misuse, LooksUp) as error:
             raise _does_not_run(model, input_shape, error.__cause__ or error) from error.__cause__
     modules = [part for module in _modules(model) for part in _parts(module, watch.uses, ran)]
     followers = {id(call): watch.followers[id(call.handed_out)] for call in ran.linears if id(call.handed_out) in watch.followers}
