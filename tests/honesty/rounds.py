@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unbatch import plugins
-from unbatch.gradients import Loss, couples
+from unbatch.gradients import Loss
 from unbatch.training import LocalTraining
 from unbatch.types import Batch, Observation
 
@@ -51,10 +51,14 @@ DEFENSES: tuple[Callable[[Random], str], ...] = (
 )
 
 
+def normalizes_by_batch(model: nn.Module) -> bool:
+    return any(module.training and isinstance(module, nn.modules.batchnorm._BatchNorm) for module in model.modules())
+
+
 def observed(draw: Random, kind: str, model: nn.Module, batch: Batch, seed: int, facts: dict[str, str]) -> tuple[Observation, bool]:
     """The server's view of a round, told rightly or wrongly; and whether the update is coarse."""
     size, classes = len(batch), _classes(model, batch)
-    protocol = _protocol(draw, kind, size, float(batch.inputs.square().mean()), any(map(couples, model.modules())))
+    protocol = _protocol(draw, kind, size, float(batch.inputs.square().mean()), normalizes_by_batch(model))
     chain = [draw.choice(DEFENSES)(draw) for _ in range(draw.choice((1, 1, 2)))] if kind == "defended" else []
     if kind == "secret factor":
         chain = [f"clipping:norm={10 ** draw.uniform(-4, -1)}"]

@@ -92,7 +92,8 @@ def test_no_lie_is_called_disclosed(name: str, place: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "place", [place for place in SCENES if not {"sharpened", "fp16", "pruned", "batch", "mini-batches,"} & set(place.split())]
+    "place",
+    [place for place in SCENES if not {"sharpened", "fp16", "pruned", "batch", "mini-batches", "mini-batches,"} & set(place.split())],
 )
 def test_the_truth_is_believed(place: str) -> None:
     """The gallery bites: a judge that believes nobody would pass it."""

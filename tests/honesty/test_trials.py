@@ -8,7 +8,7 @@ from __future__ import annotations
 import pytest
 
 from generator import Outcome, build, run
-from rounds import KINDS, TOLD_RIGHTLY
+from rounds import KINDS
 
 CLOCK = {"overrun", "overrun by the clock alone"}
 """Failures that a busy machine can cause: judged by the benchmark, on a quiet one."""
@@ -29,14 +29,12 @@ def test_no_verdict_is_false(start: int) -> None:
 
 
 def test_the_trials_bite() -> None:
-    """Of what is told rightly much is proved: a judge that believes nothing would never be wrong."""
-    seeds = [seed for seed in range(5 * len(KINDS), 9 * len(KINDS)) if KINDS[seed % len(KINDS)] in TOLD_RIGHTLY[:5]]
+    """Of gradients and sums of fresh networks, told rightly, nearly all is proved: a judge that believes nothing would never be wrong."""
+    seeds = [seed for seed in range(20 * len(KINDS)) if KINDS[seed % len(KINDS)] in ("gradient", "sum") and seed // len(KINDS) % 5 == 0]
     outcomes = [run(seed) for seed in seeds]
     assert false(outcomes) == []
-    searched = [
-        outcome for outcome in outcomes if outcome.facts.get("attack", "").startswith("spear") and outcome.status != "NOT_APPLICABLE"
-    ]
-    assert sum(outcome.claimed > 0 for outcome in searched) > len(searched) / 3
+    searched = [outcome for outcome in outcomes if outcome.facts["attack"].startswith("spear") and outcome.status != "NOT_APPLICABLE"]
+    assert sum(outcome.claimed > 0 for outcome in searched) > 0.8 * len(searched)
 
 
 def test_a_seed_is_a_trial() -> None:
