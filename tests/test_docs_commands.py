@@ -73,12 +73,14 @@ class Run:
     Attributes:
         code: its exit code, or those that it may have where only the attack's luck decides.
         samples: of the client whose files it is given.
+        long: whether it takes minutes, and is left to `make test-long`.
         rate: with which it made one step of which it sends the weights; its gradient if None.
     """
 
     code: int | tuple[int, ...]
     samples: int = 8
     rate: float | None = None
+    long: bool = False
 
 
 AUDIT = "unbatch audit --model my_model.py:build --weights broadcast.safetensors --update client.safetensors --input-shape 3,32,32"
@@ -92,6 +94,8 @@ EXPECTED: dict[str, Run] = {
     f"{AUDIT.replace('audit', 'labels')} --batch-size 64": Run(0, samples=64),
     "unbatch exposure --model my_model.py:build --input-shape 3,32,32": Run(0),
     "unbatch audit ... --fail-on exact": Run(3),
+    "unbatch audit ... --batch-size 4 --attack inverting_gradients:restarts=4": Run(0, samples=4, long=True),
+    "unbatch demo --batch-size 1 --model lenet_zhu --attack dlg:batch_size=1,restarts=4,seconds=60": Run((0, 1)),
     # Whether the demo's batch is found under these is the attack's affair; that it runs to its end is the page's.
     "unbatch demo --protocol fedavg:epochs=5 --defense pruning:share=0.5": Run((0, 1)),
     "unbatch demo --protocol fedavg:epochs=2,batch_size=10 --defense pruning:share=0.9": Run((0, 1)),
@@ -173,7 +177,15 @@ def make_files(folder: Path, command: str, run: Run) -> None:
 
 
 @pytest.mark.timeout(600)
-@pytest.mark.parametrize(("page", "command"), ALL, ids=[f"{page.name}: {command[:70]}" for page, command in ALL])
+@pytest.mark.parametrize(
+    ("page", "command"),
+    [
+        pytest.param(
+            *each, id=f"{each[0].name}: {each[1][:70]}", marks=[pytest.mark.long] if getattr(expected(each[1]), "long", False) else []
+        )
+        for each in ALL
+    ],
+)
 def test_the_command_ends_as_it_should(
     page: Path, command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -53,7 +53,8 @@ def demo(
     finding = shared.attacked(observation, batch, attack, seed, quiet)
     shared.check_applies(finding, attack)
     shared.write_report(finding, out)
-    if finding.reconstruction.status.name != "RECONSTRUCTED":
+    # Without the update's scale no attack can prove that there are no more samples; whoever knows the batch sees it.
+    if not finding.reconstruction.status.disclosed or not all(finding.exact):
         raise typer.Exit(FAILED)
 
 
