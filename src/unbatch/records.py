@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, model_validator
 
@@ -28,6 +28,10 @@ class Record(BaseModel):
     @classmethod
     def _neutral(cls, data: Any) -> Any:
         return _neutral(data)
+
+    def model_copy(self, *, update: Mapping[str, Any] | None = None, deep: bool = False) -> Self:
+        """A copy with some values changed, whose text is made printable too."""
+        return super().model_copy(update=_neutral(update or {}), deep=deep)
 
 
 def _neutral(data: Any) -> Any:

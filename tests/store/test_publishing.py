@@ -21,6 +21,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from spoiled import Round
 from unbatch import store
 from unbatch.errors import BadFile, OutputFailed
 from unbatch.report import html
@@ -53,8 +54,15 @@ def save(run: int, folder: Path, side: int = 2) -> None:
     store.save(finding(run, side), folder, html.render)
 
 
-def in_child(work: Callable[[], object], place: Path, at: int, event: Event) -> int:
-    """How a child ends that does this work and meets the event before the step of this number, counted from the first in this place.
+def in_child(work: Callable[[], object], place: Path, at: int, event: Event, *, nowhere_else: bool = False) -> int:
+    """How a child ends that does this work and meets the event before the step of this number.
+
+    Args:
+        work: to do.
+        place: where the first step is that counts.
+        at: the number.
+        event: what happens.
+        nowhere_else: whether only steps in that place count.
 
     Returns:
         0 done, 1 refused or interrupted, 2 done and there is no step of this number, −9 killed.
@@ -66,7 +74,7 @@ def in_child(work: Callable[[], object], place: Path, at: int, event: Event) -> 
 
     def hook(name: str, about: tuple[Any, ...]) -> None:
         nonlocal count
-        if name in STEPS and (count or str(about[0]).startswith(str(place))):
+        if name in STEPS and ((count and not nowhere_else) or str(about[0]).startswith(str(place))):
             count += 1
             if count == at:
                 event()
@@ -194,6 +202,25 @@ def test_killed_at_any_instant_of_writing(tmp_path: Path) -> None:
         assert set(tensors["inputs"].unique().tolist()) == {stored.seed}
         assert f"run {stored.seed}." in (tmp_path / "report.html").read_text()
         assert hidden(tmp_path) == []
+
+
+def test_an_audit_that_is_killed_leaves_nothing_of_its_own(tmp_path: Path) -> None:
+    """The whole command line, killed before every fourth step that it takes in the output folder; then an audit that goes wrong at once."""
+    played = Round(tmp_path)
+    place = played.out / "nested"
+    played.out = place
+    for at in range(1, 200, 4):
+        ended = in_child(played.audit, place, at, kill, nowhere_else=True)
+        assert played.audit("--batch-size=0") == 2
+        assert hidden(tmp_path) == []
+        if place.exists() and any(place.iterdir()):
+            assert {path.name for path in place.iterdir()} == NAMES
+            assert store.load(place)[0].status == "RECONSTRUCTED"
+        if ended == 2:
+            assert at > 15
+            return
+        assert ended == -signal.SIGKILL
+    raise AssertionError("there is no end of steps")
 
 
 def test_two_writers_never_mix(tmp_path: Path) -> None:

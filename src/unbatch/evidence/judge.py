@@ -15,10 +15,11 @@ import torch
 from torch import Tensor
 
 from unbatch.evidence.certificate import labels_that_fit
-from unbatch.evidence.completeness import completeness, plain, without_copies
+from unbatch.evidence.completeness import Completeness, completeness, plain, without_copies
 from unbatch.evidence.each import entrance_to, prove_each
 from unbatch.evidence.inner import from_layer
 from unbatch.evidence.rounds import prove_round
+from unbatch.evidence.slopes import labels_told
 from unbatch.evidence.whole import Whole, prove_whole
 from unbatch.types import Candidate, Observation, Reconstruction, Status
 
@@ -173,6 +174,10 @@ def _disclosed(
 ) -> Reconstruction:
     """Proved samples, and whether they are the whole batch."""
     rest = completeness(observation, weights, samples.labels, explained=explained)
+    told = labels_told(observation, samples.inputs, samples.labels)
+    if not told:
+        said = "under this loss other labels would leave the same gradient: neither their labels nor what they count is known"
+        rest = Completeness(False, torch.ones_like(rest.copies), None, (said,))
     status = Status.RECONSTRUCTED if rest.whole else Status.PARTIAL
     copies = rest.copies if rest.whole else torch.ones_like(rest.copies)
     found = f"{len(samples.labels)} samples are proved" if not rest.whole else ""
@@ -180,7 +185,7 @@ def _disclosed(
     return Reconstruction(
         status,
         samples.inputs.repeat_interleave(copies, dim=0),
-        samples.labels.repeat_interleave(copies),
+        samples.labels.repeat_interleave(copies) if told else None,
         residual,
         "; ".join(said),
         proved=torch.ones(int(copies.sum()), dtype=torch.bool, device=copies.device),

@@ -7,10 +7,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unbatch.errors import Misuse
-from unbatch.losses import loss_function, quiet_vmap, slopes
+from unbatch.losses import loss_function, quiet_vmap, slopes, slopes_alone
+from unbatch.trace import run
 from unbatch.types import Observation
 
-__all__ = ["slopes_of"]
+__all__ = ["labels_told", "slopes_of"]
+
+PARALLEL = 1e-6
+"""Two labels whose slopes differ by less in their direction leave the same gradient, but for what the sample counts."""
 
 
 def slopes_of(observation: Observation, outputs: Tensor, labels: Tensor) -> Tensor:
@@ -38,3 +42,23 @@ def slopes_of(observation: Observation, outputs: Tensor, labels: Tensor) -> Tens
     except (RuntimeError, Misuse):  # something in the loss is not made for vmap: one by one, then
         pass
     return torch.cat([slopes(observation.loss, row[None], label[None]) for row, label in zip(outputs, labels, strict=True)])
+
+
+def labels_told(observation: Observation, inputs: Tensor, labels: Tensor) -> bool:
+    """Whether no other label of any sample would leave the same gradient, up to a factor.
+
+    Of plain cross-entropy none does. Label smoothing may: of two classes, where the network is sure, both labels pull in one direction.
+
+    Args:
+        observation: what the server saw.
+        inputs: (k, *shape).
+        labels: (k,).
+    """
+    if observation.loss in ("cross_entropy", "nll"):
+        return True
+    outputs = run(observation.model, inputs).outputs.detach()
+    every = slopes_alone(observation.loss, outputs, torch.arange(outputs.shape[1], device=outputs.device))
+    every = torch.nn.functional.normalize(every, dim=-1)
+    own = every[labels, torch.arange(len(labels), device=labels.device)]
+    alike = (every * own).sum(dim=-1) > 1 - PARALLEL
+    return int(alike.sum()) == len(labels)

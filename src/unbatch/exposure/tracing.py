@@ -253,7 +253,7 @@ def _cuda(inputs: Tensor) -> list[torch.device]:
 def _does_not_run(model: nn.Module, shape: tuple[int, ...], error: BaseException) -> Misuse:
     lookup = next((name for name, module in model.named_modules() if isinstance(module, (nn.Embedding, nn.EmbeddingBag))), None)
     message = str(error).strip().splitlines()
-    if lookup is not None and ("indices" in str(error) or "scalar type" in str(error) or "Long" in str(error)):
+    if lookup is not None and ("embedding" in str(error) or "indices" in str(error) or "scalar type" in str(error) or "Long" in str(error)):
         return Misuse(
             "a model that takes float inputs",
             f"one that looks its inputs up in the embedding {lookup!r}",
