@@ -106,7 +106,7 @@ def _gradient(value: Tensor, leaf: Tensor) -> Tensor:
 
 
 class LossFailed(Misuse, RuntimeError):
-    """A loss of the client's own raised something. It is a ``RuntimeError`` too, as for all that fails under vmap: one by one it may run."""
+    """A loss of the client's own raised something. It is a ``RuntimeError`` too, as for all that fails under vmap: alone it may run."""
 
 
 class _Own:

@@ -176,8 +176,8 @@ def _disclosed(
     rest = completeness(observation, weights, samples.labels, explained=explained)
     told = labels_told(observation, samples.inputs, samples.labels)
     if not told:
-        said = "under this loss other labels would leave the same gradient: neither their labels nor what they count is known"
-        rest = Completeness(False, torch.ones_like(rest.copies), None, (said,))
+        open_labels = "under this loss other labels would leave the same gradient: neither their labels nor what they count is known"
+        rest = Completeness(False, torch.ones_like(rest.copies), None, (open_labels,))
     status = Status.RECONSTRUCTED if rest.whole else Status.PARTIAL
     copies = rest.copies if rest.whole else torch.ones_like(rest.copies)
     found = f"{len(samples.labels)} samples are proved" if not rest.whole else ""
