@@ -167,7 +167,7 @@ def _false_rest(found: Reconstruction, truth: Truth, fits: Tensor) -> list[False
     if rest is None or not found.status.disclosed:
         return []
     (k, b), there = fits.shape, int(fits.any(dim=0).sum())
-    right = k + rest == b if truth.size_told else k * b == (k + rest) * there
+    right = rest == b - there or (not truth.size_told and k * b == (k + rest) * there)
     return [] if rest >= 0 and (right or not truth.scale_told) else [Falsehood("false rest", f"{k} samples and {rest} more, of {b}")]
 
 
