@@ -199,6 +199,7 @@ def _compared(observation: Observation, ran: Run, replayed: Mapping[str, Tensor]
     gaps[entrance.weight] = rest.gap(parts[entrance.weight])
     # Below the rounding of what was added up nothing can be seen, however well it happens to fit.
     rounding = torch.finfo(observation.rounding).eps * (columns.abs() @ inputs.norm(dim=1))
+    rounding = rounding + carried(observation, entrance.weight) / CARRIED / len(columns) ** 0.5
     return Replay(
         with_carried(observation, gaps),
         columns,

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from unbatch.evidence.accuracy import from_rows
 from unbatch.evidence.certificate import EVIDENCE
-from unbatch.evidence.replay import Replay, gap, rest_of, with_carried
+from unbatch.evidence.replay import CARRIED, Replay, carried, gap, rest_of, with_carried
 from unbatch.linalg.lowrank import multiply
 from unbatch.trace import linear_layers
 from unbatch.training import LocalTraining, train
@@ -104,6 +104,7 @@ def _accuracy(observation: Observation, inputs: Tensor, replayed: dict[str, Tens
         return nothing
     rest = rest_of(gradient.double() - replayed[first.weight], [], torch.linalg.pinv(columns))
     rounding = torch.finfo(observation.rounding).eps * (columns.abs() @ flat.norm(dim=1))
+    rounding = rounding + carried(observation, first.weight) / CARRIED / len(columns) ** 0.5
     return from_rows(columns, flat, rest.rows.maximum(rounding), rest.shift)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -109,7 +110,10 @@ def _attempt(observation: Observation, inputs: Tensor, labels: Tensor, weights: 
         accuracy = accuracy + SAFETY * result.scale
     if pruned:
         accuracy = accuracy.maximum(_under_pruning(observation.update[result.entrance], result.columns, result.inputs))
-    digits = _surplus(observation, result.columns, inputs) * -_log10(max(result.residual, 1e-15))
+    each = max(-_log10(max(result.residual, 1e-15)), 1.0)
+    digits = 0.0
+    for most in (min(SPARE, 2 + math.ceil(EVIDENCE / each)), SPARE):  # a few probes are enough, unless the network makes them alike
+        digits = digits if digits >= EVIDENCE else _surplus(observation, result.columns, inputs, most) * each
     return Whole(result.residual, missed, accuracy if digits >= EVIDENCE else nothing, weights, pruned, digits)
 
 
@@ -143,15 +147,15 @@ def _log10(value: float) -> float:
     return float(torch.tensor(value, dtype=torch.float64).log10())
 
 
-def _surplus(observation: Observation, columns: Float[Tensor, "m k"], inputs: Tensor) -> int:
-    """How many more independent columns the layer can make than there are samples, on neurons that speak: at most ``SPARE``.
+def _surplus(observation: Observation, columns: Float[Tensor, "m k"], inputs: Tensor, most: int) -> int:
+    """How many more independent columns the layer can make than there are samples, on neurons that speak: at most so many.
 
     Samples that are mixtures of the true ones, X' = X M, have to come with the columns D M⁻ᵀ, which the network makes for no other than the
     true ones, as long as it can make more than k independent columns. Probed with mixtures.
     """
     count, device = columns.shape[1], inputs.device
     generator = torch.Generator(device).manual_seed(0)
-    mixing = torch.randn((count + SPARE, count), generator=generator, dtype=torch.float64, device=device)
+    mixing = torch.randn((count + most, count), generator=generator, dtype=torch.float64, device=device)
     mixing = mixing / mixing.norm(dim=1, keepdim=True)
     labels = torch.randint(observation.classes, (len(mixing),), generator=generator, device=device)
     found = []

@@ -77,6 +77,8 @@ def read_out(observation: Observation, attempt: Attempt, rank: int, progress: Pr
         reason = f"pruning left {int((~problem.columns).sum())} of {problem.columns.numel()} inputs undetermined: they are guessed"
     if not observation.one_gradient and attempt.whole:
         labels, order = follow_steps(observation, call.weight, inputs, labels, columns)
+        if order is not None and len(torch.unique(order)) < len(inputs):  # a sample without a column was taken for every step
+            order = None
     return Candidate(inputs, labels, order=order, reason=reason, exhausted=not attempt.whole, stats=attempt.stats)
 
 
