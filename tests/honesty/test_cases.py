@@ -149,6 +149,7 @@ def test_row_5_biases_trained_with_another_rate(factor: float, epochs: int) -> N
     judged(Observation(model, update, tuple(x.shape[1:]), batch_size=6, training=local), x, y)
 
 
+@pytest.mark.xfail(strict=True, reason="open: inputs twice as long in a batch twice as large, half of it silent, leave this very update")
 def test_row_6_large_inputs_whose_bias_gradients_were_halved() -> None:
     for seed in range(4):
         x, y = digits(8, seed)

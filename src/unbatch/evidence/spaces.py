@@ -106,6 +106,11 @@ def _space(observation: Observation, weight: str, bias: str | None) -> tuple[Spa
     gradient, eps = observation.update[weight], torch.finfo(observation.rounding).eps
     factors = factor(gradient, Generator(gradient.device).manual_seed(0))
     height, width = gradient.shape
+    # Weak samples lie beyond the last clear gap: every direction above the rounding belongs to the batch, unless noise fills them all.
+    spectrum = factors.singular_values
+    seen = int((spectrum > ABOVE * 4 * eps * spectrum[0]).sum())
+    if factors.rank < seen < min(height, width):
+        factors = factor(gradient, Generator(gradient.device).manual_seed(0), rank=seen)
     # Random sums of columns stand for a wide gradient, so the spectrum is read off the factors themselves.
     right, change = torch.linalg.qr(factors.right.T)
     inner, values, _ = torch.linalg.svd(change.T)
