@@ -71,7 +71,7 @@ def test_the_sum_gets_the_noise_that_it_says(clip: float, noise_multiplier: floa
     ("clip", "noise_multiplier"), [(0.0, 1.0), (-1.0, 1.0), (math.nan, 1.0), (1.0, -0.1), (1.0, math.nan), (1.0, math.inf), (math.inf, 1.0)]
 )
 def test_settings_that_cannot_be_are_refused(clip: float, noise_multiplier: float) -> None:
-    with pytest.raises(Misuse, match=r"norm|noise"):
+    with pytest.raises(Misuse, match=r"norm|noise|clip"):
         DpSgd(clip, noise_multiplier)
 
 
