@@ -23,7 +23,7 @@ __all__ = ["Span"]
 
 @dataclass(frozen=True)
 class Span(Attack):
-    """Exact inversion of a batch from one Linear layer with a bias, whatever activation follows it.
+    """Exact inversion of a batch from one Linear layer, whatever activation follows it.
 
     Attributes:
         layer: name of the layer's weight; the first one that sees the raw input if None. Of a deeper layer the features that it was fed
@@ -49,7 +49,7 @@ class Span(Attack):
             raise Misuse("a positive budget", f"seconds={self.seconds}", "raise it")
 
     def unsupported(self, observation: Observation) -> str | None:
-        """No Linear layer with a bias sees the raw input once a sample, or the update is none at the broadcast weights."""
+        """No Linear layer sees the raw input once a sample, or the update is none at the broadcast weights."""
         if not observation.one_gradient:
             return "the update is a sum over weights that moved; this attack needs a gradient at the broadcast weights"
         found = find_layer(observation, self.layer)

@@ -17,6 +17,9 @@ from unbatch.types import Progress
 
 __all__ = ["Found", "Search"]
 
+LENGTHS = (0.25, 0.5, 0.7, 1.0, 1.4, 2.0, 4.0)
+"""Lengths of a start that are tried where no bias tells it, in units of the usual one."""
+
 DETERMINED = 1e-2
 """A sample is determined if its residual bounds its relative error by this."""
 
@@ -46,6 +49,11 @@ def complement(vectors: Float[Tensor, "k b"]) -> Float[Tensor, "b r"]:
     """Orthonormal basis of all that is orthogonal to the rows."""
     basis, _ = torch.linalg.qr(vectors.T, mode="complete")
     return basis[:, len(vectors) :]
+
+
+def across(sums: Float[Tensor, " r"]) -> Float[Tensor, "q r"]:
+    """Directions along which p · sums stays 1: all of them where there are no sums."""
+    return complement(sums[None]).T if bool(sums.any()) else torch.eye(len(sums), dtype=sums.dtype, device=sums.device)
 
 
 @dataclass(eq=False)
@@ -129,22 +137,34 @@ class Search:
         others = [space for space in plan.spaces if space is not whole.spaces[0]]
         equations = Equations(own.network, [*(own.spaces if whole.spaces[0] in plan.spaces else []), *others])
         labelled = any(space.kind == "column" for space in equations.spaces)
+        starts = self._of_length(own, starts)
         rising, labels = own.best_labels(starts, self.classes, ranks if labelled else 1)
         likely = (rising < 3 * rising[:, :1]) | (torch.arange(labels.shape[1], device=labels.device) == 0)
         which = likely.nonzero()[:, 0]
-        directions = complement(sums[None]).T
+        directions = across(sums)
         self.counts["rounds"] += 1
         self.counts["starts"] += len(which)
         points, values = minimize(equations, starts[which], labels[likely], directions, clock, floor=1e-3 * self.problem.precision)
         near = values < 100 * max(self.problem.precision, 1e-6)
         if bool(near.any()):
-            told = labels[likely][near] if labelled else own.best_labels(points[near], self.classes)[1][:, 0]
-            self.accept(points[near] @ inside.T, told, clock)
+            points = points[near] if labelled else self._of_length(own, points[near])
+            told = labels[likely][near] if labelled else own.best_labels(points, self.classes)[1][:, 0]
+            self.accept(points @ inside.T, told, clock)
+
+    def _of_length(self, own: Equations, points: Float[Tensor, "k r"]) -> Float[Tensor, "k r"]:
+        """Where no bias tells the scale: the length, and the sign, that leave the smallest rest in the column space."""
+        if bool(self.problem.sums.any()):
+            return points
+        unit = scaled(points, torch.zeros_like(points[0]), own.network.right)
+        lengths = self.problem.length * torch.tensor([*LENGTHS, *(-length for length in LENGTHS)], dtype=points.dtype, device=points.device)
+        tried = (lengths[:, None, None] * unit).flatten(0, 1)
+        rests = own.best_labels(tried, self.classes)[0][:, 0].reshape(len(lengths), -1)
+        return lengths[rests.argmin(dim=0), None] * unit
 
     def _starts(self, right: Tensor, sums: Tensor, idle: int) -> Tensor:
         rank = len(sums)
         if rank == 1:
-            return 1 / sums[None]
+            return scaled(torch.ones_like(sums)[None], sums, right)
         even = (rank > 12) == (idle % 2 == 0)
         contrast = (0.1, 0.1, 0.02, 0.02, 0.5, 0.5)[idle % 6]
         rows = [unmixed(right, self.shape, self.generator, contrast, even=even)]
@@ -160,8 +180,10 @@ class Search:
         if not len(points):
             return
         whole, first = self.problem.equations, Equations(self.problem.equations.network, self.problem.equations.spaces[:1])
-        points, _ = minimize(self.problem.plans[0], points, labels, complement(self.problem.sums[None]).T, clock, steps=4, floor=1e-15)
-        proved = whole.misfit(points, labels, self.problem.precision) < 1
+        told = bool(self.problem.sums.any())  # without a bias what a layer is fed need not tell the scale: see ``Problem.length``
+        plan, steps = (self.problem.plans[0], 4) if told else (whole, 12)
+        points, _ = minimize(plan, points, labels, across(self.problem.sums), clock, steps=steps, floor=1e-15)
+        proved = whole.misfit(points, labels, self.problem.precision, self.problem.unknowns) < 1
         proved[proved.clone()] = self._determined(points[proved], labels[proved])
         self.counts["hits"] += int(proved.sum())
         points, labels = points[proved], labels[proved]
@@ -201,17 +223,18 @@ class Search:
 
     def _directions(self) -> Float[Tensor, "q b"]:
         """Along which p · s stays 1; a step of length one changes an input by length one."""
-        across, right = complement(self.problem.sums[None]).T, self.problem.factors.right
-        if not len(across):
-            return across
-        squares, vectors = torch.linalg.eigh((across @ right) @ (across @ right).T)
-        return (vectors / squares.clamp_min(1e-24 * float(squares[-1])).sqrt()).T @ across
+        free, right = across(self.problem.sums), self.problem.factors.right
+        if not len(free):
+            return free
+        squares, vectors = torch.linalg.eigh((free @ right) @ (free @ right).T)
+        return (vectors / squares.clamp_min(1e-24 * float(squares[-1])).sqrt()).T @ free
 
     def _tighten(self) -> None:
         """Solve once more for the proved samples, in the coordinates of the whole batch, with the equations that determine each best."""
         if not len(self.found):
             return
-        plans = self.problem.plans[:-1] or self.problem.plans
+        told = bool(self.problem.sums.any())  # where it is not, the last plan alone may determine the scale
+        plans = (self.problem.plans[:-1] if told else ()) or self.problem.plans
         points, labels = self.found.points, self.found.labels
         tries = [refine(plan, points, labels, self._directions()) for plan in plans]
         errors, best = torch.stack([error for _, error in tries]).min(dim=0)
