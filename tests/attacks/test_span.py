@@ -7,7 +7,7 @@ from torch import Tensor, nn
 from unbatch.attacks.span import Span
 from unbatch.errors import Inapplicable, Misuse
 from unbatch.gradients import capture
-from unbatch.span.inversion import invert, polish
+from unbatch.span.inversion import invert
 from unbatch.types import Observation, Reconstruction, Status
 
 SHAPE = (3, 6, 6)
@@ -176,15 +176,6 @@ def test_of_logistic_regression_with_few_classes_it_says_what_can_be_had() -> No
     assert found.status is Status.NOT_APPLICABLE
     assert "has at most 5 dimensions for 6 classes, which prove batches of up to 1" in found.reason
     assert "labels" in found.reason
-
-
-def test_polish_makes_a_rough_guess_exact() -> None:
-    observation, x, _ = plant(network(nn.GELU()), 8)
-    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
-    found = polish(observation, x[:3] + 0.5 * noise[:3])
-    assert float(errors(found.inputs, x).max()) < 1e-9
-    with pytest.raises(Misuse, match="guesses of shape"):
-        polish(observation, torch.zeros(2, 5))
 
 
 def test_an_update_of_another_model_gives_out_nothing() -> None:

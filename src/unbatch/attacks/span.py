@@ -12,9 +12,9 @@ from dataclasses import dataclass
 
 from torch import Generator
 
-from unbatch.contracts import Attack
+from unbatch.contracts import Polisher
 from unbatch.errors import Misuse
-from unbatch.span.inversion import invert
+from unbatch.span.inversion import invert, polish
 from unbatch.span.problem import find_layer
 from unbatch.types import Candidate, Observation, Progress
 
@@ -22,13 +22,14 @@ __all__ = ["Span"]
 
 
 @dataclass(frozen=True)
-class Span(Attack):
+class Span(Polisher):
     """Exact inversion of a batch from one Linear layer, whatever activation follows it.
 
     Attributes:
         layer: name of the layer's weight; the first one that sees the raw input if None. Of a deeper layer the features that it was fed
             are recovered.
         seconds: budget, wall time.
+        search: whether what a given guess does not lead to is searched for without it; without a guess there is always a search.
 
     Example:
         >>> import torch, unbatch
@@ -42,6 +43,7 @@ class Span(Attack):
 
     layer: str | None = None
     seconds: float = 60.0
+    search: bool = True
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be."""
@@ -58,3 +60,7 @@ class Span(Attack):
     def reconstruct(self, observation: Observation, generator: Generator, progress: Progress) -> Candidate:
         """See ``span.inversion.invert``."""
         return invert(observation, generator, self.layer, self.seconds, progress)
+
+    def polish(self, observation: Observation, guess: Candidate, generator: Generator, progress: Progress) -> Candidate:
+        """See ``span.inversion.polish``."""
+        return polish(observation, guess, generator, self.layer, self.seconds, progress, search=self.search)

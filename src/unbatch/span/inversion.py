@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Generator, Tensor
+from torch import Generator
 
 from unbatch.clock import Clock
 from unbatch.errors import Inapplicable, Misuse
@@ -42,38 +42,55 @@ def invert(
 
 def polish(
     observation: Observation,
-    guess: Float[Tensor, " k *shape"],
-    *,
+    guess: Candidate,
+    generator: Generator,
     layer: str | None = None,
     seconds: float = 60.0,
-    seed: int = 0,
     progress: Progress = silent,
+    *,
+    search: bool = True,
 ) -> Candidate:
-    """Turn approximate samples into exact ones, where they lie in the basin; what they do not lead to is searched for without them.
+    """Turn approximate samples into exact ones, where they lie in the basin.
 
     Args:
         observation: what the server saw.
-        guess: (k, *input_shape) approximate samples, for example pictures of an iterative attack; their labels are not needed.
-        layer: see ``invert``; a guess of an inner layer's features is (k, n).
+        guess: approximate inputs, for example pictures of an iterative attack, or features; their labels are not needed.
+        generator: of all randomness.
+        layer: see ``invert``; the guess's own if None.
         seconds: budget, wall time.
-        seed: of all randomness.
         progress: told how many samples are proved.
+        search: whether what they do not lead to is searched for without them.
+
+    Returns:
+        what was proved; the guess itself where that is nothing.
 
     Raises:
-        Misuse: the guess has not the shape of the inputs.
+        Misuse: the guess has not the shape of what the layer is fed.
         Inapplicable: no layer can be inverted; the text says why.
     """
     clock = Clock.of(seconds)
-    search = _search(observation, torch.Generator(observation.device).manual_seed(seed), layer, progress)
-    right, sums = search.problem.factors.right, search.problem.sums
-    flat = guess.to(right).flatten(1)
-    if flat.shape[1] != right.shape[1]:
-        raise Misuse(f"guesses of shape (k, {', '.join(map(str, search.shape))})", str(tuple(guess.shape)), "guess what the layer is fed")
-    starts = scaled(torch.linalg.lstsq(right.T, flat.T).solution.T, sums, right)
-    whole = torch.eye(search.problem.batch, dtype=right.dtype, device=right.device)
-    for plan in search.problem.plans:
-        search.descend(plan, starts, whole, whole, sums, clock, ranks=3)
-    return _candidate(observation, search, search.run(clock, progress))
+    rows = guess.inputs if guess.features is None else guess.features
+    if rows is None or not len(rows):
+        raise Misuse("at least one approximate sample", "none", "give inputs, or features and their layer")
+    looked = _search(observation, generator, layer or guess.layer, progress)
+    problem, flat = looked.problem, rows.detach().to(looked.problem.factors.right).flatten(1)
+    if flat.shape[1] != problem.factors.right.shape[1] or not bool(flat.isfinite().all()):
+        expected = f"finite guesses of shape (k, {', '.join(map(str, looked.shape))})"
+        raise Misuse(expected, str(tuple(rows.shape)), f"guess what {problem.call.weight} is fed")
+    starts = scaled(torch.linalg.lstsq(problem.factors.right.T, flat.T).solution.T, problem.sums, problem.factors.right)
+    whole = torch.eye(problem.batch, dtype=starts.dtype, device=starts.device)
+    for plan in problem.plans:
+        if looked.missing and not clock.over:
+            looked.descend(plan, starts, whole, whole, problem.sums, clock, ranks=3)
+    led = len(looked.found)
+    made = _candidate(observation, looked, looked.run(clock, progress) if search else looked.finished())
+    told = f"{len(rows)} guesses led to {led} of {problem.batch} samples"
+    if not led:
+        told += ": they are too far from them, or from samples of another update"
+    stats = {**made.stats, "guesses": len(rows), "led": led}
+    if made.inputs is None and made.features is None:
+        return replace(guess, reason=told, exhausted=True, stats=stats)
+    return replace(made, reason=told if looked.missing else "", stats=stats)
 
 
 def _search(observation: Observation, generator: Generator, layer: str | None, progress: Progress) -> Search:

@@ -143,9 +143,10 @@ def pose(observation: Observation, call: LinearCall, generator: Generator) -> Pr
 def _too_few(observation: Observation, call: LinearCall, batch: int, unknowns: int, equations: int) -> str:
     every, classes = linear_layers(observation.model, observation.input_shape, TRIAL), observation.classes
     if call.weight == every[-1].weight and len(observation.update[call.weight]) == classes:
+        most = max(1, (classes + 1 - MARGIN) // 2)
         return (
-            f"{call.weight} is the output layer: its gradient has at most {classes - 1} dimensions for {classes} classes, which prove batches"
-            f" of up to {max(1, (classes + 1 - MARGIN) // 2)}; of larger ones it gives the labels (`unbatch labels`) and mixtures of the samples"
+            f"{call.weight} is the output layer: its gradient has at most {classes - 1} dimensions for {classes} classes, which prove"
+            f" batches of up to {most}; of larger ones it gives the labels (`unbatch labels`) and mixtures of the samples"
         )
     return f"{batch} samples are {unknowns} unknowns each, and the update gives {equations} equations: too few for a proof"
 

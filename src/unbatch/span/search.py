@@ -95,6 +95,10 @@ class Search:
             self.round(idle, clock)
             idle = 0 if len(self.found) > before else idle + 1
             progress(f"{len(self.found)} of {self.problem.batch} proved", len(self.found) / self.problem.batch)
+        return self.finished()
+
+    def finished(self) -> Found:
+        """What is proved so far, as exact as the equations make it."""
         self._tighten()
         return self.found
 
