@@ -38,15 +38,15 @@ class Chain(Attack):
         return f"{self.first.spec}+{self.then.spec}"
 
     def unsupported(self, observation: Observation) -> str | None:
-        """The first's reason."""
-        return self.first.unsupported(observation)
+        """The first's obstacle."""
+        return self.first.obstacle(observation)
 
     def reconstruct(self, observation: Observation, generator: Generator, progress: Progress) -> Candidate:
         """The first, then the second on what it found."""
         guess = self.first.reconstruct(observation, generator, progress)
         if guess.error or (guess.inputs is None and guess.features is None):
             return guess
-        obstacle = self.then.unsupported(observation)
+        obstacle = self.then.obstacle(observation)
         try:
             made = self.then.polish(observation, guess, generator, progress) if obstacle is None else None
         except Inapplicable as error:
@@ -75,8 +75,8 @@ class Polishing(Attack):
         return f"guess+{self.by.spec}"
 
     def unsupported(self, observation: Observation) -> str | None:
-        """Why the guess cannot be polished."""
-        return self.by.unsupported(observation)
+        """The polisher's obstacle."""
+        return self.by.obstacle(observation)
 
     def reconstruct(self, observation: Observation, generator: Generator, progress: Progress) -> Candidate:
         """See ``Polisher.polish``."""

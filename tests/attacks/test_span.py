@@ -135,7 +135,7 @@ def test_features_behind_a_trunk_are_proved_by_the_evidence(kind: str, frozen: b
     assert found.features is not None
     assert len(found.features) == 12
     assert float(errors(found.features, truth).max()) < 1e-9
-    assert "does not see the raw input" in Span()(observation).reason
+    assert "sees its raw input: name one with layer=" in Span()(observation).reason
 
 
 def bare(activation: nn.Module, everywhere: bool) -> nn.Module:
