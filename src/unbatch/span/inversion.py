@@ -15,7 +15,11 @@ from unbatch.span.problem import find_layer, pose
 from unbatch.span.search import Found, Search
 from unbatch.types import Candidate, Observation, Progress, silent
 
-__all__ = ["invert", "polish"]
+__all__ = ["complete", "invert", "polish"]
+
+
+PATIENCE = 6
+"""Rounds in which every guess led nowhere after which a search that began with known samples gives up: each method of guessing had two."""
 
 
 def invert(
@@ -69,7 +73,7 @@ def polish(
         Inapplicable: no layer can be inverted; the text says why.
     """
     clock = Clock.of(seconds)
-    rows = guess.inputs if guess.features is None else guess.features
+    rows = guess.samples
     if rows is None or not len(rows):
         raise Misuse("at least one approximate sample", "none", "give inputs, or features and their layer")
     looked = _search(observation, generator, layer or guess.layer, progress)
@@ -91,6 +95,32 @@ def polish(
     if made.inputs is None and made.features is None:
         return replace(guess, reason=told, exhausted=True, stats=stats)
     return replace(made, reason=told if looked.missing else "", stats=stats)
+
+
+def complete(
+    observation: Observation, known: Candidate, generator: Generator, layer: str | None, clock: Clock, progress: Progress = silent
+) -> Candidate:
+    """Find the samples of a batch that are missing beside known ones, which are taken out first.
+
+    Args:
+        observation: what the server saw: one gradient.
+        known: samples with their labels, or features; they are proved here like any others, and those that are not are dropped.
+        generator: of all randomness.
+        layer: see ``invert``.
+        clock: when to end.
+        progress: told how many samples are proved.
+
+    Raises:
+        Inapplicable: no layer can be inverted; the text says why.
+    """
+    search = _search(observation, generator, layer, progress)
+    rows = known.samples
+    if rows is not None and len(rows):
+        factors, flat = search.problem.factors, rows.to(search.problem.factors.right).flatten(1)
+        points = torch.linalg.lstsq(factors.right.T, flat.T).solution.T
+        labels = search.problem.equations.best_labels(points, search.classes)[1][:, 0] if known.labels is None else known.labels
+        search.accept(points, labels, clock)
+    return _candidate(observation, search, search.run(clock, progress, patience=PATIENCE))
 
 
 def _search(observation: Observation, generator: Generator, layer: str | None, progress: Progress) -> Search:
