@@ -24,7 +24,6 @@ from torch import Generator
 from unbatch.clock import Clock, OutOfTime
 from unbatch.contracts import Attack, Needs, Yield
 from unbatch.errors import Inapplicable, Misuse
-from unbatch.gradients import couples
 from unbatch.span.inversion import complete
 from unbatch.spear.candidate import Attempt, read_out
 from unbatch.spear.problem import Problem, dependent, factored, pose, too_few
@@ -144,7 +143,7 @@ class Spear(Attack):
         samples = None if completion is not None else dependent(observation, reader, factors, generator, clock)
         if samples is not None:
             clock = clock.part(HOPELESS)
-        helped = shallow is None and completion is None and self._span_applies(observation)
+        helped = self.search == "auto" and observation.one_gradient and shallow is None and completion is None and samples is None
         problems = pose(observation, call, reader, factors, completion, generator, clock, samples)
         best = self._best(observation, problems, generator, clock.part(SEARCH) if helped else clock, progress, helped=helped)
         if best is None:
@@ -180,10 +179,6 @@ class Spear(Attack):
             if best.fits:
                 break
         return best
-
-    def _span_applies(self, observation: Observation) -> bool:
-        """Whether the samples that the zeros do not give may be solved for without them."""
-        return self.search == "auto" and observation.one_gradient and not couples(observation.model, observation.probe)
 
     def _attempt(
         self, observation: Observation, problem: Problem, generator: Generator, clock: Clock, progress: Progress, helped: bool

@@ -10,6 +10,7 @@ from torch import Generator
 
 from unbatch.clock import Clock
 from unbatch.errors import Inapplicable, Misuse
+from unbatch.gradients import couples
 from unbatch.span.guesses import scaled
 from unbatch.span.problem import find_layer, pose
 from unbatch.span.search import Found, Search
@@ -113,6 +114,8 @@ def complete(
     Raises:
         Inapplicable: no layer can be inverted; the text says why.
     """
+    if couples(observation.model, observation.probe):
+        raise Inapplicable("the model couples the samples of a batch, so that none has a gradient of its own")
     search = _search(observation, generator, layer, progress)
     rows = known.samples
     if rows is not None and len(rows):
