@@ -48,7 +48,7 @@ ALLOWED: dict[str, set[str]] = {
     "label_scores": {"errors"},
     "importers": {"archives", "errors", "gradients", "types"},
     "store": {"advice", "errors", "label_scores", "records", "types"},
-    "exposure": {"advice", "records", "errors", "gradients", "last_layer", "plugins", "trace", "types"},
+    "exposure": {"advice", "records", "errors", "gradients", "last_layer", "plugins", "span", "trace", "types"},
     "report": {"advice", "errors", "store", "exposure", "types"},
     "cli": {
         "__init__",

@@ -1,14 +1,17 @@
 """Span on planted batches, through any activation: the truth is used only to check."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
 
+from unbatch import plugins
 from unbatch.attacks.span import Span
 from unbatch.errors import Inapplicable, Misuse
 from unbatch.gradients import capture
 from unbatch.span.inversion import invert
-from unbatch.types import Observation, Reconstruction, Status
+from unbatch.types import Batch, Observation, Reconstruction, Schema, Status
 
 SHAPE = (3, 6, 6)
 
@@ -176,6 +179,41 @@ def test_of_logistic_regression_with_few_classes_it_says_what_can_be_had() -> No
     assert found.status is Status.NOT_APPLICABLE
     assert "has at most 5 dimensions for 6 classes, which prove batches of up to 1" in found.reason
     assert "labels" in found.reason
+
+
+@pytest.mark.parametrize("spec", ["fedavg:epochs=3,learning_rate=0.01,batch_size=0", "fedavg:epochs=2,learning_rate=0.02,momentum=0.9"])
+def test_local_steps_that_take_all_samples_are_followed(spec: str) -> None:
+    x, y = batch(5)
+    observation = plugins.build("protocols", spec).observe(network(nn.Tanh()), Batch(x, y, Schema.guess(SHAPE)), seed=3)
+    assert not observation.one_gradient
+    assert_recovers(Span()(observation), x, y)
+
+
+def test_of_other_local_steps_it_says_why_not() -> None:
+    x, y = batch(5)
+
+    def told(spec: str) -> str:
+        observation = plugins.build("protocols", spec).observe(network(nn.Tanh()), Batch(x, y, Schema.guess(SHAPE)), seed=3)
+        found = Span()(observation)
+        assert found.status is Status.NOT_APPLICABLE
+        return found.reason
+
+    assert "which sample was in which step is not known" in told("fedavg:epochs=2,batch_size=2")
+    assert "without the learning rate their way cannot be followed" in told("fedavg:epochs=2,rate_known=false")
+
+
+def test_a_sum_over_clients_is_one_batch() -> None:
+    x, y = batch(9)
+    protocol = plugins.build("protocols", "secure_aggregation:clients=3")
+    assert_recovers(Span()(protocol.observe(network(nn.GELU()), Batch(x, y, Schema.guess(SHAPE)), seed=3)), x, y)
+
+
+def test_an_unknown_factor_does_not_hide_the_samples() -> None:
+    observation, x, _ = plant(network(nn.GELU()), 6)
+    clipped = {name: 0.037 * tensor for name, tensor in observation.update.items()}
+    found = Span()(replace(observation, update=clipped, factor_known=False))
+    assert found.status in (Status.RECONSTRUCTED, Status.PARTIAL), found.reason
+    assert float(errors(found.inputs, x).max()) < 1e-9
 
 
 def test_an_update_of_another_model_gives_out_nothing() -> None:

@@ -16,6 +16,7 @@ from torch import Generator
 from unbatch.contracts import Needs, Polisher, Yield
 from unbatch.errors import Misuse
 from unbatch.span.inversion import invert, polish
+from unbatch.span.local_steps import obstacle
 from unbatch.span.problem import find_layer
 from unbatch.types import Candidate, Observation, Progress
 
@@ -42,7 +43,7 @@ class Span(Polisher):
         (True, [0, 0, 1, 2, 3, 4])
     """
 
-    needs: ClassVar[Needs] = Needs(entrance="Linear", one_gradient=True, uncoupled=True)
+    needs: ClassVar[Needs] = Needs(entrance="Linear", uncoupled=True)
     yields: ClassVar[frozenset[Yield]] = frozenset({Yield.PROOF, Yield.FEATURES, Yield.COUNTS})
     cost: ClassVar[str] = "seconds up to its budget of 60; most of it where the update gives few equations for each sample"
     rank: ClassVar[int] = 30
@@ -64,7 +65,7 @@ class Span(Polisher):
     def unsupported(self, observation: Observation) -> str | None:
         """No Linear layer sees the raw input once a sample."""
         found = find_layer(observation, self.layer)
-        return found if isinstance(found, str) else None
+        return found if isinstance(found, str) else obstacle(observation)
 
     def reconstruct(self, observation: Observation, generator: Generator, progress: Progress) -> Candidate:
         """See ``span.inversion.invert``."""

@@ -6,14 +6,17 @@ from dataclasses import replace
 from typing import Any
 
 import torch
-from torch import Generator
+from jaxtyping import Int64
+from torch import Generator, Tensor
 
 from unbatch.clock import Clock
 from unbatch.errors import Inapplicable, Misuse
 from unbatch.gradients import couples
 from unbatch.span.guesses import scaled
+from unbatch.span.local_steps import followed, straight
 from unbatch.span.problem import find_layer, pose
 from unbatch.span.search import Found, Search
+from unbatch.trace import LinearCall
 from unbatch.types import Candidate, Observation, Progress, silent
 
 __all__ = ["complete", "invert", "polish"]
@@ -29,7 +32,7 @@ def invert(
     """Find the samples of a batch without any guess of them.
 
     Args:
-        observation: what the server saw; the update must be a gradient at the broadcast weights.
+        observation: what the server saw: a gradient, or the difference after local steps that take all samples each.
         generator: of all randomness.
         layer: the name of the weight to invert; the first Linear layer that sees the raw input if None. Of an inner layer the features
             that it was fed are found.
@@ -40,9 +43,20 @@ def invert(
         Inapplicable: no layer can be inverted; the text says why.
     """
     clock = Clock.of(seconds)
+    if not observation.one_gradient:
+        return _through_local_steps(observation, generator, layer, clock, progress)
     search = _search(observation, generator, layer, progress)
     found = search.run(clock, progress)
     return _candidate(observation, search, found)
+
+
+def _through_local_steps(observation: Observation, generator: Generator, layer: str | None, clock: Clock, progress: Progress) -> Candidate:
+    call = _layer(observation, layer)
+    progress("factor", float("nan"))
+    problem = straight(observation, call, generator)
+    search = followed(observation, problem, _classes(observation), generator, clock, progress)
+    made = _candidate(observation, search, search.found)
+    return replace(made, reason=made.reason.replace("proved", "found near the straight way of the weights"))
 
 
 def polish(
@@ -127,16 +141,25 @@ def complete(
 
 
 def _search(observation: Observation, generator: Generator, layer: str | None, progress: Progress) -> Search:
-    call = find_layer(observation, layer)
-    if isinstance(call, str):
-        raise Inapplicable(call)
+    call = _layer(observation, layer)
     if not observation.one_gradient:
         raise Inapplicable("the update is a sum over weights that moved, and every sample has another sensitivity in every step")
     progress("factor", float("nan"))
     problem = pose(observation, call, generator)
+    shape = observation.input_shape if call.raw else tuple(call.input.shape[1:])
+    return Search(problem, _classes(observation), shape, generator)
+
+
+def _layer(observation: Observation, layer: str | None) -> LinearCall:
+    call = find_layer(observation, layer)
+    if isinstance(call, str):
+        raise Inapplicable(call)
+    return call
+
+
+def _classes(observation: Observation) -> Int64[Tensor, " c"]:
     told = observation.labels
-    classes = torch.arange(observation.classes, device=observation.device) if told is None else torch.unique(told)
-    return Search(problem, classes, observation.input_shape if call.raw else tuple(call.input.shape[1:]), generator)
+    return torch.arange(observation.classes, device=observation.device) if told is None else torch.unique(told)
 
 
 def _candidate(observation: Observation, search: Search, found: Found) -> Candidate:

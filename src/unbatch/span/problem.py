@@ -24,7 +24,7 @@ from unbatch.span.network import network_behind
 from unbatch.trace import LinearCall, linear_layers
 from unbatch.types import Observation
 
-__all__ = ["Problem", "find_layer", "pose"]
+__all__ = ["Problem", "entered", "find_layer", "pose"]
 
 TRIAL = 2
 """Samples in the trial run that shows the layers."""
@@ -114,8 +114,14 @@ def _obstacle(call: LinearCall, every: list[LinearCall], observation: Observatio
     return None
 
 
-def pose(observation: Observation, call: LinearCall, generator: Generator) -> Problem:
+def pose(observation: Observation, call: LinearCall, generator: Generator, *, alone: bool = False) -> Problem:
     """The equations of a layer's samples.
+
+    Args:
+        observation: what the server saw.
+        call: the layer.
+        generator: of all randomness.
+        alone: whether only the layer's own column space counts, because what is behind it moved.
 
     Raises:
         Inapplicable: the rank of the gradient says that there are too few equations, or says nothing, or the scores depend on more than
@@ -123,13 +129,13 @@ def pose(observation: Observation, call: LinearCall, generator: Generator) -> Pr
     """
     gradient = observation.update[call.weight]
     factors = _factored(observation, call, generator)
-    calls = _together(observation, call)
+    calls = entered(observation, call)
     network = network_behind(observation.model, calls, factors.right, observation.input_shape, observation.loss)
     if network is None:
         raise Inapplicable(f"the model's scores depend on more than what {call.weight} is fed: a path goes past it")
     precision = _PRECISION[observation.rounding]
     first = Space("column", call.weight, factors.left, factors.noise_map * max(1, len(factors.left) - factors.rank) ** 0.5)
-    others = _other_spaces(observation, calls, factors.rank, torch.finfo(gradient.dtype).eps)
+    others = [] if alone else _other_spaces(observation, calls, factors.rank, torch.finfo(gradient.dtype).eps)
     equations = Equations(network, [first, *others])
     bias = observation.update.get(str(call.bias))
     sums = factors.left.new_zeros(factors.rank) if bias is None else factors.left.T @ bias.double()
@@ -198,7 +204,7 @@ def _factored(observation: Observation, call: LinearCall, generator: Generator) 
     return factors
 
 
-def _together(observation: Observation, call: LinearCall) -> list[LinearCall]:
+def entered(observation: Observation, call: LinearCall) -> list[LinearCall]:
     """The layers that are fed the same as this one: all that see the raw input once a sample, or an inner layer alone."""
     if not call.raw:
         return [call]
@@ -206,13 +212,13 @@ def _together(observation: Observation, call: LinearCall) -> list[LinearCall]:
     return [other for other in every if other.raw and other.input.ndim == 2 and len(other.input) == TRIAL]
 
 
-def _other_spaces(observation: Observation, entered: list[LinearCall], batch: int, resolution: float) -> list[Space]:
+def _other_spaces(observation: Observation, first: list[LinearCall], batch: int, resolution: float) -> list[Space]:
     """The spaces of all layers behind the entered ones."""
     every = linear_layers(observation.model, observation.input_shape, TRIAL)
     counted = [call.weight for call in every]
-    names = {call.weight for call in entered}
+    names = {call.weight for call in first}
     spaces: list[Space] = []
-    for call in every if entered[0].raw else every[counted.index(entered[0].weight) :]:
+    for call in every if first[0].raw else every[counted.index(first[0].weight) :]:
         once = counted.count(call.weight) == 1 and call.input.ndim == 2 and len(call.input) == TRIAL
         if once and call.weight not in names and call.weight in observation.update:
             bias = observation.update.get(call.bias) if call.bias else None

@@ -15,7 +15,7 @@ from unbatch.span.least_squares import minimize, refine
 from unbatch.span.problem import Problem
 from unbatch.types import Progress
 
-__all__ = ["Found", "Search"]
+__all__ = ["Found", "Search", "across"]
 
 LENGTHS = (0.25, 0.5, 0.7, 1.0, 1.4, 2.0, 4.0)
 """Lengths of a start that are tried where no bias tells it, in units of the usual one."""
@@ -65,6 +65,7 @@ class Search:
         classes: (c,) labels that samples may have.
         shape: of one input.
         generator: of all randomness.
+        determined: see ``DETERMINED``.
         found: what is proved.
         counts: rounds and starts, and how many starts ended in a proof.
     """
@@ -73,6 +74,7 @@ class Search:
     classes: Int64[Tensor, " c"]
     shape: tuple[int, ...]
     generator: Generator
+    determined: float = DETERMINED
     found: Found = field(init=False)
     counts: dict[str, int] = field(default_factory=lambda: {"rounds": 0, "starts": 0, "hits": 0})
 
@@ -239,7 +241,7 @@ class Search:
             open_ = (~determined).nonzero()[:, 0]
             for part in torch.split(open_, 16):
                 _, errors = refine(plan, points[part], labels[part], self._directions(inside), steps=1)
-                determined[part] = errors < DETERMINED * size[part]
+                determined[part] = errors < self.determined * size[part]
         return determined
 
     def _directions(self, inside: Float[Tensor, "b r"] | None = None) -> Float[Tensor, "q b"]:
@@ -261,7 +263,7 @@ class Search:
         tries = [refine(plan, points, labels, self._directions()) for plan in plans]
         errors, best = torch.stack([error for _, error in tries]).min(dim=0)
         refined = torch.stack([tried for tried, _ in tries])[best, torch.arange(len(points), device=points.device)]
-        fixed = errors < DETERMINED * (points @ self.problem.factors.right).norm(dim=1)  # the others rest on what was taken out
+        fixed = errors < self.determined * (points @ self.problem.factors.right).norm(dim=1)  # the others rest on what was taken out
         self.found.errors = errors
         self.found.points = torch.where(fixed[:, None], refined, points)
 
