@@ -19,7 +19,8 @@ from unbatch.types import Observation
 __all__ = ["Completeness", "completeness", "plain", "without_copies"]
 
 WHOLE = 1e-3
-"""A weight times the batch size may be this far from a whole number."""
+"""A weight times the batch size may be this far from a whole number, and all weights together so far from one; of a large batch less than
+one sample is."""
 
 MOST = 100_000
 """A larger batch is not told from a factor."""
@@ -72,7 +73,7 @@ def completeness(observation: Observation, weights: Float[Tensor, " k"], labels:
     if not observation.factor_known:
         return _without_scale(observation, weights, labels, explained=explained)
     total = float(weights.sum())
-    if explained and abs(total - 1) < WHOLE:
+    if explained and abs(total - 1) < min(WHOLE, 0.25 / told):
         copies = _copies(weights, size or told)
         if copies is None and size is None and (smallest := _ratios(weights)) is not None:
             said = f"they explain the whole update, counted as {_listed(smallest)}: some were repeated, or weighted by the loss"

@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from unbatch.evidence.accuracy import SAFETY, from_conditions, from_rows
+from unbatch.evidence.accuracy import SAFETY, TELLING, from_conditions, from_rows, turning
 from unbatch.evidence.certificate import EVIDENCE, Certificates, Entrance, certify
 from unbatch.evidence.completeness import plain
 from unbatch.evidence.replay import rest_of
@@ -86,7 +86,7 @@ def prove_each(
     rank = entrance.first.rank
     fixed, tuned = shown.digits(0) >= EVIDENCE, shown.digits(rank) >= EVIDENCE
     accuracy, kept = torch.full_like(length, torch.inf), (alone & fixed).nonzero()[:, 0]
-    beside = outside + SAFETY * (shown.row_noise + (0.0 if observation.factor_known else shown.scale_noise))
+    beside = outside + SAFETY * shown.row_noise + _length(entrance, coordinates, labels, shown, kept)
     while len(kept):
         weights = 1 / shown.inverse_weight[kept]
         weights = plain(weights) if observation.factor_known else weights
@@ -101,6 +101,16 @@ def prove_each(
             break
         kept = right  # what is wrong may have spoiled the rows of the others
     return Each(alone & (accuracy <= acceptable), accuracy, shown.inverse_weight)
+
+
+def _length(entrance: Entrance, coordinates: Tensor, labels: Tensor, shown: Certificates, kept: Tensor) -> Float[Tensor, " k"]:
+    """Relative errors of the samples' lengths, by the bias gradient and by the turning of the columns."""
+    told = SAFETY * shown.length_error
+    vague = kept[told[kept] > TELLING]
+    if len(vague):
+        hidden = shown.violation[vague].maximum(shown.noise[vague]) / turning(entrance, coordinates[vague], labels[vague])
+        told = told.index_copy(0, vague, told[vague].minimum(hidden))
+    return told
 
 
 def _without_twins(entrance: Entrance, coordinates: Tensor, labels: Tensor, shown: Certificates) -> Bool[Tensor, " k"]:
