@@ -23,7 +23,7 @@ from unbatch.linalg.lowrank import multiply
 from unbatch.trace import linear_layers, run
 from unbatch.types import Observation
 
-__all__ = ["Whole", "prove_whole"]
+__all__ = ["Whole", "by_turning", "prove_whole"]
 
 NEAR = 0.1
 """A replay this near to the update may miss it by single neurons at their kink."""
@@ -125,9 +125,22 @@ def _reads_raw(observation: Observation, layer: str) -> bool:
 def _length(observation: Observation, inputs: Tensor, labels: Tensor, result: Replay, rows: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
     """Relative errors of the samples' lengths, by the bias gradient and by the turning of the columns."""
     told = torch.full_like(rows, torch.inf) if result.scale is None else SAFETY * result.scale
-    if bool((told <= TELLING).all()) or (here := columns_of(observation, inputs, labels)) is None:
-        return told
-    return told.minimum(rows / across(here, lambda factor: columns_of(observation, factor * inputs, labels)))
+    return told if bool((told <= TELLING).all()) else told.minimum(by_turning(observation, inputs, labels, rows))
+
+
+def by_turning(observation: Observation, inputs: Tensor, labels: Tensor, rows: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
+    """Relative errors of the samples' lengths by the turning of their columns alone.
+
+    Args:
+        observation: what the server saw.
+        inputs: (k, *shape).
+        labels: (k,).
+        rows: (k,) relative errors of the samples if their columns are right.
+    """
+    here = columns_of(observation, inputs, labels)
+    if here is None:
+        return torch.full_like(rows, torch.inf)
+    return rows / across(here, lambda factor: columns_of(observation, factor * inputs, labels))
 
 
 def _beyond_rounding(
