@@ -30,6 +30,7 @@ ALLOWED: dict[str, set[str]] = {
     "specs": {"errors"},
     "contracts": {"errors", "evidence", "gradients", "inversion", "linalg", "schema", "seeds", "specs", "trace", "types"},
     "plugins": {"contracts", "errors", "specs"},
+    "testing": {"contracts", "errors", "gradients", "plugins", "schema", "seeds", "trace", "types"},
     "linalg": {"clock", "errors"},
     "spear": {"clock", "errors", "gradients", "last_layer", "linalg", "trace", "training", "types"},
     "inversion": {"errors", "gradients", "last_layer", "linalg", "trace", "types"},
