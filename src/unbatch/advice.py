@@ -146,7 +146,7 @@ _NO_BIAS = Advice(
 def advise(finding: Finding) -> tuple[Advice, ...]:
     """What would have prevented it, strongest first; after a failure, what to do next and what protects anyway.
 
-    Measures against the inversion of a layer are given where an attack says that it inverted one (``stats["layer"]``).
+    Measures against the inversion of a layer are given where an attack says that it inverted one (``Reconstruction.inverted``).
 
     Example:
         >>> from unbatch.types import Knowledge, Reconstruction, Schema
@@ -156,21 +156,19 @@ def advise(finding: Finding) -> tuple[Advice, ...]:
     """
     status = finding.reconstruction.status
     first = (_NEXT[status],) if status in _NEXT else ()
-    if status not in _FOUND or "layer" not in finding.reconstruction.stats:
+    inverted = finding.reconstruction.inverted
+    if status not in _FOUND or inverted is None:
         return (*first, *GENERAL)
-    return (*first, *GENERAL, _larger_batch(finding), _ARCHITECTURE, _NO_BIAS)
+    return (*first, *GENERAL, _larger_batch(finding, inverted.width), _ARCHITECTURE, _NO_BIAS)
 
 
 _FOUND = (Status.RECONSTRUCTED, Status.PARTIAL, Status.APPROXIMATE, Status.UNPROVEN)
 
 
-def _larger_batch(finding: Finding) -> Advice:
+def _larger_batch(finding: Finding, m: int) -> Advice:
     found, n = finding.reconstruction, math.prod(finding.input_shape)
-    m, b = _count(found.stats.get("width")), 0 if found.inputs is None else len(found.inputs)
-    if m is None:
-        rank, zeros = f"min(width of the layer, {n:,} inputs)", "half the layer's width"
-    else:
-        rank, zeros = f"min({m:,} neurons, {n:,} inputs) = {min(m, n):,}", f"{m // 2:,}, half of the {m:,} neurons,"
+    b = 0 if found.inputs is None else len(found.inputs)
+    rank, zeros = f"min({m:,} neurons, {n:,} inputs) = {min(m, n):,}", f"{m // 2:,}, half of the {m:,} neurons,"
     return Advice(
         title="Average over more samples in every update",
         strength="obstacle",
@@ -180,10 +178,6 @@ def _larger_batch(finding: Finding) -> Advice:
         costs="Known searches stop well below these limits, but searches get better: do not plan with today's. Samples with neurons of"
         " their own still leak from larger batches. It costs memory, and fewer steps for the same data.",
     )
-
-
-def _count(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
 
 def for_batches(name: str, rank: int, *, raw: bool) -> Advice:

@@ -17,7 +17,7 @@ from unbatch.contracts import Attack, Needs, Yield
 from unbatch.errors import Misuse
 from unbatch.span.inversion import invert
 from unbatch.span.problem import find_layer
-from unbatch.types import Candidate, Observation, Progress
+from unbatch.types import Candidate, Inverted, Observation, Progress
 
 __all__ = ["Span"]
 
@@ -66,4 +66,5 @@ class Span(Attack):
 
     def reconstruct(self, observation: Observation, generator: Generator, progress: Progress) -> Candidate:
         """See ``span.inversion.invert``."""
-        return invert(observation, generator, self.layer, self.seconds, progress)
+        made, found = invert(observation, generator, self.layer, self.seconds, progress), find_layer(observation, self.layer)
+        return made if isinstance(found, str) else replace(made, inverted=Inverted(found.weight, len(observation.update[found.weight])))
