@@ -32,7 +32,7 @@ from unbatch.spear.search import Search
 from unbatch.spear.selection import Solution
 from unbatch.spear.shallow.setting import invert_shallow
 from unbatch.trace import LinearCall, linear_layers
-from unbatch.types import Candidate, Observation, Progress
+from unbatch.types import Candidate, Inverted, Observation, Progress
 
 __all__ = ["Spear"]
 
@@ -125,9 +125,10 @@ class Spear(Attack):
             raise Inapplicable(found)
         clock = Clock.of(self.seconds)
         try:
-            return self._inverted(observation, *found, generator, clock, progress)
+            made = self._inverted(observation, *found, generator, clock, progress)
         except OutOfTime:
             return Candidate(reason=f"{self.seconds:g} seconds were spent before the search could begin", exhausted=True)
+        return replace(made, inverted=Inverted(found[0].weight, len(observation.update[found[0].weight])))
 
     def _inverted(
         self, observation: Observation, call: LinearCall, reader: LinearCall | None, generator: Generator, clock: Clock, progress: Progress
