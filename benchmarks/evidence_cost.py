@@ -71,7 +71,9 @@ def commit(tree: Path) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--old", type=Path, help="a working tree of the older commit")
-    parser.add_argument("--data", type=Path, default=Path(os.environ.get("UNBATCH_SHARED") or ROOT.parent / "shared") / "data" / "cifar10_test.npz")
+    parser.add_argument(
+        "--data", type=Path, default=Path(os.environ.get("UNBATCH_SHARED") or ROOT.parent / "shared") / "data" / "cifar10_test.npz"
+    )
     parser.add_argument("--batches", type=int, default=10)
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--measure", action="store_true", help="measure in this process and print the times")

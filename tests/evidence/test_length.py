@@ -1,4 +1,4 @@
-"""The length of a sample: G = Σ d xᵀ leaves open which part of a product is d and which is x. What tells it is asked, or nothing is proved."""
+"""The length of a sample: G = Σ d xᵀ leaves open which part of a product is d and which is x. What tells it is asked."""
 
 from collections.abc import Callable
 
@@ -158,8 +158,6 @@ def test_one_of_a_thousand_is_missed(size: int) -> None:
     weights, labels = torch.full((size - 1,), 1 / size, dtype=torch.float64), torch.zeros(size - 1, dtype=torch.int64)
     found = completeness(seen, weights, labels, explained=True)
     assert (found.whole, found.missing) == (False, 1)
-
-
 
 
 @pytest.mark.parametrize("norm", [True, False])

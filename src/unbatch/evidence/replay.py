@@ -21,7 +21,20 @@ from unbatch.losses import slopes as batch_slopes
 from unbatch.trace import LinearCall, Run, run
 from unbatch.types import Observation
 
-__all__ = ["Gap", "Replay", "Use", "carried", "entrance_of", "gap", "length_misfit", "replay", "rest_of", "slices", "smallest_sent", "with_carried"]
+__all__ = [
+    "Gap",
+    "Replay",
+    "Use",
+    "carried",
+    "entrance_of",
+    "gap",
+    "length_misfit",
+    "replay",
+    "rest_of",
+    "slices",
+    "smallest_sent",
+    "with_carried",
+]
 
 
 @dataclass(frozen=True, eq=False)
