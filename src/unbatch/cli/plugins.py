@@ -77,7 +77,7 @@ def _description(kind: str, name: str) -> str:
     lines.append("Settings:")
     for field in fields(cls):
         default = "required" if field.default is MISSING else f"= {field.default!r}"
-        lines.append(f"    {field.name}: {field.type if isinstance(field.type, str) else field.type.__name__} {default}")
+        lines.append(f"    {field.name}: {field.type if isinstance(field.type, str) else inspect.formatannotation(field.type)} {default}")
     return "\n".join(lines if fields(cls) else [*lines[:-1], "No settings."])
 
 

@@ -11,14 +11,19 @@ from torch import Generator, Tensor
 
 from unbatch.clock import Clock
 from unbatch.errors import Inapplicable, Misuse
+from unbatch.gradients import couples
 from unbatch.span.guesses import scaled
 from unbatch.span.local_steps import followed, straight
 from unbatch.span.problem import find_layer, pose
 from unbatch.span.search import Found, Search
 from unbatch.trace import LinearCall
-from unbatch.types import Candidate, Observation, Progress, silent
+from unbatch.types import Candidate, Inverted, Observation, Progress, silent
 
-__all__ = ["invert", "polish"]
+__all__ = ["complete", "invert", "polish"]
+
+
+PATIENCE = 6
+"""Rounds in which every guess led nowhere after which a search that began with known samples gives up: each method of guessing had two."""
 
 
 def invert(
@@ -83,7 +88,7 @@ def polish(
         Inapplicable: no layer can be inverted; the text says why.
     """
     clock = Clock.of(seconds)
-    rows = guess.inputs if guess.features is None else guess.features
+    rows = guess.samples
     if rows is None or not len(rows):
         raise Misuse("at least one approximate sample", "none", "give inputs, or features and their layer")
     looked = _search(observation, generator, layer or guess.layer, progress)
@@ -105,6 +110,34 @@ def polish(
     if made.inputs is None and made.features is None:
         return replace(guess, reason=told, exhausted=True, stats=stats)
     return replace(made, reason=told if looked.missing else "", stats=stats)
+
+
+def complete(
+    observation: Observation, known: Candidate, generator: Generator, layer: str | None, clock: Clock, progress: Progress = silent
+) -> Candidate:
+    """Find the samples of a batch that are missing beside known ones, which are taken out first.
+
+    Args:
+        observation: what the server saw: one gradient.
+        known: samples with their labels, or features; they are proved here like any others, and those that are not are dropped.
+        generator: of all randomness.
+        layer: see ``invert``.
+        clock: when to end.
+        progress: told how many samples are proved.
+
+    Raises:
+        Inapplicable: no layer can be inverted; the text says why.
+    """
+    if couples(observation.model, observation.probe):
+        raise Inapplicable("the model couples the samples of a batch, so that none has a gradient of its own")
+    search = _search(observation, generator, layer, progress)
+    rows = known.samples
+    if rows is not None and len(rows):
+        factors, flat = search.problem.factors, rows.to(search.problem.factors.right).flatten(1)
+        points = torch.linalg.lstsq(factors.right.T, flat.T).solution.T
+        labels = search.problem.equations.best_labels(points, search.classes)[1][:, 0] if known.labels is None else known.labels
+        search.accept(points, labels, clock)
+    return _candidate(observation, search, search.run(clock, progress, patience=PATIENCE))
 
 
 def _search(observation: Observation, generator: Generator, layer: str | None, progress: Progress) -> Search:
@@ -140,10 +173,11 @@ def _candidate(observation: Observation, search: Search, found: Found) -> Candid
         **search.counts,
     }
     reason = f"{len(found)} of {problem.batch} samples proved" if search.missing else ""
+    told: dict[str, Any] = {"reason": reason, "inverted": Inverted(problem.call.weight, len(problem.factors.left)), "stats": stats}
     if not len(found):
-        return Candidate(reason=reason, exhausted=True, stats=stats)
+        return Candidate(exhausted=True, **told)
     inputs = found.points @ problem.factors.right
     missing = bool(search.missing)
     if not problem.call.raw:
-        return Candidate(None, found.labels, inputs, problem.call.weight, reason=reason, exhausted=missing, stats=stats)
-    return Candidate(inputs.reshape(-1, *observation.input_shape), found.labels, reason=reason, exhausted=missing, stats=stats)
+        return Candidate(None, found.labels, inputs, problem.call.weight, exhausted=missing, **told)
+    return Candidate(inputs.reshape(-1, *observation.input_shape), found.labels, exhausted=missing, **told)
