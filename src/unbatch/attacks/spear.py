@@ -42,6 +42,10 @@ SMALL = 40
 """Up to so many samples the ordinary search has its turn where the shallow one leaves some out."""
 
 
+NOISE_FITS, DRIFT_FITS, ROUNDING_FITS = 0.98, 0.9, 0.99
+"""Share of the zeros that the signs of W X + bias must fit: on average under noise; for every sample where weights moved, or where numbers
+are rounded. Chosen between all of them, which a true sample fits but for noise, and the three quarters that a wrong one fits; not swept."""
+
 HOPELESS = 0.05
 """Share of the budget for inputs that depend on each other: only samples that are in no dependence can be found."""
 
@@ -205,8 +209,8 @@ def _fits(search: Search, solution: Solution) -> bool:
     if solution.missing:
         return False
     if search.noisy:
-        return float(solution.agreement.mean()) >= 0.98
-    return float(solution.agreement.min()) >= (0.9 if search.drifting else 1 if search.exact else 0.99)
+        return float(solution.agreement.mean()) >= NOISE_FITS
+    return float(solution.agreement.min()) >= (DRIFT_FITS if search.drifting else 1 if search.exact else ROUNDING_FITS)
 
 
 def _shortfall(search: Search, missing: int, agreement: float, fits: bool) -> str:
