@@ -60,6 +60,11 @@ class Candidate:
     error: str = ""
     stats: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def samples(self) -> Tensor | None:
+        """The inputs, or the features where those were asked for."""
+        return self.inputs if self.features is None else self.features
+
     def __repr__(self) -> str:
         """How much it is, never what is in it: a proposal may be the client's data.
 
@@ -68,7 +73,7 @@ class Candidate:
             >>> Candidate(torch.zeros(3, 4), exhausted=True)
             Candidate(3 samples, exhausted)
         """
-        found = self.inputs if self.features is None else self.features
+        found = self.samples
         what = f"{0 if found is None else len(found)} {'samples' if self.features is None else 'rows of features'}"
         ended = [name for name in ("exhausted", "converged", "diverged", "error") if getattr(self, name)]
         return f"Candidate({', '.join([what, *ended])})"
