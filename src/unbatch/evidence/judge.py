@@ -214,7 +214,7 @@ LENGTHS_DISAGREE = (
 def _lengths_agree(observation: Observation, samples: _Samples, weights: Tensor, accuracy: Tensor) -> Tensor:
     """(k,) whether what was told of the batch leaves a sample's length alone.
 
-    The gradient holds w d xᵀ. Where the bias gradient and the told batch size disagree on w, only a column that turns with x tells.
+    The gradient holds w d xᵀ. Where the bias gradient and the batch size that was told disagree on w, only a column that turns tells.
     """
     size = observation.batch_size
     if size is None or not observation.factor_known or not observation.one_gradient or plain_size(weights) == size:

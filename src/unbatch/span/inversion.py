@@ -173,13 +173,11 @@ def _candidate(observation: Observation, search: Search, found: Found) -> Candid
         **search.counts,
     }
     reason = f"{len(found)} of {problem.batch} samples proved" if search.missing else ""
-    layer = Inverted(problem.call.weight, len(problem.factors.left))
+    told: dict[str, Any] = {"reason": reason, "inverted": Inverted(problem.call.weight, len(problem.factors.left)), "stats": stats}
     if not len(found):
-        return Candidate(reason=reason, exhausted=True, inverted=layer, stats=stats)
+        return Candidate(exhausted=True, **told)
     inputs = found.points @ problem.factors.right
     missing = bool(search.missing)
     if not problem.call.raw:
-        return Candidate(None, found.labels, inputs, problem.call.weight, reason=reason, exhausted=missing, inverted=layer, stats=stats)
-    return Candidate(
-        inputs.reshape(-1, *observation.input_shape), found.labels, reason=reason, exhausted=missing, inverted=layer, stats=stats
-    )
+        return Candidate(None, found.labels, inputs, problem.call.weight, exhausted=missing, **told)
+    return Candidate(inputs.reshape(-1, *observation.input_shape), found.labels, exhausted=missing, **told)
