@@ -12,7 +12,7 @@ from unbatch.types.counts import Counts
 from unbatch.types.finding import Finding, Measure
 from unbatch.types.observation import HUGE, Knowledge, Observation
 from unbatch.types.progress import Progress, silent
-from unbatch.types.reconstruction import Candidate, Reconstruction, Status
+from unbatch.types.reconstruction import Candidate, Inverted, Reconstruction, Status
 
 __all__ = [
     "HUGE",
@@ -20,6 +20,7 @@ __all__ = [
     "Candidate",
     "Counts",
     "Finding",
+    "Inverted",
     "Knowledge",
     "LocalTraining",
     "Measure",
