@@ -186,7 +186,7 @@ class Words(nn.Module):
 @pytest.mark.parametrize(
     ("model", "shape", "message"),
     [
-        (Words, (7,), "looks its inputs up in an embedding of 50 rows"),
+        (Words, (7,), "looks its inputs up in the embedding 'words'"),
         (lambda: nn.Sequential(nn.Flatten(), nn.ReLU()), (7,), "a model with parameters"),
         (lambda: nn.Linear(4, 3), (7,), "runs on float inputs of shape"),
         (lambda: nn.Linear(4, 3), (), "input shape"),
