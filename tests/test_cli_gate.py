@@ -204,9 +204,7 @@ def test_labels_leak_where_the_attack_does_not_apply(tmp_path: Path, capsys: pyt
     ],
     ids=str,
 )
-def test_labels_are_told_or_not_or_nobody_knows(
-    told: dict[str, Any], code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_labels_are_told_or_not_or_nobody_knows(told: dict[str, Any], code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The attack does not apply here: where the last layer does not settle the question, nothing was measured."""
     played = Round(tmp_path, "without_last_bias")
     guess = Counts(torch.tensor([2, 1, 1, 1]), torch.ones(4, dtype=torch.bool), **told)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -85,10 +86,8 @@ def feeds(observation: Observation, records: Tensor, weights: Sequence[str]) -> 
     watch = _Feeds({id(tensor): name for name, tensor in tensors.items()}, frozenset(weights))
     cuda = [inputs.device] if inputs.device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda), torch.no_grad(), model_errors(inputs), watch:
-        try:
+        with suppress(_EnoughError):
             torch.func.functional_call(model, {**tensors, **buffers}, (inputs.clone(),), tie_weights=True)
-        except _EnoughError:
-            pass
     count = len(records)
     return {
         name: fed[0].reshape(count, -1, fed[0].shape[-1])
@@ -111,7 +110,7 @@ def witnesses(observation: Observation) -> list[Witness]:
     together, beside = feeds(observation, probe[:2], names), feeds(observation, probe[[0, 2]], names)
     mixed: dict[str, Tensor] = {}
     if probe.is_floating_point():
-        one, other = probe[:1], probe[1:2]
+        one, other = probe[:1].double(), probe[1:2].double()
         mixed = feeds(observation, torch.cat([one, other, (one + other) / 2]), names)
     found = []
     for call in calls:

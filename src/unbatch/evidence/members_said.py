@@ -92,7 +92,10 @@ def _inside(case: Case, at: int, residual: float, holds: bool, p_value: float) -
         return Verdict.UNDECIDED, f"{here}, but unrelated records leave no more than {case.typical:.0e}: that tells nothing"
     beside = f"{here}, where unrelated records leave {case.typical:.1e} (p ≤ {max(p_value, 1e-300):.0e} for all that were asked for)"
     if case.inner is None or case.inner_fits is None or case.inner_holds is None:
-        return Verdict.IN_SPAN, f"{beside}; no layer behind a change that is not linear shows the batch, so a mixture of members is not excluded"
+        return (
+            Verdict.IN_SPAN,
+            f"{beside}; no layer behind a change that is not linear shows the batch, so a mixture of members is not excluded",
+        )
     if not bool(case.inner_fits[at]):
         off = f"{here}, but {float(case.inner[at]):.0e} of what it becomes lies outside further on: a mixture of what was there"
         return (Verdict.ABSENT if case.inner_complete else Verdict.UNDECIDED), off
@@ -109,7 +112,9 @@ def limits(observation: Observation, case: Case, made_up: bool, *, given: bool) 
     if made_up:
         said.append("even a record that was made up from the update is excluded: it would have to meet more conditions than it has numbers")
     else:
-        said.append("a record that was chosen without knowledge of the update is what is asked for: one that was made up from it is not excluded")
+        said.append(
+            "a record that was chosen without knowledge of the update is what is asked for: one that was made up from it is not excluded"
+        )
     if not observation.one_gradient:
         said.append("the client trained locally: only layers that its training left in place were asked")
     if observation.rounding != observation.dtype:

@@ -96,7 +96,7 @@ def presence(
     if first is None:
         return Membership(tuple(Presence(Verdict.UNDECIDED, reason=why) for _ in records), reason=why)
     witness, rows, each = first
-    whole = _asked(observation, rows, each, records, reference)
+    whole = _asked(observation, rows, records, reference)
     chosen = whole.fits.nonzero()[:, 0]
     inner = [] if not len(chosen) else list(_inner(observation, found, (witness, rows), records[chosen], deviation))
     label: Tensor | None = None
@@ -194,7 +194,7 @@ def _left(observation: Observation, rows: Rows, records: Tensor) -> tuple[Tensor
     return torch.cat(residuals), torch.cat(noises), vectors[0]
 
 
-def _asked(observation: Observation, rows: Rows, each: int, records: Tensor, reference: Tensor | None) -> _Asked:
+def _asked(observation: Observation, rows: Rows, records: Tensor, reference: Tensor | None) -> _Asked:
     """Hold records against the row space of a layer, and unrelated ones beside them."""
     residual, noise, _ = _left(observation, rows, records)
     allowed = _allowed(observation, noise)
@@ -230,7 +230,7 @@ def _inner(
         told = None if observation.batch_size is None else observation.batch_size * fed.shape[1]
         rows = rows_of(observation, witness, _typical(fed), deviation, told)
         if rows is not None and rows.rank >= SHOWN * first[1].rank:
-            asked = _asked(observation, rows, fed.shape[1], records, decoys(records, 2 * FEW))
+            asked = _asked(observation, rows, records, decoys(records, 2 * FEW))
             if asked.reference.typical > float(asked.allowed.median()):  # otherwise it tells no one from another
                 count += 1
                 yield asked
@@ -279,7 +279,12 @@ def _surplus(observation: Observation, rows: Rows, inner: list[Rows], records: T
     """Whether records made up in the first row space violate the inner conditions in more independent ways than there are to tune."""
     numbers = records[0].numel()
     count = rows.rank + 32
-    if not records.is_floating_point() or count > MOST or sum(r.spare for r in inner) < count or rows.right.shape[1] not in (numbers, numbers + 1):
+    if (
+        not records.is_floating_point()
+        or count > MOST
+        or sum(r.spare for r in inner) < count
+        or rows.right.shape[1] not in (numbers, numbers + 1)
+    ):
         return False
     generator = torch.Generator(records.device).manual_seed(0)
     drawn = torch.randn((count, rows.rank), generator=generator, dtype=torch.float64, device=records.device) * rows.values

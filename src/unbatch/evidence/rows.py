@@ -1,9 +1,9 @@
-"""The row space of [∂L/∂W | ∂L/∂b] of one layer: every sample of the batch feeds the layer with a vector of it.
+r"""The row space of [∂L/∂W | ∂L/∂b] of one layer: every sample of the batch feeds the layer with a vector of it.
 
 | here | meaning                                                                                                  |
 |------|----------------------------------------------------------------------------------------------------------|
 | ã    | [a; τ], what a record feeds the layer with, and one more number for the bias                               |
-| A    | [G \\| τ g] = Σ wᵢ dᵢ ãᵢᵀ, of rank r: m rows, n + 1 columns                                                  |
+| A    | [G \| τ g] = Σ wᵢ dᵢ ãᵢᵀ, of rank r: m rows, n + 1 columns                                                  |
 | V    | (n + 1, r) orthonormal basis of its rows                                                                  |
 | ν    | length of its noise: no unit vector is moved by more                                                      |
 
@@ -92,7 +92,9 @@ class Rows:
         return (inside / self.values * (columns @ self.left)).sum(dim=1)
 
 
-def rows_of(observation: Observation, witness: Witness, typical: float, deviation: float | None = None, told: int | None = None) -> Rows | None:
+def rows_of(
+    observation: Observation, witness: Witness, typical: float, deviation: float | None = None, told: int | None = None
+) -> Rows | None:
     """The row space of a layer's gradient; None where it is full, so that everything lies in it.
 
     Args:

@@ -88,7 +88,7 @@ def undo_adam(
         share = tensor.double() / rate - decay * before
         rest = (1 - share.abs()).clamp_min(1e-300)
         eps = torch.finfo(torch.promote_types(tensor.dtype, torch.float32)).eps
-        rounding = eps * (before.abs() / rate + share.abs())
+        rounding = eps / 2 * (before.abs() / rate + share.abs())
         gradient = epsilon * share.sign() * (share.abs() / rest.maximum(rounding))
         found[name] = gradient
         errors += float((gradient * (rounding / rest).clamp(max=1.0)).square().sum())
@@ -152,10 +152,14 @@ FAINT = 1e-11
 
 
 def told_by(moved: Mapping[str, Tensor]) -> str:
-    """What a reader must know of the sizes of the numbers, or nothing: several steps of Adam leave hardly any that is far from the typical."""
+    """What a reader must know of the sizes of the numbers, or nothing: several steps of Adam leave hardly any far from the typical."""
     sizes = _sizes(moved)
     even = len(sizes) >= 1000 and float(sizes.max()) <= EVEN * float(sizes.median())
-    return "that no number of the update is far larger than the others: steps of Adam look so, and its updates are no gradients" if even else ""
+    return (
+        "that no number of the update is far larger than the others: steps of Adam look so, and its updates are no gradients"
+        if even
+        else ""
+    )
 
 
 EVEN = 6.0

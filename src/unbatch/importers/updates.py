@@ -151,7 +151,9 @@ def _averaged(
             training = replace(training, weight_decay=decay)
     factor = (None if training is None else training.factor(samples)) or 1.0
     if lost:
-        moved = {name: (tensor.double() - lost * before[name].to(tensor.device).double()).to(tensor.dtype) for name, tensor in moved.items()}
+        moved = {
+            name: (tensor.double() - lost * before[name].to(tensor.device).double()).to(tensor.dtype) for name, tensor in moved.items()
+        }
     return {name: _scaled(tensor, 1 / factor) for name, tensor in moved.items()} if training else dict(moved), training, remarks
 
 
@@ -184,14 +186,16 @@ def _before_adam(
     gradient, off = undo_adam(moved, before, training.learning_rate, ADAM, decay if optimizer == "adamw" else 0.0)
     if optimizer == "adam" and decay:
         gradient = {name: tensor - decay * before[name].to(tensor.device).double() for name, tensor in gradient.items()}
-    kept = next((dtype for dtype in (torch.float32, torch.bfloat16) if off <= torch.finfo(dtype).eps), None)
+    kept = next((dtype for dtype in (torch.float32, torch.bfloat16) if off <= 4 * torch.finfo(dtype).eps), None)
     if kept is None:
         raise BadUpdate(
             "an update that shows the sizes of gradients",
             f"Adam's first step, of which rounding left the signs only (sizes are off by {100 * min(off, 1.0):.0f} %)",
             "nothing exact can be read off signs here; ask `unbatch exposure` what the model gives away under SGD",
         )
-    said = f"the gradient, read off the first step of {optimizer} to {off:.0e} by how far it falls short of the learning rate (ε = {ADAM:g})"
+    said = (
+        f"the gradient, read off the first step of {optimizer} to {off:.0e} by how far it falls short of the learning rate (ε = {ADAM:g})"
+    )
     largest = max(float(tensor.abs().max()) for tensor in gradient.values())
     return {name: tensor.to(kept) if largest < HUGE else tensor for name, tensor in gradient.items()}, (said,)
 
