@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import clients
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+import clients
 from unbatch.cli import execute
 
 PICTURES, TOKENS, ROWS = (1, 12, 12), (6,), (30,)

@@ -85,9 +85,8 @@ def feeds(observation: Observation, records: Tensor, weights: Sequence[str]) -> 
     inputs = records.detach().double() if records.is_floating_point() else records.detach()
     watch = _Feeds({id(tensor): name for name, tensor in tensors.items()}, frozenset(weights))
     cuda = [inputs.device] if inputs.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda), torch.no_grad(), model_errors(inputs), watch:
-        with suppress(_EnoughError):
-            torch.func.functional_call(model, {**tensors, **buffers}, (inputs.clone(),), tie_weights=True)
+    with torch.random.fork_rng(devices=cuda), torch.no_grad(), model_errors(inputs), watch, suppress(_EnoughError):
+        torch.func.functional_call(model, {**tensors, **buffers}, (inputs.clone(),), tie_weights=True)
     count = len(records)
     return {
         name: fed[0].reshape(count, -1, fed[0].shape[-1])

@@ -18,9 +18,9 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from unbatch.evidence.answering import Case, answers, limits
 from unbatch.evidence.certificate import EVIDENCE, MARGIN
 from unbatch.evidence.fed import Witness, feeds, witnesses
-from unbatch.evidence.members_said import Case, answers, limits
 from unbatch.evidence.rows import Rows, rows_of
 from unbatch.evidence.unrelated import FEW, Reference, decoys, holm, reference_of
 from unbatch.gradients import couples, sensitivities
@@ -180,7 +180,9 @@ def _parts(count: int, numbers: int) -> Iterator[slice]:
 
 def _left(observation: Observation, rows: Rows, records: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Of every record, the largest share outside over its rows; what noise explains there; and, of the first 64, the vectors outside."""
-    residuals, noises, vectors = [], [], []
+    residuals: list[Tensor] = []
+    noises: list[Tensor] = []
+    vectors: list[Tensor] = []
     for part in _parts(len(records), records[0].numel()):
         fed = feeds(observation, records[part], [rows.weight])[rows.weight]
         count, each, _ = fed.shape
