@@ -33,6 +33,7 @@ class Case:
         label: (c,) the class that fits, where it was tested.
         number: of samples, where it is known.
         complete: whether the rank accounts for all of them.
+        trusted: whether the row space is clear of the noise, or the noise was told.
         alpha: the largest p value of a member.
     """
 
@@ -51,6 +52,7 @@ class Case:
     label: Tensor | None
     number: int | None
     complete: bool
+    trusted: bool
     alpha: float
 
 
@@ -90,6 +92,9 @@ def _inside(case: Case, at: int, residual: float, holds: bool, p_value: float) -
     here = f"it lies in the row space but for {residual:.0e}"
     if not holds or p_value > case.alpha:
         return Verdict.UNDECIDED, f"{here}, but unrelated records leave no more than {case.typical:.0e}: that tells nothing"
+    if not case.trusted:
+        told = f"{here}, but noise or other samples fill all directions, and only the strongest were asked (p = {p_value:.1g})"
+        return Verdict.UNDECIDED, f"{told}: tell the noise (--noise) if it is known"
     beside = f"{here}, where unrelated records leave {case.typical:.1e} (p ≤ {max(p_value, 1e-300):.0e} for all that were asked for)"
     if case.inner is None or case.inner_fits is None or case.inner_holds is None:
         return (

@@ -69,7 +69,7 @@ class _Feeds(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def feeds(observation: Observation, records: Tensor, weights: Sequence[str]) -> dict[str, Tensor]:
+def feeds(observation: Observation, records: Tensor, weights: Sequence[str], seed: int = 0) -> dict[str, Tensor]:
     """What the layers are fed by the records, run together in float64: weight -> (k, t, n), with t rows a record.
 
     Layers that are not reached once, or not with rows of every record, are missing. Global randomness is put back.
@@ -78,6 +78,7 @@ def feeds(observation: Observation, records: Tensor, weights: Sequence[str]) -> 
         observation: for the model.
         records: (k, *shape).
         weights: names of the layers' weights.
+        seed: of what the model draws.
     """
     model = observation.model
     tensors = {name: p.detach().double() for name, p in model.named_parameters()}
@@ -86,6 +87,7 @@ def feeds(observation: Observation, records: Tensor, weights: Sequence[str]) -> 
     watch = _Feeds({id(tensor): name for name, tensor in tensors.items()}, frozenset(weights))
     cuda = [inputs.device] if inputs.device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda), torch.no_grad(), model_errors(inputs), watch, suppress(_EnoughError):
+        torch.manual_seed(seed)
         torch.func.functional_call(model, {**tensors, **buffers}, (inputs.clone(),), tie_weights=True)
     count = len(records)
     return {
@@ -106,7 +108,7 @@ def witnesses(observation: Observation) -> list[Witness]:
     names = [call.weight for call in calls]
     if not names:
         return []
-    together, beside = feeds(observation, probe[:2], names), feeds(observation, probe[[0, 2]], names)
+    together, beside = feeds(observation, probe[:2], names), feeds(observation, probe[[0, 2]], names, seed=1)
     mixed: dict[str, Tensor] = {}
     if probe.is_floating_point():
         one, other = probe[:1].double(), probe[1:2].double()

@@ -127,6 +127,7 @@ def presence(
         label=label,
         number=number,
         complete=complete,
+        trusted=rows.clear or deviation is not None,
         alpha=ALPHA,
     )
     return Membership(
@@ -268,13 +269,15 @@ def _number(inverse: Tensor) -> int | None:
     if not len(inverse) or not bool((inverse > 0.5).all()):
         return None
     number = float(inverse.max())
-    times = number / inverse
-    whole = abs(number - round(number)) < NEAR * max(1.0, number) and bool(((times - times.round()).abs() < NEAR * times).all())
-    return round(number) if whole and NEAR * number < 0.5 else None
+    times = (number / inverse).round()
+    each = inverse * times
+    spread = float((each.max() - each.min()) / number)
+    whole = spread < NEAR and abs(float(each.median()) - round(float(each.median()))) < min(0.1, number * max(1e-6, 10 * spread))
+    return round(float(each.median())) if whole else None
 
 
 NEAR = 1e-3
-"""1/w may be this far, relatively, from a whole number."""
+"""What members say of 1/w may differ by this share."""
 
 
 def _surplus(observation: Observation, rows: Rows, inner: list[Rows], records: Tensor) -> bool:
