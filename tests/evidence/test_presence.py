@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from dataclasses import replace
 
 import pytest
@@ -21,7 +22,7 @@ def records(count: int, numbers: int = 80) -> Tensor:
 def network(width: int = 40, depth: int = 3, activation: type[nn.Module] = nn.GELU, numbers: int = 80) -> nn.Module:
     torch.manual_seed(0)
     sizes = [numbers, *[width] * (depth - 1), 5]
-    parts = [part for one, other in zip(sizes, sizes[1:], strict=False) for part in (nn.Linear(one, other), activation())]
+    parts = [part for one, other in itertools.pairwise(sizes) for part in (nn.Linear(one, other), activation())]
     return nn.Sequential(*parts[:-1]).double()
 
 
@@ -43,7 +44,8 @@ def test_members_are_told_from_others_up_to_the_width(activation: type[nn.Module
     x = records(50)
     found = unbatch.members(seen(network(activation=activation), x[:batch], batch), x)
     assert verdicts(found) == [P] * batch + [A] * (50 - batch)
-    assert found.answers[0].residual < 1e-12 < 0.1 < found.answers[-1].residual
+    assert found.answers[0].residual < 1e-12
+    assert found.answers[-1].residual > 0.1
 
 
 def test_the_number_of_samples_is_read_off_a_member() -> None:
@@ -116,14 +118,16 @@ def test_what_lies_before_dropout_and_batch_statistics_is_asked() -> None:
         found = unbatch.members(Observation(model, update, (80,), batch_size=12), x)
         assert (found.layer, found.inner) == ("0.weight", ())
         assert P not in verdicts(found)
-        assert found.answers[0].residual < 1e-12
+        # Statistics of the batch right behind a layer take the mean out of its gradient, and one direction with it.
+        assert (found.rank, S in verdicts(found)[:12]) == ((12, True) if isinstance(layer, nn.Dropout) else (11, False))
+        assert A not in verdicts(found)[:12]
 
 
 def test_full_rank_and_noise_are_undecided() -> None:
     x = records(60)
     full = unbatch.members(seen(network(), x[:45], 45), x)
     assert set(verdicts(full)) == {U}
-    assert "full rank" in full.reason
+    assert "fill all directions" in full.answers[0].reason or "full rank" in full.reason
     clean = seen(network(), x[:10], 10)
     generator = torch.Generator().manual_seed(0)
     update = {name: t + 10 * t.std() * torch.randn(t.shape, generator=generator, dtype=t.dtype) for name, t in clean.update.items()}
