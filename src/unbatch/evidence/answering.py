@@ -90,11 +90,11 @@ def _unaccounted(case: Case) -> str:
 
 def _inside(case: Case, at: int, residual: float, holds: bool, p_value: float) -> tuple[Verdict, str]:
     here = f"it lies in the row space but for {residual:.0e}"
-    if not holds or p_value > case.alpha:
-        return Verdict.UNDECIDED, f"{here}, but unrelated records leave no more than {case.typical:.0e}: that tells nothing"
     if not case.trusted:
         told = f"{here}, but noise or other samples fill all directions, and only the strongest were asked (p = {p_value:.1g})"
         return Verdict.UNDECIDED, f"{told}: tell the noise (--noise) if it is known"
+    if not holds or p_value > case.alpha:
+        return Verdict.UNDECIDED, f"{here}, but unrelated records leave no more than {case.typical:.0e}: that tells nothing"
     beside = f"{here}, where unrelated records leave {case.typical:.1e} (p ≤ {max(p_value, 1e-300):.0e} for all that were asked for)"
     if case.inner is None or case.inner_fits is None or case.inner_holds is None:
         return (
