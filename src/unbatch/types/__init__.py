@@ -13,7 +13,7 @@ from unbatch.types.finding import Finding, Measure
 from unbatch.types.membership import Membership, Presence, Verdict
 from unbatch.types.observation import HUGE, Knowledge, Observation
 from unbatch.types.progress import Progress, silent
-from unbatch.types.reconstruction import Candidate, Reconstruction, Status
+from unbatch.types.reconstruction import Candidate, Inverted, Reconstruction, Status
 
 __all__ = [
     "HUGE",
@@ -21,6 +21,7 @@ __all__ = [
     "Candidate",
     "Counts",
     "Finding",
+    "Inverted",
     "Knowledge",
     "LocalTraining",
     "Measure",
