@@ -6,7 +6,6 @@ Dropout, statistics of the batch, or weights that move while the client trains t
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -17,10 +16,13 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from unbatch.trace import LinearCall, model_errors, run
+from unbatch.trace import LARGE, LinearCall, model_errors, run
 from unbatch.types import Observation
 
 __all__ = ["Witness", "feeds", "witnesses"]
+
+NEVER = 1 << 62
+"""No weight is so large: none is read in blocks, which would hide on which weights a layer depends."""
 
 SAME = 1e-9
 """Two runs of a record, in float64, agree when they differ by less than this share."""
@@ -101,7 +103,7 @@ def witnesses(observation: Observation) -> list[Witness]:
     """The layers in the update that can witness, in the order in which they are reached."""
     probe = observation.probe
     moving = None if observation.one_gradient else observation.update.keys()
-    ran = run(observation.model, probe, large=sys.maxsize if moving is not None else 1 << 24)
+    ran = run(observation.model, probe, large=NEVER if moving is not None else LARGE)
     calls = [call for call in ran.linears if call.weight in observation.update]
     uses = [call.weight for call in ran.linears]
     calls = [call for call in calls if uses.count(call.weight) == 1 and not (moving is not None and _moves(ran.parameters, call, moving))]
