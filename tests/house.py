@@ -39,6 +39,7 @@ ALLOWED: dict[str, set[str]] = {
     "metrics": {"contracts", "errors", "linalg", "schema"},
     "restoring": {"contracts", "gradients", "linalg", "plugins", "types"},
     "scoring": {"contracts", "linalg", "types"},
+    "membership": {"errors", "evidence", "types"},
     "auditing": {"chains", "contracts", "errors", "plugins", "restoring", "scoring", "types"},
     "label_scores": {"errors"},
     "importers": {"archives", "errors", "gradients", "types"},
@@ -54,13 +55,14 @@ ALLOWED: dict[str, set[str]] = {
         "store",
         "exposure",
         "importers",
+        "membership",
         "plugins",
         "report",
         "seeds",
         "types",
     },
     "flower": {"records", "auditing", "contracts", "errors", "store", "gradients", "importers", "plugins", "report", "training", "types"},
-    "__init__": {"auditing", "restoring", "errors", "exposure", "gradients", "types"},
+    "__init__": {"auditing", "membership", "restoring", "errors", "exposure", "gradients", "training", "types"},
 }
 """Part -> the parts that it may import. A part is a module, or a folder of them."""
 

@@ -108,6 +108,9 @@ EXPECTED: dict[str, Run] = {
     "unbatch audit --model my_model.py:network --weights findings/round-1/client-ID/weights.safetensors"
     " --update findings/round-1/client-ID/reply.safetensors --update-is weights --learning-rate 0.1"
     " --batch-size 8 --input-shape 1,8,8 --out report": Run(0, rate=0.1),
+    "unbatch members --model net.py:build --weights w.safetensors --update u.safetensors --input-shape 3,32,32 --batch-size 64"
+    " --candidates batch.npz --fail-on present --out members": Run(3, samples=64),
+    f"{AUDIT.replace('audit', 'members')} --batch-size 64 --candidates records.npz": Run(0, samples=64),
     GATE: Run(3, rate=0.01),
     "python client.py --one-round --public-data --out round": Run(0),
     "unbatch audit --model client.py:build --input-shape 3,32,32 --weights round/before.npz --update round/after.npz --update-is weights"
@@ -164,7 +167,7 @@ def make_files(folder: Path, command: str, run: Run) -> None:
         torch.optim.SGD(client.parameters(), run.rate).step()
         sent = client.state_dict()
     written: list[tuple[str | None, dict[str, Any]]] = [(weights, model.state_dict()), (options.get("update"), sent)]
-    written.append((options.get("truth"), {"inputs": inputs, "labels": labels}))
+    written.append((options.get("truth", options.get("candidates")), {"inputs": inputs, "labels": labels}))
     for name, tensors in written:
         if name is None:
             continue

@@ -9,6 +9,7 @@ import typer
 
 from unbatch.cli import gate, shared
 from unbatch.cli.app import FAILED, INCONCLUSIVE, LEAKED, app, echo, say
+from unbatch.cli.client import Nesterov, Optimizer, WeightDecay, optimized
 from unbatch.cli.shared import AttackSpec, Device, InputShape, Loss, Model, Out, Quiet, Seed, Update, Weights
 from unbatch.errors import Misuse
 
@@ -60,6 +61,9 @@ def audit(
     local_epochs: LocalEpochs = None,
     mini_batch: MiniBatch = None,
     momentum: Momentum = None,
+    nesterov: Nesterov = False,
+    weight_decay: WeightDecay = None,
+    optimizer: Optimizer = "sgd",
     unknown_factor: UnknownFactor = False,
     rest_frozen: RestFrozen = False,
     fail_on: FailOn = None,
@@ -95,7 +99,7 @@ def audit(
         update,
         shape,
         kind=cast("Kind", update_is),
-        training=training,
+        **optimized(training, optimizer, weight_decay, nesterov),
         rest_frozen=rest_frozen,
         factor_known=not unknown_factor,
         loss=loss,
