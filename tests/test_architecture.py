@@ -62,7 +62,7 @@ ALLOWED: dict[str, set[str]] = {
         "types",
     },
     "exposure": {"advice", "records", "errors", "gradients", "last_layer", "plugins", "trace", "types"},
-    "report": {"advice", "errors", "store", "exposure", "types"},
+    "report": {"advice", "errors", "store", "exposure", "specs", "types"},
     "cli": {
         "__init__",
         "auditing",

@@ -7,10 +7,9 @@ from typing import Any
 
 import torch
 
-from unbatch import plugins
 from unbatch.errors import Misuse
 from unbatch.experiments.grids import Grid
-from unbatch.experiments.identity import expanded
+from unbatch.experiments.identity import built
 
 __all__ = ["check_grid"]
 
@@ -48,7 +47,7 @@ def check_grid(grid: Grid, where: Where) -> None:
 
 def _built(kind: str, spec: str, where: str) -> Any:
     try:
-        return plugins.build(kind, expanded(spec))
+        return built(kind, spec)
     except Misuse as error:
         raise type(error)(error.expected, f"{error.came} in {where}", error.advice) from error
 

@@ -115,30 +115,22 @@ class Grid(BaseModel):
 
     def settings(self) -> Iterator[Settings]:
         """All trials, one seed of all settings after the other, so that a run shows something of everything early."""
-        methods = [{"attack": spec} for spec in self.attacks] + [{"restorer": spec} for spec in self.restorers]
-        for seed, dataset, model, protocol, chain, method, size, mix, steps, told, dtype in itertools.product(
-            self.seeds,
-            self.datasets,
-            self.models,
-            self.protocols,
-            self.chains(),
-            methods,
-            self.batch_sizes,
-            self.mixes,
-            self.trained,
-            self.told,
-            self.dtypes,
+        methods = [(spec, "") for spec in self.attacks] + [("", spec) for spec in self.restorers]
+        for seed, dataset, model, protocol, chain, (attack, restorer) in itertools.product(
+            self.seeds, self.datasets, self.models, self.protocols, self.chains(), methods
         ):
-            yield Settings(
-                dataset=dataset,
-                model=model,
-                protocol=protocol,
-                defenses=chain,
-                batch_size=size,
-                mix=mix,
-                trained=steps,
-                told=told,
-                dtype=dtype,
-                seed=seed,
-                **method,
-            )
+            for size, mix, steps, told, dtype in itertools.product(self.batch_sizes, self.mixes, self.trained, self.told, self.dtypes):
+                yield Settings(
+                    dataset=dataset,
+                    model=model,
+                    protocol=protocol,
+                    defenses=chain,
+                    attack=attack,
+                    restorer=restorer,
+                    batch_size=size,
+                    mix=mix,
+                    trained=steps,
+                    told=told,
+                    dtype=dtype,
+                    seed=seed,
+                )

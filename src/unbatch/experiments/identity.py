@@ -12,10 +12,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from unbatch import specs
+from unbatch import plugins, specs
 from unbatch.errors import Misuse
 
-__all__ = ["code_version", "digest", "expanded", "files_digest"]
+__all__ = ["built", "code_version", "digest", "expanded", "files_digest"]
 
 APART = ("cli", "report")
 """Parts of the package that cannot change a result."""
@@ -80,6 +80,16 @@ def expanded(spec: str) -> str:
     return VARIABLE.sub(value, spec)
 
 
+def built(kind: str, spec: str) -> Any:
+    """The plug-in of a specification with environment variables in it; each is looked up once, for trials are many."""
+    return _built(kind, expanded(spec))
+
+
+@lru_cache(maxsize=512)
+def _built(kind: str, spec: str) -> Any:
+    return plugins.build(kind, spec)
+
+
 def files_digest(spec: str) -> str:
     """A hash of the files that the settings of a specification name; empty where they name none.
 
@@ -94,8 +104,8 @@ def files_digest(spec: str) -> str:
             state = path.stat()
             found.append(_file(path, state.st_mtime_ns, state.st_size))
         elif value and path.is_dir():
-            listed = sorted(each for each in path.rglob("*") if each.is_file())
-            found.append(digest([[str(each.relative_to(path)), _file(each, each.stat().st_mtime_ns, each.stat().st_size)] for each in listed]))
+            states = [(each, each.stat()) for each in sorted(path.rglob("*")) if each.is_file()]
+            found.append(digest([[str(each.relative_to(path)), _file(each, s.st_mtime_ns, s.st_size)] for each, s in states]))
     return digest(found) if found else ""
 
 

@@ -19,7 +19,8 @@ from __future__ import annotations
 import difflib
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +64,6 @@ class Plan:
     title: str = ""
     about: str = ""
     pictures: int = 24
-    _dumped: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def size(self) -> int:
@@ -72,7 +72,8 @@ class Plan:
 
     def trials(self) -> list[Trial]:
         """All trials, each once, with their ids."""
-        code, found = code_version(), {}
+        code = code_version()
+        found: dict[str, tuple[Settings, Grid]] = {}
         for grid in self.grids:
             for settings in grid.settings():
                 name = _identify(settings, grid, code)
@@ -85,7 +86,7 @@ class Plan:
     def header(self, trials: int) -> RunHeader:
         """What a store of its trials begins with."""
         grids = [grid.model_dump(mode="json") for grid in self.grids]
-        plan = {"grids": grids, "pictures": self.pictures}
+        plan: dict[str, Any] = {"grids": grids, "pictures": self.pictures}
         return RunHeader(
             name=self.name,
             title=self.title,
@@ -116,7 +117,7 @@ def _spread(names: Sequence[str], settings: Mapping[str, Settings], most: int) -
 
 
 def load_plan(path: Path, *, reduced: bool = False, overrides: Sequence[str] = (), most: int = MOST) -> Plan:
-    """Read a plan, and check all of it that can be checked before the first trial.
+    r"""Read a plan, and check all of it that can be checked before the first trial.
 
     Args:
         path: of the TOML file.
@@ -131,11 +132,11 @@ def load_plan(path: Path, *, reduced: bool = False, overrides: Sequence[str] = (
     Example:
         >>> import tempfile
         >>> path = Path(tempfile.mkdtemp(), "plan.toml")
-        >>> _ = path.write_text('datasets = "faces"\\nmodels = "mlp"\\nattacks = ["spear"]\\nbatch_sizes = [4, 8]\\nseeds = 3\\n')
+        >>> _ = path.write_text('datasets = "faces"\nmodels = "mlp"\nattacks = ["spear"]\nbatch_sizes = [4, 8]\nseeds = 3\n')
         >>> plan = load_plan(path, overrides=["seeds=2"])
         >>> plan.name, plan.size
         ('plan', 4)
-        >>> _ = path.write_text('datasets = "faces"\\nmodel = "mlp"\\n')
+        >>> _ = path.write_text('datasets = "faces"\nmodel = "mlp"\n')
         >>> load_plan(path)
         Traceback (most recent call last):
         unbatch.errors.Misuse: expected a key of plans, got 'model' in line 2 of ...: did you mean 'models'?
@@ -153,9 +154,13 @@ def load_plan(path: Path, *, reduced: bool = False, overrides: Sequence[str] = (
             lists = " x ".join(f"{count} {name}" for name, count in grid.counts.items() if count > 1)
             came = f"{sum(each.size for each in grids):,} ({lists}) in {source.name!r}"
             raise Misuse(f"a plan of at most {most:,} trials", came, "shorten a list, or raise --most if you mean it")
-        check_grid(grid, lambda key, value, places=places: source.where(places.get(key, Place()), key, value))
+        check_grid(grid, partial(_where, source, places))
     name = above.get("name", path.stem)
     return Plan(name, tuple(grids), above.get("title", ""), above.get("about", ""), above.get("pictures", 24))
+
+
+def _where(source: Source, places: Mapping[str, Place], key: str, value: object) -> str:
+    return source.where(places.get(key, Place()), key, value)
 
 
 def _read(path: Path) -> tuple[Source, dict[str, Any]]:
@@ -203,13 +208,13 @@ def _merged(
     for index, table in enumerate([{}] if tables is None else tables):
         own = dict(table)
         own_less = own.pop("reduced", {})
-        layers = [(content, Place()), (own, Place("grid", index))]
+        layers: list[tuple[Mapping[str, Any], Place]] = [(content, Place()), (own, Place("grid", index))]
         layers += [(less, Place("reduced")), (own_less, Place("grid.reduced", index))] if reduced else []
         layers += [(overrides, Place(override=True))]
         values: dict[str, Any] = {}
         places: dict[str, Place] = {}
         for layer, place in layers:
-            values |= layer
+            values |= dict(layer)
             places |= dict.fromkeys(layer, place)
         yield values, places
         # What is not taken is still checked: a plan is right as a whole or not at all.

@@ -10,9 +10,8 @@ from contextlib import closing
 from dataclasses import dataclass, field
 from typing import Any
 
-from unbatch import plugins
 from unbatch.experiments.executors import Executor
-from unbatch.experiments.identity import expanded
+from unbatch.experiments.identity import built
 from unbatch.experiments.trial import Trial
 from unbatch.store.trials import Settings, TrialRecord, TrialStore
 
@@ -91,9 +90,7 @@ def forecast(missing: Sequence[Trial], records: Iterable[TrialRecord], workers: 
 
 def outstanding(trials: Iterable[Trial], records: dict[str, TrialRecord], *, retry_crashed: bool = False) -> list[Trial]:
     """The trials that have no record, or one of a crash that is to be tried again."""
-    return [
-        trial for trial in trials if trial.id not in records or (retry_crashed and records[trial.id].outcome == "crashed")
-    ]
+    return [trial for trial in trials if trial.id not in records or (retry_crashed and records[trial.id].outcome == "crashed")]
 
 
 def budget(trials: Sequence[Trial]) -> float | None:
@@ -105,7 +102,7 @@ def budget(trials: Sequence[Trial]) -> float | None:
         if not spec:
             continue  # restorers take milliseconds
         if spec not in cache:
-            cache[spec] = getattr(plugins.build("attacks", expanded(spec)), "seconds", None)
+            cache[spec] = getattr(built("attacks", spec), "seconds", None)
         if cache[spec] is None:
             return None
         total += float(cache[spec])

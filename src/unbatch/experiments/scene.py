@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unbatch import plugins, seeds
+from unbatch import seeds
 from unbatch.contracts import Dataset, Model
 from unbatch.errors import Misuse
-from unbatch.experiments.identity import expanded, files_digest
+from unbatch.experiments.identity import built, files_digest
 from unbatch.store.trials import Settings
 from unbatch.types import Batch
 
@@ -46,7 +46,7 @@ def drawn(data: Dataset, settings: Settings) -> Batch:
     if settings.mix == "repeated":
         return data.take(start + torch.randint(total, (size,), generator=generator))
     pool = torch.arange(start, len(data))
-    labels = torch.cat([data.take(part).labels for part in pool.split(256)])
+    labels = torch.cat([data.take(part).labels for part in torch.split(pool, 256)])
     return data.take(start + _by_class(labels, _counts(settings, classes_of(data), generator), generator))
 
 
@@ -101,11 +101,11 @@ def victim(data: Dataset, settings: Settings, device: str) -> nn.Module:
 @lru_cache(maxsize=2)
 def _network(dataset: str, _files: str, spec: str, shape: tuple[int, ...], classes: int, seed: int, steps: int) -> nn.Module:
     """Fresh, or trained on the first half of the data, in float32."""
-    built: Model = plugins.build("models", expanded(spec))
-    model = built.build(shape, classes, seeds.derive(seed, "weights"))
+    plugin: Model = built("models", spec)
+    model = plugin.build(shape, classes, seeds.derive(seed, "weights"))
     if not steps:
         return model
-    data: Dataset = plugins.build("datasets", expanded(dataset))
+    data: Dataset = built("datasets", dataset)
     training, half = model.training, len(data) // 2
     generator = seeds.generator(seed, "weights")
     optimizer = torch.optim.Adam(model.parameters(), RATE)
@@ -114,7 +114,7 @@ def _network(dataset: str, _files: str, spec: str, shape: tuple[int, ...], class
     for _ in range(steps):
         chosen = torch.randint(half, (min(STEP, half),), generator=generator)
         optimizer.zero_grad()
-        F.cross_entropy(model(inputs[chosen]), pool.labels[chosen]).backward()
+        F.cross_entropy(model(inputs[chosen]), pool.labels[chosen]).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     optimizer.zero_grad()
     return model.train(training)

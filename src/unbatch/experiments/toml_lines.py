@@ -28,10 +28,10 @@ class Place:
 
 @dataclass(frozen=True)
 class Source:
-    """A file and its text.
+    r"""A file and its text.
 
     Example:
-        >>> source = Source("p.toml", 'seeds = 2\\n[[grid]]\\nmodels = [\\n  "mlp",\\n  "vgg",\\n]\\n')
+        >>> source = Source("p.toml", 'seeds = 2\n[[grid]]\nmodels = [\n  "mlp",\n  "vgg",\n]\n')
         >>> source.where(Place("grid"), "models"), source.where(Place("grid"), "models", "vgg")
         ("line 3 of 'p.toml'", "line 5 of 'p.toml'")
     """

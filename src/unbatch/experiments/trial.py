@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import datetime
+import datetime as dt
 import math
 import platform
 import sys
@@ -16,11 +16,10 @@ from typing import Any
 import torch
 from threadpoolctl import threadpool_limits
 
-from unbatch import plugins
 from unbatch.auditing import invert
 from unbatch.contracts import Attack, Dataset, LabelRestorer, Metric
 from unbatch.errors import Misuse, OutputFailed
-from unbatch.experiments.identity import code_version, expanded
+from unbatch.experiments.identity import built, code_version
 from unbatch.experiments.pictures import drawing
 from unbatch.experiments.scene import drawn, victim
 from unbatch.label_scores import floors, score_counts, score_presence
@@ -97,7 +96,7 @@ def run_trial(trial: Trial) -> TrialResult:
         result = TrialResult(crashed(trial, traceback.format_exc()))
     ended = {
         "total_seconds": time.perf_counter() - start,
-        "finished": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "finished": dt.datetime.now(dt.UTC).isoformat(timespec="seconds"),
         "host": platform.node(),
     }
     return replace(result, record=result.record.model_copy(update=ended))
@@ -124,17 +123,17 @@ def _threads(count: int) -> Iterator[None]:
 def _played(trial: Trial) -> TrialResult:
     settings = trial.settings
     # Everything that can be misused is built first: a bad setting must not waste a search.
-    metrics = {spec.partition(":")[0]: plugins.build("metrics", expanded(spec)) for spec in trial.metrics}
-    data: Dataset = plugins.build("datasets", expanded(settings.dataset))
-    defenses = [plugins.build("defenses", expanded(spec)) for spec in settings.defenses]
-    protocol = plugins.build("protocols", expanded(settings.protocol))
+    metrics = {spec.partition(":")[0]: built("metrics", spec) for spec in trial.metrics}
+    data: Dataset = built("datasets", settings.dataset)
+    defenses = [built("defenses", spec) for spec in settings.defenses]
+    protocol = built("protocols", settings.protocol)
     batch = drawn(data, settings)
     batch = replace(batch, inputs=batch.inputs.to(trial.device), labels=batch.labels.to(trial.device))
     seen = protocol.observe(victim(data, settings, trial.device), batch, defenses=defenses, seed=settings.seed)
     seen = _told(seen, batch, settings)
     if settings.restorer:
-        return _restored(trial, seen, batch, plugins.build("labels", expanded(settings.restorer)))
-    return _attacked(trial, seen, batch, plugins.build("attacks", expanded(settings.attack)), metrics)
+        return _restored(trial, seen, batch, built("labels", settings.restorer))
+    return _attacked(trial, seen, batch, built("attacks", settings.attack), metrics)
 
 
 def _told(seen: Observation, batch: Batch, settings: Settings) -> Observation:

@@ -15,12 +15,11 @@ import errno
 import json
 import os
 import sys
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Final, Literal, Self
+from typing import Any, Final, Literal, Self, TypeVar
 
 from pydantic import Field, JsonValue, ValidationError, model_validator
 
@@ -38,6 +37,8 @@ TRIALS: Final = "trials.jsonl"
 PICTURES: Final = "pictures"
 SCORE: Final = "score_"
 """What names of scores begin with in a line."""
+
+Kind = TypeVar("Kind", bound=Record)
 
 Outcome = Literal["done", "refused", "crashed"]
 """How a trial ended: scored; not possible, with the reason; or with a traceback, and never scored."""
@@ -154,7 +155,8 @@ class TrialRecord(Settings):
         """Its columns without clocks and places: equal for two runs of the same trial.
 
         Example:
-            >>> one, other = (TrialRecord(id="1", code="c", outcome="done", dataset="d", model="m", batch_size=1, seconds=s) for s in (1, 2))
+            >>> one = TrialRecord(id="1", code="c", outcome="done", dataset="d", model="m", batch_size=1, seconds=1)
+            >>> other = one.model_copy(update={"seconds": 2.0})
             >>> one == other, one.untimed() == other.untimed()
             (False, True)
         """
@@ -289,7 +291,7 @@ class TrialStore:
         except OSError as error:
             with suppress(OSError):
                 os.ftruncate(self._file, size)
-            raise _failed(self.folder, error, f"; the {len(self.records)} trials before are kept, run it again when there is room") from error
+            raise _failed(self.folder, error, f"; the {len(self.records)} trials before are kept: go on when there is room") from error
         self.records[record.id] = record
 
     def _draw(self, name: str, picture: bytes) -> None:
@@ -319,7 +321,7 @@ def _header(folder: Path) -> RunHeader:
         text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise BadFile(f"a run's folder with a readable {HEADER}", f"{str(folder)!r}", "name the --out of `unbatch run`") from error
-    return _parsed(lambda: RunHeader(**json.loads(text)), json.loads, text, str(path), "put back the file as it was written")
+    return _parsed(RunHeader, text, str(path), "put back the file as it was written")
 
 
 def _content(folder: Path) -> bytes:
@@ -337,25 +339,26 @@ def _records(content: bytes, folder: Path) -> list[TrialRecord]:
     for number, line in enumerate(content.split(b"\n")[:-1], start=1):
         where = f"line {number} of {str(folder / TRIALS)!r}"
         text = line.decode("utf-8", errors="replace")
-        found.append(_parsed(lambda text=text: TrialRecord(**json.loads(text)), json.loads, text, where, advice))
+        found.append(_parsed(TrialRecord, text, where, advice))
     return found
 
 
-def _parsed(read: Callable[[], Any], plain: Callable[[str], Any], text: str, where: str, advice: str) -> Any:
+def _parsed(kind: type[Kind], text: str, where: str, advice: str) -> Kind:
     """What the text says, or one sentence on why it says nothing."""
     try:
-        version = plain(text).get("format")
-        if isinstance(version, int) and version > FORMAT:
-            raise BadFile(f"format {FORMAT} or older", f"format {version} in {where}", "read it with the version of unbatch that wrote it")
-        return read()
+        values = json.loads(text)
+        version = values.get("format")
+        newer = isinstance(version, int) and version > FORMAT
+        made = None if newer else kind(**values)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(map(str, first["loc"])) or "the record"
         raise BadFile("a record as unbatch wrote it", f"a damaged one in {where} ({place}: {first['msg']})", advice) from error
-    except BadFile:
-        raise
     except (ValueError, AttributeError, TypeError) as error:
         raise BadFile("a record as unbatch wrote it", f"a damaged one in {where}", advice) from error
+    if made is None:
+        raise BadFile(f"format {FORMAT} or older", f"format {version} in {where}", "read it with the version of unbatch that wrote it")
+    return made
 
 
 def _check_same(there: RunHeader, wanted: RunHeader, folder: Path) -> None:
@@ -376,7 +379,8 @@ def _lock(file: int, folder: Path) -> None:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError as error:
         if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
-            raise Misuse("a folder that no other run is writing to", repr(str(folder)), "wait for that run, or name another --out") from error
+            advice = "wait for that run, or name another --out"
+            raise Misuse("a folder that no other run is writing to", repr(str(folder)), advice) from error
 
 
 def _failed(folder: Path, error: OSError, more: str = "") -> OutputFailed:

@@ -33,7 +33,8 @@ class RayCluster:
             Misuse: Ray is not installed, or no cluster answers at the address.
         """
         if find_spec("ray") is None:
-            raise Misuse("Ray to be installed for --executor ray", "no package 'ray'", "pip install 'unbatch[ray]', or --executor processes")
+            advice = "pip install 'unbatch[ray]', or take --executor processes"
+            raise Misuse("Ray to be installed for --executor ray", "no package 'ray'", advice)
         import ray
 
         if address is not None:
@@ -111,4 +112,5 @@ def _check_answers(address: str) -> None:
 
 
 def _no_cluster(address: str, why: str) -> Misuse:
-    return Misuse(f"a Ray cluster at {address!r}", f"none that answers ({why})", "start one with `ray start --head`, or take another --address")
+    advice = "start one with `ray start --head`, or take another --address"
+    return Misuse(f"a Ray cluster at {address!r}", f"none that answers ({why})", advice)
