@@ -1,4 +1,4 @@
-"""A real Ray cluster on this machine: the same records as serial, though a worker is killed. `make test-flower` has Ray; here it is skipped."""
+"""A real Ray cluster on this machine: the records of serial, though a worker is killed. `make test-flower` has Ray; `make test` has not."""
 
 from __future__ import annotations
 
@@ -78,7 +78,9 @@ def test_four_workers_give_the_records_of_serial_though_one_is_killed(small: Sma
 
 def test_no_cluster_at_the_address_is_one_sentence() -> None:
     start = time.monotonic()
-    with pytest.raises(Misuse, match=r"expected a Ray cluster at '127.0.0.1:9', got none that answers .*: start one with `ray start --head`"):
+    with pytest.raises(
+        Misuse, match=r"expected a Ray cluster at '127.0.0.1:9', got none that answers .*: start one with `ray start --head`"
+    ):
         executor("ray", address="127.0.0.1:9")
     assert time.monotonic() - start < 30
     with pytest.raises(Misuse, match="expected an address like"):

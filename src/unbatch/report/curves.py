@@ -156,7 +156,8 @@ def _lines(cells: Sequence[Cell], axis: str, x: Number) -> list[tuple[str, list[
     lines = [sorted(line, key=lambda point: point[0]) for line in groups.values() if len({number for number, _ in line}) > 1]
     names = varying([cell for line in lines for _, cell in line]) if lines else []
     alike = [name for name in names if all(len({value(cell.settings, name) for _, cell in line}) == 1 for line in lines)]
-    return [(", ".join(named(value(line[0][1].settings, name)) for name in alike) or "all", line) for line in lines]
+    told = [[named(text) for name in alike if (text := value(line[0][1].settings, name))] for line in lines]
+    return [(", ".join(name) or "all", line) for name, line in zip(told, lines, strict=True)]
 
 
 def _chart(axis: str, lines: Sequence[tuple[str, list[tuple[float, Cell]]]], measure: Measure) -> Chart:

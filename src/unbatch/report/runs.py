@@ -25,7 +25,7 @@ __all__ = ["CELLS_CSV", "CELLS_JSON", "TRIALS_CSV", "render", "write"]
 
 TRIALS_CSV, CELLS_CSV, CELLS_JSON = "trials.csv", "cells.csv", "cells.json"
 
-OPEN = 60
+OPEN = 40
 """Rows of the table that are shown at once; the rest is folded away."""
 
 MOST_PICTURES, MOST_CRASHES, MOST_TRIALS, MOST_CHARTS = 24, 20, 5000, 24
@@ -216,9 +216,8 @@ def _verdict(records: Sequence[TrialRecord]) -> str:
     if tried:
         whole = sum(record.status == Status.RECONSTRUCTED.name for record in tried)
         part = sum(record.status == Status.PARTIAL.name for record in tried)
-        parts.append(
-            f"In {whole:,} of {len(tried):,} trials the whole batch was reconstructed and proved, in {part:,} more single samples."
-        )
+        more = f", in {part:,} more single samples" if part else ""
+        parts.append(f"In {whole:,} of {len(tried):,} trials the whole batch was reconstructed and proved{more}.")
     if counted:
         whole = sum(bool(record.whole) for record in counted)
         parts.append(f"In {whole:,} of {len(counted):,} trials the count of every class was restored rightly.")
