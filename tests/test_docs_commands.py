@@ -112,6 +112,9 @@ EXPECTED: dict[str, Run] = {
     " --candidates batch.npz --fail-on present --out members": Run(3, samples=64),
     f"{AUDIT.replace('audit', 'members')} --batch-size 64 --candidates records.npz": Run(0, samples=64),
     GATE: Run(3, rate=0.01),
+    "unbatch run plan.toml --out trials --dry-run": Run(0),
+    "unbatch run plan.toml --out trials --reduced --executor processes --workers 2": Run(0),
+    "unbatch report trials": Run(0),
     "python client.py --one-round --public-data --out round": Run(0),
     "unbatch audit --model client.py:build --input-shape 3,32,32 --weights round/before.npz --update round/after.npz --update-is weights"
     " --learning-rate 0.01 --truth round/batch.npz --fail-on exact,psnr:25 --out report --quiet": Run(3, rate=0.01),
@@ -138,6 +141,8 @@ def expected(command: str) -> Run | str | None:
         return "installs packages"
     if command.startswith("make "):
         return "make builds an environment of its own first; that it knows the target is tested below"
+    if command.startswith("unbatch run plans/"):
+        return "takes hours; that every plan can be read is tested in tests/paper/test_claims.py"
     if command.startswith("python benchmarks/"):
         return "takes hours; that the script is there is tested below"
     return Run(0) if re.match(r"unbatch (list|describe|version)\b", command) else EXPECTED.get(command)
@@ -152,6 +157,8 @@ def make_files(folder: Path, command: str, run: Run) -> None:
     shape = [int(size) for size in options.get("input-shape", "3,32,32").split(",")]
     for name in ("client.py", "my_model.py", "net.py"):
         (folder / name).write_text(CLIENT.replace("NUMBERS", str(math.prod(shape))))
+    if command.startswith(("unbatch run", "unbatch report")):
+        make_run(folder, command)
     if not (weights := options.get("weights")):
         return
     model = load_model(f"{folder / 'client.py'}:build")
@@ -177,6 +184,15 @@ def make_files(folder: Path, command: str, run: Run) -> None:
         else:
             save_file({key: tensor.detach().contiguous() for key, tensor in tensors.items()}, folder / name)
     (folder / "names.txt").write_text("".join(f"class {i}\n" for i in range(10)))
+
+
+def make_run(folder: Path, command: str) -> None:
+    """The plan of the page on experiments; and for a report of it, a run of a part."""
+    page = (ROOT / "docs" / "experiments.md").read_text(encoding="utf-8")
+    (folder / "plan.toml").write_text(next(body for _, language, body in BLOCK.findall(page) if language == "toml"))
+    if command.startswith("unbatch report"):
+        part = ["--reduced", "--set", "datasets=digits", "--set", "models=mlp:width=100"]
+        assert execute(["run", str(folder / "plan.toml"), "--out", str(folder / "trials"), *part]) == 0
 
 
 @pytest.mark.timeout(600)
@@ -208,7 +224,9 @@ def test_the_command_ends_as_it_should(
     printed = capsys.readouterr()
     assert code in (run.code if isinstance(run.code, tuple) else (run.code,)), printed.err
     assert "bug in unbatch" not in printed.err
-    if "--out" in arguments and code in (0, 3, 4):
+    if arguments[0] == "run":
+        assert (tmp_path / "trials" / "trials.jsonl").exists() == ("--dry-run" not in arguments)
+    elif "--out" in arguments and code in (0, 3, 4):
         assert any(path.suffix == ".html" for path in (tmp_path / arguments[arguments.index("--out") + 1]).iterdir())
 
 
