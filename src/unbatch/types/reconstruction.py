@@ -24,6 +24,7 @@ class Candidate:
         features: (k, n) what an inner layer sees of the samples, where that was asked for.
         layer: name of that layer's weight.
         order: (E, k) the order of the samples in every local epoch, where the attack found it.
+        certainty: (k, f) from 0 to 1, how sure the attack is of every cell of a table; a hint for readers, no evidence.
         reason: one sentence on why it did not go further.
         exhausted: whether it stopped because its budget was spent.
         error: the traceback of a breakdown, or empty.
@@ -35,6 +36,7 @@ class Candidate:
     features: Tensor | None = None
     layer: str | None = None
     order: Tensor | None = None
+    certainty: Tensor | None = None
     reason: str = ""
     exhausted: bool = False
     error: str = ""
@@ -77,6 +79,7 @@ class Reconstruction:
         proved: (k,) bool, which of the samples (or features) were proved; None where there are none.
         accuracy: (k,) upper estimate of the relative error of each, ‖error‖ / ‖sample‖; infinite where nothing bounds it.
         missing: how many more samples the batch held, where that is known; None where it is not.
+        certainty: (k, f) from 0 to 1, how sure the attack is of every cell of a table, where it says so; no evidence.
         error: the traceback of a breakdown, or empty.
     """
 
@@ -92,6 +95,7 @@ class Reconstruction:
     proved: Tensor | None = None
     accuracy: Tensor | None = None
     missing: int | None = None
+    certainty: Tensor | None = None
     error: str = ""
 
     def __repr__(self) -> str:
