@@ -24,6 +24,7 @@ from torch import Generator
 from unbatch.clock import Clock, OutOfTime
 from unbatch.contracts import Attack
 from unbatch.errors import Inapplicable, Misuse
+from unbatch.span.dependent import invert_dependent
 from unbatch.spear.candidate import Attempt, read_out
 from unbatch.spear.problem import Problem, dependent, factored, pose, too_few
 from unbatch.spear.sampling import expected_subsets
@@ -43,7 +44,8 @@ SMALL = 40
 
 
 HOPELESS = 0.05
-"""Share of the budget for inputs that depend on each other: only samples that are in no dependence can be found."""
+"""Share of the budget for the sparse directions of inputs that depend on each other, where the layers behind do not tell them apart: only
+samples that are in no dependence can be found."""
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,9 @@ class Spear(Attack):
         best: Attempt | None = None
         samples = None if completion is not None else dependent(observation, reader, factors, generator, clock)
         if samples is not None:
+            beyond = invert_dependent(observation, call, factors, samples, generator, clock.part(1 - HOPELESS), progress) if call.raw else None
+            if beyond is not None and beyond.inputs is not None:
+                return beyond
             clock = clock.part(HOPELESS)
         problems = pose(observation, call, reader, factors, completion, generator, clock, samples)
         for turn, problem in enumerate(problems):

@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 
 from unbatch.clock import Clock
 from unbatch.errors import Inapplicable, Misuse
+from unbatch.span.dependent import dependent_samples, invert_dependent
 from unbatch.span.guesses import scaled
 from unbatch.span.problem import find_layer, pose
 from unbatch.span.search import Found, Search
@@ -36,6 +37,10 @@ def invert(
     """
     clock = Clock.of(seconds)
     search = _search(observation, generator, layer, progress)
+    call, factors = search.problem.call, search.problem.factors
+    samples = dependent_samples(observation, call, factors, generator, clock) if call.raw else None
+    if samples is not None:
+        return invert_dependent(observation, call, factors, samples, generator, clock, progress)
     found = search.run(clock, progress)
     return _candidate(observation, search, found)
 

@@ -23,7 +23,7 @@ from unbatch.span.network import network_behind
 from unbatch.trace import LinearCall, linear_layers
 from unbatch.types import Observation
 
-__all__ = ["Problem", "find_layer", "pose"]
+__all__ = ["CROWDED", "PRECISION", "Problem", "find_layer", "layers_behind", "other_spaces", "pose", "together"]
 
 TRIAL = 2
 """Samples in the trial run that shows the layers."""
@@ -105,13 +105,13 @@ def pose(observation: Observation, call: LinearCall, generator: Generator) -> Pr
     """
     gradient = observation.update[call.weight]
     factors = _factored(observation, call, generator)
-    calls = _together(observation, call)
+    calls = together(observation, call)
     network = network_behind(observation.model, calls, factors.right, observation.input_shape, observation.loss)
     if network is None:
         raise Inapplicable(f"the model's scores depend on more than what {call.weight} is fed: a path goes past it")
-    precision = _PRECISION[observation.rounding]
+    precision = PRECISION[observation.rounding]
     first = Space("column", call.weight, factors.left, factors.noise_map * max(1, len(factors.left) - factors.rank) ** 0.5)
-    others = _other_spaces(observation, calls, factors.rank, torch.finfo(gradient.dtype).eps)
+    others = other_spaces(observation, calls, factors.rank, torch.finfo(gradient.dtype).eps)
     equations = Equations(network, [first, *others])
     unknowns = factors.rank - 1
     if equations.count < unknowns + MARGIN:
@@ -147,7 +147,8 @@ def _smooth(equations: Equations, sums: Tensor, step: float = 1e-3) -> bool:
     return float((moved - slope).norm(dim=1).median()) < 0.1 * float(moved.norm(dim=1).median())
 
 
-_PRECISION = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 3e-2}
+PRECISION = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 3e-2}
+"""What of a residual is rounding in any case, by the update's type."""
 
 
 def _factored(observation: Observation, call: LinearCall, generator: Generator) -> Factors:
@@ -169,7 +170,7 @@ def _factored(observation: Observation, call: LinearCall, generator: Generator) 
     return factors
 
 
-def _together(observation: Observation, call: LinearCall) -> list[LinearCall]:
+def together(observation: Observation, call: LinearCall) -> list[LinearCall]:
     """The layers that are fed the same as this one: all that see the raw input once a sample, or an inner layer alone."""
     if not call.raw:
         return [call]
@@ -177,15 +178,27 @@ def _together(observation: Observation, call: LinearCall) -> list[LinearCall]:
     return [other for other in every if other.raw and other.input.ndim == 2 and len(other.input) == TRIAL]
 
 
-def _other_spaces(observation: Observation, entered: list[LinearCall], batch: int, resolution: float) -> list[Space]:
-    """The spaces of all layers behind the entered ones."""
+def layers_behind(observation: Observation, entered: list[LinearCall]) -> list[LinearCall]:
+    """The later layers that are applied once a sample and whose gradient the update holds."""
     every = linear_layers(observation.model, observation.input_shape, TRIAL)
     counted = [call.weight for call in every]
     names = {call.weight for call in entered}
+    behind = every if entered[0].raw else every[counted.index(entered[0].weight) :]
+    return [
+        call
+        for call in behind
+        if counted.count(call.weight) == 1
+        and call.input.ndim == 2
+        and len(call.input) == TRIAL
+        and call.weight not in names
+        and call.weight in observation.update
+    ]
+
+
+def other_spaces(observation: Observation, entered: list[LinearCall], batch: int, resolution: float) -> list[Space]:
+    """The spaces of all layers behind the entered ones, where their gradient has the rank of the batch."""
     spaces: list[Space] = []
-    for call in every if entered[0].raw else every[counted.index(entered[0].weight) :]:
-        once = counted.count(call.weight) == 1 and call.input.ndim == 2 and len(call.input) == TRIAL
-        if once and call.weight not in names and call.weight in observation.update:
-            bias = observation.update.get(call.bias) if call.bias else None
-            spaces += spaces_of_gradient(call.weight, observation.update[call.weight], bias, batch, resolution)
+    for call in layers_behind(observation, entered):
+        bias = observation.update.get(call.bias) if call.bias else None
+        spaces += spaces_of_gradient(call.weight, observation.update[call.weight], bias, batch, resolution)
     return spaces
