@@ -28,7 +28,7 @@ ALLOWED: dict[str, set[str]] = {
     "last_layer": {"errors", "trace", "types"},
     "evidence": {"errors", "gradients", "linalg", "losses", "trace", "training", "types"},
     "specs": {"errors"},
-    "contracts": {"errors", "evidence", "gradients", "linalg", "schema", "seeds", "specs", "types"},
+    "contracts": {"errors", "evidence", "gradients", "inversion", "linalg", "schema", "seeds", "specs", "trace", "types"},
     "plugins": {"contracts", "errors", "specs"},
     "linalg": {"clock", "errors"},
     "spear": {"clock", "errors", "gradients", "last_layer", "linalg", "trace", "training", "types"},
