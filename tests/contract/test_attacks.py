@@ -10,6 +10,7 @@ from unbatch import plugins
 from unbatch.auditing import audit
 from unbatch.contracts import Attack, Needs
 from unbatch.gradients import capture
+from unbatch.schema import Categorical, Continuous, Schema
 from unbatch.types import Candidate, LocalTraining, Observation, Reconstruction, Status
 
 ATTACKS = plugins.names("attacks")
@@ -38,9 +39,20 @@ def network(activation: type[nn.Module] = nn.ReLU) -> nn.Module:
         return nn.Sequential(nn.Flatten(), nn.Linear(48, 40), activation(), nn.Linear(40, 4))
 
 
+def table(dtype: torch.dtype) -> Observation:
+    """Two rows of a small table behind ReLU."""
+    columns = (Continuous("age", 0, 99, rounding=1), Categorical("sex", ("f", "m")), Categorical("town", ("a", "b", "c")))
+    schema = Schema("table", (40.0,) + 5 * (0.4,), (15.0,) + 5 * (0.5,), columns=columns)
+    inputs = schema.encode(schema.cells([(30, "f", "b"), (52, "m", "c")])).to(dtype)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        model = nn.Sequential(nn.Linear(6, 40), nn.ReLU(), nn.Linear(40, 2)).to(dtype)
+    return Observation(model, capture(model, inputs, torch.tensor([0, 1])), (6,), batch_size=2, schema=schema)
+
+
 def suited(attack: Attack, dtype: torch.dtype = torch.float64) -> Observation:
-    """The first of a few plain cases that the attack takes: one sample behind sigmoids, then five behind ReLU."""
-    for case in (observe(network(nn.Sigmoid), dtype, 1, 1), observe(network(), dtype), observe(network(), dtype, 5, 5)):
+    """The first of a few plain cases that the attack takes: one sample behind sigmoids, five behind ReLU, then rows of a table."""
+    for case in (observe(network(nn.Sigmoid), dtype, 1, 1), observe(network(), dtype), observe(network(), dtype, 5, 5), table(dtype)):
         if attack.obstacle(case) is None:
             return case
     raise AssertionError(f"{attack.spec} takes none of the cases: add one that it is made for")
@@ -76,10 +88,11 @@ def test_same_seed_same_result_and_nothing_else_is_touched(name: str) -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", ATTACKS)
 def test_keeps_dtype_and_shape(name: str, dtype: torch.dtype) -> None:
-    found = quick(name)(suited(built(name), dtype))
+    observation = suited(built(name), dtype)
+    found = quick(name)(observation)
     assert found.inputs is not None
     assert found.inputs.dtype == dtype
-    assert found.inputs.shape[1:] == (3, 4, 4)
+    assert found.inputs.shape[1:] == observation.input_shape
     assert found.labels is not None
     assert found.labels.dtype == torch.int64
 

@@ -141,7 +141,9 @@ class Spear(Attack):
         best: Attempt | None = None
         samples = None if completion is not None else dependent(observation, reader, factors, generator, clock)
         if samples is not None:
-            beyond = invert_dependent(observation, call, factors, samples, generator, clock.part(1 - HOPELESS), progress) if call.raw else None
+            beyond = (
+                invert_dependent(observation, call, factors, samples, generator, clock.part(1 - HOPELESS), progress) if call.raw else None
+            )
             if beyond is not None and beyond.inputs is not None:
                 return beyond
             clock = clock.part(HOPELESS)

@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
 import torch
 from torch import Generator, Tensor
 
-from unbatch.contracts import Attack
+from unbatch.contracts import Attack, Needs, Yield
 from unbatch.inversion.descent import Descended, Descent
 from unbatch.inversion.label_guess import Labels, assuming
 from unbatch.inversion.matching import GradientMatching, Local, check_budget, matching_obstacle
@@ -61,7 +61,10 @@ class TabLeak(Attack):
         [(30, 'm')]
     """
 
-    takes_batch_statistics: ClassVar[bool] = True
+    needs: ClassVar[Needs] = Needs(kinds=frozenset({"table"}), batch_size=True, second_order=True)
+    yields: ClassVar[frozenset[Yield]] = frozenset({Yield.ROWS, Yield.COUNTS})
+    cost: ClassVar[str] = "half a minute to minutes: two backward passes a step, 1500 steps, all 30 members in one graph"
+    rank: ClassVar[int] = 60
 
     steps: int = 1500
     members: int = 30
@@ -83,11 +86,14 @@ class TabLeak(Attack):
     def _descent(self) -> Descent:
         return Descent("adam", self.steps, self.learning_rate, sign="hard")
 
+    @property
+    def needed(self) -> Needs:
+        """A batch size may be assumed."""
+        return replace(self.needs, batch_size=self.batch_size is None)
+
     def unsupported(self, observation: Observation) -> str | None:
-        """Samples are no rows of a known table, the batch size is not known, or labels cannot be had."""
-        if observation.schema is None or observation.schema.kind != "table":
-            return "the samples are not known to be rows of a table: give a schema with its columns"
-        return matching_obstacle(assuming(observation, self.batch_size), "cosine", self.labels, self.local)
+        """Local steps cannot be unrolled, or labels cannot be had."""
+        return matching_obstacle(assuming(observation, self.batch_size), self.labels, self.local)
 
     def reconstruct(self, observation: Observation, generator: Generator, progress: Progress) -> Candidate:
         """See the class."""
