@@ -43,7 +43,8 @@ ALLOWED: dict[str, set[str]] = {
     "metrics": {"contracts", "errors", "linalg", "schema"},
     "restoring": {"contracts", "gradients", "linalg", "plugins", "types"},
     "scoring": {"contracts", "linalg", "types"},
-    "auditing": {"contracts", "errors", "plugins", "restoring", "scoring", "types"},
+    "choosing": {"clock", "contracts", "plugins", "specs", "trace", "types"},
+    "auditing": {"choosing", "contracts", "errors", "plugins", "restoring", "scoring", "types"},
     "label_scores": {"errors"},
     "importers": {"archives", "errors", "gradients", "types"},
     "store": {"advice", "errors", "label_scores", "records", "types"},
@@ -52,6 +53,7 @@ ALLOWED: dict[str, set[str]] = {
     "cli": {
         "__init__",
         "auditing",
+        "choosing",
         "restoring",
         "contracts",
         "errors",

@@ -15,6 +15,7 @@ the proof by replay and the search ``auto`` go beyond the paper.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal
 
@@ -24,9 +25,9 @@ from torch import Generator
 from unbatch.clock import Clock, OutOfTime
 from unbatch.contracts import Attack, Needs, Yield
 from unbatch.errors import Inapplicable, Misuse
-from unbatch.span.dependent import invert_dependent
+from unbatch.span.dependent import dependent_samples, invert_dependent
 from unbatch.spear.candidate import Attempt, read_out
-from unbatch.spear.problem import Problem, dependent, factored, pose, too_few
+from unbatch.spear.problem import Problem, factored, pose, too_few
 from unbatch.spear.sampling import expected_subsets
 from unbatch.spear.search import Search
 from unbatch.spear.selection import Solution
@@ -135,25 +136,19 @@ class Spear(Attack):
         shallow = None
         if self.search == "auto" and observation.one_gradient and completion is None:
             shallow = invert_shallow(observation, call, reader, factors, generator, clock, progress)
-            found = shallow is not None and shallow.inputs is not None
-            if shallow is not None and (not shallow.exhausted or clock.over or (found and factors.rank > SMALL)):
+            some = shallow is not None and shallow.inputs is not None
+            if shallow is not None and (not shallow.exhausted or clock.over or (some and factors.rank > SMALL)):
                 return shallow
-        best: Attempt | None = None
-        samples = None if completion is not None else dependent(observation, reader, factors, generator, clock)
-        if samples is not None:
-            beyond = (
-                invert_dependent(observation, call, factors, samples, generator, clock.part(1 - HOPELESS), progress) if call.raw else None
-            )
-            if beyond is not None and beyond.inputs is not None:
-                return beyond
-            clock = clock.part(HOPELESS)
+        samples = None
+        if reader is not None and observation.one_gradient and completion is None:
+            samples = dependent_samples(observation, call, factors, generator, clock)
+        if samples is not None and call.raw and self.search == "auto":
+            behind = clock.part(1 - HOPELESS)
+            found = invert_dependent(observation, call, factors, samples, generator, behind, progress)
+            if found.inputs is not None:
+                return found
         problems = pose(observation, call, reader, factors, completion, generator, clock, samples)
-        for turn, problem in enumerate(problems):
-            attempt = self._attempt(observation, problem, generator, clock.part(1 / (len(problems) - turn)), progress)
-            if best is None or (attempt.fits, attempt.samples) > (best.fits, best.samples):
-                best = attempt
-            if best.fits:
-                break
+        best = self._best(observation, problems, generator, clock if samples is None else clock.part(HOPELESS), progress)
         if best is None:
             raise Inapplicable(too_few(observation, call, factors))
         if not best.whole and shallow is not None:
@@ -161,6 +156,19 @@ class Spear(Attack):
         if samples is not None and not best.whole:
             best = replace(best, reason=f"{samples} samples whose inputs depend on each other, being of rank {factors.rank}: {best.reason}")
         return read_out(observation, best, factors.rank, progress)
+
+    def _best(
+        self, observation: Observation, problems: Sequence[Problem], generator: Generator, clock: Clock, progress: Progress
+    ) -> Attempt | None:
+        """The first attempt that fits, or that with the most samples."""
+        best: Attempt | None = None
+        for turn, problem in enumerate(problems):
+            attempt = self._attempt(observation, problem, generator, clock.part(1 / (len(problems) - turn)), progress)
+            if best is None or (attempt.fits, attempt.samples) > (best.fits, best.samples):
+                best = attempt
+            if best.fits:
+                break
+        return best
 
     def _attempt(self, observation: Observation, problem: Problem, generator: Generator, clock: Clock, progress: Progress) -> Attempt:
         """Search one problem."""

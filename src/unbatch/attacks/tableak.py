@@ -139,7 +139,8 @@ class TabLeak(Attack):
         reason = f"the descent ended because {found.sentence}, and the pooled rows are at a distance of {stats['distance']:.1e}"
         training = matching.observation.training
         steps = None if matching.replay.training is None or training is None else torch.arange(matching.count).expand(training.epochs, -1)
-        return Candidate(inputs, told, reason=reason, exhausted=True, order=steps, certainty=sure, stats=stats)
+        stopped = found.ending == "interrupted"
+        return Candidate(inputs, told, reason=reason, exhausted=True, interrupted=stopped, order=steps, certainty=sure, stats=stats)
 
 
 def _distances(matching: GradientMatching, rows: Tensor, labels: Tensor) -> Tensor:
@@ -153,4 +154,4 @@ PRESETS: Mapping[str, TabLeak] = {
     "single": TabLeak(members=1, pooling="none"),
     "heavy_tails": TabLeak(bounded=False),
 }
-"""Settings by name: a scale for two cores; the paper's ensemble for local training, and its ablation without one; numbers with wide ranges."""
+"""Settings by name: a scale for two cores; the paper's ensemble for local training; without one; for numbers with wide ranges."""

@@ -53,7 +53,7 @@ def audit(
     update: Update,
     input_shape: InputShape,
     out: Out = Path("unbatch-report"),
-    attack: AttackSpec = "spear",
+    attack: AttackSpec = "auto",
     truth: Truth = None,
     update_is: UpdateIs = "gradient",
     learning_rate: LearningRate = None,

@@ -49,7 +49,7 @@ def judge(observation: Observation, candidate: Candidate) -> Reconstruction:
         the status with its evidence. Where it says that something is disclosed, all that is given was proved.
     """
     made = _judged(observation, candidate)
-    return replace(made, stats=candidate.stats, certainty=_certainty(candidate, made))
+    return replace(made, stats=candidate.stats, certainty=_certainty(candidate, made), interrupted=candidate.interrupted)
 
 
 def _certainty(candidate: Candidate, made: Reconstruction) -> Tensor | None:

@@ -203,8 +203,10 @@ class GradientMatching:
             "diverged": int(found.diverged.sum()),
             "ended": found.ending,
         }
+        stopped = found.ending == "interrupted"
         if found.failed:
-            return Candidate(reason=f"the descent found no numbers to go by: {found.sentence}", exhausted=True, stats=stats)
+            reason = f"the descent found no numbers to go by: {found.sentence}"
+            return Candidate(reason=reason, exhausted=True, interrupted=stopped, stats=stats)
         with torch.no_grad():
             targets = self.targets(found.variables)
             distances = self.distance(self.replay(found.variables["inputs"], targets).update).detach()
@@ -217,4 +219,5 @@ class GradientMatching:
         stats["labels"] = "told" if self.observation.labels is not None else "restored" if self.labels is not None else "searched"
         reason = f"the descent ended because {found.sentence}, at an objective of {stats['objective']:.1e}"
         inputs, enough = found.variables["inputs"][best], found.ending == "enough"
-        return Candidate(inputs, labels, reason="" if enough else reason, exhausted=not enough, order=order, stats=stats)
+        told = "" if enough else reason
+        return Candidate(inputs, labels, reason=told, exhausted=not enough, order=order, interrupted=stopped, stats=stats)

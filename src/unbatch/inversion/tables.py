@@ -97,7 +97,7 @@ def aligned(
     orders = []
     for index in range(len(members)):
         order = torch.zeros(members.shape[1], dtype=torch.int64)
-        for label in labels[reference].unique() if told else (None,):
+        for label in torch.unique(labels[reference]) if told else (None,):
             ours = torch.arange(len(order)) if label is None else (labels[reference] == label).nonzero()[:, 0].cpu()
             theirs = ours if label is None else (labels[index] == label).nonzero()[:, 0].cpu()
             found = match_rows(cells[reference][ours].cpu(), cells[index][theirs].cpu(), schema.discrete, schema.scales)

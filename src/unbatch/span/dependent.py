@@ -1,8 +1,9 @@
 """Batches whose inputs depend on each other linearly, as rows of a table with one-hot columns soon do.
 
-The first layer's gradient then has a rank r below the number b of samples, and no single sample's ∂ℓ/∂z lies in its column space: what SPEAR
-and ``span`` read is gone. What a layer makes of the samples with its activation is independent again, so the gradients behind still have
-rank b. The row space of each asks m + 1 − b equations of every sample, which has only r − 1 unknowns: the more the inputs depend, the fewer.
+The first layer's gradient then has a rank r below the number b of samples, and no single sample's ∂ℓ/∂z lies in its column space: what
+SPEAR and ``span`` read is gone. What a layer makes of the samples with its activation is independent again, so the gradients behind still
+have rank b. The row space of each asks m + 1 − b equations of every sample, which has only r − 1 unknowns: the more the inputs depend, the
+fewer.
 
 Samples that are found are taken out of the whole update, to the last digit where they are rows of a table. What is left is the update of a
 smaller batch, with fewer unknowns; as soon as its inputs are independent the ordinary search finds the rest.
@@ -125,7 +126,7 @@ def _rounds(
 ) -> Iterator[_Found]:
     """What every round finds; it is taken out of the update before the next."""
     classes = torch.arange(observation.classes, device=observation.device)
-    classes = classes if observation.labels is None else observation.labels.unique()
+    classes = classes if observation.labels is None else torch.unique(observation.labels)
     rest, left, idle = observation, samples, 0
     while left and idle < IDLE and not clock.over:
         if factors.rank >= left:
@@ -160,7 +161,7 @@ def _without(observation: Observation, found: _Found) -> Observation:
     """The update of the others."""
     update = {name: tensor.double().clone() for name, tensor in observation.update.items()}
     inputs = found.inputs.reshape(-1, *observation.input_shape)
-    for weight in found.weights.unique():
+    for weight in torch.unique(found.weights):
         chosen = found.weights == weight
         mean = capture(observation.model, inputs[chosen], found.labels[chosen], observation.loss)
         for name in update:

@@ -27,6 +27,7 @@ class Candidate:
         certainty: (k, f) from 0 to 1, how sure the attack is of every cell of a table; a hint for readers, no evidence.
         reason: one sentence on why it did not go further.
         exhausted: whether it stopped because its budget was spent.
+        interrupted: whether the user stopped it.
         error: the traceback of a breakdown, or empty.
         stats: anything worth counting.
     """
@@ -39,6 +40,7 @@ class Candidate:
     certainty: Tensor | None = None
     reason: str = ""
     exhausted: bool = False
+    interrupted: bool = False
     error: str = ""
     stats: Mapping[str, Any] = field(default_factory=dict)
 
@@ -80,6 +82,7 @@ class Reconstruction:
         accuracy: (k,) upper estimate of the relative error of each, ‖error‖ / ‖sample‖; infinite where nothing bounds it.
         missing: how many more samples the batch held, where that is known; None where it is not.
         certainty: (k, f) from 0 to 1, how sure the attack is of every cell of a table, where it says so; no evidence.
+        interrupted: whether the user stopped the attack.
         error: the traceback of a breakdown, or empty.
     """
 
@@ -96,6 +99,7 @@ class Reconstruction:
     accuracy: Tensor | None = None
     missing: int | None = None
     certainty: Tensor | None = None
+    interrupted: bool = False
     error: str = ""
 
     def __repr__(self) -> str:
