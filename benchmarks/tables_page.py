@@ -59,9 +59,9 @@ def versus(cases: dict[str, Any]) -> str:
 
 
 def batch_by_batch(cases: dict[str, Any]) -> str:
+    shares = ("cell_accuracy", "random", "typical")
     rows = [
-        [f"{row['seed']}", f"{100 * row['cell_accuracy']:.1f} %", f"{100 * row['random']:.1f} %", f"{100 * row['typical']:.1f} %"]
-        + [row["status"], f"{row['cpu_seconds']:.0f} s"]
+        [str(row["seed"]), *(f"{100 * row[key]:.1f} %" for key in shares), row["status"], f"{row['cpu_seconds']:.0f} s"]
         for case in cases.values()
         if case["kind"] == "tableak"
         for row in case["rows"]

@@ -99,22 +99,26 @@ class Auto:
             seed: of each attempt's randomness.
             progress: told what goes on.
         """
-        clock, ends = Clock.of(self.seconds), list[Reconstruction]()
-        for attack in (waiting := list(_in_order(observation))):
+        waiting, ends, late = list(_in_order(observation)), list[Reconstruction](), ""
+        clock = Clock.of(self.seconds)  # what was imported for the first time is no work on the update
+        for attack in waiting:
             best = _best(ends)
-            if best is not None and (best.status is Status.RECONSTRUCTED or ends[-1].interrupted or clock.left < LEAST):
+            if best is not None and (best.status is Status.RECONSTRUCTED or ends[-1].interrupted):
+                break
+            if clock.left < LEAST:
+                late = f"{self.seconds:g} seconds were spent before {attack.spec} could be tried"
                 break
             if best is not None and best.status in PROVED and not (_exact(attack) and best.status is Status.PARTIAL):
                 continue
             timed = _timed(attack, clock, last=attack is waiting[-1])
             ends.append(timed(observation, seed=seed, progress=_named(timed, progress)))
         best = _best(ends)
-        if best is None:
-            return Reconstruction(Status.NOT_APPLICABLE, reason="there is no attack to try", attack=self.spec)
-        if best.status is Status.NOT_APPLICABLE:
-            return replace(best, attack=self.spec, reason="; ".join(dict.fromkeys(f"{end.attack}: {end.reason}" for end in ends)))
+        if best is None or best.status is Status.NOT_APPLICABLE:
+            status = Status.BUDGET_EXHAUSTED if late else Status.NOT_APPLICABLE
+            told = late or "; ".join(dict.fromkeys(f"{_name(end)}: {end.reason}" for end in ends)) or "there is no attack to try"
+            return Reconstruction(status, reason=told, attack=self.spec)
         tried = {end.attack: end.status.name for end in ends}
-        said = "; ".join(part for part in (_sentence(best, ends), best.reason) if part)
+        said = "; ".join(part for part in (_sentence(best, ends), best.reason, late) if part)
         return replace(best, reason=said, stats={**best.stats, "tried by auto": tried})
 
 
@@ -172,17 +176,15 @@ def _named(attack: Attack, progress: Progress) -> Progress:
 
 def _sentence(best: Reconstruction, ends: Sequence[Reconstruction]) -> str:
     """Why this one."""
-
-    def names(chosen: Sequence[Reconstruction]) -> list[str]:
-        return list(dict.fromkeys(specs.parse(end.attack)[0] for end in chosen))
-
-    name = specs.parse(best.attack)[0]
-    not_applicable = [other for other in names([end for end in ends if end.status is Status.NOT_APPLICABLE]) if other != name]
+    away = list(dict.fromkeys(_name(end) for end in ends if end.status is Status.NOT_APPLICABLE))
     others = [end for end in ends if end is not best and end.status is not Status.NOT_APPLICABLE]
-    not_applicable = [other for other in not_applicable if other not in names(others)]
-    parts = []
-    if not_applicable:
-        listed = " and ".join([", ".join(not_applicable[:-1]), not_applicable[-1]] if len(not_applicable) > 1 else not_applicable)
-        parts.append(f"{listed} {'do' if len(not_applicable) > 1 else 'does'} not apply")
-    parts += [f"{end.attack} ended with {end.status.name}" for end in others]
-    return f"auto took {name}" + (f": {', '.join(parts)}" if parts else "")
+    away = [name for name in away if name not in {_name(best), *map(_name, others)}]
+    parts = [f"{_name(end)} ended with {end.status.name}" for end in others]
+    if away:
+        listed = ", ".join(away[:-1]) + f" and {away[-1]}" if len(away) > 1 else away[0]
+        parts.insert(0, f"{listed} {'do' if len(away) > 1 else 'does'} not apply")
+    return f"auto took {_name(best)}" + (f": {', '.join(parts)}" if parts else "")
+
+
+def _name(end: Reconstruction) -> str:
+    return specs.parse(end.attack)[0]
