@@ -34,7 +34,7 @@ from unbatch.span.guesses import random_starts, scaled, unmixed
 from unbatch.span.least_squares import minimize, refine
 from unbatch.span.network import network_behind
 from unbatch.span.problem import CROWDED, PRECISION, layers_behind, other_spaces, pose, together
-from unbatch.span.search import DETERMINED, Search, complement
+from unbatch.span.search import Search, complement
 from unbatch.trace import LinearCall
 from unbatch.types import Candidate, Observation, Progress, Schema
 
@@ -51,6 +51,12 @@ SAME = 1e-4
 
 TRIED = 3
 """Later layers that are asked for the number of samples, at most: each takes a factorization."""
+
+FIXED = 1e-6
+"""Largest relative error of a sample that is taken out. Of two near twins, all that lies between them obeys the equations."""
+
+SUMMED = 8.0
+"""Roundings in a number that came about as the sum over a batch, and from which others were subtracted."""
 
 EVEN = 1e-3
 """Samples whose weights are this near to 1/b, relatively, count 1/b each."""
@@ -127,12 +133,12 @@ def _rounds(
     """What every round finds; it is taken out of the update before the next."""
     classes = torch.arange(observation.classes, device=observation.device)
     classes = classes if observation.labels is None else torch.unique(observation.labels)
-    rest, left, idle = observation, samples, 0
+    rest, left, idle, resolution = observation, samples, 0, torch.finfo(observation.dtype).eps
     while left and idle < IDLE and not clock.over:
         if factors.rank >= left:
-            yield _independent(rest, call, classes, generator, clock)
+            yield _independent(rest, call, classes, resolution, generator, clock)
             return
-        stage = _posed(rest, call, factors, left, classes, generator)
+        stage = _posed(rest, call, factors, left, classes, resolution, generator)
         if stage is None:
             return
         found = stage.round(idle, samples, clock)
@@ -141,15 +147,24 @@ def _rounds(
         left -= len(found)
         if left and len(found):
             rest = _without(rest, found)
+            resolution = _resolution(observation, rest)
             factors = factor(rest.update[call.weight], generator, clock=clock)
 
 
-def _independent(rest: Observation, call: LinearCall, classes: Int64[Tensor, " c"], generator: Generator, clock: Clock) -> _Found:
+def _resolution(whole: Observation, rest: Observation) -> float:
+    """The relative rounding of what is left, which is that of what was there."""
+    ratios = [float(whole.update[name].norm() / tensor.norm().clamp_min(1e-300)) for name, tensor in rest.update.items()]
+    return SUMMED * torch.finfo(whole.dtype).eps * max(1.0, *ratios)
+
+
+def _independent(
+    rest: Observation, call: LinearCall, classes: Int64[Tensor, " c"], resolution: float, generator: Generator, clock: Clock
+) -> _Found:
     """The ordinary search in what is left."""
     right = rest.update[call.weight].double()
     nothing = _Found(right.new_zeros((0, right.shape[1])), classes[:0], right.new_zeros(0))
     try:
-        search = Search(pose(rest, call, generator), classes, rest.input_shape, generator)
+        search = Search(pose(rest, call, generator, resolution), classes, rest.input_shape, generator)
     except Inapplicable:
         return nothing
     found = search.run(clock, lambda *_: None)
@@ -188,14 +203,20 @@ class _Later:
 
 
 def _posed(
-    observation: Observation, call: LinearCall, factors: Factors, samples: int, classes: Int64[Tensor, " c"], generator: Generator
+    observation: Observation,
+    call: LinearCall,
+    factors: Factors,
+    samples: int,
+    classes: Int64[Tensor, " c"],
+    resolution: float,
+    generator: Generator,
 ) -> _Stage | None:
     """One round's problem, or None where there are too few equations."""
     calls = together(observation, call)
     network = network_behind(observation.model, calls, factors.right, observation.input_shape, observation.loss)
     if network is None:
         return None
-    spaces = other_spaces(observation, calls, samples, torch.finfo(torch.float64).eps)
+    spaces = other_spaces(observation, calls, samples, resolution)
     behind = {other.weight: other for other in layers_behind(observation, calls)}
     later = []
     for row in (space for space in spaces if space.kind == "row"):
@@ -254,7 +275,7 @@ class _Stage:
         points = points[values < 100 * max(self.precision, 1e-6)]
         if len(points):
             points, errors = refine(rows, points, blank[: len(points)], directions)
-            points = points[errors < DETERMINED * (points @ self.factors.right).norm(dim=1)]
+            points = points[errors < FIXED * (points @ self.factors.right).norm(dim=1)]
         return self._proved(points, samples)
 
     def _directions(self) -> Float[Tensor, "q r"]:

@@ -96,8 +96,14 @@ def _obstacle(call: LinearCall, every: list[LinearCall], observation: Observatio
     return None
 
 
-def pose(observation: Observation, call: LinearCall, generator: Generator) -> Problem:
+def pose(observation: Observation, call: LinearCall, generator: Generator, resolution: float = 0.0) -> Problem:
     """The equations of a layer's samples.
+
+    Args:
+        observation: what the server saw.
+        call: the layer.
+        generator: of random sums of columns.
+        resolution: relative rounding of the update, where that is more than its type's.
 
     Raises:
         Inapplicable: the rank of the gradient says that there are too few equations, or says nothing, or the scores depend on more than
@@ -111,7 +117,7 @@ def pose(observation: Observation, call: LinearCall, generator: Generator) -> Pr
         raise Inapplicable(f"the model's scores depend on more than what {call.weight} is fed: a path goes past it")
     precision = PRECISION[observation.rounding]
     first = Space("column", call.weight, factors.left, factors.noise_map * max(1, len(factors.left) - factors.rank) ** 0.5)
-    others = other_spaces(observation, calls, factors.rank, torch.finfo(gradient.dtype).eps)
+    others = other_spaces(observation, calls, factors.rank, max(resolution, torch.finfo(gradient.dtype).eps))
     equations = Equations(network, [first, *others])
     unknowns = factors.rank - 1
     if equations.count < unknowns + MARGIN:

@@ -161,6 +161,7 @@ class Search:
             return
         whole, first = self.problem.equations, Equations(self.problem.equations.network, self.problem.equations.spaces[:1])
         points, _ = minimize(self.problem.plans[0], points, labels, complement(self.problem.sums[None]).T, clock, steps=4, floor=1e-15)
+        labels = self._pulling(points, labels)
         proved = whole.misfit(points, labels, self.problem.precision) < 1
         proved[proved.clone()] = self._determined(points[proved], labels[proved])
         self.counts["hits"] += int(proved.sum())
@@ -184,6 +185,19 @@ class Search:
             torch.cat([old.columns, columns[chosen]]),
             torch.cat([old.errors, along.new_zeros(len(room))]),
         )
+
+    def _pulling(self, points: Float[Tensor, "k b"], labels: Int64[Tensor, " k"]) -> Int64[Tensor, " k"]:
+        """The labels, or others where p · c is not above zero: of two classes ∂ℓ/∂z differ by a negative factor alone."""
+        network, space = self.problem.equations.network, self.problem.column
+        _, inside = Equations(network, [space]).blocks(points, labels)[0]
+        wrong = ((points * inside).sum(dim=1) <= 0).nonzero()[:, 0]
+        if not len(wrong):
+            return labels
+        columns = network.by_label(points[wrong], space.layer, self.classes)
+        rest, inside = space.rest(columns.flatten(0, 1))
+        along = (points[wrong] * inside.reshape(*columns.shape[:2], -1)).sum(dim=-1)
+        rests = rest.norm(dim=1).reshape(along.shape).nan_to_num(torch.inf)
+        return labels.index_copy(0, wrong, self.classes[rests.where(along > 0, torch.inf).argmin(dim=0)])
 
     def _determined(self, points: Float[Tensor, "k b"], labels: Int64[Tensor, " k"]) -> Tensor:
         """(k,) whether the equations leave a sample no room: a zero that can be moved along proves nothing.
