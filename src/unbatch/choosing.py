@@ -56,7 +56,11 @@ def built(attack: str | Attack | Auto) -> Attack | Auto:
     """
     if not isinstance(attack, str):
         return attack
-    made: Attack | Auto = plugins.configured(Auto, attack) if specs.parse(attack)[0] == NAME else plugins.build("attacks", attack)
+    made: Attack | Auto = (
+        plugins.configured(Auto, attack)
+        if len(specs.stages(attack)) == 1 and specs.parse(attack)[0] == NAME
+        else plugins.build("attacks", attack)
+    )
     return made
 
 

@@ -32,8 +32,8 @@ from unbatch.linalg.lowrank import NOISELESS, Factors, factor
 from unbatch.span.equations import MARGIN, Equations, Space
 from unbatch.span.guesses import random_starts, scaled, unmixed
 from unbatch.span.least_squares import minimize, refine
-from unbatch.span.network import network_behind
-from unbatch.span.problem import CROWDED, PRECISION, layers_behind, other_spaces, pose, together
+from unbatch.span.network import Network, network_behind
+from unbatch.span.problem import CROWDED, PRECISION, entered, layers_behind, other_spaces, pose
 from unbatch.span.search import Search, complement
 from unbatch.trace import LinearCall
 from unbatch.types import Candidate, Observation, Progress, Schema
@@ -164,7 +164,7 @@ def _independent(
     right = rest.update[call.weight].double()
     nothing = _Found(right.new_zeros((0, right.shape[1])), classes[:0], right.new_zeros(0))
     try:
-        search = Search(pose(rest, call, generator, resolution), classes, rest.input_shape, generator)
+        search = Search(pose(rest, call, generator, resolution=resolution), classes, rest.input_shape, generator)
     except Inapplicable:
         return nothing
     found = search.run(clock, lambda *_: None)
@@ -212,7 +212,7 @@ def _posed(
     generator: Generator,
 ) -> _Stage | None:
     """One round's problem, or None where there are too few equations."""
-    calls = together(observation, call)
+    calls = entered(observation, call)
     network = network_behind(observation.model, calls, factors.right, observation.input_shape, observation.loss)
     if network is None:
         return None
@@ -231,7 +231,7 @@ def _posed(
     if used is None or sum(one.row.surplus for one in later) < unknowns + MARGIN:
         return None
     proof = Equations(network, [space for one in later for space in (one.row, one.column)])
-    return _Stage(observation, factors, sums, later, used, proof, classes, PRECISION[observation.rounding], generator)
+    return _Stage(observation, factors, sums, later, used, proof, network, classes, PRECISION[observation.rounding], generator)
 
 
 @dataclass(frozen=True, eq=False)
@@ -245,6 +245,7 @@ class _Stage:
         later: the layers behind.
         used: with the rows of how many of them to begin.
         proof: all equations.
+        network: the model as a function of p.
         classes: labels that samples may have.
         precision: see ``span.problem``.
         generator: of the guesses.
@@ -256,6 +257,7 @@ class _Stage:
     later: list[_Later]
     used: int
     proof: Equations
+    network: Network
     classes: Int64[Tensor, " c"]
     precision: float
     generator: Generator
@@ -268,7 +270,7 @@ class _Stage:
             samples: in the whole batch.
             clock: see ``minimize``.
         """
-        rows = Equations(self.proof.network, [one.row for one in self.later[: min(len(self.later), self.used + idle % 2)]])
+        rows = Equations(self.network, [one.row for one in self.later[: min(len(self.later), self.used + idle % 2)]])
         starts, directions = self._starts(idle), self._directions()
         blank = self.classes[:1].expand(len(starts))
         points, values = minimize(rows, starts, blank, directions, clock, floor=1e-3 * self.precision)
@@ -303,7 +305,7 @@ class _Stage:
         labels, inverse = self._labels(points)
         fits: Bool[Tensor, " k"] = inverse > 0
         if len(points):
-            fits &= self.proof.misfit(points, labels, self.precision) < 1
+            fits &= self.proof.misfit(points, labels, self.precision, self.factors.rank - 1) < 1
         kept: list[int] = []
         for index in fits.nonzero()[:, 0].tolist():
             apart = (inputs[kept] - inputs[index]).norm(dim=1) > SAME * inputs[index].norm()
@@ -317,7 +319,7 @@ class _Stage:
         """The label of every sample, and 1/w. Of two classes ∂ℓ/∂z differ by a factor alone, which is negative for the wrong one."""
         if not len(points):
             return self.classes[:0], points[:, 0]
-        first, network = self.later[0], self.proof.network
+        first, network = self.later[0], self.network
         columns = network.by_label(points, first.column.layer, self.classes)
         fed = network.fed(points, [first.row.layer])[first.row.layer]
         fed = torch.cat([fed, torch.ones_like(fed[:, :1])], dim=1) if first.row.augmented else fed
