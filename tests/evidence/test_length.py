@@ -157,3 +157,5 @@ def test_one_of_a_thousand_is_missed(size: int) -> None:
     weights, labels = torch.full((size - 1,), 1 / size, dtype=torch.float64), torch.zeros(size - 1, dtype=torch.int64)
     found = completeness(seen, weights, labels, explained=True)
     assert (found.whole, found.missing) == (False, 1)
+
+
