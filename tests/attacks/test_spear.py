@@ -149,7 +149,7 @@ def dependent_rows() -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
 def test_rows_of_a_table_that_depend_on_each_other_are_found_by_what_the_next_layers_are_fed() -> None:
     model, x, labels = dependent_rows()
     found = Spear(seconds=20.0)(Observation(model, capture(model, x, labels), (30,))).or_raise()
-    assert torch.cdist(x, found.inputs).amin(dim=1).max() < 1e-9
+    assert torch.cdist(x, found.inputs, compute_mode="donot_use_mm_for_euclid_dist").amin(dim=1).max() < 1e-9  # the other mode cancels
     assert (found.stats["rank"], found.stats["samples"]) == (25, 30)
 
 
