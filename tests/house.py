@@ -40,7 +40,8 @@ ALLOWED: dict[str, set[str]] = {
     "restoring": {"contracts", "gradients", "linalg", "plugins", "types"},
     "scoring": {"contracts", "linalg", "types"},
     "membership": {"errors", "evidence", "types"},
-    "auditing": {"chains", "contracts", "errors", "plugins", "restoring", "scoring", "types"},
+    "choosing": {"clock", "contracts", "plugins", "specs", "trace", "types"},
+    "auditing": {"chains", "choosing", "contracts", "errors", "plugins", "restoring", "scoring", "types"},
     "label_scores": {"errors"},
     "importers": {"archives", "errors", "gradients", "types"},
     "store": {"advice", "errors", "label_scores", "records", "types"},
@@ -63,6 +64,7 @@ ALLOWED: dict[str, set[str]] = {
     "cli": {
         "__init__",
         "auditing",
+        "choosing",
         "restoring",
         "contracts",
         "errors",

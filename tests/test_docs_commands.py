@@ -90,6 +90,8 @@ GATE = (
 )
 
 EXPECTED: dict[str, Run] = {
+    "unbatch audit --model my_model.py:build --weights broadcast.safetensors --update client.safetensors --input-shape 9"
+    " --schema people.toml --out report": Run(0, samples=4),
     f"{AUDIT} --out report": Run(0),
     f"{AUDIT.replace('audit', 'labels')} --batch-size 64": Run(0, samples=64),
     "unbatch exposure --model my_model.py:build --input-shape 3,32,32": Run(0),
@@ -183,6 +185,7 @@ def make_files(folder: Path, command: str, run: Run) -> None:
             np.savez(folder / name, **{key: tensor.detach().numpy() for key, tensor in tensors.items()})
         else:
             save_file({key: tensor.detach().contiguous() for key, tensor in tensors.items()}, folder / name)
+    (folder / "people.toml").write_text("".join(f'[[columns]]\nname = "number {i}"\n' for i in range(9)))
     (folder / "names.txt").write_text("".join(f"class {i}\n" for i in range(10)))
 
 

@@ -49,7 +49,21 @@ def judge(observation: Observation, candidate: Candidate) -> Reconstruction:
         the status with its evidence. Where it says that something is disclosed, all that is given was proved.
     """
     made = _judged(observation, candidate)
-    return replace(made, stats=candidate.stats, inverted=candidate.inverted)
+    return replace(
+        made,
+        stats=candidate.stats,
+        inverted=candidate.inverted,
+        certainty=_certainty(candidate, made),
+        interrupted=candidate.interrupted,
+    )
+
+
+def _certainty(candidate: Candidate, made: Reconstruction) -> Tensor | None:
+    """What the attack says of its cells, where the samples are still those that it proposed."""
+    said, kept = candidate.certainty, made.inputs
+    if said is None or kept is None or candidate.inputs is None or said.ndim != 2 or not len(said) == len(kept) == len(candidate.inputs):
+        return None
+    return said.double().clamp(0, 1) if bool(said.isfinite().all()) and torch.equal(kept, candidate.inputs.to(kept.dtype)) else None
 
 
 def _judged(observation: Observation, candidate: Candidate) -> Reconstruction:

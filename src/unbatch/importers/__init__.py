@@ -6,6 +6,7 @@ given, so give it only a file that you would run yourself.
 
 from unbatch.importers.files import read_tensors
 from unbatch.importers.models import load_model, load_weights
+from unbatch.importers.schemas import read_schema
 from unbatch.importers.truth import read_labels, read_records, read_truth
 from unbatch.importers.updates import Kind, Optimizer, load_observation
 
@@ -17,6 +18,7 @@ __all__ = [
     "load_weights",
     "read_labels",
     "read_records",
+    "read_schema",
     "read_tensors",
     "read_truth",
 ]
