@@ -95,10 +95,7 @@ def network(draw: Random, shape: tuple[int, ...], classes: int, scale: float, ki
         layers = list(model)
         layers.insert(place, nn.BatchNorm1d(inputs if place == 1 else width))
         return nn.Sequential(*layers).train(train), f"{words}, batch norm at {place} in {'train' if train else 'eval'} mode"
-    if kind == "zero bias":
-        for module in model[1::2]:
-            nn.init.zeros_(module.bias)
-    if kind in ("no bias", "layer norm"):
+    if kind in ("zero bias", "no bias", "layer norm"):
         return _of_open_length(draw, model, width, kind).eval(), words
     if kind == "frozen":
         chosen = draw.choice([module for module in model if isinstance(module, nn.Linear)][1:])
@@ -109,7 +106,11 @@ def network(draw: Random, shape: tuple[int, ...], classes: int, scale: float, ki
 
 
 def _of_open_length(draw: Random, model: nn.Sequential, width: int, kind: str) -> nn.Sequential:
-    """Networks that say little or nothing of a sample's length: without biases, or with a layer norm behind the first layer."""
+    """Networks that say little or nothing of a sample's length: biases of zero, none, or a layer norm behind the first layer."""
+    if kind == "zero bias":
+        for module in model[1::2]:
+            nn.init.zeros_(module.bias)
+        return model
     if kind == "no bias" or draw.random() < 0.5:
         for module in model[1::2] if kind == "no bias" else model[1:2]:
             module.register_parameter("bias", None)

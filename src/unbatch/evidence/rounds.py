@@ -68,8 +68,10 @@ def prove_round(
     def moved(rate: float) -> dict[str, Tensor]:
         """The update of training at this rate, in the observation's scale."""
         at_rate = replace(local, learning_rate=rate)
-        factor = local.factor(count) or 1.0
-        return {name: tensor / factor for name, tensor in train(model, inputs, labels, at_rate, order, observation.loss).items()}
+        trained = train(model, inputs, labels, at_rate, order, observation.loss)
+        without = at_rate.average(trained, dict(model.named_parameters()), count)
+        scale = (at_rate.factor(count) or 1.0) / (local.factor(count) or 1.0)
+        return {name: scale * tensor for name, tensor in without.items()}
 
     remark = "" if known else UNKNOWN_ORDER
     if local.learning_rate is None:

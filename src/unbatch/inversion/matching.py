@@ -203,8 +203,10 @@ class GradientMatching:
             "diverged": int(found.diverged.sum()),
             "ended": found.ending,
         }
+        stopped = found.ending == "interrupted"
         if found.failed:
-            return Candidate(reason=f"the descent found no numbers to go by: {found.sentence}", diverged=True, stats=stats)
+            reason = f"the descent found no numbers to go by: {found.sentence}"
+            return Candidate(reason=reason, diverged=True, interrupted=stopped, stats=stats)
         with torch.no_grad():
             targets = self.targets(found.variables)
             distances = self.distance(self.replay(found.variables["inputs"], targets).update).detach()
@@ -226,5 +228,6 @@ class GradientMatching:
             exhausted=not enough and not diverged,
             converged=enough,
             diverged=diverged,
+            interrupted=stopped,
             stats=stats,
         )

@@ -12,6 +12,7 @@ from torch import Generator, Tensor
 from unbatch.clock import Clock
 from unbatch.errors import Inapplicable, Misuse
 from unbatch.gradients import couples
+from unbatch.span.dependent import dependent_samples, invert_dependent
 from unbatch.span.guesses import scaled
 from unbatch.span.local_steps import followed, straight
 from unbatch.span.problem import find_layer, pose
@@ -46,6 +47,10 @@ def invert(
     if not observation.one_gradient:
         return _through_local_steps(observation, generator, layer, clock, progress)
     search = _search(observation, generator, layer, progress)
+    call, factors = search.problem.call, search.problem.factors
+    samples = dependent_samples(observation, call, factors, generator, clock) if call.raw else None
+    if samples is not None:
+        return invert_dependent(observation, call, factors, samples, generator, clock, progress)
     found = search.run(clock, progress)
     return _candidate(observation, search, found)
 

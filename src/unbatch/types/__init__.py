@@ -10,6 +10,7 @@ from unbatch.training import LocalTraining
 from unbatch.types.batch import Batch
 from unbatch.types.counts import Counts
 from unbatch.types.finding import Finding, Measure
+from unbatch.types.membership import Membership, Presence, Verdict
 from unbatch.types.observation import HUGE, Knowledge, Observation
 from unbatch.types.progress import Progress, silent
 from unbatch.types.reconstruction import Candidate, Inverted, Reconstruction, Status
@@ -24,10 +25,13 @@ __all__ = [
     "Knowledge",
     "LocalTraining",
     "Measure",
+    "Membership",
     "Observation",
+    "Presence",
     "Progress",
     "Reconstruction",
     "Schema",
     "Status",
+    "Verdict",
     "silent",
 ]

@@ -38,11 +38,13 @@ class Candidate:
         features: (k, n) what an inner layer sees of the samples, where that was asked for.
         layer: name of that layer's weight.
         order: (E, k) the order of the samples in every local epoch, where the attack found it.
+        certainty: (k, f) from 0 to 1, how sure the attack is of every cell of a table; a hint for readers, no evidence.
         reason: one sentence on why it did not go further.
         exhausted: whether it stopped because its budget was spent.
         converged: whether it stopped because no step was left that helps, by its own objective.
         diverged: whether it stopped because its numbers left the finite ones.
         inverted: the layer whose gradient was taken apart, where one was: what would have prevented it depends on that.
+        interrupted: whether the user stopped it.
         error: the traceback of a breakdown, or empty.
         stats: anything worth counting, for people: no code decides by it.
     """
@@ -52,11 +54,13 @@ class Candidate:
     features: Tensor | None = None
     layer: str | None = None
     order: Tensor | None = None
+    certainty: Tensor | None = None
     reason: str = ""
     exhausted: bool = False
     converged: bool = False
     diverged: bool = False
     inverted: Inverted | None = None
+    interrupted: bool = False
     error: str = ""
     stats: Mapping[str, Any] = field(default_factory=dict)
 
@@ -117,6 +121,8 @@ class Reconstruction:
         proved: (k,) bool, which of the samples (or features) were proved; None where there are none.
         accuracy: (k,) upper estimate of the relative error of each, ‖error‖ / ‖sample‖; infinite where nothing bounds it.
         missing: how many more samples the batch held, where that is known; None where it is not.
+        certainty: (k, f) from 0 to 1, how sure the attack is of every cell of a table, where it says so; no evidence.
+        interrupted: whether the user stopped the attack.
         error: the traceback of a breakdown, or empty.
         inverted: the layer whose gradient was taken apart, where one was.
     """
@@ -133,6 +139,8 @@ class Reconstruction:
     proved: Tensor | None = None
     accuracy: Tensor | None = None
     missing: int | None = None
+    certainty: Tensor | None = None
+    interrupted: bool = False
     error: str = ""
     inverted: Inverted | None = None
 
