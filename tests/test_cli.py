@@ -208,11 +208,31 @@ def test_help_documents_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> No
 @pytest.mark.parametrize("kind", plugins.KINDS)
 def test_list_and_describe_cover_every_plugin(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert execute(["list", kind]) == 0
-    names = capsys.readouterr().out.split()
-    assert names == plugins.names(kind)
+    lines = capsys.readouterr().out.splitlines()
+    names = [line.split()[0] for line in lines if not line.startswith(" ")]
+    assert sorted(set(names) - {"attack"}) == plugins.names(kind)
+    names = plugins.names(kind)
     for name in names:
         assert execute(["describe", name]) == 0
         assert f"{kind}: {name}" in capsys.readouterr().out
+
+
+def test_attacks_are_listed_with_what_they_need_yield_and_cost(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    assert execute(["list", "attacks"]) == 0
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert head.split() == ["attack", "needs", "yields", "cost"]
+    assert rows[0].split()[0] == "one_sample"
+    assert "a Linear layer fed the raw input, a batch of 1" in rows[0]
+    for row in rows:
+        cls = plugins.load("attacks", row.split()[0])
+        assert cls.cost in row
+        assert all(each.name.lower() in row for each in cls.yields)
+    assert execute(["describe", "dlg"]) == 0
+    described = capsys.readouterr().out
+    assert "Needs:\n    the batch size" in described
+    assert "samples that the update itself proves" in described
+    assert "Cost: minutes" in described
 
 
 def test_describe_gives_types_and_defaults(capsys: pytest.CaptureFixture[str]) -> None:
@@ -261,7 +281,7 @@ def _loaded(code: str) -> set[str]:
         "import unbatch, unbatch.cli",
         "from unbatch.cli import execute; execute(['--help'])",
         "from unbatch.cli import execute; execute(['demo', '--help'])",
-        "from unbatch.cli import execute; execute(['list', 'attacks'])",
+        "from unbatch.cli import execute; execute(['list', 'labels'])",
         "from unbatch.cli import execute; execute(['--version'])",
     ],
 )

@@ -78,11 +78,11 @@ def test_samples_are_promised_exactly_where_spear_applies(model: Callable[[], nn
     update = {name: torch.ones_like(parameter) for name, parameter in model.named_parameters()}
     observation = Observation(model, update, shape)
     found = expose(model, shape)
-    applies = Spear().unsupported(observation) is None
+    applies = Spear().obstacle(observation) is None
     assert applies == any(layer.exact == "samples" for layer in found.layers)
     for layer in found.layers:
         if layer.exact == "features":
-            assert Spear(layer=layer.name).unsupported(observation) is None
+            assert Spear(layer=layer.name).obstacle(observation) is None
     assert [call.weight for call in linear_layers(model, shape) if call.activation == "relu" and call.bias and call.input.ndim == 2] == [
         f"{layer.name}.weight" for layer in found.layers if layer.exact in ("samples", "features")
     ]

@@ -54,6 +54,19 @@ _NEXT: dict[Status, Advice] = {
         costs="If all of these are right, the update may have been changed on purpose (noise, clipping, compression). Name that defense"
         " and test it as such: that this attack trips over it says little about its strength.",
     ),
+    Status.CONVERGED: Advice(
+        title="Start elsewhere before you draw a conclusion",
+        strength="next step",
+        works="The search ended in a place from which no step leads nearer to the update. Such places are many: more restarts, another"
+        " distance or prior, or the labels told to it lead to others.",
+        costs="That every start so far ended in a wrong place is no proof that all do, and exact attacks need no start at all.",
+    ),
+    Status.DIVERGED: Advice(
+        title="Take smaller steps, or compute finer",
+        strength="next step",
+        works="The numbers of the search overflowed. Smaller steps, other starts, or an update in float64 keep them finite.",
+        costs="Until a search has come to its end, nothing is known of this update.",
+    ),
     Status.NOT_APPLICABLE: Advice(
         title="Try an attack that fits this model",
         strength="next step",

@@ -58,11 +58,12 @@ def audit(
     # Before the attack: a metric that cannot be built (a bad weights file) must not waste a long search.
     metrics = {name: plugins.load("metrics", name)() for name in plugins.names("metrics")} if truth is not None else {}
     start = time.perf_counter()
-    made = invert(observation, attack, seed, progress)
+    built: Attack = plugins.build("attacks", attack) if isinstance(attack, str) else attack
+    made = invert(observation, built, seed, progress)
     seconds = time.perf_counter() - start
     finding = Finding(
         made,
-        observation.knowledge,
+        replace(observation.knowledge, auxiliary_data=bool(built.needed.auxiliary)),
         (truth.schema if truth else observation.schema) or Schema.guess(observation.input_shape),
         observation.input_shape,
         seed,

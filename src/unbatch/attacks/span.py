@@ -8,11 +8,12 @@ documentation have the derivation.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from torch import Generator
 
-from unbatch.contracts import Attack
+from unbatch.contracts import Attack, Needs, Yield
 from unbatch.errors import Misuse
 from unbatch.span.inversion import invert
 from unbatch.span.problem import find_layer
@@ -40,6 +41,11 @@ class Span(Attack):
         (True, [0, 0, 1, 2, 3, 4])
     """
 
+    needs: ClassVar[Needs] = Needs(entrance="Linear", one_gradient=True, uncoupled=True)
+    yields: ClassVar[frozenset[Yield]] = frozenset({Yield.PROOF, Yield.FEATURES, Yield.COUNTS})
+    cost: ClassVar[str] = "seconds up to its budget of 60; most of it where the update gives few equations for each sample"
+    rank: ClassVar[int] = 30
+
     layer: str | None = None
     seconds: float = 60.0
 
@@ -48,10 +54,13 @@ class Span(Attack):
         if self.seconds <= 0:
             raise Misuse("a positive budget", f"seconds={self.seconds}", "raise it")
 
+    @property
+    def needed(self) -> Needs:
+        """A layer that is named need not be fed the raw input."""
+        return self.needs if self.layer is None else replace(self.needs, entrance="")
+
     def unsupported(self, observation: Observation) -> str | None:
-        """No Linear layer with a bias sees the raw input once a sample, or the update is none at the broadcast weights."""
-        if not observation.one_gradient:
-            return "the update is a sum over weights that moved; this attack needs a gradient at the broadcast weights"
+        """No Linear layer with a bias sees the raw input once a sample."""
         found = find_layer(observation, self.layer)
         return found if isinstance(found, str) else None
 

@@ -22,7 +22,7 @@ import torch
 from torch import Generator
 
 from unbatch.clock import Clock, OutOfTime
-from unbatch.contracts import Attack
+from unbatch.contracts import Attack, Needs, Yield
 from unbatch.errors import Inapplicable, Misuse
 from unbatch.spear.candidate import Attempt, read_out
 from unbatch.spear.problem import Problem, dependent, factored, pose, too_few
@@ -70,7 +70,10 @@ class Spear(Attack):
         (True, [0, 0, 1, 2, 3, 4])
     """
 
-    takes_batch_statistics: ClassVar[bool] = True
+    needs: ClassVar[Needs] = Needs(entrance="Linear + ReLU")
+    yields: ClassVar[frozenset[Yield]] = frozenset({Yield.PROOF, Yield.FEATURES, Yield.COUNTS})
+    cost: ClassVar[str] = "seconds up to its budget of 60; most of it where few neurons are off for each sample"
+    rank: ClassVar[int] = 20
 
     search: Literal["auto", "sampling"] = "auto"
     layer: str | None = None
@@ -87,6 +90,11 @@ class Spear(Attack):
             raise Misuse("a positive budget", f"subsets={self.subsets}, parallel={self.parallel}", "raise it")
         if not 0 < self.false_rejection < 1:
             raise Misuse("a probability between 0 and 1", f"false_rejection={self.false_rejection}", "1e-5 is the usual choice")
+
+    @property
+    def needed(self) -> Needs:
+        """A layer that is named need not be fed the raw input."""
+        return self.needs if self.layer is None else replace(self.needs, entrance="")
 
     def unsupported(self, observation: Observation) -> str | None:
         """No Linear layer with a bias, followed by ReLU, sees the raw inputs."""

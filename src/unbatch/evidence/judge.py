@@ -53,15 +53,20 @@ def judge(observation: Observation, candidate: Candidate) -> Reconstruction:
 
 
 def _judged(observation: Observation, candidate: Candidate) -> Reconstruction:
-    unfinished = Status.BUDGET_EXHAUSTED if candidate.exhausted else Status.INCONSISTENT
     if candidate.error or (fault := _fault(observation, candidate)):
         return Reconstruction(Status.BROKE_DOWN, reason=candidate.reason if candidate.error else fault, error=candidate.error)
     if candidate.features is not None:
         return _of_layer(observation, candidate)
     if candidate.inputs is None or not len(candidate.inputs):
-        return Reconstruction(unfinished, reason=candidate.reason)
+        return Reconstruction(_unfinished(candidate), reason=candidate.reason)
     made = _of_samples(observation, candidate)
     return replace(made, inputs=None if made.inputs is None else made.inputs.to(torch.promote_types(observation.dtype, torch.float32)))
+
+
+def _unfinished(candidate: Candidate, otherwise: Status = Status.INCONSISTENT) -> Status:
+    """What to call a proposal that shows nothing: by how its search ended; where that is said in several ways, by the worst."""
+    ends = ((candidate.diverged, Status.DIVERGED), (candidate.exhausted, Status.BUDGET_EXHAUSTED), (candidate.converged, Status.CONVERGED))
+    return next((status for ended, status in ends if ended), otherwise)
 
 
 def _fault(observation: Observation, candidate: Candidate) -> str:
@@ -99,7 +104,7 @@ def _of_layer(observation: Observation, candidate: Candidate) -> Reconstruction:
         told = f"what follows {layer or 'the layer'} depends on more than what it sees, or moved while the client trained"
         return replace(unproved, reason=candidate.reason or told)
     if not len(features):
-        return Reconstruction(Status.BUDGET_EXHAUSTED if candidate.exhausted else Status.INCONSISTENT, reason=candidate.reason)
+        return Reconstruction(_unfinished(candidate), reason=candidate.reason)
     if features.shape[1] != inner.input_shape[0]:
         return Reconstruction(Status.BROKE_DOWN, reason=f"the attack returned features of {features.shape[1]} numbers for {layer}")
     made = _of_samples(inner, replace(candidate, inputs=features, features=None))
@@ -116,8 +121,9 @@ def _of_samples(observation: Observation, candidate: Candidate) -> Reconstructio
         return Reconstruction(Status.INCONSISTENT, reason=candidate.reason)
     labels = candidate.labels if candidate.labels is not None else _labels(observation, inputs)
     if labels is None:
-        unfinished = Status.BUDGET_EXHAUSTED if candidate.exhausted else Status.UNPROVEN
-        return Reconstruction(unfinished, inputs, reason=candidate.reason or "without labels the batch cannot be replayed")
+        return Reconstruction(
+            _unfinished(candidate, Status.UNPROVEN), inputs, reason=candidate.reason or "without labels the batch cannot be replayed"
+        )
     if observation.training is not None and not observation.one_gradient:
         return _of_round(observation, replace(candidate, labels=labels))
     kept, copies = without_copies(inputs, labels)
@@ -205,9 +211,8 @@ VISIBLE = 1e-5
 
 
 def _unproved(candidate: Candidate, samples: _Samples, residual: float, why: str) -> Reconstruction:
-    unfinished = Status.BUDGET_EXHAUSTED if candidate.exhausted else Status.INCONSISTENT
     exact = why.startswith(NOT_FIXED)
-    status = Status.UNPROVEN if exact else Status.APPROXIMATE if residual <= EXPLAINED else unfinished
+    status = Status.UNPROVEN if exact else Status.APPROXIMATE if residual <= EXPLAINED else _unfinished(candidate)
     return Reconstruction(status, samples.inputs, samples.labels, residual, candidate.reason or why)
 
 

@@ -26,6 +26,8 @@ class Candidate:
         order: (E, k) the order of the samples in every local epoch, where the attack found it.
         reason: one sentence on why it did not go further.
         exhausted: whether it stopped because its budget was spent.
+        converged: whether it stopped because no step was left that helps, by its own objective.
+        diverged: whether it stopped because its numbers left the finite ones.
         error: the traceback of a breakdown, or empty.
         stats: anything worth counting.
     """
@@ -37,6 +39,8 @@ class Candidate:
     order: Tensor | None = None
     reason: str = ""
     exhausted: bool = False
+    converged: bool = False
+    diverged: bool = False
     error: str = ""
     stats: Mapping[str, Any] = field(default_factory=dict)
 
@@ -49,6 +53,8 @@ class Status(Enum):
     APPROXIMATE = "a batch was found that explains the update up to the residual, not exactly: judge by the pictures whether it is safe"
     INCONSISTENT = "a batch was found but its replay does not give the observed update: check that model, loss and mode are the client's"
     BUDGET_EXHAUSTED = "the search ended before it found the batch: raise the budget before you call the update safe"
+    CONVERGED = "the search came to its own end, and what it found does not give the observed update: try other starts or another prior"
+    DIVERGED = "the search left all finite numbers: try other starts or smaller steps, this says nothing of the update"
     FEATURES = "what an inner layer sees of the samples was recovered and proved: treat what it encodes as disclosed"
     UNPROVEN = "a batch was found that the update neither proves nor refutes: do not call the update safe"
     NOT_APPLICABLE = "this attack cannot be used on this update: read the reason, and try another attack before you call the update safe"
