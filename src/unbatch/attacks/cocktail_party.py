@@ -10,13 +10,13 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Generator
 
-from unbatch.contracts import Attack
+from unbatch.contracts import Attack, Needs, Yield
 from unbatch.errors import Inapplicable, Misuse
 from unbatch.inversion import priors
 from unbatch.inversion.descent import Descended, Descent
@@ -63,7 +63,10 @@ class CocktailParty(Attack):
         True
     """
 
-    takes_batch_statistics: ClassVar[bool] = True
+    needs: ClassVar[Needs] = Needs(entrance="Linear")
+    yields: ClassVar[frozenset[Yield]] = frozenset({Yield.PICTURE, Yield.FEATURES, Yield.COUNTS})
+    cost: ClassVar[str] = "minutes: 25000 steps, each one product of the batch's mixing and its gradient's factor"
+    rank: ClassVar[int] = 50
 
     steps: int = 25000
     restarts: int = 1
@@ -93,6 +96,11 @@ class CocktailParty(Attack):
     def _descent(self) -> Descent:
         return Descent("adam", self.steps, self.learning_rate)
 
+    @property
+    def needed(self) -> Needs:
+        """A layer that is named need not be fed the raw input."""
+        return self.needs if self.layer is None else replace(self.needs, entrance="")
+
     def unsupported(self, observation: Observation) -> str | None:
         """No Linear layer sees the raw input once a sample, or none of the name that was given."""
         found = self._find_layer(observation)
@@ -114,7 +122,7 @@ class CocktailParty(Attack):
         start = unmixing.start(self.start, self.restarts, generator)
         found = self._descent.run(unmixing.objective, start, unmixing.project, deadline, progress)
         if found.failed:
-            return Candidate(reason=f"the search for components found no numbers to go by: {found.sentence}", exhausted=True)
+            return Candidate(reason=f"the search for components found no numbers to go by: {found.sentence}", diverged=True)
         return _candidate(known, call, unmixing, unmixing.sources(found, non_negative=non_negative), found)
 
     def _terms(self, call: LinearCall, *, non_negative: bool) -> Terms:

@@ -103,7 +103,7 @@ class Unmixing:
         >>> secret = -torch.rand((4, 400), generator=generator, dtype=torch.float64).log()
         >>> seen = Observation(net, capture(net, secret, torch.tensor([0, 1, 2, 0])), (400,), batch_size=4)
         >>> unmixing = Unmixing(seen, raw_layer(seen), Terms(), generator)
-        >>> unmixing.count, tuple(unmixing.start(2, "identity", generator)["turning"].shape)
+        >>> unmixing.count, tuple(unmixing.start("identity", 2, generator)["turning"].shape)
         (4, (2, 4, 4))
     """
 
