@@ -13,7 +13,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import ClassVar
 
-import torch
 from torch import Generator
 
 from unbatch.contracts import Attack, Needs, Yield
@@ -48,6 +47,8 @@ class CocktailParty(Attack):
         total_variation: weight of this prior, for sources of variance 1 that are pictures.
         sign: weight of features that are of both signs; it is left out where the layer before gives negative numbers.
         sparsity: weight of the mean absolute feature.
+        orthogonal: keep sources at right angles instead of weighing their decorrelation: textbook component analysis. With the published
+            weights that penalty holds sources where they start unless another term moves them.
         start: at the principal axes (``identity``), or where differences of neighboring numbers are sparsest (``differences``).
         batch_size: assumed where the server was not told it and the gradient's rank does not show it.
         seconds: budget, wall time; None for all steps.
@@ -58,7 +59,7 @@ class CocktailParty(Attack):
         >>> net = torch.nn.Sequential(torch.nn.Linear(900, 40), torch.nn.GELU(), torch.nn.Linear(40, 4)).double()
         >>> secret = -torch.rand((3, 900), generator=generator, dtype=torch.float64).log()
         >>> seen = unbatch.Observation(net, unbatch.capture(net, secret, torch.tensor([0, 1, 2])), (900,), batch_size=3)
-        >>> found = CocktailParty(steps=500, learning_rate=0.01)(seen)
+        >>> found = CocktailParty(steps=500, learning_rate=0.01, orthogonal=True)(seen)
         >>> bool(((secret[:, None] - found.inputs).norm(dim=2).amin(dim=1) / secret.norm(dim=1) < 0.2).all())
         True
     """
@@ -80,6 +81,7 @@ class CocktailParty(Attack):
     total_variation: float = 3.1
     sign: float = 0.13
     sparsity: float = 5.0
+    orthogonal: bool = False
     start: Turning = "identity"
     batch_size: int | None = None
     seconds: float | None = None
@@ -137,6 +139,7 @@ class CocktailParty(Attack):
             self.total_variation if call.raw else 0.0,
             self.sign if non_negative else 0.0,
             0.0 if call.raw else self.sparsity,
+            self.orthogonal,
         )
 
 
@@ -164,7 +167,8 @@ def _candidate(observation: Observation, call: LinearCall, unmixing: Unmixing, s
 PRESETS: Mapping[str, CocktailParty] = {
     "small": CocktailParty(steps=3000, learning_rate=1e-2),
     "differences": CocktailParty(steps=1000, learning_rate=1e-3, start="differences"),
+    "orthogonal": CocktailParty(steps=3000, learning_rate=1e-2, orthogonal=True),
     "released": CocktailParty(contrast=0.0),
     "as_coded": CocktailParty(corrected=False),
 }
-"""Settings by name: a scale for two cores; from a better start; the released code as it runs; and as it is written."""
+"""Settings by name: a scale for two cores; from a better start; with textbook orthogonality; the release as it runs, and as it is written."""

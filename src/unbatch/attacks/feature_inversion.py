@@ -56,7 +56,7 @@ class FeatureInversion(Attack):
         >>> from torch import nn
         >>> from unbatch.attacks.spear import Spear
         >>> _ = torch.manual_seed(0)
-        >>> net = nn.Sequential(nn.Conv2d(1, 6, 3), nn.LeakyReLU(), nn.Flatten(), nn.Linear(216, 40), nn.ReLU(), nn.Linear(40, 3)).double()
+        >>> net = nn.Sequential(nn.Conv2d(1, 6, 3), nn.LeakyReLU(), nn.Flatten(), nn.Linear(216, 60), nn.ReLU(), nn.Linear(60, 9)).double()
         >>> secret, labels = torch.rand(3, 1, 8, 8).double(), torch.tensor([0, 1, 2])
         >>> seen = unbatch.Observation(net, unbatch.capture(net, secret, labels), (1, 8, 8), batch_size=3)
         >>> found = FeatureInversion(Spear(), steps=100)(seen)
@@ -132,12 +132,12 @@ class FeatureInversion(Attack):
         if found.failed:
             return Candidate(reason=f"the descent from features found no numbers to go by: {found.sentence}", diverged=True)
         inputs, exact = found.variables["inputs"][:, 0], False
-        if seen.proved and self.solve and found.ending != "interrupted":
+        determined = stage.determined(inputs, generator, _next(end, 3))
+        if seen.proved and self.solve and found.ending != "interrupted" and determined.may_suffice:
             progress("solving for pictures with these features", math.nan)
             solved = stage.solve(found, self.solve, _next(end, 2))
             exact = bool((solved.errors <= engine.EXACT).all())
             inputs = solved.point.view_as(inputs) if exact else inputs
-        determined = stage.determined(inputs, generator, _next(end, 2))
         told = f"{seen.told}; {determined.sentence}"
         stats = {"layer": call.weight, "features": len(seen.rows), "determined": list(determined.counts), "solved": exact}
         labels = seen.labels if seen.labels is not None else _labels(known, call.weight, inputs, seen.rows)
@@ -167,7 +167,9 @@ class FeatureInversion(Attack):
             shape = (len(rest), *observation.input_shape)
             noise = torch.randn(shape, generator=generator, device=generator.device, dtype=torch.float64).to(inputs)
             inputs, labels = torch.cat([inputs, noise]), torch.cat([labels, rest])
-        made, found = stage.refine(self._descent, inputs, labels, (self.gradient, self.features), end, progress)
+        made, found = stage.refine(
+            self._descent, inputs, labels, (self.gradient, self.features), fixed=stats["solved"], deadline=end, progress=progress
+        )
         merged = {**made.stats, **stats, **_ended(found), "labels": "by their columns or the source"}
         return replace(made, reason=f"{told}; {made.reason}", stats=merged)
 

@@ -45,6 +45,11 @@ class Determined:
     bound: bool
 
     @property
+    def may_suffice(self) -> bool:
+        """Whether every sample that was counted may be determined wholly."""
+        return all(count >= self.size for count in self.counts)
+
+    @property
     def sentence(self) -> str:
         """For people.
 
@@ -148,6 +153,8 @@ class FeatureInversion:
         inputs: Float[Tensor, " b *shape"],
         labels: Int64[Tensor, " b"],
         weights: tuple[float, float],
+        *,
+        fixed: bool = False,
         deadline: float = math.inf,
         progress: Progress | None = None,
     ) -> tuple[Candidate, Descended]:
@@ -158,6 +165,7 @@ class FeatureInversion:
             inputs: (b, *shape) to begin with.
             labels: (b,).
             weights: of gradients and of features.
+            fixed: whether the first k samples stay as they are.
             deadline: on ``time.monotonic``'s clock.
             progress: told the best objective now and then.
         """
@@ -169,6 +177,15 @@ class FeatureInversion:
             return weights[0] * matching.objective(variables) + weights[1] * alike
 
         told = {} if progress is None else {"progress": progress}
-        start = self.project({"inputs": inputs[None].to(self.dtype)})
-        found = descent.run(objective, start, self.project, deadline, **told)
+        kept = inputs[None, : self.count if fixed else 0].to(self.dtype)
+
+        def project(variables: Variables) -> Variables:
+            moved = self.project(variables)
+            return {
+                **moved,
+                "inputs": torch.cat([kept.expand_as(moved["inputs"][:, : kept.shape[1]]), moved["inputs"][:, kept.shape[1] :]], dim=1),
+            }
+
+        start = project({"inputs": inputs[None].to(self.dtype)})
+        found = descent.run(objective, start, project, deadline, **told)
         return matching.candidate(found), found

@@ -56,6 +56,7 @@ class Terms:
         total_variation: of sources that are pictures.
         sign: of sources that are of both signs.
         sparsity: of the mean absolute value of sources.
+        orthogonal: whether rows are kept at right angles after every step, in the place of a penalty that holds them where they start.
     """
 
     contrast: float = 1.0
@@ -66,6 +67,7 @@ class Terms:
     total_variation: float = 0.0
     sign: float = 0.0
     sparsity: float = 0.0
+    orthogonal: bool = False
 
 
 @dataclass(frozen=True, eq=False)
@@ -143,7 +145,7 @@ class Unmixing:
         if terms.contrast:
             peaked = (log_cosh(terms.sharpness * (turning @ self.white)) / terms.sharpness).mean(dim=2) - self.gaussian
             total = total - terms.contrast * peaked.square().mean(dim=1)
-        if terms.decorrelation:
+        if terms.decorrelation and not terms.orthogonal:
             # Without the diagonal, a constant so large that the rest would drown in its rounding.
             alike = (turning @ turning.mT).abs().triu(1)
             total = total + terms.decorrelation * 2 * torch.expm1(terms.temperature * alike).sum(dim=(1, 2)) / self.count**2
@@ -160,7 +162,10 @@ class Unmixing:
         return total
 
     def project(self, variables: Variables) -> Variables:
-        """Rows back to length 1."""
+        """Rows back to length 1, or to the nearest orthogonal matrix."""
+        if self.terms.orthogonal:
+            left, _, right = torch.linalg.svd(variables["turning"])
+            return {"turning": left @ right}
         return {"turning": F.normalize(variables["turning"], dim=2)}
 
     def sources(self, found: Descended, *, non_negative: bool = False) -> Sources:
@@ -193,7 +198,9 @@ def _factors(gradient: Tensor, size: int | None, generator: Generator) -> Factor
     factors = factor(gradient, generator)
     if size is None:
         if not factors.clear or factors.rank >= min(gradient.shape):
-            raise Inapplicable("the batch size is not known, and the gradient's rank does not show it: tell it, or assume one with batch_size=")
+            raise Inapplicable(
+                "the batch size is not known, and the gradient's rank does not show it: tell it, or assume one with batch_size="
+            )
         return factors
     if size > min(gradient.shape):
         raise Inapplicable(f"the batch of {size} samples is larger than the layer, whose gradient is {tuple(gradient.shape)}")
