@@ -135,5 +135,5 @@ def test_features_of_a_small_network_on_real_pictures_are_exact(shared_data: Cal
     observation = Observation(model, capture(model, batch.inputs, batch.labels), data.input_shape, schema=data.schema, batch_size=4)
     found = Spear(layer="7.weight")(observation)
     assert found.status is Status.FEATURES
-    alike = F.cosine_similarity(model[:7](batch.inputs)[:, None], found.features[None], dim=2)
+    alike = F.cosine_similarity(model[:7](batch.inputs).detach()[:, None], found.features[None], dim=2)
     assert float(alike.amax(dim=1).min()) == pytest.approx(1, abs=1e-9)

@@ -171,4 +171,4 @@ PRESETS: Mapping[str, CocktailParty] = {
     "released": CocktailParty(contrast=0.0),
     "as_coded": CocktailParty(corrected=False),
 }
-"""Settings by name: a scale for two cores; from a better start; with textbook orthogonality; the release as it runs, and as it is written."""
+"""Settings by name: a scale for two cores; from a better start; with textbook orthogonality; the release as it runs, and as written."""

@@ -110,7 +110,7 @@ def dimensions(trunk: Trunk, sample: Float[Tensor, " *shape"], generator: torch.
         directions = torch.randn((size + 32, count), generator=generator, dtype=features.dtype, device=generator.device)
     rows = [
         torch.autograd.grad(features, inputs, part[:, None].to(features.device), is_grads_batched=True, retain_graph=True)[0].flatten(1)
-        for part in directions.split(64)
+        for part in torch.split(directions, 64)
     ]
     jacobian = torch.cat(rows)
     jacobian = jacobian[jacobian.abs().amax(dim=1) > 0]
