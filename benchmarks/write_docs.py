@@ -14,6 +14,7 @@ import honesty_page
 import inversion_page
 import matplotlib.pyplot as plt
 import span_page
+import tables_page
 
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
@@ -215,3 +216,4 @@ honesty_page.fill()
 inversion_page.fill()
 comparison_page.fill()
 span_page.fill()
+tables_page.fill()

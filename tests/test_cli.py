@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 import unbatch
-from unbatch import plugins
+from unbatch import plugins, seeds
 from unbatch.cli import execute
 from unbatch.errors import OutputFailed, ReconstructionFailed
 from unbatch.report import html
@@ -101,12 +101,12 @@ def test_demo_plays_a_round_with_its_defaults(calls: Calls, tmp_path: Path, monk
     (call,) = calls.audits
     seen, truth = call["observation"], call["truth"]
     faces = plugins.build("datasets", "faces")
-    assert torch.equal(truth.inputs, faces.batch(16, 0).inputs)
-    expected = plugins.build("models", "mlp").build(faces.input_shape, 100, 0).double()
+    assert torch.equal(truth.inputs, faces.batch(16, seeds.derive(0, "data")).inputs)
+    expected = plugins.build("models", "mlp").build(faces.input_shape, 100, seeds.derive(0, "weights")).double()
     assert all(torch.equal(a, b) for a, b in zip(seen.model.parameters(), expected.parameters(), strict=True))
     assert {tensor.dtype for tensor in seen.update.values()} == {torch.float64}
     assert (seen.knowledge.batch_size, seen.knowledge.labels) == (False, False)
-    assert (call["attack"], call["seed"]) == ("spear", 0)
+    assert (call["attack"], call["seed"]) == ("auto", 0)
     assert calls.written == [(Path("unbatch-report"), html.render)]
 
 
@@ -114,7 +114,7 @@ def test_demo_passes_on_what_it_is_told(calls: Calls, tmp_path: Path) -> None:
     options = ["--dataset=digits", "--batch-size=3", "--model=mlp:width=20,depth=2", "--attack=spear:seconds=9", "--seed=5", "--float32"]
     assert execute(["demo", "--out", str(tmp_path / "a" / "b"), *options]) == 0
     (call,) = calls.audits
-    assert torch.equal(call["truth"].inputs, plugins.build("datasets", "digits").batch(3, 5).inputs)
+    assert torch.equal(call["truth"].inputs, plugins.build("datasets", "digits").batch(3, seeds.derive(5, "data")).inputs)
     assert [tuple(p.shape) for p in call["observation"].model.parameters()] == [(20, 64), (20,), (10, 20), (10,)]
     assert call["observation"].dtype == torch.float32
     assert (call["attack"], call["seed"]) == ("spear:seconds=9", 5)
@@ -125,7 +125,7 @@ def test_audit_knows_no_more_than_it_is_told(calls: Calls, files: Path) -> None:
     assert execute(_audit(files, f"--out={files / 'out'}")) == 0
     (call,) = calls.audits
     seen = call["observation"]
-    assert (call["truth"], call["attack"], call["seed"]) == (None, "spear", 0)
+    assert (call["truth"], call["attack"], call["seed"]) == (None, "auto", 0)
     assert (seen.input_shape, seen.loss, seen.batch_size, seen.labels) == ((3, 2, 2), "cross_entropy", None, None)
     assert seen.schema == unbatch.Schema("image")
     assert not any(module.training for module in seen.model.modules())

@@ -14,7 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from unbatch.auditing import audit, invert
+    from unbatch.auditing import audit, invert, polish
     from unbatch.errors import (
         BadFile,
         BadUpdate,
@@ -27,8 +27,22 @@ if TYPE_CHECKING:
     )
     from unbatch.exposure import Exposure, expose
     from unbatch.gradients import capture, per_example
+    from unbatch.membership import members
     from unbatch.restoring import restore_labels
-    from unbatch.types import Batch, Counts, Finding, Knowledge, Observation, Reconstruction, Schema, Status
+    from unbatch.training import LocalTraining
+    from unbatch.types import (
+        Batch,
+        Counts,
+        Finding,
+        Knowledge,
+        Membership,
+        Observation,
+        Presence,
+        Reconstruction,
+        Schema,
+        Status,
+        Verdict,
+    )
 
     __version__: str
 
@@ -40,31 +54,51 @@ __all__ = [
     "Exposure",
     "Finding",
     "Knowledge",
+    "LocalTraining",
+    "Membership",
     "Misuse",
     "NotDeterministic",
     "Observation",
     "OutputFailed",
+    "Presence",
     "Reconstruction",
     "ReconstructionFailed",
     "Schema",
     "Status",
     "UnbatchError",
     "UnknownPlugin",
+    "Verdict",
     "__version__",
     "audit",
     "capture",
     "expose",
     "invert",
+    "members",
     "per_example",
+    "polish",
     "restore_labels",
 ]
 
 _MODULES = {
-    "auditing": ("audit", "invert"),
+    "auditing": ("audit", "invert", "polish"),
     "restoring": ("restore_labels",),
     "exposure": ("Exposure", "expose"),
     "gradients": ("capture", "per_example"),
-    "types": ("Batch", "Counts", "Finding", "Knowledge", "Observation", "Reconstruction", "Schema", "Status"),
+    "membership": ("members",),
+    "training": ("LocalTraining",),
+    "types": (
+        "Batch",
+        "Counts",
+        "Finding",
+        "Knowledge",
+        "Membership",
+        "Observation",
+        "Presence",
+        "Reconstruction",
+        "Schema",
+        "Status",
+        "Verdict",
+    ),
     "errors": (
         "BadFile",
         "BadUpdate",

@@ -19,7 +19,7 @@ from unbatch import specs
 from unbatch.errors import Misuse, UnknownPlugin, named
 from unbatch.specs import KINDS
 
-__all__ = ["KINDS", "build", "load", "names"]
+__all__ = ["KINDS", "build", "configured", "load", "names"]
 
 CONTRACTS = dict(zip(KINDS, ("Attack", "LabelRestorer", "Protocol", "Defense", "Model", "Dataset", "Metric"), strict=True))
 """Kind -> the class of ``contracts`` that a plug-in of this kind is derived from."""
@@ -108,7 +108,7 @@ def _packages(points: list[EntryPoint]) -> str:
 def build(kind: str, spec: str) -> Any:
     """A plug-in from its specification: ``name``, ``name:field=value,field=value``, or ``name:VALUE`` for its first field.
 
-    A value with a comma in it stands in double quotes: see ``specs.parse``.
+    A value with a comma in it stands in double quotes: see ``specs.parse``. Attacks may stand behind one another: ``dlg:steps=50+span``.
 
     Raises:
         UnknownPlugin: the name or a field is unknown.
@@ -118,8 +118,21 @@ def build(kind: str, spec: str) -> Any:
         >>> build("models", "mlp:width=50,depth=3")
         Mlp(width=50, depth=3, activation='relu')
     """
+    if kind == "attacks" and len(several := specs.stages(spec)) > 1:
+        from unbatch.chains import chained
+
+        return chained([build(kind, one) for one in several])
+    return configured(load(kind, specs.parse(spec)[0]), spec)
+
+
+def configured(cls: type[Any], spec: str) -> Any:
+    """An object of a frozen dataclass with the settings of a specification.
+
+    Raises:
+        UnknownPlugin: a field is unknown.
+        Misuse: a value does not fit its field.
+    """
     name, parts = specs.parse(spec)
-    cls = load(kind, name)
     settings = {field.name: field for field in fields(cls)}
     types_of = typing.get_type_hints(cls)
     given: dict[str, Any] = {}

@@ -29,11 +29,18 @@ def test_keeps_the_contract(name: str) -> None:
 
 @pytest.mark.parametrize("name", ACTIVATED)
 def test_the_activation_is_the_one_asked_for(name: str) -> None:
-    for activation, kind in {"relu": nn.ReLU, "leaky_relu": nn.LeakyReLU, "silu": nn.SiLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh}.items():
+    for activation, kind in {
+        "relu": nn.ReLU,
+        "leaky_relu": nn.LeakyReLU,
+        "gelu": nn.GELU,
+        "silu": nn.SiLU,
+        "sigmoid": nn.Sigmoid,
+        "tanh": nn.Tanh,
+    }.items():
         kinds = {type(module).__module__.rpartition(".")[2]: type(module) for module in built(name, activation=activation).modules()}
         assert kinds["activation"] is kind
     with pytest.raises(Misuse, match="activation"):
-        built(name, activation="gelu")
+        built(name, activation="mish")
 
 
 @pytest.mark.parametrize(("depth", "parameters"), [(18, 11_689_512), (50, 25_557_032)])

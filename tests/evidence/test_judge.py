@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from unbatch.evidence import judge
 from unbatch.gradients import capture
 from unbatch.models.mlp import Mlp
-from unbatch.types import Candidate, Observation, Reconstruction, Status
+from unbatch.types import Candidate, Inverted, Observation, Reconstruction, Status
 
 SHAPE, SAMPLES = (3, 6, 6), 8
 
@@ -233,3 +233,8 @@ def test_what_shows_nothing_is_called_by_how_its_search_ended(seen: Observation,
 def test_how_a_search_ended_takes_nothing_from_a_proof(seen: Observation, ended: str) -> None:
     x, y = batch(0)
     assert judge(seen, Candidate(x, y, **{ended: True})).status is Status.RECONSTRUCTED  # type: ignore[arg-type]
+
+
+def test_the_inverted_layer_is_handed_on(seen: Observation) -> None:
+    x, y = batch(0)
+    assert judge(seen, Candidate(x, y, inverted=Inverted("1.weight", 80))).inverted == Inverted("1.weight", 80)

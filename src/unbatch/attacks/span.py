@@ -13,9 +13,10 @@ from typing import ClassVar
 
 from torch import Generator
 
-from unbatch.contracts import Attack, Needs, Yield
+from unbatch.contracts import Needs, Polisher, Yield
 from unbatch.errors import Misuse
-from unbatch.span.inversion import invert
+from unbatch.span.inversion import invert, polish
+from unbatch.span.local_steps import obstacle
 from unbatch.span.problem import find_layer
 from unbatch.types import Candidate, Observation, Progress
 
@@ -23,13 +24,14 @@ __all__ = ["Span"]
 
 
 @dataclass(frozen=True)
-class Span(Attack):
-    """Exact inversion of a batch from one Linear layer with a bias, whatever activation follows it.
+class Span(Polisher):
+    """Exact inversion of a batch from one Linear layer, whatever activation follows it.
 
     Attributes:
         layer: name of the layer's weight; the first one that sees the raw input if None. Of a deeper layer the features that it was fed
             are recovered.
         seconds: budget, wall time.
+        search: whether what a given guess does not lead to is searched for without it; without a guess there is always a search.
 
     Example:
         >>> import torch, unbatch
@@ -41,13 +43,14 @@ class Span(Attack):
         (True, [0, 0, 1, 2, 3, 4])
     """
 
-    needs: ClassVar[Needs] = Needs(entrance="Linear", one_gradient=True, uncoupled=True)
+    needs: ClassVar[Needs] = Needs(entrance="Linear", uncoupled=True)
     yields: ClassVar[frozenset[Yield]] = frozenset({Yield.PROOF, Yield.FEATURES, Yield.COUNTS})
     cost: ClassVar[str] = "seconds up to its budget of 60; most of it where the update gives few equations for each sample"
     rank: ClassVar[int] = 30
 
     layer: str | None = None
     seconds: float = 60.0
+    search: bool = True
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be."""
@@ -60,10 +63,14 @@ class Span(Attack):
         return self.needs if self.layer is None else replace(self.needs, entrance="")
 
     def unsupported(self, observation: Observation) -> str | None:
-        """No Linear layer with a bias sees the raw input once a sample."""
+        """No Linear layer sees the raw input once a sample."""
         found = find_layer(observation, self.layer)
-        return found if isinstance(found, str) else None
+        return found if isinstance(found, str) else obstacle(observation)
 
     def reconstruct(self, observation: Observation, generator: Generator, progress: Progress) -> Candidate:
         """See ``span.inversion.invert``."""
         return invert(observation, generator, self.layer, self.seconds, progress)
+
+    def polish(self, observation: Observation, guess: Candidate, generator: Generator, progress: Progress) -> Candidate:
+        """See ``span.inversion.polish``."""
+        return polish(observation, guess, generator, self.layer, self.seconds, progress, search=self.search)

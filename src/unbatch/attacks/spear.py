@@ -24,14 +24,16 @@ from torch import Generator
 from unbatch.clock import Clock, OutOfTime
 from unbatch.contracts import Attack, Needs, Yield
 from unbatch.errors import Inapplicable, Misuse
+from unbatch.span.dependent import dependent_samples, invert_dependent
+from unbatch.span.inversion import complete
 from unbatch.spear.candidate import Attempt, read_out
-from unbatch.spear.problem import Problem, dependent, factored, pose, too_few
+from unbatch.spear.problem import Problem, factored, pose, too_few
 from unbatch.spear.sampling import expected_subsets
 from unbatch.spear.search import Search
 from unbatch.spear.selection import Solution
 from unbatch.spear.shallow.setting import invert_shallow
 from unbatch.trace import LinearCall, linear_layers
-from unbatch.types import Candidate, Observation, Progress
+from unbatch.types import Candidate, Inverted, Observation, Progress
 
 __all__ = ["Spear"]
 
@@ -42,8 +44,16 @@ SMALL = 40
 """Up to so many samples the ordinary search has its turn where the shallow one leaves some out."""
 
 
+NOISE_FITS, DRIFT_FITS, ROUNDING_FITS = 0.98, 0.9, 0.99
+"""Share of the zeros that the signs of W X + bias must fit: on average under noise; for every sample where weights moved, or where numbers
+are rounded. Chosen between all of them, which a true sample fits but for noise, and the three quarters that a wrong one fits; not swept."""
+
+SEARCH = 0.5
+"""Share of the budget after which what is found so far is handed to ``span``, which needs no zeros for the samples that are missing."""
+
 HOPELESS = 0.05
-"""Share of the budget for inputs that depend on each other: only samples that are in no dependence can be found."""
+"""Share of the budget for the sparse directions of inputs that depend on each other, where the layers behind do not tell them apart: only
+samples that are in no dependence can be found."""
 
 
 @dataclass(frozen=True)
@@ -121,9 +131,10 @@ class Spear(Attack):
             raise Inapplicable(found)
         clock = Clock.of(self.seconds)
         try:
-            return self._inverted(observation, *found, generator, clock, progress)
+            made = self._inverted(observation, *found, generator, clock, progress)
         except OutOfTime:
             return Candidate(reason=f"{self.seconds:g} seconds were spent before the search could begin", exhausted=True)
+        return replace(made, inverted=Inverted(found[0].weight, len(observation.update[found[0].weight])))
 
     def _inverted(
         self, observation: Observation, call: LinearCall, reader: LinearCall | None, generator: Generator, clock: Clock, progress: Progress
@@ -133,29 +144,56 @@ class Spear(Attack):
         shallow = None
         if self.search == "auto" and observation.one_gradient and completion is None:
             shallow = invert_shallow(observation, call, reader, factors, generator, clock, progress)
-            found = shallow is not None and shallow.inputs is not None
-            if shallow is not None and (not shallow.exhausted or clock.over or (found and factors.rank > SMALL)):
+            some = shallow is not None and shallow.inputs is not None
+            if shallow is not None and (not shallow.exhausted or clock.over or (some and factors.rank > SMALL)):
                 return shallow
-        best: Attempt | None = None
-        samples = None if completion is not None else dependent(observation, reader, factors, generator, clock)
-        if samples is not None:
-            clock = clock.part(HOPELESS)
+        told = reader is not None and observation.one_gradient and completion is None
+        samples = dependent_samples(observation, call, factors, generator, clock) if told else None
+        if samples is not None and call.raw and self.search == "auto":
+            found = invert_dependent(observation, call, factors, samples, generator, clock.part(1 - HOPELESS), progress)
+            if found.inputs is not None:
+                return found
+        helped = self.search == "auto" and observation.one_gradient and shallow is None and completion is None and samples is None
         problems = pose(observation, call, reader, factors, completion, generator, clock, samples)
-        for turn, problem in enumerate(problems):
-            attempt = self._attempt(observation, problem, generator, clock.part(1 / (len(problems) - turn)), progress)
-            if best is None or (attempt.fits, attempt.samples) > (best.fits, best.samples):
-                best = attempt
-            if best.fits:
-                break
+        part = clock.part(SEARCH) if helped else clock if samples is None else clock.part(HOPELESS)
+        best = self._best(observation, problems, generator, part, progress, helped=helped)
         if best is None:
             raise Inapplicable(too_few(observation, call, factors))
         if not best.whole and shallow is not None:
             return shallow
+        more = None
+        if not best.whole and helped:
+            made = read_out(observation, best, factors.rank, progress)
+            more = _completed(observation, made, call.weight, generator, clock, progress)
+            if more is None and not clock.over:
+                best = self._best(observation, problems, generator, clock, progress) or best
         if samples is not None and not best.whole:
             best = replace(best, reason=f"{samples} samples whose inputs depend on each other, being of rank {factors.rank}: {best.reason}")
-        return read_out(observation, best, factors.rank, progress)
+        return more or read_out(observation, best, factors.rank, progress)
 
-    def _attempt(self, observation: Observation, problem: Problem, generator: Generator, clock: Clock, progress: Progress) -> Attempt:
+    def _best(
+        self,
+        observation: Observation,
+        problems: list[Problem],
+        generator: Generator,
+        clock: Clock,
+        progress: Progress,
+        *,
+        helped: bool = False,
+    ) -> Attempt | None:
+        """What came nearest to the whole batch, problem by problem until one fits."""
+        best: Attempt | None = None
+        for turn, problem in enumerate(problems):
+            attempt = self._attempt(observation, problem, generator, clock.part(1 / (len(problems) - turn)), progress, helped)
+            if best is None or (attempt.fits, attempt.samples) > (best.fits, best.samples):
+                best = attempt
+            if best.fits:
+                break
+        return best
+
+    def _attempt(
+        self, observation: Observation, problem: Problem, generator: Generator, clock: Clock, progress: Progress, helped: bool
+    ) -> Attempt:
         """Search one problem."""
         search = Search(
             problem.layer,
@@ -167,11 +205,26 @@ class Spear(Attack):
             self.false_rejection,
             torch.float32 if self.precision == "float32" else torch.float64,
             drifting=not observation.one_gradient or problem.columns is not None,
+            helped=helped,
         )
         solution = search.run(clock, progress)
         score = float(solution.agreement.mean()) if len(solution.agreement) else 0.0
         fits = _fits(search, solution)
         return Attempt(problem, solution, fits, _shortfall(search, solution.missing, score, fits), _stats(problem, search, score))
+
+
+def _completed(
+    observation: Observation, made: Candidate, weight: str, generator: Generator, clock: Clock, progress: Progress
+) -> Candidate | None:
+    """The samples that were found and those that ``span`` finds once these are taken out; None where it finds no more."""
+    if clock.over:
+        return None
+    try:
+        more = complete(observation, made, generator, weight, clock, progress)
+    except Inapplicable:
+        return None
+    known, found = (0 if c.samples is None else len(c.samples) for c in (made, more))
+    return replace(more, stats={**made.stats, **more.stats, "found by zeros": known}) if found > known else None
 
 
 def _stats(problem: Problem, search: Search, score: float) -> dict[str, Any]:
@@ -204,8 +257,8 @@ def _fits(search: Search, solution: Solution) -> bool:
     if solution.missing:
         return False
     if search.noisy:
-        return float(solution.agreement.mean()) >= 0.98
-    return float(solution.agreement.min()) >= (0.9 if search.drifting else 1 if search.exact else 0.99)
+        return float(solution.agreement.mean()) >= NOISE_FITS
+    return float(solution.agreement.min()) >= (DRIFT_FITS if search.drifting else 1 if search.exact else ROUNDING_FITS)
 
 
 def _shortfall(search: Search, missing: int, agreement: float, fits: bool) -> str:

@@ -9,12 +9,13 @@ import typer
 
 from unbatch.cli import gate, shared
 from unbatch.cli.app import FAILED, INCONCLUSIVE, LEAKED, app, echo, say
+from unbatch.cli.client import Nesterov, Optimizer, WeightDecay, optimized
 from unbatch.cli.shared import AttackSpec, Device, InputShape, Loss, Model, Out, Quiet, Seed, Update, Weights
 from unbatch.errors import Misuse
 
 if TYPE_CHECKING:
     from unbatch.importers import Kind
-    from unbatch.types import LocalTraining
+    from unbatch.types import LocalTraining, Schema
 
 __all__ = ["audit"]
 
@@ -43,6 +44,9 @@ BatchSize = Annotated[int | None, typer.Option(help="Tell the attack the number 
 Labels = Annotated[Path | None, typer.Option(help="Tell the attack the labels: npz with labels.")]
 Mean = Annotated[str, typer.Option(help="Mean of each channel that the client subtracted: 0.49,0.48,0.45.")]
 Std = Annotated[str, typer.Option(help="Standard deviation of each channel that it divided by.")]
+SchemaFile = Annotated[
+    Path | None, typer.Option("--schema", help="TOML or JSON that says what a row of a table holds; see `unbatch describe table`.")
+]
 TrainMode = Annotated[bool, typer.Option("--train-mode", help="The client ran the model in train mode.")]
 
 
@@ -53,13 +57,16 @@ def audit(
     update: Update,
     input_shape: InputShape,
     out: Out = Path("unbatch-report"),
-    attack: AttackSpec = "spear",
+    attack: AttackSpec = "auto",
     truth: Truth = None,
     update_is: UpdateIs = "gradient",
     learning_rate: LearningRate = None,
     local_epochs: LocalEpochs = None,
     mini_batch: MiniBatch = None,
     momentum: Momentum = None,
+    nesterov: Nesterov = False,
+    weight_decay: WeightDecay = None,
+    optimizer: Optimizer = "sgd",
     unknown_factor: UnknownFactor = False,
     rest_frozen: RestFrozen = False,
     fail_on: FailOn = None,
@@ -69,6 +76,7 @@ def audit(
     labels: Labels = None,
     mean: Mean = "",
     std: Std = "",
+    schema_file: SchemaFile = None,
     train_mode: TrainMode = False,
     seed: Seed = 0,
     device: Device = "cpu",
@@ -88,14 +96,14 @@ def audit(
     store.check_writable(out)
     shared.note(f"update {update}, model {model}, attack {attack}", quiet)
     training = _training(update_is, learning_rate, local_epochs, mini_batch, momentum)
-    schema = shared.schema(shape, mean, std)
+    schema = shared.schema(shape, mean, std) if schema_file is None else _schema(schema_file, mean + std)
     victim = importers.load_weights(importers.load_model(model), weights, rest_given=rest_frozen).train(train_mode)
     observation = importers.load_observation(
         victim,
         update,
         shape,
         kind=cast("Kind", update_is),
-        training=training,
+        **optimized(training, optimizer, weight_decay, nesterov),
         rest_frozen=rest_frozen,
         factor_known=not unknown_factor,
         loss=loss,
@@ -114,6 +122,15 @@ def audit(
         _end(answers, passes)
     elif finding.reconstruction.status.name == "BROKE_DOWN":
         raise typer.Exit(say(f"{attack} broke down: {finding.reconstruction.reason or 'see the report'}", FAILED))
+
+
+def _schema(path: Path, normalization: str) -> Schema:
+    """As the file says."""
+    from unbatch import importers
+
+    if normalization:
+        raise Misuse("--schema, or --mean and --std", "both", "write mean and std into the file")
+    return importers.read_schema(path)
 
 
 def _passes(inconclusive: str | None, fail_on: list[str] | None) -> bool:

@@ -11,6 +11,7 @@ import typer
 from unbatch.cli import shared
 from unbatch.cli.app import MISUSE, app, echo, say
 from unbatch.cli.audit import LearningRate, LocalEpochs, MiniBatch, Momentum, RestFrozen, UnknownFactor, UpdateIs, _training
+from unbatch.cli.client import Nesterov, Optimizer, WeightDecay, optimized
 from unbatch.cli.shared import InputShape, Loss, Model, Seed, Update, Weights
 from unbatch.errors import BadFile, Misuse, printable
 
@@ -45,6 +46,9 @@ def labels(
     local_epochs: LocalEpochs = None,
     mini_batch: MiniBatch = None,
     momentum: Momentum = None,
+    nesterov: Nesterov = False,
+    weight_decay: WeightDecay = None,
+    optimizer: Optimizer = "sgd",
     unknown_factor: UnknownFactor = False,
     rest_frozen: RestFrozen = False,
     loss: Loss = "cross_entropy",
@@ -70,7 +74,7 @@ def labels(
         update,
         shape,
         kind=cast("Kind", update_is),
-        training=training,
+        **optimized(training, optimizer, weight_decay, nesterov),
         rest_frozen=rest_frozen,
         factor_known=not unknown_factor,
         loss=loss,

@@ -42,9 +42,13 @@ Model = Annotated[str, typer.Option(help="FILE.py:FACTORY or PACKAGE.MODULE:FACT
 Weights = Annotated[Path, typer.Option(help="The broadcast weights: safetensors, npz, or a torch file of plain tensors.")]
 Update = Annotated[Path, typer.Option(help="What the client sent, by name or in the order of state_dict(); same formats.")]
 InputShape = Annotated[str, typer.Option(help="Shape of one sample, without the batch: 3,32,32.")]
-Loss = Annotated[str, typer.Option(help="The client's loss: cross_entropy or nll.")]
+Loss = Annotated[
+    str, typer.Option(help="The client's loss: cross_entropy, nll, mse or bce (one-hot); cross_entropy:label_smoothing=0.1,weight=1|2|3.")
+]
 Out = Annotated[Path, typer.Option(help="Folder for report.html, report.json and the tensors; made if it is missing.")]
-AttackSpec = Annotated[str, typer.Option("--attack", help="NAME or NAME:FIELD=VALUE,FIELD=VALUE; see `unbatch list attacks`.")]
+AttackSpec = Annotated[
+    str, typer.Option("--attack", help="NAME or NAME:FIELD=VALUE,FIELD=VALUE; auto tries them in order; see `unbatch list attacks`.")
+]
 Seed = Annotated[int, typer.Option(help="Of all randomness.", min=0, max=2**63 - 1)]
 Device = Annotated[str, typer.Option(help="Where the attack runs: cpu, cuda, cuda:1, ...")]
 Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, only the result.")]

@@ -4,7 +4,7 @@ A plug-in is a frozen dataclass: its fields are its settings, and their defaults
 base classes trust nothing that a plug-in returns.
 """
 
-from unbatch.contracts.attack import Attack
+from unbatch.contracts.attack import Attack, Polisher
 from unbatch.contracts.dataset import Dataset
 from unbatch.contracts.defense import Defense, Stage
 from unbatch.contracts.labels import NEEDS_BATCH_SIZE, Estimate, LabelRestorer
@@ -25,6 +25,7 @@ __all__ = [
     "Model",
     "Needs",
     "Plugin",
+    "Polisher",
     "Protocol",
     "Stage",
     "Yield",

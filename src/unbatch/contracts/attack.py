@@ -18,7 +18,7 @@ from unbatch.evidence import judge
 from unbatch.gradients import check_deterministic
 from unbatch.types import Candidate, Observation, Progress, Reconstruction, Status, silent
 
-__all__ = ["Attack"]
+__all__ = ["Attack", "Polisher"]
 
 
 def _fingerprint(observation: Observation) -> tuple[int, ...]:
@@ -113,3 +113,25 @@ class Attack(Plugin, ABC):
         if not isinstance(candidate, Candidate):
             return Candidate(reason=f"the attack returned {type(candidate).__name__} instead of a candidate", error="no candidate")
         return candidate
+
+
+@dataclass(frozen=True)
+class Polisher(Attack, ABC):
+    """An attack that can also start from somebody else's approximate samples: ``ATTACK+THIS``, and ``unbatch.polish``."""
+
+    @abstractmethod
+    def polish(self, observation: Observation, guess: Candidate, generator: torch.Generator, progress: Progress) -> Candidate:
+        """Make a guess exact where it is near enough. All randomness comes from ``generator``.
+
+        Args:
+            observation: what the server saw.
+            guess: approximate inputs, or features of a layer.
+            generator: of all randomness.
+            progress: told what goes on.
+
+        Returns:
+            what is to be judged: the guess itself, with a reason, where it led to nothing.
+
+        Raises:
+            Inapplicable: it cannot be used on this observation.
+        """

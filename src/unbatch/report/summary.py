@@ -29,6 +29,7 @@ __all__ = [
     "score",
     "seconds",
     "severity",
+    "severity_of",
 ]
 
 
@@ -92,6 +93,11 @@ class Figure:
 def severity(stored: StoredFinding) -> Severity:
     """How bad it is."""
     return _SEVERITY[Status[stored.status]][0]
+
+
+def severity_of(status: Status) -> Severity:
+    """How bad a status is."""
+    return _SEVERITY[status][0]
 
 
 def badge(stored: StoredFinding) -> str:

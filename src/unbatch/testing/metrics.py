@@ -26,6 +26,10 @@ SCHEMAS: Mapping[Kind, Schema] = {
 """How to read the pairs of each kind."""
 
 
+ROUNDING = 1e-12
+"""By how much of rounding a guess may seem better than the truth."""
+
+
 def pictures(seed: int, count: int, channels: int = 3) -> tuple[Tensor, Tensor]:
     """Pictures, and the same under noise that grows from one to the next."""
     generator = torch.Generator().manual_seed(seed)
@@ -117,4 +121,4 @@ def _require_order(metric: Metric, kind: Kind) -> None:
     sign = -1.0 if metric.higher_is_better else 1.0
     worse = sign * values.diff()
     require(bool((worse >= 0).all()) and float(worse.sum()) > 0, f"{values.tolist()} for guesses that get worse")
-    require(bool((sign * (best - values) <= 1e-12).all()), "a guess that is better than the truth")
+    require(bool((sign * (best - values) <= ROUNDING).all()), "a guess that is better than the truth")
