@@ -15,6 +15,7 @@ from torch import Tensor
 from unbatch import plugins
 from unbatch.contracts import Attack, Metric
 from unbatch.errors import Misuse
+from unbatch.realism import upper_bounds
 from unbatch.restoring import counts_of
 from unbatch.scoring import score
 from unbatch.types import Batch, Finding, Observation, Progress, Reconstruction, Schema, silent
@@ -70,6 +71,7 @@ def audit(
         truth,
         counts=counts_of(observation, made, seed),
         environment=environment(),
+        upper_bounds=upper_bounds(observation),
     )
     return finding if truth is None or made.inputs is None else _scored(finding, truth, made.inputs, metrics)
 

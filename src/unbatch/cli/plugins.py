@@ -13,9 +13,18 @@ __all__ = ["describe", "list_", "version"]
 
 
 @app.command("list")
-def list_(kind: Annotated[str, typer.Argument(help="attacks, labels, protocols, defenses, models, datasets or metrics.")]) -> None:
-    """Print the names of all plug-ins of a kind, one a line."""
+def list_(
+    kind: Annotated[
+        str | None, typer.Argument(help="attacks, labels, protocols, defenses, models, datasets or metrics; all if not given.")
+    ] = None,
+) -> None:
+    """Print the names of all plug-ins of a kind, one a line; or all kinds, each with its names."""
     from unbatch import plugins
+
+    if kind is None:
+        for one in plugins.KINDS:
+            echo(f"{one}: {', '.join(plugins.names(one))}")
+        return
 
     for name in plugins.names(kind):
         echo(name)
