@@ -37,7 +37,7 @@ class Calls:
     def __init__(self, monkeypatch: pytest.MonkeyPatch, status: Status = Status.RECONSTRUCTED) -> None:
         self.status, self.audits, self.written = status, list[dict[str, Any]](), list[tuple[Path, object]]()
         monkeypatch.setattr("unbatch.auditing.audit", self.audit)
-        monkeypatch.setattr("unbatch.store.save", lambda _, folder, page, **rest: self.written.append((folder, page)))
+        monkeypatch.setattr("unbatch.store.save", lambda _, folder, page, **_rest: self.written.append((folder, page)))
 
     def audit(self, observation: Observation, truth: unbatch.Batch | None, **rest: Any) -> Finding:
         self.audits.append({"observation": observation, "truth": truth, **rest})

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from unbatch.errors import BadUpdate, Misuse, some
 from unbatch.gradients import Loss
 from unbatch.importers.files import room_for
+from unbatch.importers.mistaken import check_not_weights
 from unbatch.importers.names import by_name, check_tensors
 from unbatch.importers.records import Sent, tensors_of
 from unbatch.types import LocalTraining, Observation, Schema
@@ -80,6 +81,8 @@ def load_observation(
     check_tensors(model, tensors, BadUpdate, "only tensors named like parameters of the model", _SAME)
     parameters = dict(model.named_parameters())
     update = {name: tensor for name, tensor in tensors.items() if name in parameters}
+    if kind != "weights":
+        check_not_weights(parameters, update, kind)
     if kind != "gradient":
         update = _without_fixed(model, _differences(parameters, update) if kind == "weights" else update)
     model, update = _trained(model, update, rest_frozen, kind)
