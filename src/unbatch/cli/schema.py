@@ -21,6 +21,7 @@ SCHEMAS: Final = {
     "labels": "unbatch.store.counts:StoredLabels",
     "exposure": "unbatch.exposure.findings:Exposure",
     "index": "unbatch.report.index:Index",
+    "defend": "unbatch.defending:Trade",
 }
 """What is written -> the record that it is."""
 
@@ -29,7 +30,9 @@ DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 
 @app.command()
 def schema(name: Annotated[str, typer.Argument(help=f"{', '.join(SCHEMAS)}.")]) -> None:
-    """Print the JSON schema of what unbatch writes: a result of --format json, report.json, labels.json, exposure.json or index.json."""
+    """Print the JSON schema of what unbatch writes: a result of --format json, report.json, labels.json, exposure.json, index.json
+    or defend.json.
+    """
     from importlib import import_module
 
     if name not in SCHEMAS:
