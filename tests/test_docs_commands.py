@@ -156,17 +156,22 @@ def expected(command: str) -> Run | str | None:
 ALL = [(page, command) for page in PAGES for command in commands(page)]
 
 
+def make_settings(folder: Path, options: dict[str, str], shape: list[int]) -> None:
+    """Public data, and a baseline that knows nothing yet."""
+    if "data" in options:
+        public = torch.rand((80, *shape), generator=torch.Generator().manual_seed(2)).numpy()
+        np.savez(folder / options["data"], inputs=public, labels=np.arange(80) % 10)
+    if "baseline" in options:
+        (folder / options["baseline"]).write_text('{"claims": []}')
+
+
 def make_files(folder: Path, command: str, run: Run) -> None:
     """One round of a client, under the names that the command has for its files."""
     options = dict(re.findall(r"--([\w-]+)[ =](\S+)", command))
     shape = [int(size) for size in options.get("input-shape", "3,32,32").split(",")]
     for name in ("client.py", "my_model.py", "net.py"):
         (folder / name).write_text(CLIENT.replace("NUMBERS", str(math.prod(shape))))
-    if "data" in options:
-        public = torch.rand((80, *shape), generator=torch.Generator().manual_seed(2)).numpy()
-        np.savez(folder / options["data"], inputs=public, labels=np.arange(80) % 10)
-    if "baseline" in options:
-        (folder / options["baseline"]).write_text('{"claims": []}')
+    make_settings(folder, options, shape)
     if not (weights := options.get("weights")):
         return
     model = load_model(f"{folder / 'client.py'}:build")
