@@ -21,7 +21,7 @@ from unbatch.gradients import capture
 from unbatch.linalg.matching import match
 from unbatch.types import Observation
 
-options = harness.arguments(__doc__, batches=20, seconds=60.0, only="", minutes=8.0)
+options = harness.arguments(__doc__, batches=20, seconds=60.0, cases="", minutes=8.0)
 
 ACTIVATIONS = {"gelu": nn.GELU, "silu": nn.SiLU, "sigmoid": nn.Sigmoid, "tanh": nn.Tanh, "elu": nn.ELU, "leaky_relu": nn.LeakyReLU}
 ACTIVATIONS |= {"prelu": nn.PReLU, "relu": nn.ReLU}
@@ -50,9 +50,11 @@ def cases() -> list[Case]:
     vectors = [Case("gaussian", "gelu", 8), Case("gaussian", "gelu", 16), Case("adult", "gelu", 20), Case("adult", "gelu", 32)]
     single = [Case("cifar10", a, 20, dtype=torch.float32) for a in (*smooth, "relu")]
     shapes = [Case("cifar10", "gelu", 20, 60, 4), Case("cifar10", "gelu", 20, 200, 2), Case("cifar10", "gelu", 20, 30, 4)]
-    large = [Case("cifar10", a, size, batches=2) for size in (90, 120) for a in ("gelu", "relu")]
+    large = [Case("cifar10", a, size, batches=3) for size in (75, 90, 120) for a in ("gelu", "sigmoid", "silu", "relu")]
+    ladder = {60: (20, 28, 36), 100: (40, 56), 200: (140,), 400: (120, 200), 1000: (200, 300)}
+    frontier = [Case("cifar10", "gelu", size, width, batches=2) for width, sizes in ladder.items() for size in sizes]
     # The most telling first: a run that is cut short has some of everything.
-    return [*grid[:5], *vectors, *kinked, *large, *grid[30:35], *single, *shapes, *grid[5:30], *grid[35:]]
+    return [*grid[:5], *vectors, *kinked, *large, *grid[30:35], *single, *shapes, *grid[5:30], *grid[35:], *frontier]
 
 
 def adult(size: int, seed: int) -> tuple[Tensor, Tensor]:
@@ -128,14 +130,14 @@ def one(case: Case, seed: int) -> dict[str, object]:
 
 
 results = harness.Results("span")
-every = {case.key: case for case in cases() if options.only in case.key}
+every = {case.key: case for case in cases() if any(part in case.key for part in options.cases.split(","))}
 end = time.monotonic() + 60 * options.minutes
 one(Case("gaussian", "gelu", 2), 0)  # loads what the first call loads
 for key in results.missing(list(every)):
     if time.monotonic() > end:
         break
     case = every[key]
-    rows = [one(case, 1000 + seed) for seed in range(case.batches or options.batches)]
+    rows = [one(case, 1000 + seed) for seed in range(min(case.batches or options.batches, options.batches))]
     errors = [row["worst_error"] for row in rows if row["worst_error"] is not None]
     summary = {
         "batches": len(rows),

@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 import unbatch
-from unbatch import plugins
+from unbatch import plugins, seeds
 from unbatch.cli import execute
 from unbatch.errors import OutputFailed, ReconstructionFailed
 from unbatch.report import html
@@ -101,8 +101,8 @@ def test_demo_plays_a_round_with_its_defaults(calls: Calls, tmp_path: Path, monk
     (call,) = calls.audits
     seen, truth = call["observation"], call["truth"]
     faces = plugins.build("datasets", "faces")
-    assert torch.equal(truth.inputs, faces.batch(16, 0).inputs)
-    expected = plugins.build("models", "mlp").build(faces.input_shape, 100, 0).double()
+    assert torch.equal(truth.inputs, faces.batch(16, seeds.derive(0, "data")).inputs)
+    expected = plugins.build("models", "mlp").build(faces.input_shape, 100, seeds.derive(0, "weights")).double()
     assert all(torch.equal(a, b) for a, b in zip(seen.model.parameters(), expected.parameters(), strict=True))
     assert {tensor.dtype for tensor in seen.update.values()} == {torch.float64}
     assert (seen.knowledge.batch_size, seen.knowledge.labels) == (False, False)
@@ -114,7 +114,7 @@ def test_demo_passes_on_what_it_is_told(calls: Calls, tmp_path: Path) -> None:
     options = ["--dataset=digits", "--batch-size=3", "--model=mlp:width=20,depth=2", "--attack=spear:seconds=9", "--seed=5", "--float32"]
     assert execute(["demo", "--out", str(tmp_path / "a" / "b"), *options]) == 0
     (call,) = calls.audits
-    assert torch.equal(call["truth"].inputs, plugins.build("datasets", "digits").batch(3, 5).inputs)
+    assert torch.equal(call["truth"].inputs, plugins.build("datasets", "digits").batch(3, seeds.derive(5, "data")).inputs)
     assert [tuple(p.shape) for p in call["observation"].model.parameters()] == [(20, 64), (20,), (10, 20), (10,)]
     assert call["observation"].dtype == torch.float32
     assert (call["attack"], call["seed"]) == ("spear:seconds=9", 5)
@@ -208,11 +208,31 @@ def test_help_documents_the_exit_codes(capsys: pytest.CaptureFixture[str]) -> No
 @pytest.mark.parametrize("kind", plugins.KINDS)
 def test_list_and_describe_cover_every_plugin(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert execute(["list", kind]) == 0
-    names = capsys.readouterr().out.split()
-    assert names == plugins.names(kind)
+    lines = capsys.readouterr().out.splitlines()
+    names = [line.split()[0] for line in lines if not line.startswith(" ")]
+    assert sorted(set(names) - {"attack"}) == plugins.names(kind)
+    names = plugins.names(kind)
     for name in names:
         assert execute(["describe", name]) == 0
         assert f"{kind}: {name}" in capsys.readouterr().out
+
+
+def test_attacks_are_listed_with_what_they_need_yield_and_cost(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    assert execute(["list", "attacks"]) == 0
+    head, *rows = capsys.readouterr().out.splitlines()
+    assert head.split() == ["attack", "needs", "yields", "cost"]
+    assert rows[0].split()[0] == "one_sample"
+    assert "a Linear layer fed the raw input, a batch of 1" in rows[0]
+    for row in rows:
+        cls = plugins.load("attacks", row.split()[0])
+        assert cls.cost in row
+        assert all(each.name.lower() in row for each in cls.yields)
+    assert execute(["describe", "dlg"]) == 0
+    described = capsys.readouterr().out
+    assert "Needs:\n    the batch size" in described
+    assert "samples that the update itself proves" in described
+    assert "Cost: minutes" in described
 
 
 def test_describe_gives_types_and_defaults(capsys: pytest.CaptureFixture[str]) -> None:
@@ -261,7 +281,7 @@ def _loaded(code: str) -> set[str]:
         "import unbatch, unbatch.cli",
         "from unbatch.cli import execute; execute(['--help'])",
         "from unbatch.cli import execute; execute(['demo', '--help'])",
-        "from unbatch.cli import execute; execute(['list', 'attacks'])",
+        "from unbatch.cli import execute; execute(['list', 'labels'])",
         "from unbatch.cli import execute; execute(['--version'])",
     ],
 )

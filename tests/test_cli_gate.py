@@ -26,7 +26,7 @@ def relu():
     return nn.Sequential(nn.Flatten(), nn.Linear(48, 100), nn.ReLU(), nn.Linear(100, 40), nn.ReLU(), nn.Linear(40, 4))
 
 def tanh():
-    return nn.Sequential(nn.Flatten(), nn.Linear(48, 60), nn.Tanh(), nn.Linear(60, 4))
+    return nn.Sequential(nn.Flatten(), nn.Linear(48, 60), nn.Tanh(), nn.Linear(60, 8))
 
 def without_last_bias():
     return nn.Sequential(nn.Flatten(), nn.Linear(48, 60), nn.Tanh(), nn.Linear(60, 4, bias=False))
@@ -110,8 +110,8 @@ def test_what_is_said_of_the_training_arrives(played: Round, monkeypatch: pytest
         (["--learning-rate=0.1"], "difference or weights with --learning-rate, got a gradient"),
         (["--momentum=0"], "difference or weights with --momentum, got a gradient"),
         (["--update-is=delta"], "got 'delta'"),
-        (["--update-is=weights", "--learning-rate=0"], "a learning rate above zero"),
-        (["--update-is=weights", "--learning-rate=nan"], "a learning rate above zero"),
+        (["--update-is=weights", "--learning-rate=0"], "a finite learning rate above zero"),
+        (["--update-is=weights", "--learning-rate=nan"], "a finite learning rate above zero"),
         (["--update-is=weights", "--local-epochs=0"], "at least one epoch"),
         (["--update-is=weights", "--mini-batch=0"], "at least one epoch and one sample a step"),
         (["--update-is=weights", "--momentum=1"], "a momentum from 0 to below 1"),
@@ -193,16 +193,21 @@ def test_labels_leak_where_the_attack_does_not_apply(tmp_path: Path, capsys: pyt
 
 
 @pytest.mark.parametrize(
-    ("stats", "code"),
-    [({"expected_error": 0.2}, 3), ({"expected_error": 0.3}, 2), ({}, 2), ({"trust": 0.5}, 2), ({"expected_error": 1.5}, 0)],
+    ("told", "code"),
+    [
+        ({"determined": True, "expected_error": 0.2}, 3),
+        ({"determined": True, "expected_error": 0.3}, 2),
+        ({"determined": True}, 2),
+        ({"expected_error": 0.2}, 2),
+        ({"trust": 0.5}, 2),
+        ({"determined": True, "expected_error": 1.5}, 0),
+    ],
     ids=str,
 )
-def test_labels_are_told_or_not_or_nobody_knows(
-    stats: dict[str, float], code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_labels_are_told_or_not_or_nobody_knows(told: dict[str, Any], code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The attack does not apply here: where the last layer does not settle the question, nothing was measured."""
     played = Round(tmp_path, "without_last_bias")
-    guess = Counts(torch.tensor([2, 1, 1, 1]), torch.ones(4, dtype=torch.bool), stats=stats)
+    guess = Counts(torch.tensor([2, 1, 1, 1]), torch.ones(4, dtype=torch.bool), **told)
     monkeypatch.setattr(auditing, "counts_of", lambda *_: guess)
     assert played.audit("u", "--fail-on=labels", "--batch-size=5") == code
     assert (played.folder / "out").exists() == (code != 2)

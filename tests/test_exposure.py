@@ -22,8 +22,7 @@ def test_mlp() -> None:
     found = expose(Mlp(200).build((3, 32, 32), 10), (3, 32, 32))
     assert answers(found) == {
         "1": ("samples", "sample"),
-        **dict.fromkeys(("3", "5", "7", "9"), ("features", "features")),
-        "11": ("none", "features"),
+        **dict.fromkeys(("3", "5", "7", "9", "11"), ("features", "features")),
     }
     first = by_name(found)["1"]
     assert (first.sees, first.inputs, first.neurons, first.times, first.activation) == ("raw input", 3072, 200, 1, "relu")
@@ -44,8 +43,12 @@ def test_lenet5() -> None:
         "3": ("none", "none"),
         "7": ("features", "features"),
         "9": ("features", "features"),
-        "11": ("none", "features"),
+        "11": ("features", "features"),
     }
+    last = by_name(found)["11"]
+    assert last.limits is None
+    assert last.reach is not None
+    assert (last.reach.counted, last.largest) == (3, 3), "ten classes determine three samples"
     first = by_name(found)["0"]
     assert (first.kind, first.sees, first.times) == ("Conv2d", "raw input", 24 * 24)
     assert "576 patches" in first.why
@@ -57,7 +60,7 @@ def test_resnet18() -> None:
     model = ResNet(width=8).build((3, 32, 32), 10)
     found = expose(model, (3, 32, 32))
     assert len(found.layers) == sum(any(True for _ in m.parameters(recurse=False)) for m in model.modules()) == 41
-    assert {layer.exact for layer in found.layers} == {"none"}
+    assert [(layer.name, layer.exact, layer.largest) for layer in found.layers if layer.exact != "none"] == [("13", "features", 3)]
     assert [layer.name for layer in found.layers if layer.single != "none"] == ["13"]
     assert {layer.why.split(":")[0] for layer in found.layers if layer.kind == "Conv2d"} == {"convolution"}
     assert all("element by element" in layer.why for layer in found.layers if layer.kind == "BatchNorm2d")
@@ -111,7 +114,7 @@ def test_a_frozen_bias_or_weight_alone() -> None:
     model[0].bias.requires_grad_(False)
     model[2].weight.requires_grad_(False)
     layers = by_name(expose(model, (6,)))
-    assert (layers["0"].exact, layers["0"].single) == ("untested", "none")
+    assert (layers["0"].exact, layers["0"].single) == ("samples", "none")
     assert "bias is frozen" in layers["0"].why
     assert layers["2"].single == "none"
     assert "weight is frozen" in layers["2"].why
@@ -163,9 +166,9 @@ def test_two_linear_layers_in_one_module_are_two() -> None:
 @pytest.mark.parametrize(
     ("forward", "exact", "phrase"),
     [
-        (lambda m, x: m.last(F.gelu(m.first(x))), "none", "gelu"),
-        (lambda m, x: m.last(torch.tanh(m.first(x))), "none", "tanh"),
-        (lambda m, x: m.last(F.leaky_relu(m.first(x))), "none", "leaky_relu"),
+        (lambda m, x: m.last(F.gelu(m.first(x))), "samples", "gelu"),
+        (lambda m, x: m.last(torch.tanh(m.first(x))), "samples", "tanh"),
+        (lambda m, x: m.last(F.leaky_relu(m.first(x))), "samples", "leaky_relu"),
         (lambda m, x: m.last(m.first(x).clamp(0, 1)), "untested", "clamp"),
         (lambda m, x: m.last(F.hardtanh(m.first(x))), "untested", "flat parts"),
         (lambda m, x: m.last((x.mean(dim=1, keepdim=True) + m.first(x)).relu()), "untested", "add"),

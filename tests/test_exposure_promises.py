@@ -17,13 +17,14 @@ from torch.nn import functional as F
 import unbatch
 from exposed import Lstm, Made, Vit, answers, by_name, same_weights  # noqa: F401 -- a fixture for every test
 from unbatch import plugins
+from unbatch.attacks.span import Span
 from unbatch.attacks.spear import Spear
 from unbatch.errors import BadFile, Misuse
 from unbatch.exposure import Exposure, expose
 from unbatch.models.lenet5 import LeNet5
 from unbatch.models.mlp import Mlp
 from unbatch.trace import linear_layers
-from unbatch.types import Observation
+from unbatch.types import Observation, Status
 
 # what it says of single samples and batches is what happens
 
@@ -73,19 +74,37 @@ def test_one_sample_is_what_the_ratio_gives(model: Callable[[], nn.Sequential]) 
         (lambda: nn.Sequential(nn.Linear(6, 9, bias=False), nn.ReLU(), nn.Linear(9, 3)), (6,)),
     ],
 )
-def test_samples_are_promised_exactly_where_spear_applies(model: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
+def test_samples_are_promised_exactly_where_an_exact_attack_applies(model: Callable[[], nn.Module], shape: tuple[int, ...]) -> None:
     model = model()
     update = {name: torch.ones_like(parameter) for name, parameter in model.named_parameters()}
     observation = Observation(model, update, shape)
     found = expose(model, shape)
-    applies = Spear().unsupported(observation) is None
+    applies = any(attack.obstacle(observation) is None for attack in (Spear(), Span()))
     assert applies == any(layer.exact == "samples" for layer in found.layers)
     for layer in found.layers:
         if layer.exact == "features":
-            assert Spear(layer=layer.name).unsupported(observation) is None
+            assert Span(layer=layer.name).obstacle(observation) is None
+        if layer.limits is not None:
+            assert Spear(layer=None if layer.exact == "samples" else layer.name).obstacle(observation) is None
     assert [call.weight for call in linear_layers(model, shape) if call.activation == "relu" and call.bias and call.input.ndim == 2] == [
-        f"{layer.name}.weight" for layer in found.layers if layer.exact in ("samples", "features")
+        f"{layer.name}.weight" for layer in found.layers if layer.limits is not None
     ]
+
+
+@pytest.mark.parametrize("activation", [nn.GELU(), nn.Tanh(), nn.LeakyReLU()], ids=lambda module: type(module).__name__)
+@pytest.mark.parametrize("bias", [True, False])
+def test_what_is_promised_of_any_activation_is_what_span_reaches(activation: nn.Module, bias: bool) -> None:
+    model = nn.Sequential(nn.Linear(30, 50, bias=bias), activation, nn.Linear(50, 40), activation, nn.Linear(40, 6)).double()
+    first = by_name(expose(model, (30,)))["0"]
+    assert first.reach is not None
+    assert first.reach.extrapolated
+    assert first.limits is None
+    assert 2 <= first.largest <= first.reach.counted < 30
+    generator = torch.Generator().manual_seed(3)
+    x = torch.randn((first.largest, 30), generator=generator, dtype=torch.float64)
+    y = torch.randint(6, (len(x),), generator=generator)
+    found = Span()(Observation(model, unbatch.capture(model, x, y), (30,)))
+    assert found.status is Status.RECONSTRUCTED, found.reason
 
 
 def test_restorers_are_promised_exactly_where_they_answer() -> None:
@@ -126,18 +145,19 @@ def test_a_model_that_draws_or_mixes_is_said_to_be_refused() -> None:
         ),
         (
             lambda: nn.Sequential(nn.Linear(30, 40), nn.Tanh(), nn.Linear(40, 3)),
-            r"^One sample .* layer 0; for larger batches no exact route",
+            r"^Every sample of a batch of up to \d+ .* layer 0, whatever activation follows it: as far as our search is expected to reach",
         ),
         (
             lambda: nn.Sequential(nn.Linear(30, 40), nn.Tanh(), nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 3)),
-            r"^One sample .* layer 0; of larger batches what layer 2 sees of each .* up to \d+\.$",
+            r"^Every sample of a batch of up to \d+ .* layer 0, whatever activation",
         ),
         (
             lambda: nn.Sequential(nn.SiLU(), nn.Linear(30, 40), nn.ReLU(), nn.Linear(40, 3)),
             r"^No layer is known .* layer 1 .* up to \d+\.$",
         ),
         (lambda: nn.Sequential(nn.SiLU(), nn.Linear(30, 3)), r"^Of one sample alone, what layer 1 sees"),
-        (lambda: nn.Sequential(nn.Linear(30, 40, bias=False), nn.ReLU(), nn.Linear(40, 3, bias=False)), r"^Our search takes none"),
+        (lambda: nn.Sequential(nn.Linear(30, 40, bias=False), nn.ReLU(), nn.Linear(40, 3, bias=False)), r"^Every sample .* layer 0"),
+        (lambda: nn.Sequential(nn.Linear(30, 40, bias=False), nn.Hardtanh(), nn.Linear(40, 3, bias=False)), r"^Our search takes none"),
         (lambda: nn.Linear(30, 3, bias=False), r"^No exact route is known"),
     ],
 )
@@ -158,13 +178,16 @@ def test_every_opening_has_a_remedy_and_nothing_else() -> None:
     assert small is not None
     assert large is not None
     assert "8 samples" in small.title
-    assert "smooth" in large.title
+    assert "Freeze" in large.title
+    assert "Another activation is no way out" in large.costs
 
 
 def test_the_remedies_close_what_they_say() -> None:
     relu, smooth = (nn.Sequential(nn.Linear(90, 80), activation, nn.Linear(80, 3)) for activation in (nn.ReLU(), nn.GELU()))
     assert answers(expose(relu, (90,)))["0"][0] == "samples"
-    assert answers(expose(smooth, (90,)))["0"][0] == "none"
+    assert answers(expose(smooth, (90,)))["0"][0] == "samples", "another activation closes nothing"
+    smooth[0].requires_grad_(False)
+    assert answers(expose(smooth, (90,)))["0"] == ("none", "none")
     relu[0].requires_grad_(False)
     assert answers(expose(relu, (90,)))["0"] == ("none", "none")
     relu[2].requires_grad_(False)
@@ -186,7 +209,7 @@ class Words(nn.Module):
 @pytest.mark.parametrize(
     ("model", "shape", "message"),
     [
-        (Words, (7,), "looks its inputs up in an embedding of 50 rows"),
+        (Words, (7,), "looks its inputs up in the embedding 'words'"),
         (lambda: nn.Sequential(nn.Flatten(), nn.ReLU()), (7,), "a model with parameters"),
         (lambda: nn.Linear(4, 3), (7,), "runs on float inputs of shape"),
         (lambda: nn.Linear(4, 3), (), "input shape"),

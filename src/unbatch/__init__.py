@@ -14,7 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from unbatch.auditing import audit, invert
+    from unbatch.auditing import audit, invert, polish
     from unbatch.errors import (
         BadFile,
         BadUpdate,
@@ -56,11 +56,12 @@ __all__ = [
     "expose",
     "invert",
     "per_example",
+    "polish",
     "restore_labels",
 ]
 
 _MODULES = {
-    "auditing": ("audit", "invert"),
+    "auditing": ("audit", "invert", "polish"),
     "restoring": ("restore_labels",),
     "exposure": ("Exposure", "expose"),
     "gradients": ("capture", "per_example"),

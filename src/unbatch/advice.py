@@ -3,7 +3,7 @@
 Each measure says why it works, what it costs and where it ends. Cheapest is meant for the one who trains: a setting before a line of the
 model, a line of the model before a protocol. Facts on the limits are from "SPEAR: Exact Gradient Inversion of Batches in Federated
 Learning" (NeurIPS 2024) and from the algebra of the mechanism: ∂L/∂W = (∂L/∂Z)ᵀ X has rank b, and a sample's column of ∂L/∂Z is found by
-the b − 1 neurons that the sample leaves off.
+the b − 1 neurons that the sample leaves off, or solved for: see docs/span.md.
 """
 
 from __future__ import annotations
@@ -114,19 +114,21 @@ GENERAL: Final = (_PRIVATE, _AGGREGATE)
 """What holds against more than one route."""
 
 _ARCHITECTURE = Advice(
-    title="Do not feed raw input into a Linear + ReLU layer",
+    title="Do not feed raw input into a Linear layer",
     strength="obstacle",
-    works="The attack needs neurons that are exactly off. A smooth activation there (GELU, SiLU, tanh) leaves no exact zeros; layers that"
-    " come first, such as convolutions, leave features instead of raw input to recover; a first layer that is frozen sends no gradient.",
-    costs="It closes this exact route only. A batch of one is disclosed by any Linear layer with a bias, whatever its activation, attacks"
-    " by optimization need neither ReLU nor a Linear layer, and features can be inverted in a second step. The model must be retrained.",
+    works="What comes before it, such as convolutions, leaves features instead of raw input to recover; a first layer that is frozen sends"
+    " no gradient.",
+    costs="Replacing the ReLU is no defense: behind a smooth activation (GELU, SiLU, tanh) there are no zeros to read, but span solves for"
+    " the samples without them, and proves them. It closes this exact route only: features can be inverted in a second step, and attacks"
+    " by optimization do not even need a Linear layer. The model must be retrained.",
 )
 
 _NO_BIAS = Advice(
     title="Leave out the bias of that layer",
     strength="weak",
-    works="The bias gradient gives each sample its scale. Without it the samples come out only up to a factor.",
-    costs="A picture with unknown contrast is still a picture: use this beside other measures, never instead of them.",
+    works="The bias gradient gives each sample its scale. Without it zeros and ratios give the samples only up to a factor.",
+    costs="A picture with unknown contrast is still a picture, and span gets the scale from the model itself: use this beside other"
+    " measures, never instead of them.",
 )
 
 
@@ -174,7 +176,7 @@ def _count(value: object) -> int | None:
 
 
 def for_batches(name: str, rank: int, *, raw: bool) -> Advice:
-    """Against the inversion of whole batches from a Linear + ReLU layer.
+    """Against the inversion of whole batches from a Linear layer.
 
     Args:
         name: of the layer.
@@ -192,15 +194,15 @@ def for_batches(name: str, rank: int, *, raw: bool) -> Advice:
             strength="obstacle",
             works=f"From there on the gradient of {name} has full rank, and its factorization no longer shows the batch.",
             costs="Samples that alone turn on some neuron still leak from larger batches, and so do single samples wherever a client has"
-            " only one. A smooth activation instead of the ReLU ends the zeros at any batch size.",
+            " only one. Another activation is no way out: span needs no zeros.",
         )
     return Advice(
-        title=f"Put a smooth activation (GELU, SiLU, tanh) after {name} instead of the ReLU",
+        title=f"Freeze {name}, or let it see no {what}",
         strength="obstacle",
-        works=f"No neuron is exactly off any more, and without exact zeros the {what} of a batch cannot be told apart exactly.",
-        costs=f"The model must be retrained. The rank still shows the batch size, unmixing and optimization still approximate, and one"
-        f" sample alone stays exact. Freezing {name} sends no gradient of it at all; a batch of {rank + 1:,} or more ends the factorization"
-        " too; leaving out the bias is weak.",
+        works=f"A frozen layer sends no gradient. Behind layers that lose information, such as convolutions with pooling, {name} gives away"
+        " what they leave, and not what they were fed.",
+        costs=f"Another activation is no way out: behind a smooth one there are no zeros to read, and span solves for the {what} without"
+        f" them. A batch of {rank + 1:,} or more ends the factorization; leaving out the bias is weak. The model must be retrained.",
     )
 
 
@@ -219,10 +221,11 @@ def for_single(name: str, *, raw: bool) -> Advice:
 def for_untested(name: str) -> Advice:
     """Where our search does not apply but the algebra may."""
     return Advice(
-        title=f"Treat {name} as open, or put a smooth activation (GELU, SiLU, tanh) behind it",
+        title=f"Treat {name} as open, or freeze it",
         strength="obstacle",
-        works="Without exact zeros the directions of single samples cannot be told from their mixtures.",
-        costs="That our search does not take this layer protects nobody. One sample alone, unmixing and optimization stay open.",
+        works="A frozen layer sends no gradient, and nothing can be read from it.",
+        costs="That our search does not take this layer protects nobody, nor does another activation behind it. One sample alone, unmixing"
+        " and optimization stay open.",
     )
 
 

@@ -13,14 +13,15 @@ import torch
 from torch import Tensor
 
 from unbatch import plugins
-from unbatch.contracts import Attack, Metric
+from unbatch.chains import Polishing
+from unbatch.contracts import Attack, Metric, Polisher
 from unbatch.errors import Misuse
 from unbatch.realism import upper_bounds
 from unbatch.restoring import counts_of
 from unbatch.scoring import score
-from unbatch.types import Batch, Finding, Observation, Progress, Reconstruction, Schema, silent
+from unbatch.types import Batch, Candidate, Finding, Observation, Progress, Reconstruction, Schema, silent
 
-__all__ = ["audit", "environment", "invert"]
+__all__ = ["audit", "environment", "invert", "polish"]
 
 
 def invert(observation: Observation, attack: str | Attack = "spear", seed: int = 0, progress: Progress = silent) -> Reconstruction:
@@ -28,7 +29,8 @@ def invert(observation: Observation, attack: str | Attack = "spear", seed: int =
 
     Args:
         observation: what the server saw.
-        attack: ``"name"``, ``"name:field=value,field=value"``, or an attack.
+        attack: ``"name"``, ``"name:field=value,field=value"``, two of these joined by + (the second polishes what the first found), or an
+            attack.
         seed: of all randomness.
         progress: told what goes on.
 
@@ -37,6 +39,37 @@ def invert(observation: Observation, attack: str | Attack = "spear", seed: int =
     """
     built: Attack = plugins.build("attacks", attack) if isinstance(attack, str) else attack
     return built(observation, seed=seed, progress=progress)
+
+
+def polish(
+    observation: Observation,
+    guess: Tensor,
+    labels: Tensor | None = None,
+    *,
+    layer: str | None = None,
+    attack: str | Polisher = "span:search=false",
+    seed: int = 0,
+    progress: Progress = silent,
+) -> Reconstruction:
+    """Make approximate samples exact, where they are near enough to the true ones, and have the evidence judge what comes out.
+
+    Args:
+        observation: what the server saw.
+        guess: (k, *input_shape) approximate samples, for example pictures of another attack; or (k, n) what a layer sees.
+        labels: (k,) int64 theirs, where they are known; used only to judge a guess that leads to nothing.
+        layer: name of the weight of the layer whose features the guess is; None for inputs.
+        attack: that polishes. With ``span`` as it comes, what the guess does not lead to is searched for without it.
+        seed: of all randomness.
+        progress: told what goes on.
+
+    Raises:
+        Misuse: the attack cannot start from a guess, or the guess has not the shape of what the layer is fed.
+    """
+    built: Attack = plugins.build("attacks", attack) if isinstance(attack, str) else attack
+    if not isinstance(built, Polisher):
+        raise Misuse("an attack that starts from a guess, such as span", repr(built.spec), "use invert, or chain it: ATTACK+span")
+    given = Candidate(guess, labels) if layer is None else Candidate(features=guess, labels=labels, layer=layer)
+    return Polishing(given, built)(observation, seed=seed, progress=progress)
 
 
 def audit(
@@ -59,11 +92,12 @@ def audit(
     # Before the attack: a metric that cannot be built (a bad weights file) must not waste a long search.
     metrics = {name: plugins.load("metrics", name)() for name in plugins.names("metrics")} if truth is not None else {}
     start = time.perf_counter()
-    made = invert(observation, attack, seed, progress)
+    built: Attack = plugins.build("attacks", attack) if isinstance(attack, str) else attack
+    made = invert(observation, built, seed, progress)
     seconds = time.perf_counter() - start
     finding = Finding(
         made,
-        observation.knowledge,
+        replace(observation.knowledge, auxiliary_data=bool(built.needed.auxiliary)),
         (truth.schema if truth else observation.schema) or Schema.guess(observation.input_shape),
         observation.input_shape,
         seed,

@@ -34,8 +34,12 @@ class LabelScores:
     exact: bool
 
 
-def score_counts(truth: Int64[Tensor, " c"], restored: Int64[Tensor, " c"]) -> LabelScores:
+def score_counts(truth: Int64[Tensor, " c"], restored: Tensor) -> LabelScores:
     """Score restored counts.
+
+    Args:
+        truth: (C,) samples of each class.
+        restored: (C,) what was made of them.
 
     Raises:
         Misuse: the shapes differ, or the truth is empty.

@@ -108,7 +108,7 @@ def _packages(points: list[EntryPoint]) -> str:
 def build(kind: str, spec: str) -> Any:
     """A plug-in from its specification: ``name``, ``name:field=value,field=value``, or ``name:VALUE`` for its first field.
 
-    A value with a comma in it stands in double quotes: see ``specs.parse``.
+    A value with a comma in it stands in double quotes: see ``specs.parse``. Attacks may stand behind one another: ``dlg:steps=50+span``.
 
     Raises:
         UnknownPlugin: the name or a field is unknown.
@@ -118,6 +118,10 @@ def build(kind: str, spec: str) -> Any:
         >>> build("models", "mlp:width=50,depth=3")
         Mlp(width=50, depth=3, activation='relu')
     """
+    if kind == "attacks" and len(several := specs.stages(spec)) > 1:
+        from unbatch.chains import chained
+
+        return chained([build(kind, one) for one in several])
     name, parts = specs.parse(spec)
     cls = load(kind, name)
     settings = {field.name: field for field in fields(cls)}

@@ -14,7 +14,7 @@ from typing import Any
 
 from unbatch.errors import Misuse
 
-__all__ = ["KINDS", "added", "built_in", "check_finite", "name_of", "parse", "write"]
+__all__ = ["KINDS", "added", "built_in", "check_finite", "name_of", "parse", "stages", "write"]
 
 KINDS = ("attacks", "labels", "protocols", "defenses", "models", "datasets", "metrics")
 """Kinds of plug-ins: folders of this package, and entry points ``unbatch.KIND`` of others."""
@@ -47,6 +47,20 @@ def parse(spec: str) -> tuple[str, list[tuple[str | None, str]]]:
             settings.append((field, re.sub(r"\\(.)", r"\1", value[1:-1], flags=re.DOTALL) if value.startswith('"') else value.rstrip()))
         place = found.end()
     return name, settings
+
+
+_STAGE = re.compile(r'"(?:[^"\\]|\\.)*"|(\+)(?=[A-Za-z_][\w-]*\s*(?:[:+]|$))', re.DOTALL)
+
+
+def stages(spec: str) -> list[str]:
+    """The specifications that a + joins. One in quotes, or before a number, joins nothing.
+
+    Example:
+        >>> stages('inverting_gradients:steps=300,tv=1e+3+span:layer="a+b"')
+        ['inverting_gradients:steps=300,tv=1e+3', 'span:layer="a+b"']
+    """
+    cuts = [found.start() for found in _STAGE.finditer(spec) if found[1]]
+    return [spec[start:end] for start, end in zip([0, *(cut + 1 for cut in cuts)], [*cuts, len(spec)], strict=True)]
 
 
 def write(name: str, settings: Mapping[str, object]) -> str:

@@ -80,7 +80,7 @@ def test_several_samples_are_not_one() -> None:
     found = OneSample()(seen)
     assert found.status is Status.NOT_APPLICABLE
     assert "not that of one sample" in found.reason
-    assert "holds 3 samples" in str(OneSample().unsupported(replace(seen, batch_size=3)))
+    assert "holds 3 samples" in str(OneSample().obstacle(replace(seen, batch_size=3)))
 
 
 def test_of_a_deeper_layer_the_features_come_out() -> None:

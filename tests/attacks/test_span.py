@@ -1,14 +1,17 @@
 """Span on planted batches, through any activation: the truth is used only to check."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
 
+from unbatch import plugins
 from unbatch.attacks.span import Span
 from unbatch.errors import Inapplicable, Misuse
 from unbatch.gradients import capture
-from unbatch.span.inversion import invert, polish
-from unbatch.types import Observation, Reconstruction, Status
+from unbatch.span.inversion import invert
+from unbatch.types import Batch, Observation, Reconstruction, Schema, Status
 
 SHAPE = (3, 6, 6)
 
@@ -97,13 +100,120 @@ def test_features_of_an_inner_layer() -> None:
     assert found.inputs is None
 
 
-def test_polish_makes_a_rough_guess_exact() -> None:
-    observation, x, _ = plant(network(nn.GELU()), 8)
-    noise = torch.randn(x.shape, generator=torch.Generator().manual_seed(4), dtype=torch.float64)
-    found = polish(observation, x[:3] + 0.5 * noise[:3])
+class Behind(nn.Module):
+    """A convolutional trunk with tanh, or the class token of a transformer block; then a head of two layers."""
+
+    def __init__(self, kind: str) -> None:
+        super().__init__()
+        width = {"lenet": 72, "vit": 40}[kind]
+        self.patches = nn.Conv2d(3, 8 if kind == "lenet" else width, 2 if kind == "lenet" else 3, 2 if kind == "lenet" else 3)
+        self.block = nn.TransformerEncoderLayer(width, 4, 60, dropout=0.0, activation="gelu", batch_first=True, norm_first=True)
+        self.kind, self.head = kind, nn.Sequential(nn.Linear(width, 64), nn.Tanh(), nn.Linear(64, 6))
+
+    def trunk(self, x: Tensor) -> Tensor:
+        maps = torch.tanh(self.patches(x)) if self.kind == "lenet" else self.patches(x)
+        return maps.flatten(1) if self.kind == "lenet" else self.block(maps.flatten(2).transpose(1, 2))[:, 0]
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.trunk(x))
+
+
+FROZEN = pytest.param(True, marks=pytest.mark.xfail(raises=RuntimeError, reason="the judge stumbles over frozen parameters"))
+
+
+@pytest.mark.parametrize("frozen", [False, FROZEN], ids=["trained", "frozen"])
+@pytest.mark.parametrize("kind", ["lenet", "vit"])
+def test_features_behind_a_trunk_are_proved_by_the_evidence(kind: str, frozen: bool) -> None:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(5)
+        model = Behind(kind).double().eval()
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not frozen or name.startswith("head"))
+    x, y = batch(12)
+    truth = model.trunk(x).detach()
+    observation = Observation(model, capture(model, x, y), SHAPE)
+    found = Span(layer="head.0")(observation)
+    assert found.status is Status.FEATURES, found.reason
+    assert found.inputs is None
+    assert found.features is not None
+    assert len(found.features) == 12
+    assert float(errors(found.features, truth).max()) < 1e-9
+    assert "sees its raw input: name one with layer=" in Span()(observation).reason
+
+
+def bare(activation: nn.Module, everywhere: bool) -> nn.Module:
+    """The first layer, or all of them, without a bias."""
+    model = network(activation, depth=4)
+    for layer in [module for module in model if isinstance(module, nn.Linear)][: None if everywhere else 1]:  # type: ignore[attr-defined]
+        layer.bias = None
+    return model
+
+
+@pytest.mark.parametrize("everywhere", [False, True])
+@pytest.mark.parametrize("activation", [nn.GELU(), nn.Tanh(), nn.ReLU()], ids=lambda module: type(module).__name__)
+def test_without_a_bias_the_model_itself_tells_the_scale(activation: nn.Module, everywhere: bool) -> None:
+    observation, x, y = plant(bare(activation, everywhere), 7)
+    assert_recovers(Span()(observation), x, y, 1e-8)
+
+
+def test_a_frozen_bias_is_one_that_is_not_sent() -> None:
+    model = network(nn.SiLU())
+    model[1].bias.requires_grad_(False)  # type: ignore[operator,union-attr]
+    observation, x, y = plant(model, 7)
+    assert "1.bias" not in observation.update
+    assert_recovers(Span()(observation), x, y)
+
+
+@pytest.mark.parametrize(("classes", "size", "bias"), [(10, 3, True), (40, 14, True), (40, 14, False)])
+def test_logistic_regression_with_more_classes_than_twice_the_samples(classes: int, size: int, bias: bool) -> None:
+    x, _ = batch(size)
+    y = torch.arange(size) * 2 % classes
+    model = nn.Sequential(nn.Flatten(), nn.Linear(108, classes, bias=bias)).double()
+    assert_recovers(Span()(Observation(model, capture(model, x, y), SHAPE)), x, y)
+
+
+def test_of_logistic_regression_with_few_classes_it_says_what_can_be_had() -> None:
+    x, y = batch(20)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(108, 6)).double()
+    found = Span()(Observation(model, capture(model, x, y), SHAPE))
+    assert found.status is Status.NOT_APPLICABLE
+    assert "has at most 5 dimensions for 6 classes, which prove batches of up to 1" in found.reason
+    assert "labels" in found.reason
+
+
+@pytest.mark.parametrize("spec", ["fedavg:epochs=3,learning_rate=0.01,batch_size=0", "fedavg:epochs=2,learning_rate=0.02,momentum=0.9"])
+def test_local_steps_that_take_all_samples_are_followed(spec: str) -> None:
+    x, y = batch(5)
+    observation = plugins.build("protocols", spec).observe(network(nn.Tanh()), Batch(x, y, Schema.guess(SHAPE)), seed=3)
+    assert not observation.one_gradient
+    assert_recovers(Span()(observation), x, y)
+
+
+def test_of_other_local_steps_it_says_why_not() -> None:
+    x, y = batch(5)
+
+    def told(spec: str) -> str:
+        observation = plugins.build("protocols", spec).observe(network(nn.Tanh()), Batch(x, y, Schema.guess(SHAPE)), seed=3)
+        found = Span()(observation)
+        assert found.status is Status.NOT_APPLICABLE
+        return found.reason
+
+    assert "which sample was in which step is not known" in told("fedavg:epochs=2,batch_size=2")
+    assert "without the learning rate their way cannot be followed" in told("fedavg:epochs=2,rate_known=false")
+
+
+def test_a_sum_over_clients_is_one_batch() -> None:
+    x, y = batch(9)
+    protocol = plugins.build("protocols", "secure_aggregation:clients=3")
+    assert_recovers(Span()(protocol.observe(network(nn.GELU()), Batch(x, y, Schema.guess(SHAPE)), seed=3)), x, y)
+
+
+def test_an_unknown_factor_does_not_hide_the_samples() -> None:
+    observation, x, _ = plant(network(nn.GELU()), 6)
+    clipped = {name: 0.037 * tensor for name, tensor in observation.update.items()}
+    found = Span()(replace(observation, update=clipped, factor_known=False))
+    assert found.status in (Status.RECONSTRUCTED, Status.PARTIAL), found.reason
     assert float(errors(found.inputs, x).max()) < 1e-9
-    with pytest.raises(Misuse, match="guesses of shape"):
-        polish(observation, torch.zeros(2, 5))
 
 
 def test_an_update_of_another_model_gives_out_nothing() -> None:
@@ -121,8 +231,6 @@ def test_says_what_it_cannot_do() -> None:
     observation, x, y = plant(network(nn.GELU(), width=9), 8)
     assert "too few for a proof" in Span()(observation).reason or "full rank" in Span()(observation).reason
     assert "no Linear layer named 'nine'" in Span(layer="nine")(observation).reason
-    bare = nn.Sequential(nn.Flatten(), nn.Linear(108, 30, bias=False), nn.GELU(), nn.Linear(30, 6)).double()
-    assert "has no bias" in Span()(Observation(bare, capture(bare, x, y), SHAPE)).reason
     tokens = nn.Sequential(nn.Flatten(2), nn.Linear(36, 30), nn.GELU(), nn.Flatten(), nn.Linear(90, 6)).double()
     assert "3 times a sample" in Span()(Observation(tokens, capture(tokens, x, y), SHAPE)).reason
     with pytest.raises(Misuse, match="a positive budget"):

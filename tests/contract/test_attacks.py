@@ -7,9 +7,10 @@ import torch
 from torch import nn
 
 from unbatch import plugins
-from unbatch.contracts import Attack
+from unbatch.auditing import audit
+from unbatch.contracts import Attack, Needs
 from unbatch.gradients import capture
-from unbatch.types import Observation, Reconstruction, Status
+from unbatch.types import Candidate, LocalTraining, Observation, Reconstruction, Status
 
 ATTACKS = plugins.names("attacks")
 
@@ -40,7 +41,7 @@ def network(activation: type[nn.Module] = nn.ReLU) -> nn.Module:
 def suited(attack: Attack, dtype: torch.dtype = torch.float64) -> Observation:
     """The first of a few plain cases that the attack takes: one sample behind sigmoids, then five behind ReLU."""
     for case in (observe(network(nn.Sigmoid), dtype, 1, 1), observe(network(), dtype), observe(network(), dtype, 5, 5)):
-        if attack.unsupported(case) is None:
+        if attack.obstacle(case) is None:
             return case
     raise AssertionError(f"{attack.spec} takes none of the cases: add one that it is made for")
 
@@ -100,8 +101,6 @@ class Liar(Attack):
         return None
 
     def reconstruct(self, observation, generator, progress):  # type: ignore[no-untyped-def]
-        from unbatch.types import Candidate
-
         noise = torch.randn((5, *observation.input_shape), generator=generator, dtype=torch.float64)
         return Candidate(noise, torch.zeros(5, dtype=torch.int64))
 
@@ -111,3 +110,80 @@ def test_a_made_up_batch_is_never_called_a_reconstruction() -> None:
     assert found.status is Status.INCONSISTENT
     assert found.residual is not None
     assert found.residual > 0.1
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_declares_what_it_needs_yields_and_costs(name: str) -> None:
+    attack = built(name)
+    assert attack.yields
+    assert attack.cost
+    assert all(words and len(words) < 100 for words in attack.needs.words)
+    assert type(attack).needed.__doc__
+
+
+@dataclasses.dataclass(frozen=True)
+class Asked(Attack):
+    """Counts how often it is asked whether it can be used."""
+
+    batch_size: int | None = None
+    times: list[int] = dataclasses.field(default_factory=list)
+
+    def unsupported(self, observation: Observation) -> str | None:
+        self.times.append(1)
+        return None
+
+    def reconstruct(self, observation, generator, progress):  # type: ignore[no-untyped-def]
+        return Candidate(reason="nothing found")
+
+
+def test_is_asked_once_whether_it_can_be_used() -> None:
+    attack = Asked()
+    assert attack(observe(network())).status is Status.INCONSISTENT
+    assert attack.times == [1]
+
+
+class Signs(nn.Module):
+    """Its gradient does not change with its input."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x.sign()
+
+
+PLAIN = observe(network())
+STEPS = LocalTraining(learning_rate=0.1, epochs=2)
+
+
+@pytest.mark.parametrize(
+    ("needs", "observation", "why"),
+    [
+        (Needs(batch_size=True), PLAIN, "assume one with batch_size="),
+        (Needs(labels=True), PLAIN, "labels are not known"),
+        (Needs(samples=1), observe(network(), batch_size=5), "holds 5 samples"),
+        (Needs(kinds=frozenset({"table"})), PLAIN, "kind 'image'"),
+        (Needs(one_gradient=True), dataclasses.replace(PLAIN, training=STEPS), "weights that moved"),
+        (Needs(scale=True), dataclasses.replace(PLAIN, factor_known=False), "a factor that the server does not know"),
+        (Needs(entrance="Linear"), observe(nn.Sequential(nn.Conv2d(3, 8, 4), nn.Flatten())), "runs no Linear layer"),
+        (Needs(entrance="Linear"), observe(nn.Sequential(nn.Conv2d(3, 8, 4), nn.Flatten(), nn.Linear(8, 4))), "sees its raw input"),
+        (Needs(second_order=True), observe(nn.Sequential(nn.Flatten(), Signs(), nn.Linear(48, 4))), "twice differentiable"),
+        (Needs(uncoupled=True), observe(nn.Sequential(nn.Flatten(), nn.BatchNorm1d(48), nn.Linear(48, 4))), "BatchNorm1d"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_an_unmet_need_is_the_reason_and_the_attack_is_not_asked(needs: Needs, observation: Observation, why: str) -> None:
+    attack = type("Needy", (Asked,), {"needs": needs})()
+    found = attack(observation)
+    assert found.status is Status.NOT_APPLICABLE
+    assert why in found.reason
+    assert attack.times == []
+    assert needs.words
+
+
+def test_a_need_that_is_met_is_no_obstacle() -> None:
+    met = Needs("Linear", frozenset({"image"}), 5, batch_size=True, one_gradient=True, scale=True, second_order=True, uncoupled=True)
+    assert met.unmet(observe(network(nn.Sigmoid), batch_size=5)) is None
+
+
+def test_auxiliary_data_is_declared_knowledge() -> None:
+    attack = type("Informed", (Asked,), {"needs": Needs(auxiliary="public pictures like the client's")})()
+    assert audit(observe(network()), attack=attack).knowledge.auxiliary_data
+    assert not audit(observe(network()), attack=Asked()).knowledge.auxiliary_data

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -63,8 +63,6 @@ def liar(scene: Scene, lie: Lie) -> Attack:
 
     @dataclass(frozen=True)
     class Liar(Attack):
-        takes_batch_statistics: ClassVar[bool] = True
-
         def unsupported(self, observation: Observation) -> str | None:
             return None
 

@@ -62,9 +62,9 @@ def test_every_space_holds_the_vectors_of_the_batch_and_no_others(model: nn.Modu
     for rest, _ in problem.equations.blocks(points, y):
         assert float(rest.norm(dim=1).max()) < 1e-12
     mixed = 0.5 * (points + points.roll(1, dims=0))
-    assert float(problem.equations.misfit(points, y, 1e-9).max()) < 1
-    assert float(problem.equations.misfit(mixed, y, 1e-9).min()) > 1000
-    assert float(problem.equations.misfit(points, (y + 1) % 5, 1e-9).min()) > 1000
+    assert float(problem.equations.misfit(points, y, 1e-9, 5).max()) < 1
+    assert float(problem.equations.misfit(mixed, y, 1e-9, 5).min()) > 1000
+    assert float(problem.equations.misfit(points, (y + 1) % 5, 1e-9, 5).min()) > 1000
 
 
 def test_columns_are_those_of_the_samples_own_gradients() -> None:
@@ -114,6 +114,6 @@ def test_too_few_equations_prove_nothing() -> None:
     crowded = Equations(problem.equations.network, [Space("column", problem.column.layer, wide, torch.zeros(1, 32, dtype=torch.float64))])
     assert crowded.count == 4
     assert float(crowded.residuals(points, y).norm(dim=1).max()) < 1e-12  # a zero, of too few equations
-    assert bool(crowded.misfit(points, y, 1e-9).isinf().all())
+    assert bool(crowded.misfit(points, y, 1e-9, points.shape[1] - 1).isinf().all())
     with pytest.raises(Inapplicable, match="5 samples are 4 unknowns each, and the update gives 7 equations"):
         posed(nn.Sequential(nn.Linear(40, 12), nn.Tanh(), nn.Linear(12, 5)), size=5)

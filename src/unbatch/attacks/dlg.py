@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar, Literal
 
 from torch import Generator
 
-from unbatch.contracts import Attack
+from unbatch.contracts import Attack, Needs, Yield
 from unbatch.inversion.descent import Descent
 from unbatch.inversion.kinks import kinks
 from unbatch.inversion.label_guess import Labels, assuming
@@ -50,7 +50,10 @@ class Dlg(Attack):
         (True, [3])
     """
 
-    takes_batch_statistics: ClassVar[bool] = True
+    needs: ClassVar[Needs] = Needs(batch_size=True, scale=True, second_order=True)
+    yields: ClassVar[frozenset[Yield]] = frozenset({Yield.PROOF, Yield.PICTURE, Yield.COUNTS})
+    cost: ClassVar[str] = "minutes: two backward passes a step and restart, 6000 steps"
+    rank: ClassVar[int] = 70
 
     steps: int = 6000
     restarts: int = 1
@@ -71,14 +74,19 @@ class Dlg(Attack):
     def _descent(self, enough: float) -> Descent:
         return Descent(self.optimizer, self.steps, self.learning_rate, enough=enough)
 
+    @property
+    def needed(self) -> Needs:
+        """A batch size may be assumed."""
+        return replace(self.needs, batch_size=self.batch_size is None)
+
     def unsupported(self, observation: Observation) -> str | None:
-        """The model has kinks, the batch size or the update's factor is not known, or labels cannot be had."""
+        """The model has kinks, local steps cannot be unrolled, or labels cannot be had."""
         if self.optimizer == "lbfgs" and (found := kinks(observation)):
             return (
                 f"the model has kinks ({', '.join(found)}), and L-BFGS needs a smooth second derivative: use inverting_gradients, or "
                 "dlg:optimizer=adam,learning_rate=0.1"
             )
-        return matching_obstacle(assuming(observation, self.batch_size), "squared", self.labels, self.local)
+        return matching_obstacle(assuming(observation, self.batch_size), self.labels, self.local)
 
     def reconstruct(self, observation: Observation, generator: Generator, progress: Progress) -> Candidate:
         """See the class."""

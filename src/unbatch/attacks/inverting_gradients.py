@@ -7,13 +7,13 @@ paper returns the last iterate; here it is the best one by the attack's own obje
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
 
-from unbatch.contracts import Attack
+from unbatch.contracts import Attack, Needs, Yield
 from unbatch.errors import Misuse
 from unbatch.inversion import priors
 from unbatch.inversion.descent import Descent, Schedule, Sign
@@ -62,7 +62,10 @@ class InvertingGradients(Attack):
         ([2], True)
     """
 
-    takes_batch_statistics: ClassVar[bool] = True
+    needs: ClassVar[Needs] = Needs(batch_size=True, second_order=True)
+    yields: ClassVar[frozenset[Yield]] = frozenset({Yield.PICTURE, Yield.COUNTS})
+    cost: ClassVar[str] = "minutes to hours: two backward passes a step and restart, 4800 steps"
+    rank: ClassVar[int] = 80
 
     steps: int = 4800
     restarts: int = 1
@@ -98,9 +101,14 @@ class InvertingGradients(Attack):
     def _descent(self) -> Descent:
         return Descent("adam", self.steps, self.learning_rate, self.schedule, sign=self.sign)
 
+    @property
+    def needed(self) -> Needs:
+        """A batch size may be assumed; a squared distance compares sizes."""
+        return replace(self.needs, batch_size=self.batch_size is None, scale=self.distance == "squared")
+
     def unsupported(self, observation: Observation) -> str | None:
-        """The batch size is not known, labels cannot be had, or the model has no second derivative at all. ReLU is no obstacle."""
-        return matching_obstacle(assuming(observation, self.batch_size), self.distance, self.labels, self.local)
+        """Local steps cannot be unrolled, or labels cannot be had. ReLU is no obstacle."""
+        return matching_obstacle(assuming(observation, self.batch_size), self.labels, self.local)
 
     def reconstruct(self, observation: Observation, generator: Generator, progress: Progress) -> Candidate:
         """See the class."""

@@ -7,12 +7,12 @@ same holds after any number of local steps on that sample, under an unknown fact
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 from torch import Generator, Tensor
 
-from unbatch.contracts import Attack
+from unbatch.contracts import Attack, Needs, Yield
 from unbatch.errors import Inapplicable
 from unbatch.last_layer import labels_of_batch, last_layer, obstacle
 from unbatch.trace import LinearCall, linear_layers
@@ -42,15 +42,20 @@ class OneSample(Attack):
         (True, [3])
     """
 
-    takes_batch_statistics: ClassVar[bool] = True
+    needs: ClassVar[Needs] = Needs(entrance="Linear", samples=1)
+    yields: ClassVar[frozenset[Yield]] = frozenset({Yield.PROOF, Yield.FEATURES, Yield.COUNTS})
+    cost: ClassVar[str] = "one division: milliseconds"
+    rank: ClassVar[int] = 10
 
     layer: str | None = None
 
+    @property
+    def needed(self) -> Needs:
+        """A layer that is named need not be fed the raw input."""
+        return self.needs if self.layer is None else replace(self.needs, entrance="")
+
     def unsupported(self, observation: Observation) -> str | None:
-        """No such Linear layer with a bias, or the batch is known to hold more than one sample."""
-        count = observation.batch_size if observation.labels is None else len(observation.labels)
-        if count not in (None, 1):
-            return f"the batch holds {count} samples: only of a single one is the gradient its input"
+        """No such Linear layer with a bias."""
         found = self._find_layer(observation)
         return found if isinstance(found, str) else None
 

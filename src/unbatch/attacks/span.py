@@ -8,13 +8,15 @@ documentation have the derivation.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import ClassVar
 
 from torch import Generator
 
-from unbatch.contracts import Attack
+from unbatch.contracts import Needs, Polisher, Yield
 from unbatch.errors import Misuse
-from unbatch.span.inversion import invert
+from unbatch.span.inversion import invert, polish
+from unbatch.span.local_steps import obstacle
 from unbatch.span.problem import find_layer
 from unbatch.types import Candidate, Observation, Progress
 
@@ -22,13 +24,14 @@ __all__ = ["Span"]
 
 
 @dataclass(frozen=True)
-class Span(Attack):
-    """Exact inversion of a batch from one Linear layer with a bias, whatever activation follows it.
+class Span(Polisher):
+    """Exact inversion of a batch from one Linear layer, whatever activation follows it.
 
     Attributes:
         layer: name of the layer's weight; the first one that sees the raw input if None. Of a deeper layer the features that it was fed
             are recovered.
         seconds: budget, wall time.
+        search: whether what a given guess does not lead to is searched for without it; without a guess there is always a search.
 
     Example:
         >>> import torch, unbatch
@@ -40,21 +43,34 @@ class Span(Attack):
         (True, [0, 0, 1, 2, 3, 4])
     """
 
+    needs: ClassVar[Needs] = Needs(entrance="Linear", uncoupled=True)
+    yields: ClassVar[frozenset[Yield]] = frozenset({Yield.PROOF, Yield.FEATURES, Yield.COUNTS})
+    cost: ClassVar[str] = "seconds up to its budget of 60; most of it where the update gives few equations for each sample"
+    rank: ClassVar[int] = 30
+
     layer: str | None = None
     seconds: float = 60.0
+    search: bool = True
 
     def __post_init__(self) -> None:
         """Refuse settings that cannot be."""
         if self.seconds <= 0:
             raise Misuse("a positive budget", f"seconds={self.seconds}", "raise it")
 
+    @property
+    def needed(self) -> Needs:
+        """A layer that is named need not be fed the raw input."""
+        return self.needs if self.layer is None else replace(self.needs, entrance="")
+
     def unsupported(self, observation: Observation) -> str | None:
-        """No Linear layer with a bias sees the raw input once a sample, or the update is none at the broadcast weights."""
-        if not observation.one_gradient:
-            return "the update is a sum over weights that moved; this attack needs a gradient at the broadcast weights"
+        """No Linear layer sees the raw input once a sample."""
         found = find_layer(observation, self.layer)
-        return found if isinstance(found, str) else None
+        return found if isinstance(found, str) else obstacle(observation)
 
     def reconstruct(self, observation: Observation, generator: Generator, progress: Progress) -> Candidate:
         """See ``span.inversion.invert``."""
         return invert(observation, generator, self.layer, self.seconds, progress)
+
+    def polish(self, observation: Observation, guess: Candidate, generator: Generator, progress: Progress) -> Candidate:
+        """See ``span.inversion.polish``."""
+        return polish(observation, guess, generator, self.layer, self.seconds, progress, search=self.search)

@@ -22,8 +22,9 @@ import torch
 from torch import Generator
 
 from unbatch.clock import Clock, OutOfTime
-from unbatch.contracts import Attack
+from unbatch.contracts import Attack, Needs, Yield
 from unbatch.errors import Inapplicable, Misuse
+from unbatch.span.inversion import complete
 from unbatch.spear.candidate import Attempt, read_out
 from unbatch.spear.problem import Problem, dependent, factored, pose, too_few
 from unbatch.spear.sampling import expected_subsets
@@ -41,6 +42,9 @@ TRIAL = 2
 SMALL = 40
 """Up to so many samples the ordinary search has its turn where the shallow one leaves some out."""
 
+
+SEARCH = 0.5
+"""Share of the budget after which what is found so far is handed to ``span``, which needs no zeros for the samples that are missing."""
 
 HOPELESS = 0.05
 """Share of the budget for inputs that depend on each other: only samples that are in no dependence can be found."""
@@ -70,7 +74,10 @@ class Spear(Attack):
         (True, [0, 0, 1, 2, 3, 4])
     """
 
-    takes_batch_statistics: ClassVar[bool] = True
+    needs: ClassVar[Needs] = Needs(entrance="Linear + ReLU")
+    yields: ClassVar[frozenset[Yield]] = frozenset({Yield.PROOF, Yield.FEATURES, Yield.COUNTS})
+    cost: ClassVar[str] = "seconds up to its budget of 60; most of it where few neurons are off for each sample"
+    rank: ClassVar[int] = 20
 
     search: Literal["auto", "sampling"] = "auto"
     layer: str | None = None
@@ -87,6 +94,11 @@ class Spear(Attack):
             raise Misuse("a positive budget", f"subsets={self.subsets}, parallel={self.parallel}", "raise it")
         if not 0 < self.false_rejection < 1:
             raise Misuse("a probability between 0 and 1", f"false_rejection={self.false_rejection}", "1e-5 is the usual choice")
+
+    @property
+    def needed(self) -> Needs:
+        """A layer that is named need not be fed the raw input."""
+        return self.needs if self.layer is None else replace(self.needs, entrance="")
 
     def unsupported(self, observation: Observation) -> str | None:
         """No Linear layer with a bias, followed by ReLU, sees the raw inputs."""
@@ -128,26 +140,49 @@ class Spear(Attack):
             found = shallow is not None and shallow.inputs is not None
             if shallow is not None and (not shallow.exhausted or clock.over or (found and factors.rank > SMALL)):
                 return shallow
-        best: Attempt | None = None
         samples = None if completion is not None else dependent(observation, reader, factors, generator, clock)
         if samples is not None:
             clock = clock.part(HOPELESS)
+        helped = self.search == "auto" and observation.one_gradient and shallow is None and completion is None and samples is None
         problems = pose(observation, call, reader, factors, completion, generator, clock, samples)
-        for turn, problem in enumerate(problems):
-            attempt = self._attempt(observation, problem, generator, clock.part(1 / (len(problems) - turn)), progress)
-            if best is None or (attempt.fits, attempt.samples) > (best.fits, best.samples):
-                best = attempt
-            if best.fits:
-                break
+        best = self._best(observation, problems, generator, clock.part(SEARCH) if helped else clock, progress, helped=helped)
         if best is None:
             raise Inapplicable(too_few(observation, call, factors))
         if not best.whole and shallow is not None:
             return shallow
+        more = None
+        if not best.whole and helped:
+            made = read_out(observation, best, factors.rank, progress)
+            more = _completed(observation, made, call.weight, generator, clock, progress)
+            if more is None and not clock.over:
+                best = self._best(observation, problems, generator, clock, progress) or best
         if samples is not None and not best.whole:
             best = replace(best, reason=f"{samples} samples whose inputs depend on each other, being of rank {factors.rank}: {best.reason}")
-        return read_out(observation, best, factors.rank, progress)
+        return more or read_out(observation, best, factors.rank, progress)
 
-    def _attempt(self, observation: Observation, problem: Problem, generator: Generator, clock: Clock, progress: Progress) -> Attempt:
+    def _best(
+        self,
+        observation: Observation,
+        problems: list[Problem],
+        generator: Generator,
+        clock: Clock,
+        progress: Progress,
+        *,
+        helped: bool = False,
+    ) -> Attempt | None:
+        """What came nearest to the whole batch, problem by problem until one fits."""
+        best: Attempt | None = None
+        for turn, problem in enumerate(problems):
+            attempt = self._attempt(observation, problem, generator, clock.part(1 / (len(problems) - turn)), progress, helped)
+            if best is None or (attempt.fits, attempt.samples) > (best.fits, best.samples):
+                best = attempt
+            if best.fits:
+                break
+        return best
+
+    def _attempt(
+        self, observation: Observation, problem: Problem, generator: Generator, clock: Clock, progress: Progress, helped: bool
+    ) -> Attempt:
         """Search one problem."""
         search = Search(
             problem.layer,
@@ -159,11 +194,26 @@ class Spear(Attack):
             self.false_rejection,
             torch.float32 if self.precision == "float32" else torch.float64,
             drifting=not observation.one_gradient or problem.columns is not None,
+            helped=helped,
         )
         solution = search.run(clock, progress)
         score = float(solution.agreement.mean()) if len(solution.agreement) else 0.0
         fits = _fits(search, solution)
         return Attempt(problem, solution, fits, _shortfall(search, solution.missing, score, fits), _stats(problem, search, score))
+
+
+def _completed(
+    observation: Observation, made: Candidate, weight: str, generator: Generator, clock: Clock, progress: Progress
+) -> Candidate | None:
+    """The samples that were found and those that ``span`` finds once these are taken out; None where it finds no more."""
+    if clock.over:
+        return None
+    try:
+        more = complete(observation, made, generator, weight, clock, progress)
+    except Inapplicable:
+        return None
+    known, found = (0 if c.samples is None else len(c.samples) for c in (made, more))
+    return replace(more, stats={**made.stats, **more.stats, "found by zeros": known}) if found > known else None
 
 
 def _stats(problem: Problem, search: Search, score: float) -> dict[str, Any]:

@@ -42,10 +42,9 @@ def execute(arguments: Sequence[str]) -> int:
     """Run the command line and return its exit code; every error ends here, as one sentence on stderr.
 
     Example:
-        >>> execute(["list", "attacks"])
-        dlg
+        >>> execute(["list", "protocols"])
+        fedavg
         ...
-        spear
         0
     """
     with guarded() as out:

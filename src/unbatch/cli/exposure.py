@@ -17,7 +17,7 @@ from unbatch.errors import printable
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from unbatch.exposure import Exposure
+    from unbatch.exposure import Exposure, LayerExposure
     from unbatch.report.claims import Sheet
 
 __all__ = ["exposure"]
@@ -138,10 +138,19 @@ def _table(found: Exposure) -> Table:
         table.add_column(column)
     for row in rows(found):
         layer = row.layer
-        reach = "" if layer.limits is None else f"b ≤ {layer.limits.searched:,}" + ("*" if layer.limits.extrapolated else "")
+        reach = _reach(layer)
         cells = [row.name, row.kind, layer.sees, answer(layer), one_sample(layer), reach, row.why]
         # As text, so that brackets in a stranger's names are no markup.
         table.add_row(*(Text(printable(cell)) for cell in cells), style="" if layer.remedy is not None else "dim")
-    if any(layer.limits is not None and layer.limits.extrapolated for layer in found.layers):
+    if any("*" in _reach(layer) for layer in found.layers):
         table.caption, table.caption_justify = "* extrapolated from the widths that were measured", "left"
     return table
+
+
+def _reach(layer: LayerExposure) -> str:
+    """As far as our searches get, the further of the two; with a star where that is extrapolated."""
+    known = [each for each in (layer.limits, layer.reach) if each is not None]
+    if not known:
+        return ""
+    best = max(known, key=lambda each: each.searched)
+    return f"b ≤ {best.searched:,}" + ("*" if best.extrapolated else "")

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from typing import Annotated
 
 import typer
 
 from unbatch.cli.app import app, echo
-from unbatch.errors import UnknownPlugin
+from unbatch.errors import UnknownPlugin, printable
 
 __all__ = ["describe", "list_", "version"]
 
@@ -18,16 +19,43 @@ def list_(
         str | None, typer.Argument(help="attacks, labels, protocols, defenses, models, datasets or metrics; all if not given.")
     ] = None,
 ) -> None:
-    """Print the names of all plug-ins of a kind, one a line; or all kinds, each with its names."""
+    """Print the names of all plug-ins of a kind, one a line; of attacks a table of what each needs, yields and costs; or all kinds."""
     from unbatch import plugins
 
     if kind is None:
         for one in plugins.KINDS:
             echo(f"{one}: {', '.join(plugins.names(one))}")
         return
-
-    for name in plugins.names(kind):
+    names = plugins.names(kind)
+    if kind == "attacks":
+        _print_attacks(names)
+        return
+    for name in names:
         echo(name)
+
+
+def _print_attacks(names: list[str]) -> None:
+    """Name, needs, yields and cost of each, in the order in which they are worth trying."""
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
+    from unbatch import plugins
+    from unbatch.contracts import Yield
+
+    rows: list[tuple[float, tuple[str, ...]]] = []
+    for name in names:
+        try:
+            cls = plugins.load("attacks", name)
+        except UnknownPlugin as error:  # a stranger's, which must not hide the others
+            rows.append((math.inf, (name, str(error), "", "")))
+            continue
+        yields = ", ".join(each.name.lower() for each in Yield if each in cls.yields)
+        rows.append((cls.rank, (name, ", ".join(cls.needs.words) or "nothing more", yields, cls.cost)))
+    table = Table("attack", "needs", "yields", "cost", box=None, pad_edge=False)
+    for _, cells in sorted(rows):
+        table.add_row(*(Text(printable(cell)) for cell in cells))
+    Console().print(table)
 
 
 @app.command()
@@ -46,10 +74,15 @@ def _description(kind: str, name: str) -> str:
     from dataclasses import MISSING, fields
 
     from unbatch import plugins
+    from unbatch.contracts import Yield
 
     cls = plugins.load(kind, name)
     text = (inspect.getdoc(cls) or "").partition("\nExample:")[0].strip()
-    lines = [f"{kind}: {name}", "", text, "", "Settings:"]
+    lines = [f"{kind}: {name}", "", text, ""]
+    if kind == "attacks":
+        lines += ["Needs:", *(f"    {need}" for need in cls.needs.words or ("nothing but the model and its update",))]
+        lines += ["", "Yields, at best:", *(f"    {each.value}" for each in Yield if each in cls.yields), "", f"Cost: {cls.cost}", ""]
+    lines.append("Settings:")
     for field in fields(cls):
         default = "required" if field.default is MISSING else f"= {field.default!r}"
         lines.append(f"    {field.name}: {field.type if isinstance(field.type, str) else field.type.__name__} {default}")

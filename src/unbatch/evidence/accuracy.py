@@ -6,9 +6,15 @@ Two answers, each an upper estimate of ‖error‖ / ‖x‖; the smaller one co
   (D⁺)ᵢ N. N is seen in what the replay leaves, never below the rounding of the numbers that were added up.
 - From the conditions of the certificate: their derivative along every direction of the row space, by finite differences; its smallest
   singular value says how large an error may hide behind the violation that is left.
+
+The rows take D for what it is, but D follows from the samples, and G = D Xᵀ leaves open which part of a product is d and which the length
+of x: a layer norm behind the layer makes d ∝ 1/‖x‖, and any length fits. Two things tell it: the bias gradient Σ d, which knows nothing of
+x; and d itself, where it turns as x grows. What neither tells is not known.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Float, Int64
@@ -17,13 +23,19 @@ from torch import Tensor
 from unbatch.evidence.certificate import Entrance, conditions, sizes_of
 from unbatch.evidence.tail import Seen
 
-__all__ = ["SAFETY", "from_conditions", "from_rows"]
+__all__ = ["NOTHING", "SAFETY", "TELLING", "across", "from_conditions", "from_rows", "turning"]
 
 SAFETY = 3.0
 """Standard deviations that an estimate from noise is multiplied by."""
 
 STEP = 1e-6
 """Of the finite differences, as a share of the sample's length."""
+
+GROWTH = 1e-3
+"""By how much a sample is made longer and shorter to see its column turn: far above what rounding turns it."""
+
+TELLING = 1e-5
+"""A length that the bias gradient tells no better than this is asked of the turning column as well."""
 
 CHUNK = 1 << 22
 """Numbers of pre-activations that are passed at a time."""
@@ -79,6 +91,40 @@ LOOSE = 1e-4
 
 NOTHING = 1e-6
 """A derivative below this is nothing: finite differences see no less."""
+
+
+def turning(entrance: Entrance, coordinates: Float[Tensor, "k r"], labels: Int64[Tensor, " k"]) -> Float[Tensor, " k"]:
+    """By how much the conditions are violated for every sample that is made longer, per relative length; 0 where that is nothing."""
+    sizes = sizes_of(here := entrance.tail(entrance.at(coordinates), labels))
+    base = conditions(entrance, here, sizes)
+    slopes = [
+        (conditions(entrance, entrance.tail(entrance.at((1 + step) * coordinates), labels), sizes) - base) / step
+        for step in (GROWTH, -GROWTH)  # where one of them meets a kink, the other does not
+    ]
+    return _of_note(torch.stack([torch.linalg.vector_norm(slope, dim=1) for slope in slopes]))
+
+
+def across(
+    here: Float[Tensor, "k m"], passed: Callable[[float], Float[Tensor, "k m"] | None]
+) -> Float[Tensor, " k"]:
+    """By how much every column turns when all samples are made longer, per relative length; 0 where that is nothing.
+
+    Args:
+        here: the columns.
+        passed: the columns of the samples times a factor.
+    """
+    length, turned = torch.linalg.vector_norm(here, dim=1).clamp_min(torch.finfo(here.dtype).tiny), []
+    unit = here / length[:, None]
+    for step in (GROWTH, -GROWTH):
+        moved = passed(1 + step)
+        slope = torch.zeros_like(here) if moved is None else (moved - here) / step / length[:, None]
+        turned.append(torch.linalg.vector_norm(slope - (slope * unit).sum(dim=1, keepdim=True) * unit, dim=1))
+    return _of_note(torch.stack(turned))
+
+
+def _of_note(found: Float[Tensor, "2 k"]) -> Float[Tensor, " k"]:
+    least = found.amin(dim=0).nan_to_num(0.0)
+    return least.where(least > NOTHING, 0.0).clamp(max=1.0)
 
 
 def _weakest(entrance: Entrance, coordinates: Tensor, labels: Tensor | None, stop: str | None) -> Float[Tensor, " k"]:

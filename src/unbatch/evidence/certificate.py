@@ -74,7 +74,7 @@ class Certificates:
         noise: (k,) what of it the update's noise explains.
         inverse_weight: (k,) 1/w, the median over the layers.
         row_noise: (k,) how far, relatively, noise turns the first layer's row space away from a sample.
-        scale_noise: (k,) how far, relatively, noise of the bias gradient moves the length of a sample that it alone tells.
+        length_error: (k,) how far, relatively, the first layer's bias gradient leaves the length of a sample open; infinite without one.
         equations: how many conditions there are, independent of each other; counted up to r + ``SPARE``.
         met: (k,) whether they are met, up to the noise.
     """
@@ -83,7 +83,7 @@ class Certificates:
     noise: Float[Tensor, " k"]
     inverse_weight: Float[Tensor, " k"]
     row_noise: Float[Tensor, " k"]
-    scale_noise: Float[Tensor, " k"]
+    length_error: Float[Tensor, " k"]
     equations: int
     met: Bool[Tensor, " k"]
 
@@ -107,7 +107,7 @@ def certify(
     seen = entrance.tail(entrance.at(coordinates), labels)
     seen[entrance.tail.start] = replace(seen[entrance.tail.start], inputs=coordinates)
     violations, noises, inverses = [outside], [torch.zeros_like(outside)], []
-    scale = torch.zeros_like(outside)
+    length_error = torch.full_like(outside, torch.inf)
     for name, space in entrance.spaces.items():
         here = seen.get(name)
         if here is None or here.columns is None or here.inputs is None:
@@ -126,7 +126,7 @@ def certify(
             sums = space.solve_columns(space.bias_gradient[None])[0]
             violations.append((inside @ sums - 1).abs())
             noises.append(_norm(by_rows) * (space.noise * float(sums.norm()) + space.bias_noise))
-            scale = noises[-1] if own else scale
+            length_error = violations[-1] + noises[-1] if own else length_error
         # 1/w must be positive, and the same at every layer.
         inverses.append(torch.where(product > 0, product, torch.inf))
     inverse = torch.stack(inverses)
@@ -135,7 +135,8 @@ def certify(
     violation = torch.stack([*violations, spread]).amax(dim=0).nan_to_num(nan=torch.inf)
     noise = torch.stack(noises).amax(dim=0).nan_to_num(nan=torch.inf)
     met = violation <= (MARGIN * noise + rounding_of(entrance)).clamp(max=LOOSEST)
-    return Certificates(violation, noise, middle, noises[2], scale, equations_of(entrance, coordinates) if bool(met.any()) else 0, met)
+    equations = equations_of(entrance, coordinates) if bool(met.any()) else 0
+    return Certificates(violation, noise, middle, noises[2], length_error, equations, met)
 
 
 def labels_that_fit(entrance: Entrance, coordinates: Float[Tensor, "k r"], most: int = 4096) -> Int64[Tensor, " k"]:

@@ -16,10 +16,11 @@ from torch import Tensor
 
 from unbatch.types import Observation
 
-__all__ = ["Completeness", "completeness", "plain", "without_copies"]
+__all__ = ["Completeness", "completeness", "plain", "plain_size", "without_copies"]
 
 WHOLE = 1e-3
-"""A weight times the batch size may be this far from a whole number."""
+"""A weight times the batch size may be this far from a whole number, and all weights together so far from one; of a large batch less than
+one sample is."""
 
 MOST = 100_000
 """A larger batch is not told from a factor."""
@@ -72,7 +73,7 @@ def completeness(observation: Observation, weights: Float[Tensor, " k"], labels:
     if not observation.factor_known:
         return _without_scale(observation, weights, labels, explained=explained)
     total = float(weights.sum())
-    if explained and abs(total - 1) < WHOLE:
+    if explained and abs(total - 1) < min(WHOLE, 0.25 / told):
         copies = _copies(weights, size or told)
         if copies is None and size is None and (smallest := _ratios(weights)) is not None:
             said = f"they explain the whole update, counted as {_listed(smallest)}: some were repeated, or weighted by the loss"
@@ -88,7 +89,7 @@ def completeness(observation: Observation, weights: Float[Tensor, " k"], labels:
             return Completeness(False, one_each, None, (said,))
         remarks = () if size in (None, told) else (f"{told} different samples, which count as {_listed(copies)} of {size}",)
         return _checked(observation, labels, copies, True, 0, remarks)
-    number = _mean_of(weights)
+    number = plain_size(weights)
     if number is None:
         shares = f"what they count, {float(weights.min()):.3g} to {float(weights.max()):.3g} of the update, is not that of a plain mean"
         return Completeness(False, one_each, None, (f"{shares}: it was scaled, clipped or weighted in a way that was not told",))
@@ -172,12 +173,12 @@ def _ratios(weights: Tensor, most: int = 64) -> Int64[Tensor, " k"] | None:
 
 def plain(weights: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
     """The weights to the last digit, if they are those of a plain mean."""
-    number = _mean_of(weights)
+    number = plain_size(weights)
     return weights if number is None else (weights * number).round() / number
 
 
-def _mean_of(weights: Tensor) -> int | None:
-    """n where all weights are whole multiples of 1/n, the smallest such n."""
+def plain_size(weights: Tensor) -> int | None:
+    """n where all weights are whole multiples of 1/n, the smallest such n; None where they are those of no plain mean."""
     inverse = 1 / weights
     number = int(inverse.max().round())
     if not 1 <= number <= MOST:
@@ -193,5 +194,5 @@ def _listed(copies: Tensor) -> str:
 
 
 def _spoken(weights: Tensor) -> str:
-    number = _mean_of(weights)
+    number = plain_size(weights)
     return f"a mean of {number}" if number is not None else "no plain mean"

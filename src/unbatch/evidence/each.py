@@ -8,9 +8,9 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from unbatch.evidence.accuracy import SAFETY, from_conditions, from_rows
+from unbatch.evidence.accuracy import SAFETY, TELLING, from_conditions, from_rows, turning
 from unbatch.evidence.certificate import EVIDENCE, Certificates, Entrance, certify
-from unbatch.evidence.completeness import plain
+from unbatch.evidence.completeness import plain, plain_size
 from unbatch.evidence.replay import rest_of
 from unbatch.evidence.spaces import spaces_of
 from unbatch.evidence.tail import tail_of
@@ -82,11 +82,12 @@ def prove_each(
     outside = torch.linalg.vector_norm(flat - coordinates @ entrance.first.right.T, dim=1) / length
     shown = certify(entrance, coordinates, outside, labels)
     alone = _without_twins(entrance, coordinates, labels, shown)
-    # A row that is explained fixes the sample: whoever makes one up has nothing left to tune.
-    rank = entrance.first.rank
-    fixed, tuned = shown.digits(0) >= EVIDENCE, shown.digits(rank) >= EVIDENCE
+    # A row that is explained fixes the sample: whoever makes one up has nothing left to tune. But what samples count is tuned, too, where
+    # it is not what a plain mean counts: where the network is linear for a whole batch, one mixture of it leaves the same update.
+    tuned = shown.digits(entrance.first.rank) >= EVIDENCE
+    fixed = tuned | ((shown.digits(0) >= EVIDENCE) & observation.factor_known & _plain(shown.inverse_weight, alone))
     accuracy, kept = torch.full_like(length, torch.inf), (alone & fixed).nonzero()[:, 0]
-    beside = outside + SAFETY * (shown.row_noise + (0.0 if observation.factor_known else shown.scale_noise))
+    beside = outside + SAFETY * shown.row_noise + _length(entrance, coordinates, labels, shown, kept)
     while len(kept):
         weights = 1 / shown.inverse_weight[kept]
         weights = plain(weights) if observation.factor_known else weights
@@ -101,6 +102,21 @@ def prove_each(
             break
         kept = right  # what is wrong may have spoiled the rows of the others
     return Each(alone & (accuracy <= acceptable), accuracy, shown.inverse_weight)
+
+
+def _plain(inverse_weight: Tensor, alone: Tensor) -> bool:
+    """Whether those that met the conditions count what samples of a plain mean do."""
+    return bool(alone.any()) and plain_size(1 / inverse_weight[alone]) is not None
+
+
+def _length(entrance: Entrance, coordinates: Tensor, labels: Tensor, shown: Certificates, kept: Tensor) -> Float[Tensor, " k"]:
+    """Relative errors of the samples' lengths, by the bias gradient and by the turning of the columns."""
+    told = SAFETY * shown.length_error
+    vague = kept[told[kept] > TELLING]
+    if len(vague):
+        hidden = shown.violation[vague].maximum(shown.noise[vague]) / turning(entrance, coordinates[vague], labels[vague])
+        told = told.index_copy(0, vague, told[vague].minimum(hidden))
+    return told
 
 
 def _without_twins(entrance: Entrance, coordinates: Tensor, labels: Tensor, shown: Certificates) -> Bool[Tensor, " k"]:

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor
 
 from unbatch.evidence.certificate import labels_that_fit
-from unbatch.evidence.completeness import Completeness, completeness, plain, without_copies
+from unbatch.evidence.completeness import Completeness, completeness, plain, plain_size, without_copies
 from unbatch.evidence.each import entrance_to, prove_each
 from unbatch.evidence.inner import from_layer
 from unbatch.evidence.rounds import prove_round
 from unbatch.evidence.slopes import labels_told
-from unbatch.evidence.whole import Whole, prove_whole
+from unbatch.evidence.whole import Whole, by_turning, prove_whole
 from unbatch.types import Candidate, Observation, Reconstruction, Status
 
 __all__ = ["TOLERANCE", "acceptable", "judge"]
@@ -173,6 +173,11 @@ def _disclosed(
     explained: bool,
 ) -> Reconstruction:
     """Proved samples, and whether they are the whole batch."""
+    kept = _lengths_agree(observation, samples, weights, accuracy)
+    if not bool(kept.any()):
+        return _unproved(candidate, samples, residual, LENGTHS_DISAGREE)
+    if not bool(kept.all()):
+        samples, weights, accuracy, explained = samples[kept], weights[kept], accuracy[kept], False
     rest = completeness(observation, weights, samples.labels, explained=explained)
     told = labels_told(observation, samples.inputs, samples.labels)
     if not told:
@@ -192,6 +197,23 @@ def _disclosed(
         accuracy=accuracy.repeat_interleave(copies),
         missing=rest.missing,
     )
+
+
+LENGTHS_DISAGREE = (
+    "the samples would have one length by the bias gradient and another by the batch size that was told: one of the two is wrong, and "
+    "nothing else tells their length"
+)
+
+
+def _lengths_agree(observation: Observation, samples: _Samples, weights: Tensor, accuracy: Tensor) -> Tensor:
+    """(k,) whether what was told of the batch leaves a sample's length alone.
+
+    The gradient holds w d xᵀ. Where the bias gradient and the batch size that was told disagree on w, only a column that turns with x tells.
+    """
+    size = observation.batch_size
+    if size is None or not observation.factor_known or not observation.one_gradient or plain_size(weights) == size:
+        return torch.ones_like(samples.labels, dtype=torch.bool)
+    return by_turning(observation, samples.inputs, samples.labels, accuracy) <= acceptable(observation)
 
 
 def _known_to(accuracy: Tensor) -> str:

@@ -56,7 +56,7 @@ class ReluMasks(TorchFunctionMode):
         self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         """Let everything pass but ReLUs."""
-        if func not in _RELU:
+        if func not in _RELU or not args[0].requires_grad:  # before the first layer there is nothing to hold
             return func(*args, **(kwargs or {}))
         z = args[0]
         mask = self.held.get(len(self.noted))

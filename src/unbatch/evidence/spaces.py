@@ -126,5 +126,7 @@ def _space(observation: Observation, weight: str, bias: str | None) -> tuple[Spa
     if bias is None or bias not in observation.update:
         return Space(weight, left, right, change.T, noise, None), near
     sums = observation.update[bias].double()
-    own = max(eps * float(sums.norm()), carried(observation, bias), factors.noise * height**0.5)
+    # The members' sum lies in their column space: what of it does not is noise, and tells the length of all of it.
+    outside = float((sums - left @ (left.T @ sums)).norm()) * (height / (height - rank)) ** 0.5 if height > rank else 0.0
+    own = max(eps * float(sums.norm()), carried(observation, bias), outside)
     return Space(weight, left, right, change.T, noise, sums, own), near

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int64
 from scipy.optimize import nnls
 from torch import Tensor
 
-from unbatch.evidence.accuracy import SAFETY, from_rows
+from unbatch.evidence.accuracy import SAFETY, TELLING, across, from_rows
 from unbatch.evidence.certificate import EVIDENCE, INDEPENDENT, SPARE
 from unbatch.evidence.completeness import plain
 from unbatch.evidence.masks import Kink, ReluMasks, turned
@@ -20,10 +20,10 @@ from unbatch.evidence.slopes import slopes_of
 from unbatch.gradients import capture, couples
 from unbatch.linalg.completion import is_pruned
 from unbatch.linalg.lowrank import multiply
-from unbatch.trace import run
+from unbatch.trace import linear_layers, run
 from unbatch.types import Observation
 
-__all__ = ["Whole", "prove_whole"]
+__all__ = ["Whole", "by_turning", "prove_whole"]
 
 NEAR = 0.1
 """A replay this near to the update may miss it by single neurons at their kink."""
@@ -103,11 +103,11 @@ def _attempt(observation: Observation, inputs: Tensor, labels: Tensor, weights: 
         result = _with_masks(observation, inputs, labels, weights, result, pruned)
         missed = result.missed(limit)
     nothing = torch.full((len(inputs),), torch.inf, dtype=torch.float64, device=inputs.device)
-    if missed or result.columns is None or result.inputs is None or result.row_errors is None:
+    seen = result.columns is not None and result.inputs is not None and result.row_errors is not None
+    if missed or not seen or not _reads_raw(observation, result.entrance):
         return Whole(result.residual, missed, nothing, weights, pruned)
     accuracy = from_rows(result.columns, result.inputs, result.row_errors, result.shift)
-    if result.scale is not None and (_free(weights) or not observation.factor_known):
-        accuracy = accuracy + SAFETY * result.scale
+    accuracy = accuracy + _length(observation, inputs, labels, result, accuracy)
     if pruned:
         accuracy = accuracy.maximum(_under_pruning(observation.update[result.entrance], result.columns, result.inputs))
     each = max(-_log10(max(result.residual, 1e-15)), 1.0)
@@ -117,9 +117,30 @@ def _attempt(observation: Observation, inputs: Tensor, labels: Tensor, weights: 
     return Whole(result.residual, missed, accuracy if digits >= EVIDENCE else nothing, weights, pruned, digits)
 
 
-def _free(weights: Tensor | None) -> bool:
-    """Whether what the samples count was fitted, and is not that of a plain mean."""
-    return weights is not None and not torch.equal(weights, plain(weights))
+def _reads_raw(observation: Observation, layer: str) -> bool:
+    """Whether a layer sees inputs of every size as they are: of these samples a clamp may have left nothing to see."""
+    return any(call.raw for call in linear_layers(observation.model, observation.input_shape) if call.weight == layer)
+
+
+def _length(observation: Observation, inputs: Tensor, labels: Tensor, result: Replay, rows: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
+    """Relative errors of the samples' lengths, by the bias gradient and by the turning of the columns."""
+    told = torch.full_like(rows, torch.inf) if result.scale is None else SAFETY * result.scale
+    return told if bool((told <= TELLING).all()) else told.minimum(by_turning(observation, inputs, labels, rows))
+
+
+def by_turning(observation: Observation, inputs: Tensor, labels: Tensor, rows: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
+    """Relative errors of the samples' lengths by the turning of their columns alone.
+
+    Args:
+        observation: what the server saw.
+        inputs: (k, *shape).
+        labels: (k,).
+        rows: (k,) relative errors of the samples if their columns are right.
+    """
+    here = columns_of(observation, inputs, labels)
+    if here is None:
+        return torch.full_like(rows, torch.inf)
+    return rows / across(here, lambda factor: columns_of(observation, factor * inputs, labels))
 
 
 def _beyond_rounding(

@@ -4,6 +4,6 @@ tracing (which layer sees what) ── layers (what can be inverted) ── firi
 """
 
 from unbatch.exposure.analysis import expose
-from unbatch.exposure.findings import Exposure, LabelLeak, LayerExposure, Limits, Neurons, Point, Restorer
+from unbatch.exposure.findings import Exposure, LabelLeak, LayerExposure, Limits, Neurons, Point, Reach, Restorer
 
-__all__ = ["Exposure", "LabelLeak", "LayerExposure", "Limits", "Neurons", "Point", "Restorer", "expose"]
+__all__ = ["Exposure", "LabelLeak", "LayerExposure", "Limits", "Neurons", "Point", "Reach", "Restorer", "expose"]

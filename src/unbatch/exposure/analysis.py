@@ -11,8 +11,9 @@ from unbatch.errors import Misuse, NotDeterministic
 from unbatch.exposure.findings import Exposure, LabelLeak, LayerExposure, Limits
 from unbatch.exposure.firing import in_chunks, measure, samples_for
 from unbatch.exposure.labels import label_leak
-from unbatch.exposure.layers import assess, describe
+from unbatch.exposure.layers import Assessment, assess, describe
 from unbatch.exposure.limits import PICTURES, VECTORS
+from unbatch.exposure.reach import SMOOTH_PICTURES
 from unbatch.exposure.tracing import ParameterTrace, noise, precision, trace_parameters
 from unbatch.gradients import Loss, check_deterministic, loss_function
 from unbatch.trace import probe
@@ -52,7 +53,7 @@ def expose(
     trace = trace_parameters(model, shape)
     refusal = _refusal(model, shape)
     assessed = [(module, assess(module, trace, refusal, _mixed(model))) for module in trace.modules]
-    wanted = [each.call.weight for _, each in assessed if each.call is not None and each.exact in ("samples", "features")]
+    wanted = [each.call.weight for _, each in assessed if each.call is not None and _by_zeros(each)]
     count = samples_for(trace.footprint, sum(p.numel() for p in model.parameters())) if data is None else len(data)
     fires = measure(model, _chunks(model, shape, data, in_chunks(count, trace.footprint), seed), wanted)
     layers = tuple(describe(module, trace, each, None if each.call is None else fires.get(each.call.weight)) for module, each in assessed)
@@ -67,6 +68,12 @@ def expose(
         labels=labels,
         notes=tuple(_notes(layers, labels, trace, refusal, given=data is not None)),
     )
+
+
+def _by_zeros(assessed: Assessment) -> bool:
+    """Whether the layer's zeros give its samples, so that how often its neurons are off decides."""
+    call = assessed.call
+    return call is not None and call.activation == "relu" and call.bias is not None and assessed.exact in ("samples", "features")
 
 
 def _chunks(model: nn.Module, shape: tuple[int, ...], data: Tensor | None, sizes: list[int], seed: int) -> Iterator[Tensor]:
@@ -125,13 +132,19 @@ def _verdict(layers: tuple[LayerExposure, ...]) -> str:
     if not any(layer.trained for layer in layers):
         return "Every parameter is frozen: the client sends no gradient, and nothing can be read from it."
     name, within = _widest(layers, "samples")
+    solved = max((layer for layer in layers if layer.exact == "samples" and layer.reach is not None), key=_reached, default=None)
+    if solved is not None and _reached(solved) > max(1, within.sure if within else 1):
+        return (
+            f"Every sample of a batch of up to {_reached(solved):,} can be recovered exactly from layer {solved.name}, whatever activation"
+            f" follows it: as far as our search {'is expected to reach' if solved.reach and solved.reach.extrapolated else 'was measured'}."
+        )
     if within is not None:
         return (
             f"Every sample of a batch of up to {within.sure:,} can be recovered exactly from layer {name} alone, with a probability of at"
             f" least 99 %; our own search is expected to do it up to {within.searched:,}."
         )
-    name, within = _widest(layers, "features")
-    inner = "" if within is None else f"what layer {name} sees of each is recovered exactly from batches of up to {within.sure:,}"
+    deep = max((layer for layer in layers if layer.exact == "features" and layer.largest > 1), key=lambda one: one.largest, default=None)
+    inner = "" if deep is None else f"what layer {deep.name} sees of each is recovered exactly from batches of up to {deep.largest:,}"
     rest = f"of larger batches {inner}" if inner else "for larger batches no exact route is known here"
     if one := next((layer for layer in layers if layer.single == "sample"), None):
         return f"One sample alone is recovered exactly from layer {one.name}; {rest}."
@@ -142,6 +155,10 @@ def _verdict(layers: tuple[LayerExposure, ...]) -> str:
     if any(layer.exact == "untested" for layer in layers):
         return "Our search takes none of these layers, but for some of them the algebra may reach further: do not call this model safe."
     return "No exact route is known for this model, which is no proof: optimization attacks need none of what is missing here."
+
+
+def _reached(layer: LayerExposure) -> int:
+    return 0 if layer.reach is None else layer.reach.searched
 
 
 def _widest(layers: tuple[LayerExposure, ...], exact: str) -> tuple[str, Limits | None]:
@@ -168,6 +185,11 @@ def _notes(layers: tuple[LayerExposure, ...], labels: LabelLeak, trace: Paramete
             f"What our search reaches was measured at widths {min(PICTURES)} to {max(PICTURES):,} on pictures and {min(VECTORS)} to"
             f" {max(VECTORS):,} on other inputs, untrained, with half of the neurons off; elsewhere it is extrapolated."
         )
+    if any(layer.reach is not None and layer.reach.extrapolated for layer in layers):
+        notes.append(
+            "How far span reaches was measured on untrained networks of six layers, on pictures at widths"
+            f" {min(SMOOTH_PICTURES)} to {max(SMOOTH_PICTURES)}, on other inputs at one width alone; elsewhere it is extrapolated."
+        )
     if len(trace.ran.linears) == 2 and any(layer.exact == "samples" for layer in layers):
         notes.append(
             "In a network of two Linear layers our search also uses the second, and reaches further than told here: docs/measurements.md."
@@ -176,6 +198,9 @@ def _notes(layers: tuple[LayerExposure, ...], labels: LabelLeak, trace: Paramete
         notes.append("The model returns no single tensor: what its loss reads of it is not known here.")
     if labels.leaks:
         notes.append("Labels are restored from the last layer's gradient alone, whatever the batch; see docs/labels.md for how well.")
+    notes.append(
+        "That no exact route is known for a layer says nothing of its safety: until span, none was known through smooth activations either."
+    )
     notes.append(
         "Meant is the gradient of one batch (FedSGD) without defenses. Attacks by optimization are not judged here; they need none of this."
     )

@@ -15,7 +15,7 @@ from unbatch.errors import BadFile
 from unbatch.origin import Origin
 from unbatch.records import Record
 
-__all__ = ["FORMAT", "Exposure", "LabelLeak", "LayerExposure", "Limits", "Neurons", "Point", "Restorer"]
+__all__ = ["FORMAT", "Exposure", "LabelLeak", "LayerExposure", "Limits", "Neurons", "Point", "Reach", "Restorer"]
 
 FORMAT: Final = 2
 """Version of the JSON: raised whenever a reader of the former one would misread it."""
@@ -83,6 +83,20 @@ class Limits(Record):
     curve: tuple[Point, ...]
 
 
+class Reach(Record):
+    """Up to which batch size ``span`` solves for the samples of a layer, whatever activation follows; see ``docs/span.md``.
+
+    Attributes:
+        counted: the update gives more equations than each sample has unknowns, and the rank shows the batch.
+        searched: our own search has been measured to get there at this width, or is expected to by interpolation.
+        extrapolated: whether ``searched`` lies beyond what was measured.
+    """
+
+    counted: int
+    searched: int
+    extrapolated: bool
+
+
 class LayerExposure(Record):
     """One module with parameters of its own.
 
@@ -100,7 +114,8 @@ class LayerExposure(Record):
         single: what the gradient of one sample gives.
         why: one phrase on why ``exact`` is no more than it is; empty where it is samples.
         firing: how often its neurons are off, where that matters.
-        limits: up to which batch size, where it can be inverted.
+        limits: up to which batch size, where it can be inverted by its zeros.
+        reach: up to which batch size, where it can be solved for without zeros.
         remedy: the cheapest change that closes it, where it is open.
     """
 
@@ -118,7 +133,13 @@ class LayerExposure(Record):
     why: str = ""
     firing: Neurons | None = None
     limits: Limits | None = None
+    reach: Reach | None = None
     remedy: Advice | None = None
+
+    @property
+    def largest(self) -> int:
+        """The largest batch that is told to be inverted from it: with a probability of 99 % by zeros, or as far as the search reaches."""
+        return max(0 if self.limits is None else self.limits.sure, 0 if self.reach is None else self.reach.searched)
 
 
 class Restorer(Record):
@@ -185,7 +206,7 @@ class Exposure(Record):
     def worst(self) -> LayerExposure | None:
         """The layer that gives most: samples before features, large batches before small ones; None where nothing exact is known."""
         order = [layer for layer in self.layers if layer.exact in ("samples", "features")]
-        return max(order, key=lambda layer: (layer.exact == "samples", layer.limits.sure if layer.limits else 0), default=None)
+        return max(order, key=lambda layer: (layer.exact == "samples", layer.largest), default=None)
 
     def to_json(self) -> str:
         """The whole finding as JSON, which ``from_json`` reads."""

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from torch import Tensor
 
 from unbatch.advice import for_batches, for_single, for_untested
-from unbatch.exposure.findings import Exact, LayerExposure, Sees, Single
+from unbatch.exposure.findings import Exact, LayerExposure, Reach, Sees, Single
 from unbatch.exposure.firing import Firing
 from unbatch.exposure.limits import limits
+from unbatch.exposure.reach import reach
 from unbatch.exposure.tracing import ParameterTrace, TracedModule, Use
 from unbatch.trace import LinearCall
 from unbatch.types import Schema
@@ -36,6 +37,7 @@ class Assessment:
     why: str = ""
     call: LinearCall | None = None
     times: int | None = None
+    reach: Reach | None = None
 
 
 def assess(module: TracedModule, trace: ParameterTrace, refusal: str | None, mixed: bool) -> Assessment:
@@ -68,23 +70,35 @@ def _assess_linear(module: TracedModule, trace: ParameterTrace, trained: set[str
         return Assessment("untested", why=f"its weight also enters by {_listed(others)}: the gradients add up", call=call, times=times)
     if times != 1:
         return Assessment(*_many(times, call, trace), call=call, times=times)
-    if call.bias is None or call.bias not in trained:
-        reason = "has no bias" if call.bias is None else "its bias is frozen, so that none is sent"
-        relu = call.activation == "relu"
-        scale = ": samples come out up to a factor at best" if relu else ": one sample comes out up to a factor"
-        return Assessment("untested" if relu else "none", "none", f"{reason}, whose gradient gives the scale{scale}", call, times)
+    biased = call.bias is not None and call.bias in trained
+    follower = "relu" if call.activation == "relu" else trace.followers.get(id(call), "nothing").strip("_")
+    pictures = sees == "raw input" and Schema.guess(trace.inputs.shape[1:]).kind == "image"
+    reached = reach(call, trace, follower, pictures=pictures, biased=biased) if refusal is None else None
     single: Single = "sample" if raw else "features"
-    if mixed and call.activation == "batch_norm":
-        single = "none"  # the gradient of its bias is zero
-    exact, why = _batches(call, trace)
+    if (mixed and call.activation == "batch_norm") or not biased:
+        single = "none"  # no gradient of a bias, or one of zero: the ratio gives no scale
+    looked = _batches(call, trace)
+    exact, why = looked if biased else _without_bias(call)
+    by_zeros = exact == "samples"
+    if reached is not None and looked[0] != "untested" and not by_zeros:
+        exact, why = "samples", f"{why}, which span does not need"
     if exact == "samples" and sees != "raw input":
+        attack = "spear" if by_zeros else "span"
         exact, why = (
             "samples" if raw else "features",
-            f"sees {sees}: what it is fed is recovered (spear:layer={call.weight.removesuffix('.weight')})",
+            f"sees {sees}: what it is fed is recovered ({attack}:layer={call.weight.removesuffix('.weight')})",
         )
     if exact in ("samples", "features") and refusal is not None:
         exact, why = "untested", f"our search refuses this model ({refusal}); the zeros of this layer do not depend on that"
-    return Assessment(exact, single, why, call, times)
+    solved = exact in ("samples", "features") and looked[0] != "untested"
+    return Assessment(exact, single, why, call, times, reached if solved else None)
+
+
+def _without_bias(call: LinearCall) -> tuple[Exact, str]:
+    reason = "has no bias" if call.bias is None else "its bias is frozen, so that none is sent"
+    relu = call.activation == "relu"
+    scale = ": samples come out up to a factor at best" if relu else ": one sample comes out up to a factor"
+    return "untested" if relu else "none", f"{reason}, whose gradient gives the scale{scale}"
 
 
 def _batches(call: LinearCall, trace: ParameterTrace) -> tuple[Exact, str]:
@@ -206,6 +220,8 @@ def describe(module: TracedModule, trace: ParameterTrace, assessed: Assessment, 
     remedy = None
     if within is not None:
         remedy = for_batches(name, within.rank, raw=raw)
+    elif assessed.reach is not None and assessed.call is not None:
+        remedy = for_batches(name, min(assessed.call.output.shape[-1], assessed.call.input.shape[-1]) - 1, raw=raw)
     elif assessed.single != "none":
         remedy = for_single(name, raw=raw)
     elif assessed.exact == "untested":
@@ -226,5 +242,6 @@ def describe(module: TracedModule, trace: ParameterTrace, assessed: Assessment, 
         why=assessed.why,
         firing=None if firing is None else firing.neurons,
         limits=within,
+        reach=assessed.reach,
         remedy=remedy,
     )

@@ -54,7 +54,7 @@ def searched(neurons: int, measured: Mapping[int, int] = PICTURES) -> tuple[int,
     """The batch size up to which our search is expected to work, and whether the width lies among those that were measured.
 
     A straight line between the measured points in logarithms of width and batch; below the smallest width in proportion to it, above the
-    largest with the last slope. Both ends are extrapolations.
+    largest with the last slope, or with the same batch where one width alone was measured. Both ends are extrapolations.
 
     Example:
         >>> searched(200), searched(1000), searched(30), searched(1)
@@ -64,6 +64,8 @@ def searched(neurons: int, measured: Mapping[int, int] = PICTURES) -> tuple[int,
     low, high = widths[0], widths[-1]
     if neurons < low:
         return max(1, measured[low] * neurons // low), False
+    if low == high:
+        return measured[low], neurons == low
     after = max(1, next((i for i, width in enumerate(widths) if width >= neurons), len(widths) - 1))
     left, right = widths[after - 1], widths[after]
     slope = math.log(measured[right] / measured[left]) / math.log(right / left)

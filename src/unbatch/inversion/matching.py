@@ -18,7 +18,7 @@ from unbatch.inversion import priors
 from unbatch.inversion.descent import Descended, Descent, Variables
 from unbatch.inversion.distances import Distance, DistanceKind
 from unbatch.inversion.label_guess import Labels, batch_size, fixed_labels, label_obstacle
-from unbatch.inversion.replay import DifferentiableReplay, not_twice_differentiable
+from unbatch.inversion.replay import DifferentiableReplay
 from unbatch.types import Candidate, Observation, Progress, silent
 
 __all__ = ["GradientMatching", "Local", "Start", "Weights", "check_budget", "matching_obstacle"]
@@ -62,16 +62,12 @@ def check_budget(restarts: int, batch_size: int | None, seconds: float | None) -
         raise Misuse("at least one restart and one sample, and a positive budget", came, "raise them")
 
 
-def matching_obstacle(observation: Observation, kind: DistanceKind, labels: Labels, local: Local) -> str | None:
-    """Why gradients cannot be matched here, or None if they can."""
-    if batch_size(observation) is None:
-        return "the batch size is not known, and every sample has to be laid out from the start: tell it, or assume one with batch_size="
+def matching_obstacle(observation: Observation, labels: Labels, local: Local) -> str | None:
+    """Why gradients cannot be matched here, where all that ``Needs`` can say is met, or None if they can."""
     training = observation.training
     if local == "unroll" and not observation.one_gradient and training is not None and training.learning_rate is None:
         return "the learning rate of local training is not known, so its steps cannot be unrolled: tell it, or set local=one_gradient"
-    if kind == "squared" and not observation.factor_known:
-        return "the update is multiplied by a factor that the server does not know, and a squared distance compares sizes: use a cosine"
-    return label_obstacle(observation, labels) or not_twice_differentiable(observation)
+    return label_obstacle(observation, labels)
 
 
 class GradientMatching:

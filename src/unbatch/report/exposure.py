@@ -105,7 +105,7 @@ def _folded(items: list[Item], shown: int = 4) -> list[tuple[str, list[Item]]]:
 
 def severity(exposure: Exposure) -> str:
     """``disclosed``, ``partly`` or ``not-shown``. There is no "safe"."""
-    if any(layer.exact == "samples" and layer.limits is not None and layer.limits.sure > 1 for layer in exposure.layers):
+    if any(layer.exact == "samples" and layer.largest > 1 for layer in exposure.layers):
         return "disclosed"
     touched = any(layer.remedy is not None for layer in exposure.layers)
     return "partly" if touched or exposure.labels.leaks else "not-shown"
@@ -118,12 +118,18 @@ def badge(exposure: Exposure) -> str:
 
 def figures(exposure: Exposure) -> list[Figure]:
     """The few numbers that matter."""
-    raw = max((layer.limits.sure for layer in exposure.layers if layer.exact == "samples" and layer.limits), default=0)
-    inner = max((layer.limits.sure for layer in exposure.layers if layer.exact == "features" and layer.limits), default=0)
+    raw = max((layer.largest for layer in exposure.layers if layer.exact == "samples"), default=0)
+    inner = max((layer.largest for layer in exposure.layers if layer.exact == "features"), default=0)
     singles = {layer.single for layer in exposure.layers}
     one = "exact" if "sample" in singles else "features only" if "features" in singles else "none known"
     applying = sum(restorer.applies for restorer in exposure.labels.restorers)
-    shown = [Figure("Samples, exactly", f"b ≤ {raw:,}" if raw > 1 else "none known", "largest batch, with 99 % probability")]
+    shown = [
+        Figure(
+            "Samples, exactly",
+            f"b ≤ {raw:,}" if raw > 1 else "none known",
+            "largest batch: with 99 % probability, or as far as our search reaches",
+        )
+    ]
     if inner > 1:
         shown.append(Figure("Inner features", f"b ≤ {inner:,}", "what a deeper layer sees of each sample"))
     return [
@@ -159,8 +165,8 @@ def rows(exposure: Exposure) -> list[Row]:
 
 def answer(layer: LayerExposure) -> str:
     """What inverting a whole batch gives, and up to which size, in a few words."""
-    if layer.limits is not None:
-        return f"{_EXACT[layer.exact]}, b\u00a0≤\u00a0{layer.limits.sure:,}" if layer.limits.sure > 1 else "one sample at most"
+    if layer.limits is not None or layer.reach is not None:
+        return f"{_EXACT[layer.exact]}, b\u00a0≤\u00a0{layer.largest:,}" if layer.largest > 1 else "one sample at most"
     return _EXACT[layer.exact]
 
 

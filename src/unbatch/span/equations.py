@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from unbatch.span.network import Network
+from unbatch.span.network import Network, Path
 
 __all__ = ["MARGIN", "Equations", "Space", "spaces_of_gradient"]
 
@@ -74,7 +74,7 @@ class Equations:
         spaces: one block each.
     """
 
-    network: Network
+    network: Network | Path
     spaces: Sequence[Space]
 
     @property
@@ -108,7 +108,7 @@ class Equations:
         values, slopes = torch.func.vmap(along, out_dims=(None, 0))(directions)  # type: ignore[arg-type]
         return values, slopes.movedim(0, 1)
 
-    def misfit(self, points: Float[Tensor, "k b"], labels: Int64[Tensor, " k"], precision: float) -> Float[Tensor, " k"]:
+    def misfit(self, points: Float[Tensor, "k b"], labels: Int64[Tensor, " k"], precision: float, unknowns: int) -> Float[Tensor, " k"]:
         """The worst block's residual in units of what rounding explains: of the model's own arithmetic, and of the update.
 
         A block in which noise may explain more than ``LARGEST`` × precision can contradict a sample but not prove it. Where the other
@@ -118,13 +118,14 @@ class Equations:
             points: the samples.
             labels: theirs.
             precision: of the model's own arithmetic.
+            unknowns: of every sample.
         """
         worst, proving = points.new_zeros(len(points)), points.new_zeros(len(points))
         for space, (rest, inside) in zip(self.spaces, self.blocks(points, labels), strict=True):
             explained = ROUNDING * (inside @ space.noise.T).norm(dim=1)
             proving += torch.where(explained < LARGEST * precision, space.surplus, 0)
             worst = torch.maximum(worst, rest.norm(dim=1) / explained.clamp_min(precision))
-        return worst.where(proving >= points.shape[1] - 1 + MARGIN, torch.inf).nan_to_num(torch.inf, torch.inf)
+        return worst.where(proving >= unknowns + MARGIN, torch.inf).nan_to_num(torch.inf, torch.inf)
 
     def best_labels(
         self, points: Float[Tensor, "k b"], classes: Int64[Tensor, " c"], count: int = 1

@@ -35,7 +35,12 @@ def unmixed(
 
 
 def scaled(rows: Float[Tensor, "k r"], sums: Float[Tensor, " r"], right: Float[Tensor, "r n"]) -> Float[Tensor, "k r"]:
-    """The rows with p · sums = 1, the sign included. Where that makes an input far larger than the others, its size is made theirs."""
+    """The rows with p · sums = 1, the sign included. Where that makes an input far larger than the others, its size is made theirs.
+
+    Without sums (all 0) nothing tells the scale, and inputs are made of length 1.
+    """
+    if not bool(sums.any()):
+        return rows / (rows @ right).norm(dim=1, keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny)
     told = rows @ sums
     points = rows / told.where(told != 0, torch.ones_like(told))[:, None]
     gram = right @ right.T
@@ -51,10 +56,13 @@ def scaled(rows: Float[Tensor, "k r"], sums: Float[Tensor, " r"], right: Float[T
 
 
 def random_starts(count: int, sums: Float[Tensor, " r"], right: Float[Tensor, "r n"], generator: Generator) -> Float[Tensor, "k r"]:
-    """Samples with p · sums = 1, about as they were if all inputs were orthogonal and of one length."""
+    """Samples with p · sums = 1, about as they were if all inputs were orthogonal and of one length; of length 1 without sums (all 0)."""
     squares, vectors = torch.linalg.eigh(right @ right.T)
     root = squares.clamp_min(1e-14 * float(squares[-1])).sqrt()
     back = (vectors / root) @ vectors.T
+    if not bool(sums.any()):
+        drawn = torch.randn((count, len(sums)), generator=generator, device=right.device, dtype=right.dtype)
+        return scaled(drawn @ back, sums, right)
     toward = back @ sums
     rank, length = len(sums), toward.norm()
     if rank == 1:

@@ -22,7 +22,7 @@ from unbatch.gradients import Loss, loss_function
 from unbatch.linalg.lowrank import multiply
 from unbatch.trace import LinearCall
 
-__all__ = ["Network", "network_behind"]
+__all__ = ["Network", "Path", "network_behind"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,6 +115,43 @@ class Network:
 
     def _width(self, name: str) -> int:
         return len(self.tensors[name])
+
+
+@dataclass(frozen=True, eq=False)
+class Path:
+    """A model whose weights moved while it was trained: ∂ℓ/∂z is the mean over the weights that it passed.
+
+    Attributes:
+        networks: one for each of these.
+        shares: what each counts; their sum is 1.
+    """
+
+    networks: tuple[Network, ...]
+    shares: tuple[float, ...]
+
+    @property
+    def right(self) -> Float[Tensor, "b n"]:
+        """See ``Network``."""
+        return self.networks[0].right
+
+    def restricted(self, basis: Float[Tensor, "b r"]) -> Path:
+        """See ``Network.restricted``."""
+        return replace(self, networks=tuple(network.restricted(basis) for network in self.networks))
+
+    def sensitivities(
+        self, points: Float[Tensor, "k b"], labels: Int64[Tensor, " k"], layers: Sequence[str], fed: Sequence[str] = ()
+    ) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """The means of ``Network.sensitivities``."""
+        each = [network.sensitivities(points, labels, layers, fed) for network in self.networks]
+        means = [{name: self._mean([parts[kind][name] for parts in each]) for name in names} for kind, names in enumerate((layers, fed))]
+        return means[0], means[1]
+
+    def by_label(self, points: Float[Tensor, "k b"], layer: str, classes: Int64[Tensor, " c"]) -> Float[Tensor, "c k m"]:
+        """The mean of ``Network.by_label``."""
+        return self._mean([network.by_label(points, layer, classes) for network in self.networks])
+
+    def _mean(self, tensors: Sequence[Tensor]) -> Tensor:
+        return torch.stack([share * tensor for share, tensor in zip(self.shares, tensors, strict=True)]).sum(dim=0)
 
 
 class _Enough(Exception):

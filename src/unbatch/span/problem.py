@@ -4,13 +4,14 @@
 |------------|---------------------------------------------------------------------------------------------------|
 | U, R       | left, right: ∂L/∂W = U R, U orthonormal, of rank b                                                  |
 | p          | a sample in these coordinates: x = Rᵀ p                                                             |
-| s          | sums: Uᵀ ∂L/∂bias; p · s = 1 for every sample, because the bias's gradient is the sum of all columns |
+| s          | sums: Uᵀ ∂L/∂bias; p · s = 1 for every sample, because the bias's gradient is the sum of all columns; 0 where there is none |
 | c          | Uᵀ d, scaled so that p · c = 1; of two samples i ≠ j, p_i · c_j = 0                                 |
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -23,7 +24,7 @@ from unbatch.span.network import network_behind
 from unbatch.trace import LinearCall, linear_layers
 from unbatch.types import Observation
 
-__all__ = ["Problem", "find_layer", "pose"]
+__all__ = ["Problem", "entered", "find_layer", "pose"]
 
 TRIAL = 2
 """Samples in the trial run that shows the layers."""
@@ -40,22 +41,41 @@ class Problem:
         call: the layer.
         factors: of its gradient.
         sums: (b,) s.
+        unknowns: of every sample: b, and one less where s tells the scale.
         equations: all of them.
         plans: those that the search uses, one choice of them after the other while nothing is found.
         precision: what of a residual is rounding in any case.
+        samples: how many samples there are, as told or as the rank shows.
+        classes: C.
     """
 
     call: LinearCall
     factors: Factors
     sums: Float[Tensor, " b"]
+    unknowns: int
     equations: Equations
     plans: tuple[Equations, ...]
     precision: float
+    samples: int
+    classes: int
 
     @property
     def batch(self) -> int:
         """b."""
         return self.factors.rank
+
+    @cached_property
+    def length(self) -> float:
+        """About how long the inputs are, by the size of the gradient: ‖G‖² is about Σ w² ‖d‖² ‖x‖², and the model says what ‖d‖ is."""
+        network, right = self.equations.network, self.factors.right
+        drawn = torch.randn((32, self.batch), generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(right)
+        drawn = drawn / (drawn @ right).norm(dim=1, keepdim=True)
+        labels, length = torch.arange(len(drawn), device=right.device) % self.classes, right.shape[1] ** 0.5
+        for _ in range(4):
+            columns, _ = network.sensitivities(length * drawn, labels, [self.call.weight])
+            sizes = columns[self.call.weight].norm(dim=1)
+            length = float(right.norm()) * self.samples**0.5 / float(sizes.square().mean().sqrt().clamp_min(1e-30))
+        return length
 
     @property
     def column(self) -> Space:
@@ -79,15 +99,13 @@ def find_layer(observation: Observation, layer: str | None = None) -> LinearCall
         if obstacle is None:
             return call
     told = "; ".join(f"{call.weight} {obstacle}" for call, obstacle in zip(calls[:4], obstacles, strict=False))
-    return "the model has no Linear layer with a bias that sees its raw input once a sample: " + (told or "it runs no Linear layer at all")
+    return "the model has no Linear layer that sees its raw input once a sample: " + (told or "it runs no Linear layer at all")
 
 
 def _obstacle(call: LinearCall, every: list[LinearCall], observation: Observation, *, inner: bool) -> str | None:
-    if call.bias is None:
-        return "has no bias, whose gradient gives the scale"
     if call.input.ndim != 2 or len(call.input) != TRIAL or sum(other.weight == call.weight for other in every) > 1:
         return f"is applied {sum(o.input.numel() // o.input.shape[-1] for o in every if o.weight == call.weight) // TRIAL} times a sample"
-    if call.weight not in observation.update or call.bias not in observation.update:
+    if call.weight not in observation.update:
         return "is frozen: the update holds no gradient of it"
     if not bool(observation.update[call.weight].any()):
         return "has a gradient of zero: it was frozen, or no neuron of it passes anything on"
@@ -96,8 +114,14 @@ def _obstacle(call: LinearCall, every: list[LinearCall], observation: Observatio
     return None
 
 
-def pose(observation: Observation, call: LinearCall, generator: Generator) -> Problem:
+def pose(observation: Observation, call: LinearCall, generator: Generator, *, alone: bool = False) -> Problem:
     """The equations of a layer's samples.
+
+    Args:
+        observation: what the server saw.
+        call: the layer.
+        generator: of all randomness.
+        alone: whether only the layer's own column space counts, because what is behind it moved.
 
     Raises:
         Inapplicable: the rank of the gradient says that there are too few equations, or says nothing, or the scores depend on more than
@@ -105,30 +129,41 @@ def pose(observation: Observation, call: LinearCall, generator: Generator) -> Pr
     """
     gradient = observation.update[call.weight]
     factors = _factored(observation, call, generator)
-    calls = _together(observation, call)
+    calls = entered(observation, call)
     network = network_behind(observation.model, calls, factors.right, observation.input_shape, observation.loss)
     if network is None:
         raise Inapplicable(f"the model's scores depend on more than what {call.weight} is fed: a path goes past it")
     precision = _PRECISION[observation.rounding]
     first = Space("column", call.weight, factors.left, factors.noise_map * max(1, len(factors.left) - factors.rank) ** 0.5)
-    others = _other_spaces(observation, calls, factors.rank, torch.finfo(gradient.dtype).eps)
+    others = [] if alone else _other_spaces(observation, calls, factors.rank, torch.finfo(gradient.dtype).eps)
     equations = Equations(network, [first, *others])
-    unknowns = factors.rank - 1
+    bias = observation.update.get(str(call.bias))
+    sums = factors.left.new_zeros(factors.rank) if bias is None else factors.left.T @ bias.double()
+    unknowns = factors.rank - bool(sums.any())
     if equations.count < unknowns + MARGIN:
-        raise Inapplicable(
-            f"{factors.rank} samples are {unknowns} unknowns each, and the update gives {equations.count} equations: too few for a proof"
+        raise Inapplicable(_too_few(observation, call, factors.rank, unknowns, equations.count))
+    plans, samples = _plans(equations, sums, unknowns), observation.batch_size or factors.rank
+    return Problem(call, factors, sums, unknowns, equations, plans, precision, samples, observation.classes)
+
+
+def _too_few(observation: Observation, call: LinearCall, batch: int, unknowns: int, equations: int) -> str:
+    every, classes = linear_layers(observation.model, observation.input_shape, TRIAL), observation.classes
+    if call.weight == every[-1].weight and len(observation.update[call.weight]) == classes:
+        most = max(1, (classes + 1 - MARGIN) // 2)
+        return (
+            f"{call.weight} is the output layer: its gradient has at most {classes - 1} dimensions for {classes} classes, which prove"
+            f" batches of up to {most}; of larger ones it gives the labels (`unbatch labels`) and mixtures of the samples"
         )
-    sums = factors.left.T @ observation.update[str(call.bias)].double()
-    return Problem(call, factors, sums, equations, _plans(equations, sums), precision)
+    return f"{batch} samples are {unknowns} unknowns each, and the update gives {equations} equations: too few for a proof"
 
 
-def _plans(equations: Equations, sums: Tensor) -> tuple[Equations, ...]:
+def _plans(equations: Equations, sums: Tensor, unknowns: int) -> tuple[Equations, ...]:
     """Which equations to search with, one choice after the other while nothing is found.
 
     First what the next layers are fed: it needs no label, and behind a kinked activation (ReLU, LeakyReLU) it is continuous where ∂ℓ/∂z
     jumps from mask to mask. As few layers as are enough: the nearest is the nearest to linear.
     """
-    network, unknowns = equations.network, len(sums) - 1
+    network = equations.network
     own = Equations(network, [equations.spaces[0]])
     rows = [space for space in equations.spaces if space.kind == "row"]
     fed = next((e for e in (Equations(network, rows[:n]) for n in range(1, len(rows) + 1)) if CROWDED * e.count > unknowns), None)
@@ -139,7 +174,7 @@ def _plans(equations: Equations, sums: Tensor) -> tuple[Equations, ...]:
 def _smooth(equations: Equations, sums: Tensor, step: float = 1e-3) -> bool:
     """Whether ∂ℓ/∂z moves as its derivative says, seen on random samples."""
     generator = torch.Generator().manual_seed(0)
-    scale = 1 / float(sums.norm())
+    scale = 1 / float(sums.norm()) if bool(sums.any()) else 1 / float(equations.network.right.norm())
     points, toward = (torch.randn((2, 16, len(sums)), generator=generator, dtype=torch.float64) * scale).to(sums).unbind()
     labels = torch.zeros(len(points), dtype=torch.int64, device=sums.device)
     moved = equations.residuals(points + step * toward, labels) - equations.residuals(points - step * toward, labels)
@@ -169,7 +204,7 @@ def _factored(observation: Observation, call: LinearCall, generator: Generator) 
     return factors
 
 
-def _together(observation: Observation, call: LinearCall) -> list[LinearCall]:
+def entered(observation: Observation, call: LinearCall) -> list[LinearCall]:
     """The layers that are fed the same as this one: all that see the raw input once a sample, or an inner layer alone."""
     if not call.raw:
         return [call]
@@ -177,13 +212,13 @@ def _together(observation: Observation, call: LinearCall) -> list[LinearCall]:
     return [other for other in every if other.raw and other.input.ndim == 2 and len(other.input) == TRIAL]
 
 
-def _other_spaces(observation: Observation, entered: list[LinearCall], batch: int, resolution: float) -> list[Space]:
+def _other_spaces(observation: Observation, first: list[LinearCall], batch: int, resolution: float) -> list[Space]:
     """The spaces of all layers behind the entered ones."""
     every = linear_layers(observation.model, observation.input_shape, TRIAL)
     counted = [call.weight for call in every]
-    names = {call.weight for call in entered}
+    names = {call.weight for call in first}
     spaces: list[Space] = []
-    for call in every if entered[0].raw else every[counted.index(entered[0].weight) :]:
+    for call in every if first[0].raw else every[counted.index(first[0].weight) :]:
         once = counted.count(call.weight) == 1 and call.input.ndim == 2 and len(call.input) == TRIAL
         if once and call.weight not in names and call.weight in observation.update:
             bias = observation.update.get(call.bias) if call.bias else None

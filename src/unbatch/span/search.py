@@ -15,7 +15,10 @@ from unbatch.span.least_squares import minimize, refine
 from unbatch.span.problem import Problem
 from unbatch.types import Progress
 
-__all__ = ["Found", "Search"]
+__all__ = ["Found", "Search", "across"]
+
+LENGTHS = (0.25, 0.5, 0.7, 1.0, 1.4, 2.0, 4.0)
+"""Lengths of a start that are tried where no bias tells it, in units of the usual one."""
 
 DETERMINED = 1e-2
 """A sample is determined if its residual bounds its relative error by this."""
@@ -48,6 +51,11 @@ def complement(vectors: Float[Tensor, "k b"]) -> Float[Tensor, "b r"]:
     return basis[:, len(vectors) :]
 
 
+def across(sums: Float[Tensor, " r"]) -> Float[Tensor, "q r"]:
+    """Directions along which p · sums stays 1: all of them where there are no sums."""
+    return complement(sums[None]).T if bool(sums.any()) else torch.eye(len(sums), dtype=sums.dtype, device=sums.device)
+
+
 @dataclass(eq=False)
 class Search:
     """The search for all samples of a problem.
@@ -57,6 +65,7 @@ class Search:
         classes: (c,) labels that samples may have.
         shape: of one input.
         generator: of all randomness.
+        determined: see ``DETERMINED``.
         found: what is proved.
         counts: rounds and starts, and how many starts ended in a proof.
     """
@@ -65,6 +74,7 @@ class Search:
     classes: Int64[Tensor, " c"]
     shape: tuple[int, ...]
     generator: Generator
+    determined: float = DETERMINED
     found: Found = field(init=False)
     counts: dict[str, int] = field(default_factory=lambda: {"rounds": 0, "starts": 0, "hits": 0})
 
@@ -79,15 +89,21 @@ class Search:
         """How many samples are still sought."""
         return self.problem.batch - len(self.found)
 
-    def run(self, clock: Clock, progress: Progress, most: int = 1000) -> Found:
-        """Rounds until all is found or the clock is over."""
+    def run(self, clock: Clock, progress: Progress, most: int = 1000, patience: int | None = None) -> Found:
+        """Rounds until all is found, the clock is over, or, with a patience, so many rounds in a row found nothing."""
         idle = 0
-        while self.missing and not clock.over and self.counts["rounds"] < most:
+        while self.missing and not clock.over and self.counts["rounds"] < most and (patience is None or idle < patience):
             before = len(self.found)
             self.round(idle, clock)
             idle = 0 if len(self.found) > before else idle + 1
             progress(f"{len(self.found)} of {self.problem.batch} proved", len(self.found) / self.problem.batch)
+        return self.finished()
+
+    def finished(self) -> Found:
+        """What is proved so far, as exact as the equations make it."""
         self._tighten()
+        if not self.missing:
+            self._invert()
         return self.found
 
     def round(self, idle: int, clock: Clock) -> None:
@@ -129,22 +145,34 @@ class Search:
         others = [space for space in plan.spaces if space is not whole.spaces[0]]
         equations = Equations(own.network, [*(own.spaces if whole.spaces[0] in plan.spaces else []), *others])
         labelled = any(space.kind == "column" for space in equations.spaces)
+        starts = self._of_length(own, starts)
         rising, labels = own.best_labels(starts, self.classes, ranks if labelled else 1)
         likely = (rising < 3 * rising[:, :1]) | (torch.arange(labels.shape[1], device=labels.device) == 0)
         which = likely.nonzero()[:, 0]
-        directions = complement(sums[None]).T
+        directions = across(sums)
         self.counts["rounds"] += 1
         self.counts["starts"] += len(which)
         points, values = minimize(equations, starts[which], labels[likely], directions, clock, floor=1e-3 * self.problem.precision)
         near = values < 100 * max(self.problem.precision, 1e-6)
         if bool(near.any()):
-            told = labels[likely][near] if labelled else own.best_labels(points[near], self.classes)[1][:, 0]
-            self.accept(points[near] @ inside.T, told, clock)
+            points = points[near] if labelled else self._of_length(own, points[near])
+            told = labels[likely][near] if labelled else own.best_labels(points, self.classes)[1][:, 0]
+            self.accept(points @ inside.T, told, clock, inside)
+
+    def _of_length(self, own: Equations, points: Float[Tensor, "k r"]) -> Float[Tensor, "k r"]:
+        """Where no bias tells the scale: the length, and the sign, that leave the smallest rest in the column space."""
+        if bool(self.problem.sums.any()):
+            return points
+        unit = scaled(points, torch.zeros_like(points[0]), own.network.right)
+        lengths = self.problem.length * torch.tensor([*LENGTHS, *(-length for length in LENGTHS)], dtype=points.dtype, device=points.device)
+        tried = (lengths[:, None, None] * unit).flatten(0, 1)
+        rests = own.best_labels(tried, self.classes)[0][:, 0].reshape(len(lengths), -1)
+        return lengths[rests.argmin(dim=0), None] * unit
 
     def _starts(self, right: Tensor, sums: Tensor, idle: int) -> Tensor:
         rank = len(sums)
         if rank == 1:
-            return 1 / sums[None]
+            return scaled(torch.ones_like(sums)[None], sums, right)
         even = (rank > 12) == (idle % 2 == 0)
         contrast = (0.1, 0.1, 0.02, 0.02, 0.5, 0.5)[idle % 6]
         rows = [unmixed(right, self.shape, self.generator, contrast, even=even)]
@@ -155,21 +183,30 @@ class Search:
             starts.append(random_starts(min(4 * rank, 128), sums, right, self.generator))
         return torch.cat(starts)
 
-    def accept(self, points: Float[Tensor, "k b"], labels: Int64[Tensor, " k"], clock: Clock) -> None:
-        """Prove candidates against all equations of all samples; what is proved and new is kept."""
+    def accept(
+        self, points: Float[Tensor, "k b"], labels: Int64[Tensor, " k"], clock: Clock, inside: Float[Tensor, "b r"] | None = None
+    ) -> None:
+        """Hold candidates against all equations of all samples; what meets them, has no room to move, and is new is kept.
+
+        Args:
+            points: the candidates.
+            labels: theirs.
+            clock: see ``minimize``.
+            inside: where they may move: all that the found samples leave.
+        """
         if not len(points):
             return
-        whole, first = self.problem.equations, Equations(self.problem.equations.network, self.problem.equations.spaces[:1])
-        points, _ = minimize(self.problem.plans[0], points, labels, complement(self.problem.sums[None]).T, clock, steps=4, floor=1e-15)
-        proved = whole.misfit(points, labels, self.problem.precision) < 1
-        proved[proved.clone()] = self._determined(points[proved], labels[proved])
+        whole = self.problem.equations
+        told = bool(self.problem.sums.any())  # without a bias what a layer is fed need not tell the scale: see ``Problem.length``
+        plan, steps = (self.problem.plans[0], 4) if told else (whole, 12)
+        points, _ = minimize(plan, points, labels, across(self.problem.sums), clock, steps=steps, floor=1e-15)
+        proved = whole.misfit(points, labels, self.problem.precision, self.problem.unknowns) < 1
+        proved[proved.clone()] = self._determined(points[proved], labels[proved], inside)
         self.counts["hits"] += int(proved.sum())
         points, labels = points[proved], labels[proved]
         if not len(points):
             return
-        _, inside = first.blocks(points, labels)[0]
-        along = (points * inside).sum(dim=1)
-        columns = inside / along[:, None]
+        along, columns = self._columns(points, labels)
         fresh = (along > 0) & ((points @ self.found.columns.T).abs() < 0.5).all(dim=1)
         kept: list[int] = []
         for i in fresh.nonzero()[:, 0].tolist():
@@ -185,35 +222,62 @@ class Search:
             torch.cat([old.errors, along.new_zeros(len(room))]),
         )
 
-    def _determined(self, points: Float[Tensor, "k b"], labels: Int64[Tensor, " k"]) -> Tensor:
+    def _columns(self, points: Float[Tensor, "k b"], labels: Int64[Tensor, " k"]) -> tuple[Float[Tensor, " k"], Float[Tensor, "k b"]]:
+        """p · Uᵀd / ‖d‖ of every sample, and its c."""
+        first = Equations(self.problem.equations.network, self.problem.equations.spaces[:1])
+        _, inside = first.blocks(points, labels)[0]
+        along = (points * inside).sum(dim=1)
+        return along, inside / along[:, None]
+
+    def _determined(self, points: Float[Tensor, "k b"], labels: Int64[Tensor, " k"], inside: Tensor | None) -> Tensor:
         """(k,) whether the equations leave a sample no room: a zero that can be moved along proves nothing.
 
-        Behind ReLU and one more layer, ∂ℓ/∂z within a mask moves with the softmax alone: c − 1 numbers for b − 1 unknowns.
+        A sample that fires fewer neurons than there are others has room, until enough of the others are found and taken out. Behind ReLU
+        and one more layer, ∂ℓ/∂z within a mask moves with the softmax alone: c − 1 numbers for b − 1 unknowns.
         """
         size = (points @ self.problem.factors.right).norm(dim=1)
         determined = torch.zeros(len(points), dtype=torch.bool, device=points.device)
         for plan in self.problem.plans:
             open_ = (~determined).nonzero()[:, 0]
             for part in torch.split(open_, 16):
-                _, errors = refine(plan, points[part], labels[part], self._directions(), steps=1)
-                determined[part] = errors < DETERMINED * size[part]
+                _, errors = refine(plan, points[part], labels[part], self._directions(inside), steps=1)
+                determined[part] = errors < self.determined * size[part]
         return determined
 
-    def _directions(self) -> Float[Tensor, "q b"]:
-        """Along which p · s stays 1; a step of length one changes an input by length one."""
-        across, right = complement(self.problem.sums[None]).T, self.problem.factors.right
-        if not len(across):
-            return across
-        squares, vectors = torch.linalg.eigh((across @ right) @ (across @ right).T)
-        return (vectors / squares.clamp_min(1e-24 * float(squares[-1])).sqrt()).T @ across
+    def _directions(self, inside: Float[Tensor, "b r"] | None = None) -> Float[Tensor, "q b"]:
+        """Along which p · s stays 1, inside of some space; a step of length one changes an input by length one."""
+        free = across(self.problem.sums) if inside is None else across(inside.T @ self.problem.sums) @ inside.T
+        right = self.problem.factors.right
+        if not len(free):
+            return free
+        squares, vectors = torch.linalg.eigh((free @ right) @ (free @ right).T)
+        return (vectors / squares.clamp_min(1e-24 * float(squares[-1])).sqrt()).T @ free
 
     def _tighten(self) -> None:
         """Solve once more for the proved samples, in the coordinates of the whole batch, with the equations that determine each best."""
         if not len(self.found):
             return
-        plans = self.problem.plans[:-1] or self.problem.plans
+        told = bool(self.problem.sums.any())  # where it is not, the last plan alone may determine the scale
+        plans = (self.problem.plans[:-1] if told else ()) or self.problem.plans
         points, labels = self.found.points, self.found.labels
         tries = [refine(plan, points, labels, self._directions()) for plan in plans]
         errors, best = torch.stack([error for _, error in tries]).min(dim=0)
+        refined = torch.stack([tried for tried, _ in tries])[best, torch.arange(len(points), device=points.device)]
+        fixed = errors < self.determined * (points @ self.problem.factors.right).norm(dim=1)  # the others rest on what was taken out
         self.found.errors = errors
-        self.found.points = torch.stack([tried for tried, _ in tries])[best, torch.arange(len(points), device=points.device)]
+        self.found.points = torch.where(fixed[:, None], refined, points)
+
+    def _invert(self, rounds: int = 4) -> None:
+        """With all columns there, the samples are the inverse of their matrix: p_i · c_j is 0 for i ≠ j.
+
+        A column moves with the scores alone while no neuron is turned on or off, so that errors shrink from round to round.
+        """
+        found, equations = self.found, self.problem.equations
+        rest = equations.residuals(found.points, found.labels).norm()
+        for _ in range(rounds):
+            _, columns = self._columns(found.points, found.labels)
+            inverse, failed = torch.linalg.inv_ex(columns.T)
+            reached = torch.inf if int(failed) else equations.residuals(inverse, found.labels).norm()
+            if not reached < rest:
+                break
+            found.points, found.columns, rest = inverse, columns, reached

@@ -41,6 +41,9 @@ NOISY = 1e-5
 ENDING = 0.05
 """Share of the budget that is kept for the certificates of what a search that ran out of time has found."""
 
+STALLED = 4
+"""Rounds without a find, one of every tool, after which another method has its turn."""
+
 VERY_FEW, FEW = 9, 18
 """Up to so many samples, sampling subsets of rows is the first tool, or worth a round after a stall."""
 
@@ -59,6 +62,7 @@ class Search:
         false_rejection: accepted probability that a sampled true direction is missed.
         precision: of the sampled null vectors.
         drifting: whether the signs of W x + bias do not tell all: the weights moved while the update came about, or inputs are guessed.
+        helped: whether another method goes on where this one stalls, so that it need not use up the budget.
         tools: how many directions each tool found.
         drawn: subsets of rows so far.
         refused: directions that failed their certificate so far.
@@ -73,6 +77,7 @@ class Search:
     false_rejection: float = 1e-5
     precision: torch.dtype = torch.float64
     drifting: bool = False
+    helped: bool = False
     tools: Counter[str] = field(default_factory=Counter)
     drawn: int = 0
     refused: int = 0
@@ -145,6 +150,9 @@ class Search:
             progress(told + (f", {self.drawn:,} subsets" if self.drawn else ""), self.found / self.layer.batch)
             whole = self.found == self.layer.batch
             if fits or len(self.directions) == self.layer.batch or (whole and stalled > patience):
+                break
+            if self.helped and stalled >= STALLED:
+                self._certify()
                 break
             if self.only_sampling and self.drawn >= self.subsets:
                 break

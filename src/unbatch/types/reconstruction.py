@@ -40,6 +40,11 @@ class Candidate:
     error: str = ""
     stats: Mapping[str, Any] = field(default_factory=dict)
 
+    @property
+    def samples(self) -> Tensor | None:
+        """The inputs, or the features where those were asked for."""
+        return self.inputs if self.features is None else self.features
+
 
 class Status(Enum):
     """How an attack ended, as advice."""

@@ -1,0 +1,137 @@
+"""What an attack must be."""
+
+from __future__ import annotations
+
+import math
+import time
+import traceback
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, fields, replace
+from typing import ClassVar, final
+
+import torch
+
+from unbatch.contracts.needs import Needs, Yield
+from unbatch.contracts.plugin import Plugin
+from unbatch.errors import Inapplicable, NotDeterministic, UnbatchError
+from unbatch.evidence import judge
+from unbatch.gradients import check_deterministic
+from unbatch.types import Candidate, Observation, Progress, Reconstruction, Status, silent
+
+__all__ = ["Attack", "Polisher"]
+
+
+def _fingerprint(observation: Observation) -> tuple[int, ...]:
+    """Sums over the bits of everything that the evidence will read: an attack that writes to it is seen."""
+    state = (*observation.update.values(), *observation.model.parameters(), *observation.model.buffers())
+    kinds = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    return tuple(
+        int(tensor.detach().contiguous().view(kinds[tensor.element_size()]).sum(dtype=torch.int64)) for tensor in state if tensor.numel()
+    )
+
+
+@dataclass(frozen=True)
+class Attack(Plugin, ABC):
+    """Turns an observation into a reconstruction. It sees nothing else.
+
+    Declare what it needs, yields and costs, and implement ``reconstruct``; the final ``__call__`` has the proposal judged: an attack
+    decides no status.
+    """
+
+    needs: ClassVar[Needs] = Needs()
+    """What it cannot do without; checked before ``unsupported`` is asked."""
+    yields: ClassVar[frozenset[Yield]] = frozenset()
+    """What it can end with, if all goes well."""
+    cost: ClassVar[str] = ""
+    """What a run takes, in words: time, and what it grows with."""
+    rank: ClassVar[int] = 100
+    """Attacks of lower rank are tried first: proofs before pictures, and of these the cheap before the dear."""
+
+    @property
+    def needed(self) -> Needs:
+        """What it needs with the settings that it has: ``needs``, without what a setting provides."""
+        return self.needs
+
+    def unsupported(self, observation: Observation) -> str | None:  # noqa: ARG002
+        """Why this attack cannot be used on this observation, beyond its declared needs, or None if it can."""
+        return None
+
+    @abstractmethod
+    def reconstruct(self, observation: Observation, generator: torch.Generator, progress: Progress) -> Candidate:
+        """Think. All randomness comes from ``generator``.
+
+        Raises:
+            Inapplicable: the attack cannot be used on this observation, which ``unsupported`` could not see without the work.
+        """
+
+    @final
+    def obstacle(self, observation: Observation) -> str | None:
+        """Why this attack cannot be used on this observation, or None if it can: the model, the declared needs, then ``unsupported``.
+
+        Args:
+            observation: what the server saw.
+        """
+        try:
+            check_deterministic(observation.model, observation.probe, alone=self.needed.uncoupled)
+        except NotDeterministic as error:
+            return str(error)
+        return self.needed.unmet(observation, {field.name for field in fields(self)}) or self.unsupported(observation)
+
+    @final
+    def __call__(self, observation: Observation, *, seed: int = 0, progress: Progress = silent) -> Reconstruction:
+        """Run the attack and have what it proposes judged by the evidence.
+
+        Args:
+            observation: what the server saw.
+            seed: of all randomness.
+            progress: told what goes on.
+        """
+        start = time.perf_counter()
+        if (reason := self.obstacle(observation)) is not None:
+            return Reconstruction(Status.NOT_APPLICABLE, reason=reason, attack=self.spec)
+        before = _fingerprint(observation)
+        candidate = self._proposed(observation, torch.Generator(observation.device).manual_seed(seed), progress)
+        if _fingerprint(observation) != before:
+            reason = "the attack changed the model or the update that it was given, so nothing that it says can be checked"
+            return Reconstruction(Status.BROKE_DOWN, reason=reason, attack=self.spec, error=reason)
+        if isinstance(candidate, str):
+            return Reconstruction(Status.NOT_APPLICABLE, reason=candidate, attack=self.spec)
+        progress("replay", math.nan)
+        made = judge(observation, candidate)
+        return replace(made, attack=self.spec, stats={**made.stats, "seconds": time.perf_counter() - start})
+
+    def _proposed(self, observation: Observation, generator: torch.Generator, progress: Progress) -> Candidate | str:
+        """What the attack proposes, or why it cannot be used. A stranger's code may fail in any way: that is its fault, not the data's."""
+        try:
+            candidate = self.reconstruct(observation, generator, progress)
+        except Inapplicable as obstacle:
+            return str(obstacle)
+        except UnbatchError:
+            raise
+        except Exception as error:  # noqa: BLE001
+            return Candidate(reason=f"the attack failed with {type(error).__name__}: {error}", error=traceback.format_exc())
+        if not isinstance(candidate, Candidate):
+            return Candidate(reason=f"the attack returned {type(candidate).__name__} instead of a candidate", error="no candidate")
+        return candidate
+
+
+@dataclass(frozen=True)
+class Polisher(Attack, ABC):
+    """An attack that can also start from somebody else's approximate samples: ``ATTACK+THIS``, and ``unbatch.polish``."""
+
+    @abstractmethod
+    def polish(self, observation: Observation, guess: Candidate, generator: torch.Generator, progress: Progress) -> Candidate:
+        """Make a guess exact where it is near enough. All randomness comes from ``generator``.
+
+        Args:
+            observation: what the server saw.
+            guess: approximate inputs, or features of a layer.
+            generator: of all randomness.
+            progress: told what goes on.
+
+        Returns:
+            what is to be judged: the guess itself, with a reason, where it led to nothing.
+
+        Raises:
+            Inapplicable: it cannot be used on this observation.
+        """
