@@ -13,6 +13,7 @@ import honesty_page
 import inversion_page
 import matplotlib.pyplot as plt
 import span_page
+import tables_page
 
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
@@ -213,3 +214,4 @@ defenses_page.fill()
 honesty_page.fill()
 inversion_page.fill()
 span_page.fill()
+tables_page.fill()

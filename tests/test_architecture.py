@@ -7,78 +7,9 @@ from pathlib import Path
 import pytest
 
 from blindfold import peeks
+from house import ALLOWED, BLINDFOLDED, PLUGIN_FOLDERS
 
 SOURCE = Path(__file__).parents[1] / "src" / "unbatch"
-
-ALLOWED: dict[str, set[str]] = {
-    "errors": set(),
-    "archives": {"errors"},
-    "records": {"errors"},
-    "origin": {"errors", "records"},
-    "advice": {"records", "types"},
-    "seeds": {"errors"},
-    "trace": {"errors"},
-    "determinism": {"errors", "trace"},
-    "losses": {"errors"},
-    "clock": {"errors"},
-    "gradients": {"determinism", "errors", "losses", "trace"},
-    "columns": {"errors"},
-    "schema": {"columns", "errors"},
-    "training": {"errors", "gradients"},
-    "types": {"errors", "gradients", "schema", "trace", "training"},
-    "last_layer": {"errors", "trace", "types"},
-    "evidence": {"errors", "gradients", "linalg", "losses", "trace", "training", "types"},
-    "specs": {"errors"},
-    "contracts": {"errors", "evidence", "gradients", "inversion", "linalg", "schema", "seeds", "specs", "trace", "types"},
-    "chains": {"contracts", "errors", "types"},
-    "plugins": {"chains", "contracts", "errors", "specs"},
-    "linalg": {"clock", "errors"},
-    "spear": {"clock", "errors", "gradients", "last_layer", "linalg", "trace", "training", "types"},
-    "inversion": {"errors", "gradients", "last_layer", "linalg", "trace", "types"},
-    "attacks": {"clock", "contracts", "errors", "inversion", "last_layer", "span", "spear", "trace", "types"},
-    "span": {"clock", "errors", "gradients", "last_layer", "linalg", "trace", "training", "types"},
-    "labels": {"contracts", "errors", "gradients", "last_layer", "linalg", "trace", "types"},
-    "protocols": {"contracts", "errors", "gradients", "seeds", "training", "types"},
-    "defenses": {"contracts", "errors"},
-    "models": {"contracts", "errors", "seeds"},
-    "datasets": {"archives", "contracts", "errors", "schema", "types"},
-    "metrics": {"contracts", "errors", "linalg", "schema"},
-    "restoring": {"contracts", "gradients", "linalg", "plugins", "types"},
-    "scoring": {"contracts", "linalg", "types"},
-    "realism": {"types"},
-    "defending": {"auditing", "contracts", "errors", "origin", "plugins", "records", "seeds", "types"},
-    "auditing": {"chains", "contracts", "errors", "plugins", "realism", "restoring", "scoring", "types"},
-    "label_scores": {"errors"},
-    "importers": {"archives", "errors", "gradients", "types"},
-    "store": {"advice", "errors", "label_scores", "origin", "realism", "records", "types"},
-    "exposure": {"advice", "records", "errors", "gradients", "last_layer", "origin", "plugins", "span", "trace", "types"},
-    "report": {"advice", "defending", "errors", "exposure", "origin", "records", "store", "types"},
-    "cli": {
-        "__init__",
-        "auditing",
-        "defending",
-        "restoring",
-        "contracts",
-        "errors",
-        "store",
-        "exposure",
-        "importers",
-        "origin",
-        "plugins",
-        "records",
-        "report",
-        "seeds",
-        "trace",
-        "types",
-    },
-    "flower": {"records", "auditing", "contracts", "errors", "store", "gradients", "importers", "plugins", "report", "training", "types"},
-    "__main__": {"cli"},
-    "__init__": {"auditing", "restoring", "errors", "exposure", "gradients", "types"},
-}
-"""Part -> the parts that it may import. A part is a module, or a folder of them."""
-
-PLUGIN_FOLDERS = {"attacks", "labels", "protocols", "defenses", "models", "datasets", "metrics"}
-BLINDFOLDED = {"attacks", "evidence", "inversion", "labels", "linalg", "span", "spear"}
 
 
 def part_of(path: Path) -> str:

@@ -106,7 +106,7 @@ def test_demo_plays_a_round_with_its_defaults(calls: Calls, tmp_path: Path, monk
     assert all(torch.equal(a, b) for a, b in zip(seen.model.parameters(), expected.parameters(), strict=True))
     assert {tensor.dtype for tensor in seen.update.values()} == {torch.float64}
     assert (seen.knowledge.batch_size, seen.knowledge.labels) == (False, False)
-    assert (call["attack"], call["seed"]) == ("spear", 0)
+    assert (call["attack"], call["seed"]) == ("auto", 0)
     assert calls.written == [(Path("unbatch-report"), html.render)]
 
 
@@ -125,7 +125,7 @@ def test_audit_knows_no_more_than_it_is_told(calls: Calls, files: Path) -> None:
     assert execute(_audit(files, f"--out={files / 'out'}")) == 0
     (call,) = calls.audits
     seen = call["observation"]
-    assert (call["truth"], call["attack"], call["seed"]) == (None, "spear", 0)
+    assert (call["truth"], call["attack"], call["seed"]) == (None, "auto", 0)
     assert (seen.input_shape, seen.loss, seen.batch_size, seen.labels) == ((3, 2, 2), "cross_entropy", None, None)
     assert seen.schema == unbatch.Schema("image")
     assert not any(module.training for module in seen.model.modules())

@@ -103,6 +103,8 @@ EXPECTED: dict[str, Run] = {
     "unbatch audit round --model client.py:build --weights before.npz --input-shape 3,32,32 --jobs 4 --fail-on exact --out report": Run(3),
     f"unbatch defend --model client.py:build {DEFEND} --batch-size 8,32 --out report": Run(0, long=True),
     f"unbatch defend --model my_model.py:build {DEFEND}": Run(0, long=True),
+    "unbatch audit --model my_model.py:build --weights broadcast.safetensors --update client.safetensors --input-shape 9"
+    " --schema people.toml --out report": Run(0, samples=4),
     f"{AUDIT} --out report": Run(0),
     f"{AUDIT.replace('audit', 'labels')} --batch-size 64": Run(0, samples=64),
     "unbatch exposure --model my_model.py:build --input-shape 3,32,32": Run(0),
@@ -121,7 +123,13 @@ EXPECTED: dict[str, Run] = {
     "unbatch audit --model my_model.py:network --weights findings/round-1/client-ID/weights.safetensors"
     " --update findings/round-1/client-ID/reply.safetensors --update-is weights --learning-rate 0.1"
     " --batch-size 8 --input-shape 1,8,8 --out report": Run(0, rate=0.1),
+    "unbatch members --model net.py:build --weights w.safetensors --update u.safetensors --input-shape 3,32,32 --batch-size 64"
+    " --candidates batch.npz --fail-on present --out members": Run(3, samples=64),
+    f"{AUDIT.replace('audit', 'members')} --batch-size 64 --candidates records.npz": Run(0, samples=64),
     GATE: Run(3, rate=0.01),
+    "unbatch run plan.toml --out trials --dry-run": Run(0),
+    "unbatch run plan.toml --out trials --reduced --executor processes --workers 2": Run(0),
+    "unbatch report trials": Run(0),
     "python client.py --one-round --public-data --out round": Run(0),
     "unbatch audit --model client.py:build --input-shape 3,32,32 --weights round/before.npz --update round/after.npz --update-is weights"
     " --learning-rate 0.01 --truth round/batch.npz --fail-on exact,psnr:25 --out report --quiet": Run(3, rate=0.01),
@@ -148,6 +156,8 @@ def expected(command: str) -> Run | str | None:
         return "installs packages"
     if command.startswith("make "):
         return "make builds an environment of its own first; that it knows the target is tested below"
+    if command.startswith("unbatch run plans/"):
+        return "takes hours; that every plan can be read is tested in tests/paper/test_claims.py"
     if command.startswith("python benchmarks/"):
         return "takes hours; that the script is there is tested below"
     return Run(0) if re.match(r"unbatch (list|describe|schema|version)\b", command) else EXPECTED.get(command)
@@ -172,6 +182,8 @@ def make_files(folder: Path, command: str, run: Run) -> None:
     for name in ("client.py", "my_model.py", "net.py"):
         (folder / name).write_text(CLIENT.replace("NUMBERS", str(math.prod(shape))))
     make_settings(folder, options, shape)
+    if command.startswith(("unbatch run", "unbatch report")):
+        make_run(folder, command)
     if not (weights := options.get("weights")):
         return
     model = load_model(f"{folder / 'client.py'}:build")
@@ -189,7 +201,7 @@ def make_files(folder: Path, command: str, run: Run) -> None:
     written: list[tuple[str | None, dict[str, Any]]] = [(weights, model.state_dict()), (options.get("update"), sent)]
     if "audit round " in command:
         written.append(("round/ward.safetensors", sent))
-    written.append((options.get("truth"), {"inputs": inputs, "labels": labels}))
+    written.append((options.get("truth", options.get("candidates")), {"inputs": inputs, "labels": labels}))
     for name, tensors in written:
         if name is None:
             continue
@@ -198,7 +210,17 @@ def make_files(folder: Path, command: str, run: Run) -> None:
             np.savez(folder / name, **{key: tensor.detach().numpy() for key, tensor in tensors.items()})
         else:
             save_file({key: tensor.detach().contiguous() for key, tensor in tensors.items()}, folder / name)
+    (folder / "people.toml").write_text("".join(f'[[columns]]\nname = "number {i}"\n' for i in range(9)))
     (folder / "names.txt").write_text("".join(f"class {i}\n" for i in range(10)))
+
+
+def make_run(folder: Path, command: str) -> None:
+    """The plan of the page on experiments; and for a report of it, a run of a part."""
+    page = (ROOT / "docs" / "experiments.md").read_text(encoding="utf-8")
+    (folder / "plan.toml").write_text(next(body for _, language, body in BLOCK.findall(page) if language == "toml"))
+    if command.startswith("unbatch report"):
+        part = ["--reduced", "--set", "datasets=digits", "--set", "models=mlp:width=100"]
+        assert execute(["run", str(folder / "plan.toml"), "--out", str(folder / "trials"), *part]) == 0
 
 
 @pytest.mark.timeout(600)
@@ -230,7 +252,9 @@ def test_the_command_ends_as_it_should(
     printed = capsys.readouterr()
     assert code in (run.code if isinstance(run.code, tuple) else (run.code,)), printed.err
     assert "bug in unbatch" not in printed.err
-    if "--out" in arguments and code in (0, 3, 4):
+    if arguments[0] == "run":
+        assert (tmp_path / "trials" / "trials.jsonl").exists() == ("--dry-run" not in arguments)
+    elif "--out" in arguments and code in (0, 3, 4):
         assert any(path.suffix == ".html" for path in (tmp_path / arguments[arguments.index("--out") + 1]).iterdir())
 
 

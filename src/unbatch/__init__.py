@@ -27,8 +27,22 @@ if TYPE_CHECKING:
     )
     from unbatch.exposure import Exposure, expose
     from unbatch.gradients import capture, per_example
+    from unbatch.membership import members
     from unbatch.restoring import restore_labels
-    from unbatch.types import Batch, Counts, Finding, Knowledge, Observation, Reconstruction, Schema, Status
+    from unbatch.training import LocalTraining
+    from unbatch.types import (
+        Batch,
+        Counts,
+        Finding,
+        Knowledge,
+        Membership,
+        Observation,
+        Presence,
+        Reconstruction,
+        Schema,
+        Status,
+        Verdict,
+    )
 
     __version__: str
 
@@ -40,21 +54,26 @@ __all__ = [
     "Exposure",
     "Finding",
     "Knowledge",
+    "LocalTraining",
+    "Membership",
     "Misuse",
     "NotDeterministic",
     "Observation",
     "OutputFailed",
+    "Presence",
     "Reconstruction",
     "ReconstructionFailed",
     "Schema",
     "Status",
     "UnbatchError",
     "UnknownPlugin",
+    "Verdict",
     "__version__",
     "audit",
     "capture",
     "expose",
     "invert",
+    "members",
     "per_example",
     "polish",
     "restore_labels",
@@ -65,7 +84,21 @@ _MODULES = {
     "restoring": ("restore_labels",),
     "exposure": ("Exposure", "expose"),
     "gradients": ("capture", "per_example"),
-    "types": ("Batch", "Counts", "Finding", "Knowledge", "Observation", "Reconstruction", "Schema", "Status"),
+    "membership": ("members",),
+    "training": ("LocalTraining",),
+    "types": (
+        "Batch",
+        "Counts",
+        "Finding",
+        "Knowledge",
+        "Membership",
+        "Observation",
+        "Presence",
+        "Reconstruction",
+        "Schema",
+        "Status",
+        "Verdict",
+    ),
     "errors": (
         "BadFile",
         "BadUpdate",

@@ -54,6 +54,19 @@ _NEXT: dict[Status, Advice] = {
         costs="If all of these are right, the update may have been changed on purpose (noise, clipping, compression). Name that defense"
         " and test it as such: that this attack trips over it says little about its strength.",
     ),
+    Status.CONVERGED: Advice(
+        title="Start elsewhere before you draw a conclusion",
+        strength="next step",
+        works="The search ended in a place from which no step leads nearer to the update. Such places are many: more restarts, another"
+        " distance or prior, or the labels told to it lead to others.",
+        costs="That every start so far ended in a wrong place is no proof that all do, and exact attacks need no start at all.",
+    ),
+    Status.DIVERGED: Advice(
+        title="Take smaller steps, or compute finer",
+        strength="next step",
+        works="The numbers of the search overflowed. Smaller steps, other starts, or an update in float64 keep them finite.",
+        costs="Until a search has come to its end, nothing is known of this update.",
+    ),
     Status.NOT_APPLICABLE: Advice(
         title="Try an attack that fits this model",
         strength="next step",
@@ -135,7 +148,7 @@ _NO_BIAS = Advice(
 def advise(finding: Finding) -> tuple[Advice, ...]:
     """What would have prevented it, strongest first; after a failure, what to do next and what protects anyway.
 
-    Measures against the inversion of a layer are given where an attack says that it inverted one (``stats["layer"]``).
+    Measures against the inversion of a layer are given where an attack says that it inverted one (``Reconstruction.inverted``).
 
     Example:
         >>> from unbatch.types import Knowledge, Reconstruction, Schema
@@ -145,21 +158,19 @@ def advise(finding: Finding) -> tuple[Advice, ...]:
     """
     status = finding.reconstruction.status
     first = (_NEXT[status],) if status in _NEXT else ()
-    if status not in _FOUND or "layer" not in finding.reconstruction.stats:
+    inverted = finding.reconstruction.inverted
+    if status not in _FOUND or inverted is None:
         return (*first, *GENERAL)
-    return (*first, *GENERAL, _larger_batch(finding), _ARCHITECTURE, _NO_BIAS)
+    return (*first, *GENERAL, _larger_batch(finding, inverted.width), _ARCHITECTURE, _NO_BIAS)
 
 
 _FOUND = (Status.RECONSTRUCTED, Status.PARTIAL, Status.APPROXIMATE, Status.UNPROVEN)
 
 
-def _larger_batch(finding: Finding) -> Advice:
+def _larger_batch(finding: Finding, m: int) -> Advice:
     found, n = finding.reconstruction, math.prod(finding.input_shape)
-    m, b = _count(found.stats.get("width")), 0 if found.inputs is None else len(found.inputs)
-    if m is None:
-        rank, zeros = f"min(width of the layer, {n:,} inputs)", "half the layer's width"
-    else:
-        rank, zeros = f"min({m:,} neurons, {n:,} inputs) = {min(m, n):,}", f"{m // 2:,}, half of the {m:,} neurons,"
+    b = 0 if found.inputs is None else len(found.inputs)
+    rank, zeros = f"min({m:,} neurons, {n:,} inputs) = {min(m, n):,}", f"{m // 2:,}, half of the {m:,} neurons,"
     return Advice(
         title="Average over more samples in every update",
         strength="obstacle",
@@ -169,10 +180,6 @@ def _larger_batch(finding: Finding) -> Advice:
         costs="Known searches stop well below these limits, but searches get better: do not plan with today's. Samples with neurons of"
         " their own still leak from larger batches. It costs memory, and fewer steps for the same data.",
     )
-
-
-def _count(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None
 
 
 def for_batches(name: str, rank: int, *, raw: bool) -> Advice:

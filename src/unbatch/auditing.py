@@ -12,8 +12,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from unbatch import plugins
+from unbatch import choosing, plugins
 from unbatch.chains import Polishing
+from unbatch.choosing import Auto
 from unbatch.contracts import Attack, Metric, Polisher
 from unbatch.errors import Misuse
 from unbatch.realism import upper_bounds
@@ -24,21 +25,20 @@ from unbatch.types import Batch, Candidate, Finding, Observation, Progress, Reco
 __all__ = ["audit", "environment", "invert", "polish"]
 
 
-def invert(observation: Observation, attack: str | Attack = "spear", seed: int = 0, progress: Progress = silent) -> Reconstruction:
+def invert(observation: Observation, attack: str | Attack | Auto = "spear", seed: int = 0, progress: Progress = silent) -> Reconstruction:
     """Attack an observation.
 
     Args:
         observation: what the server saw.
         attack: ``"name"``, ``"name:field=value,field=value"``, two of these joined by + (the second polishes what the first found), or an
-            attack.
+            attack; ``"auto"`` tries them in a stated order: see ``choosing``.
         seed: of all randomness.
         progress: told what goes on.
 
     Raises:
         Misuse: there is no such attack or setting.
     """
-    built: Attack = plugins.build("attacks", attack) if isinstance(attack, str) else attack
-    return built(observation, seed=seed, progress=progress)
+    return choosing.built(attack)(observation, seed=seed, progress=progress)
 
 
 def polish(
@@ -73,7 +73,7 @@ def polish(
 
 
 def audit(
-    observation: Observation, truth: Batch | None = None, attack: str | Attack = "spear", seed: int = 0, progress: Progress = silent
+    observation: Observation, truth: Batch | None = None, attack: str | Attack | Auto = "spear", seed: int = 0, progress: Progress = silent
 ) -> Finding:
     """Attack an observation and score what comes out, where the truth is known.
 
@@ -92,12 +92,12 @@ def audit(
     # Before the attack: a metric that cannot be built (a bad weights file) must not waste a long search.
     metrics = {name: plugins.load("metrics", name)() for name in plugins.names("metrics")} if truth is not None else {}
     start = time.perf_counter()
-    built: Attack = plugins.build("attacks", attack) if isinstance(attack, str) else attack
+    built = choosing.built(attack)
     made = invert(observation, built, seed, progress)
     seconds = time.perf_counter() - start
     finding = Finding(
         made,
-        replace(observation.knowledge, auxiliary_data=bool(built.needed.auxiliary)),
+        replace(observation.knowledge, auxiliary_data=isinstance(built, Attack) and bool(built.needed.auxiliary)),
         (truth.schema if truth else observation.schema) or Schema.guess(observation.input_shape),
         observation.input_shape,
         seed,

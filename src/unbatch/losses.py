@@ -24,7 +24,53 @@ __all__ = ["Loss", "loss_function", "quiet_vmap", "slopes", "slopes_alone"]
 Loss = str | Callable[[Tensor, Tensor], Tensor]
 """A name (``"cross_entropy"``) or a function (outputs (b, C), labels (b,)) -> mean loss over the batch, a scalar."""
 
-_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {"cross_entropy": F.cross_entropy, "nll": F.nll_loss}
+
+def _mse(outputs: Tensor, labels: Tensor) -> Tensor:
+    return (outputs - _marks(outputs, labels)).square().mean()
+
+
+def _bce(outputs: Tensor, labels: Tensor) -> Tensor:
+    return F.binary_cross_entropy_with_logits(outputs, _marks(outputs, labels))
+
+
+def _marks(outputs: Tensor, labels: Tensor) -> Tensor:
+    """One-hot labels, where ``F.one_hot`` cannot run: under vmap."""
+    return (labels[..., None] == torch.arange(outputs.shape[-1], device=outputs.device)).to(outputs)
+
+
+_LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "cross_entropy": F.cross_entropy,
+    "nll": F.nll_loss,
+    "mse": _mse,
+    "bce": _bce,
+}
+"""Of class indices; the last two against one-hot labels."""
+
+
+def _cross_entropy(settings: str) -> Callable[[Tensor, Tensor], Tensor]:
+    """Cross-entropy with ``label_smoothing=0.1``, ``weight=1|2|0.5`` (one a class), or both, as PyTorch has them."""
+    expected = "cross_entropy:label_smoothing=0.1 or cross_entropy:weight=1|2|0.5"
+    given = dict(setting.partition("=")[::2] for setting in settings.split(","))
+    if unknown := given.keys() - {"label_smoothing", "weight"}:
+        raise Misuse(expected, repr(min(unknown)), "name a setting that there is")
+    try:
+        smoothing = float(given.get("label_smoothing", "0"))
+        weight = torch.tensor([float(part) for part in given["weight"].split("|")], dtype=torch.float64) if "weight" in given else None
+    except ValueError as error:
+        raise Misuse(expected, repr(settings), "give it a number, or one a class") from error
+    if not 0 <= smoothing < 1 or (weight is not None and not bool((weight > 0).all())):
+        raise Misuse("a label smoothing from 0 to below 1, and weights above 0", repr(settings), "give those of the client")
+
+    def measure(outputs: Tensor, labels: Tensor) -> Tensor:
+        classes = outputs.shape[-1]
+        if weight is not None and len(weight) != classes:
+            raise Misuse(f"{classes} weights, one a class", str(len(weight)), "give one for each")
+        each = outputs.new_ones(classes) if weight is None else weight.to(outputs)
+        marks = _marks(outputs, labels)
+        target = (1 - smoothing) * marks + smoothing / classes
+        return -(target * each * outputs.log_softmax(dim=-1)).sum() / (marks * each).sum()
+
+    return measure
 
 
 def loss_function(loss: Loss) -> Callable[[Tensor, Tensor], Tensor]:
@@ -43,12 +89,19 @@ def loss_function(loss: Loss) -> Callable[[Tensor, Tensor], Tensor]:
     if isinstance(loss, str):
         if loss in _LOSSES:
             return _LOSSES[loss]
+        name, colon, settings = loss.partition(":")
+        if name == "cross_entropy" and colon:
+            return _cross_entropy(settings)
         came = repr(loss)
     elif callable(loss):
         return _Own(loss)
     else:
         came = type(loss).__name__
-    raise Misuse(f"a loss among {', '.join(_LOSSES)}", came, "name one of them or pass a function (outputs, labels) -> mean loss")
+    raise Misuse(
+        f"a loss among {', '.join(_LOSSES)}, or cross_entropy with settings",
+        came,
+        "name one of them or pass a function (outputs, labels) -> mean loss",
+    )
 
 
 def slopes(loss: Loss, outputs: Tensor, labels: Tensor) -> Tensor:

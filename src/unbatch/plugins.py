@@ -19,7 +19,7 @@ from unbatch import specs
 from unbatch.errors import Misuse, UnknownPlugin, named
 from unbatch.specs import KINDS
 
-__all__ = ["KINDS", "build", "load", "names"]
+__all__ = ["KINDS", "build", "configured", "load", "names"]
 
 CONTRACTS = dict(zip(KINDS, ("Attack", "LabelRestorer", "Protocol", "Defense", "Model", "Dataset", "Metric"), strict=True))
 """Kind -> the class of ``contracts`` that a plug-in of this kind is derived from."""
@@ -122,8 +122,17 @@ def build(kind: str, spec: str) -> Any:
         from unbatch.chains import chained
 
         return chained([build(kind, one) for one in several])
+    return configured(load(kind, specs.parse(spec)[0]), spec)
+
+
+def configured(cls: type[Any], spec: str) -> Any:
+    """An object of a frozen dataclass with the settings of a specification.
+
+    Raises:
+        UnknownPlugin: a field is unknown.
+        Misuse: a value does not fit its field.
+    """
     name, parts = specs.parse(spec)
-    cls = load(kind, name)
     settings = {field.name: field for field in fields(cls)}
     types_of = typing.get_type_hints(cls)
     given: dict[str, Any] = {}

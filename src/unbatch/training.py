@@ -32,6 +32,8 @@ class LocalTraining:
         batch_size: samples of a step, at most; the whole data if None.
         learning_rate: of SGD; None where the server was not told.
         momentum: of SGD, without dampening.
+        weight_decay: λ of SGD, which adds λ times a weight to its gradient in every step (``torch.optim.SGD``).
+        nesterov: whether the momentum is Nesterov's.
 
     Example:
         >>> LocalTraining(epochs=2, batch_size=5, learning_rate=0.1).steps(12)
@@ -42,6 +44,8 @@ class LocalTraining:
     batch_size: int | None = None
     learning_rate: float | None = None
     momentum: float = 0.0
+    weight_decay: float = 0.0
+    nesterov: bool = False
 
     def __post_init__(self) -> None:
         """Refuse what no client can do."""
@@ -51,6 +55,10 @@ class LocalTraining:
             raise Misuse("a finite learning rate above zero", f"{self.learning_rate}", "give None if it is not known")
         if not 0 <= self.momentum < 1:
             raise Misuse("a momentum from 0 to below 1", f"{self.momentum}", "0 is plain SGD")
+        if not 0 <= self.weight_decay < math.inf or (self.learning_rate or 0.0) * self.weight_decay >= 1:
+            raise Misuse("a weight decay from 0 on, times the learning rate below 1", f"{self.weight_decay}", "0 is none")
+        if self.nesterov and not self.momentum:
+            raise Misuse("a momentum above 0 with Nesterov's", "0", "give the momentum, or leave Nesterov's out")
 
     def parts(self, samples: int) -> list[slice]:
         """The steps of an epoch, as slices of its order."""
@@ -71,18 +79,59 @@ class LocalTraining:
         return self.epochs == 1 and self.whole(samples)
 
     def weight(self, step: int, samples: int) -> float:
-        """What the gradient of a step counts in the difference, without the learning rate: 1 for plain SGD, more by momentum."""
-        left = self.steps(samples) - step
-        return (1 - self.momentum**left) / (1 - self.momentum)
+        """``weights`` of one step."""
+        if not self.nesterov and not self.weight_decay:
+            return (1 - self.momentum ** (self.steps(samples) - step)) / (1 - self.momentum)
+        return self.weights(samples)[step]
 
     def weights(self, samples: int) -> list[float]:
-        """``weight`` of every step."""
-        return [self.weight(step, samples) for step in range(self.steps(samples))]
+        """What the gradient of each step counts in the difference, without the learning rate: 1 for plain SGD, more by momentum."""
+        return self._response(samples)[0]
 
     def total(self, samples: int) -> float:
-        """Sum of ``weight`` over all steps."""
+        """Sum of ``weights``."""
+        if self.nesterov or self.weight_decay:
+            return math.fsum(self.weights(samples))
         steps, rest = self.steps(samples), self.momentum
         return (steps - rest * (1 - rest**steps) / (1 - rest)) / (1 - rest)
+
+    def decayed(self, samples: int | None) -> float | None:
+        """The share of its first value that a weight loses by decay alone; None where that is not known.
+
+        Example:
+            >>> round(LocalTraining(learning_rate=0.5, weight_decay=0.1).decayed(8), 9)
+            0.05
+        """
+        if not self.weight_decay:
+            return 0.0
+        if self.learning_rate is None or (samples is None and self.batch_size is not None):
+            return None
+        return self._response(samples or 1)[1]
+
+    def _response(self, samples: int) -> tuple[list[float], float]:
+        """A step of SGD is linear in the weight, its momentum and the gradient: what the last weight owes to each of the gradients and to
+        the first weight, followed backwards. Without a learning rate, as if there were no decay.
+        """
+        rate, decay = (1.0, 0.0) if self.learning_rate is None else (self.learning_rate, self.weight_decay)
+        fed, own = rate * (1 + self.momentum if self.nesterov else 1), rate * self.momentum * (self.momentum if self.nesterov else 1)
+        weight, momentum, counted = 1.0, 0.0, []
+        for _ in range(self.steps(samples)):
+            counted.append((fed * weight - momentum) / rate)
+            weight, momentum = weight - decay * (fed * weight - momentum), self.momentum * momentum - own * weight
+        return counted[::-1], 1 - weight
+
+    def average(self, moved: Mapping[str, Tensor], before: Mapping[str, Tensor], samples: int | None) -> dict[str, Tensor]:
+        """The average gradient of the steps: a difference of weights without what they lost by decay, over ``factor`` where it is known.
+
+        Args:
+            moved: weights before less those after.
+            before: the weights before.
+            samples: of the client.
+        """
+        factor, decayed = self.factor(samples) or 1.0, self.decayed(samples) or 0.0
+        if not decayed:
+            return {name: tensor / factor for name, tensor in moved.items()}
+        return {name: (tensor - decayed * before[name].detach().to(tensor)) / factor for name, tensor in moved.items()}
 
     def factor(self, samples: int | None) -> float | None:
         """difference = factor · average gradient; None where the learning rate, or the number of steps, is not known."""
@@ -133,7 +182,9 @@ def train(
     moving = _copy(model)
     parameters = {name: parameter for name, parameter in moving.named_parameters() if parameter.requires_grad}
     before = {name: parameter.detach().clone() for name, parameter in parameters.items()}
-    optimizer = torch.optim.SGD(parameters.values(), local.learning_rate, local.momentum)
+    optimizer = torch.optim.SGD(
+        parameters.values(), local.learning_rate, local.momentum, weight_decay=local.weight_decay, nesterov=local.nesterov
+    )
     for epoch in order:
         for part in local.parts(len(inputs)):
             step = follow(moving, inputs[epoch[part]], labels[epoch[part]])

@@ -109,6 +109,7 @@ def test_all_restarts_diverged_is_a_reason() -> None:
     observation = Observation(nn.Sequential(*model).float(), {name: tensor.float() for name, tensor in huge.items()}, SHAPE, batch_size=1)
     found = Dlg(steps=50)(observation)
     assert found.inputs is None
+    assert found.status is Status.DIVERGED
     assert "every restart diverged" in found.reason
 
 

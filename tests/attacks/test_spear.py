@@ -138,14 +138,26 @@ def test_too_large_a_batch_is_not_applicable() -> None:
     assert "full rank 25" in found.reason
 
 
-def test_rows_of_a_table_that_depend_on_each_other_are_told_at_once() -> None:
+def dependent_rows() -> tuple[nn.Module, torch.Tensor, torch.Tensor]:
+    """30 rows of six columns of five levels, of rank 25."""
     generator = torch.Generator().manual_seed(0)
     x = torch.cat([torch.eye(5, dtype=torch.float64)[torch.randint(5, (30,), generator=generator)] for _ in range(6)], dim=1)
-    model = Mlp(width=120, depth=4).build((30,), 7).double()
     assert int(torch.linalg.matrix_rank(x)) == 25
+    return Mlp(width=120, depth=4).build((30,), 7).double(), x, torch.arange(30) % 7
+
+
+def test_rows_of_a_table_that_depend_on_each_other_are_found_by_what_the_next_layers_are_fed() -> None:
+    model, x, labels = dependent_rows()
+    found = Spear(seconds=20.0)(Observation(model, capture(model, x, labels), (30,))).or_raise()
+    assert torch.cdist(x, found.inputs, compute_mode="donot_use_mm_for_euclid_dist").amin(dim=1).max() < 1e-9  # the other mode cancels
+    assert (found.stats["rank"], found.stats["samples"]) == (25, 30)
+
+
+def test_rows_that_depend_on_each_other_are_told_at_once_where_they_are_not_found() -> None:
+    model, x, labels = dependent_rows()
     started = time.monotonic()
-    found = Spear(seconds=20.0)(Observation(model, capture(model, x, torch.arange(30) % 7), (30,)))
-    assert "depend on each other, being of rank 25" in found.reason
+    found = Spear(search="sampling", seconds=20.0)(Observation(model, capture(model, x, labels), (30,)))
+    assert "30 samples whose inputs depend on each other, being of rank 25" in found.reason
     assert found.status in (Status.BUDGET_EXHAUSTED, Status.PARTIAL)
     assert time.monotonic() - started < 5.0
 

@@ -9,7 +9,8 @@ from torch import nn
 from unbatch import plugins
 from unbatch.auditing import audit
 from unbatch.contracts import Attack, Needs
-from unbatch.gradients import capture
+from unbatch.testing import check_attack
+from unbatch.testing.scenes import network, observe
 from unbatch.types import Candidate, LocalTraining, Observation, Reconstruction, Status
 
 ATTACKS = plugins.names("attacks")
@@ -25,72 +26,15 @@ def quick(name: str) -> Attack:
     return dataclasses.replace(attack, steps=30) if "steps" in {field.name for field in dataclasses.fields(attack)} else attack
 
 
-def observe(model: nn.Module, dtype: torch.dtype = torch.float64, samples: int = 5, batch_size: int | None = None) -> Observation:
-    generator = torch.Generator().manual_seed(5)
-    model = model.to(dtype)
-    inputs = torch.randn((samples, 3, 4, 4), generator=generator, dtype=dtype)
-    return Observation(model, capture(model, inputs, torch.arange(samples) % 4), (3, 4, 4), batch_size=batch_size)
-
-
-def network(activation: type[nn.Module] = nn.ReLU) -> nn.Module:
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(1)
-        return nn.Sequential(nn.Flatten(), nn.Linear(48, 40), activation(), nn.Linear(40, 4))
-
-
-def suited(attack: Attack, dtype: torch.dtype = torch.float64) -> Observation:
-    """The first of a few plain cases that the attack takes: one sample behind sigmoids, then five behind ReLU."""
-    for case in (observe(network(nn.Sigmoid), dtype, 1, 1), observe(network(), dtype), observe(network(), dtype, 5, 5)):
-        if attack.obstacle(case) is None:
-            return case
-    raise AssertionError(f"{attack.spec} takes none of the cases: add one that it is made for")
+@pytest.mark.parametrize("name", ATTACKS)
+def test_keeps_the_contract(name: str) -> None:
+    check_attack(quick(name))
 
 
 @pytest.mark.parametrize("name", ATTACKS)
-def test_is_a_frozen_dataclass_that_its_spec_builds_again(name: str) -> None:
-    attack = built(name)
-    assert dataclasses.is_dataclass(attack)
-    assert attack.__dataclass_params__.frozen  # type: ignore[attr-defined]
-    assert plugins.build("attacks", attack.spec) == attack
-
-
-@pytest.mark.parametrize("name", ATTACKS)
-def test_same_seed_same_result_and_nothing_else_is_touched(name: str) -> None:
-    observation = suited(built(name))
-    before = {key: tensor.clone() for key, tensor in observation.model.state_dict().items()}
-    update = {key: tensor.clone() for key, tensor in observation.update.items()}
-    state = torch.get_rng_state()
-    first, second = quick(name)(observation, seed=3), quick(name)(observation, seed=3)
-    assert first.inputs is not None
-    assert second.inputs is not None
-    # Not to the last bit: threaded linear algebra may sum in another order.
-    assert torch.allclose(first.inputs, second.inputs, rtol=0, atol=1e-10)
-    counted = [{key: value for key, value in found.stats.items() if isinstance(value, (int, str))} for found in (first, second)]
-    assert counted[0] == counted[1]
-    assert torch.equal(torch.get_rng_state(), state)
-    assert all(torch.equal(tensor, before[key]) for key, tensor in observation.model.state_dict().items())
-    assert all(parameter.grad is None for parameter in observation.model.parameters())
-    assert all(torch.equal(tensor, update[key]) for key, tensor in observation.update.items())
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("name", ATTACKS)
-def test_keeps_dtype_and_shape(name: str, dtype: torch.dtype) -> None:
-    found = quick(name)(suited(built(name), dtype))
-    assert found.inputs is not None
-    assert found.inputs.dtype == dtype
-    assert found.inputs.shape[1:] == (3, 4, 4)
-    assert found.labels is not None
-    assert found.labels.dtype == torch.int64
-
-
-@pytest.mark.parametrize("name", ATTACKS)
-def test_a_random_model_is_not_applicable_and_says_why(name: str) -> None:
-    observation = observe(network())
-    model = nn.Sequential(*network(), nn.Dropout(0.5)).double()
-    found = built(name)(Observation(model, dict(observation.update), (3, 4, 4)))
-    assert found.status is Status.NOT_APPLICABLE
-    assert "Dropout" in found.reason
+def test_its_default_settings_are_built_from_its_name(name: str) -> None:
+    assert plugins.build("attacks", name) == built(name)
+    assert all(words and len(words) < 100 for words in built(name).needs.words)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -110,15 +54,6 @@ def test_a_made_up_batch_is_never_called_a_reconstruction() -> None:
     assert found.status is Status.INCONSISTENT
     assert found.residual is not None
     assert found.residual > 0.1
-
-
-@pytest.mark.parametrize("name", ATTACKS)
-def test_declares_what_it_needs_yields_and_costs(name: str) -> None:
-    attack = built(name)
-    assert attack.yields
-    assert attack.cost
-    assert all(words and len(words) < 100 for words in attack.needs.words)
-    assert type(attack).needed.__doc__
 
 
 @dataclasses.dataclass(frozen=True)

@@ -1,6 +1,5 @@
 """What every defense must keep, whichever there are, at its default settings and under every protocol."""
 
-import dataclasses
 from collections.abc import Mapping
 
 import pytest
@@ -8,10 +7,11 @@ import torch
 from torch import Tensor, nn
 
 from unbatch import plugins, seeds
-from unbatch.contracts import Defense, Protocol, Stage
+from unbatch.contracts import Defense, Stage
 from unbatch.errors import UnknownPlugin
 from unbatch.gradients import capture, per_example
 from unbatch.protocols._client import defend
+from unbatch.testing import check_defense
 from unbatch.types import Batch
 
 DEFENSES = plugins.names("defenses")
@@ -53,57 +53,14 @@ def batch() -> Batch:
 
 
 @pytest.mark.parametrize("name", DEFENSES)
-def test_is_a_frozen_dataclass_that_its_spec_builds_again(name: str) -> None:
-    defense = built(name)
-    assert dataclasses.is_dataclass(defense)
-    assert defense.__dataclass_params__.frozen  # type: ignore[attr-defined]
-    assert plugins.build("defenses", defense.spec) == defense
-    assert isinstance(defense.stage, Stage)
-    assert isinstance(defense.rescales, bool)
+def test_keeps_the_contract(name: str) -> None:
+    check_defense(built(name))
 
 
 @pytest.mark.parametrize("name", DEFENSES)
 def test_an_unknown_field_is_refused(name: str) -> None:
     with pytest.raises(UnknownPlugin, match=name):
         plugins.build("defenses", f"{name}:no_such_field=1")
-
-
-@pytest.mark.parametrize("name", DEFENSES)
-def test_defends_without_touching_what_it_was_given(name: str) -> None:
-    defense = built(name)
-    given = gradients(defense)
-    before = {key: tensor.clone() for key, tensor in given.items()}
-    made = defense(given, seeded())
-    assert same(given, before)
-    assert not same(made, before), "a defense whose default does nothing protects nobody"
-    assert not {tensor.data_ptr() for tensor in made.values()} & {tensor.data_ptr() for tensor in given.values()}
-
-
-@pytest.mark.parametrize("name", DEFENSES)
-def test_same_generator_same_result_and_the_global_one_untouched(name: str) -> None:
-    defense = built(name)
-    state = torch.get_rng_state()
-    assert same(defense(gradients(defense), seeded()), defense(gradients(defense), seeded()))
-    assert torch.equal(torch.get_rng_state(), state)
-
-
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("name", DEFENSES)
-def test_keeps_names_shapes_and_dtype_and_stays_finite(name: str, dtype: torch.dtype) -> None:
-    defense = built(name)
-    given = gradients(defense, dtype)
-    made = defense(given, seeded())
-    assert list(made) == list(given)
-    for key, tensor in made.items():
-        assert (tensor.shape, tensor.dtype, tensor.device) == (given[key].shape, dtype, given[key].device)
-        assert bool(tensor.isfinite().all())
-
-
-@pytest.mark.parametrize("name", DEFENSES)
-def test_zeros_in_finite_out(name: str) -> None:
-    defense = built(name)
-    made = defense({key: torch.zeros_like(tensor) for key, tensor in gradients(defense).items()}, seeded())
-    assert all(bool(tensor.isfinite().all()) for tensor in made.values())
 
 
 @pytest.mark.parametrize("name", DEFENSES)
@@ -116,21 +73,6 @@ def test_fedsgd_sends_what_the_defense_makes(name: str, model: nn.Module, batch:
     else:
         expected = defense(capture(model, batch.inputs, batch.labels), seeded())
     assert same(seen.update, expected)
-
-
-@pytest.mark.parametrize("protocol", PROTOCOLS)
-@pytest.mark.parametrize("name", DEFENSES)
-def test_works_through_every_protocol(protocol: str, name: str, model: nn.Module, batch: Batch) -> None:
-    defense, rounds = built(name), plugins.load("protocols", protocol)()
-    assert isinstance(rounds, Protocol)
-    before = {key: tensor.clone() for key, tensor in model.state_dict().items()}
-    plain = rounds.observe(model, batch, seed=3)
-    seen, again = (rounds.observe(model, batch, defenses=[defense], seed=3) for _ in range(2))
-    assert same(seen.update, again.update)
-    assert not same(seen.update, plain.update)
-    assert same(model.state_dict(), before)
-    assert f"that the update was defended by {defense.spec}" in seen.knowledge.remarks
-    assert seen.factor_known is not defense.rescales
 
 
 @pytest.mark.parametrize("stage", Stage)

@@ -1,7 +1,5 @@
 """What every label restorer must keep, whichever there are."""
 
-import dataclasses
-
 import pytest
 import torch
 from torch import nn
@@ -9,6 +7,7 @@ from torch import nn
 from unbatch import plugins
 from unbatch.contracts import LabelRestorer
 from unbatch.gradients import capture
+from unbatch.testing import check_restorer
 from unbatch.types import Observation
 
 RESTORERS = plugins.names("labels")
@@ -32,11 +31,8 @@ def observe(model: nn.Module, dtype: torch.dtype = torch.float64, loss: str = "c
 
 
 @pytest.mark.parametrize("name", RESTORERS)
-def test_is_a_frozen_dataclass_that_its_spec_builds_again(name: str) -> None:
-    restorer = built(name)
-    assert dataclasses.is_dataclass(restorer)
-    assert restorer.__dataclass_params__.frozen  # type: ignore[attr-defined]
-    assert plugins.build("labels", restorer.spec) == restorer
+def test_keeps_the_contract(name: str) -> None:
+    check_restorer(built(name))
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -51,22 +47,6 @@ def test_finds_the_classes_that_are_there(name: str, dtype: torch.dtype) -> None
     else:
         assert found.counts.dtype == torch.int64
         assert int(found.counts.sum()) == 4
-
-
-@pytest.mark.parametrize("name", RESTORERS)
-def test_same_seed_same_result_and_nothing_else_is_touched(name: str) -> None:
-    observation = observe(network())
-    before = {key: tensor.clone() for key, tensor in observation.model.state_dict().items()}
-    update = {key: tensor.clone() for key, tensor in observation.update.items()}
-    state = torch.get_rng_state()
-    first, second = built(name)(observation, seed=3), built(name)(observation, seed=3)
-    assert first.presence is not None
-    assert second.presence is not None
-    assert torch.equal(first.presence, second.presence)
-    assert torch.equal(torch.get_rng_state(), state)
-    assert all(torch.equal(tensor, before[key]) for key, tensor in observation.model.state_dict().items())
-    assert all(parameter.grad is None for parameter in observation.model.parameters())
-    assert all(torch.equal(tensor, update[key]) for key, tensor in observation.update.items())
 
 
 def doubled(outputs: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
-import pickle
 from collections.abc import Callable
 from pathlib import Path
 
@@ -27,6 +26,7 @@ from unbatch.datasets.folder import Folder
 from unbatch.datasets.npz import Npz
 from unbatch.errors import Misuse
 from unbatch.schema import Categorical, Column
+from unbatch.testing import check_dataset
 
 
 def write_npz(folder: Path) -> Dataset:
@@ -90,16 +90,8 @@ def dataset(request: pytest.FixtureRequest, tmp_path: Path) -> Dataset:
     return built
 
 
-def test_a_batch_is_what_the_contract_says(dataset: Dataset) -> None:
-    batch = dataset.batch(6, seed=3)
-    assert batch.inputs.shape == (6, *dataset.input_shape)
-    assert batch.inputs.dtype == torch.float64
-    assert batch.labels.shape == (6,)
-    assert batch.labels.dtype == torch.int64
-    assert 0 <= int(batch.labels.min()) <= int(batch.labels.max()) < len(dataset.schema.classes)
-    assert batch.schema == dataset.schema
-    dataset.schema.check(dataset.input_shape)
-    assert plugins.build("datasets", dataset.spec) == dataset
+def test_it_keeps_the_contract(dataset: Dataset) -> None:
+    check_dataset(dataset)
 
 
 def test_the_whole_set_is_normalized_by_channel(dataset: Dataset) -> None:
@@ -125,33 +117,6 @@ def test_raw_values_lie_between_black_and_white(dataset: Dataset) -> None:
     assert raw.max() <= 1 + 1e-12
 
 
-def test_the_same_seed_draws_the_same_batch_and_leaves_the_global_state_alone(dataset: Dataset) -> None:
-    before = torch.get_rng_state()
-    first, second, other = dataset.batch(5, seed=1), dataset.batch(5, seed=1), dataset.batch(5, seed=2)
-    assert torch.equal(first.inputs, second.inputs)
-    assert not torch.equal(first.inputs, other.inputs)
-    assert torch.equal(torch.get_rng_state(), before)
-
-
-def test_changing_a_batch_does_not_change_the_set(dataset: Dataset) -> None:
-    kept = dataset.take(torch.tensor([0])).inputs.clone()
-    batch = dataset.take(torch.tensor([0]))
-    batch.inputs.zero_()
-    batch.labels.fill_(-5)
-    assert torch.equal(dataset.take(torch.tensor([0])).inputs, kept)
-    assert dataset.take(torch.tensor([0])).labels.item() >= 0
-
-
-def test_order_and_repetition_of_indices_are_kept(dataset: Dataset) -> None:
-    batch = dataset.take(torch.tensor([4, 1, 4]))
-    assert torch.equal(batch.inputs[0], batch.inputs[2])
-    assert torch.equal(batch.inputs[1], dataset.take(torch.tensor([1])).inputs[0])
-
-
-def test_no_indices_give_an_empty_batch(dataset: Dataset) -> None:
-    assert dataset.take(torch.tensor([], dtype=torch.int64)).inputs.shape == (0, *dataset.input_shape)
-
-
 @pytest.mark.parametrize("indices", [torch.tensor([-1]), torch.tensor([10**6]), torch.tensor([0.0]), torch.tensor([[0]]), torch.tensor(0)])
 def test_wrong_indices_are_refused(dataset: Dataset, indices: torch.Tensor) -> None:
     with pytest.raises(Misuse, match="expected indices"):
@@ -162,13 +127,6 @@ def test_wrong_indices_are_refused(dataset: Dataset, indices: torch.Tensor) -> N
 def test_wrong_batch_sizes_are_refused(dataset: Dataset, size: int) -> None:
     with pytest.raises(Misuse, match="expected a batch size from 1 to"):
         dataset.batch(size)
-
-
-def test_it_crosses_a_process_boundary_without_its_pictures(dataset: Dataset) -> None:
-    dataset.batch(2)
-    message = pickle.dumps(dataset)
-    assert len(message) < 1000
-    assert torch.equal(pickle.loads(message).batch(2).inputs, dataset.batch(2).inputs)  # noqa: S301
 
 
 def test_faces_are_the_first_half_of_the_subset() -> None:

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from unbatch.evidence import judge
 from unbatch.gradients import capture
 from unbatch.models.mlp import Mlp
-from unbatch.types import Candidate, Observation, Reconstruction, Status
+from unbatch.types import Candidate, Inverted, Observation, Reconstruction, Status
 
 SHAPE, SAMPLES = (3, 6, 6), 8
 
@@ -210,3 +210,31 @@ def test_a_layer_with_a_way_around_it_proves_nothing() -> None:
     seen = Observation(model, capture(model, x, torch.arange(5) % 4), (9,))
     assert judge(seen, Candidate(features=model.a(x).relu().detach(), layer="b.weight")).status is Status.UNPROVEN
     assert judge(seen, Candidate(x, torch.arange(5) % 4)).status is Status.RECONSTRUCTED
+
+
+@pytest.mark.parametrize(
+    ("ended", "status"),
+    [
+        ({}, Status.INCONSISTENT),
+        ({"exhausted": True}, Status.BUDGET_EXHAUSTED),
+        ({"converged": True}, Status.CONVERGED),
+        ({"diverged": True}, Status.DIVERGED),
+        ({"converged": True, "exhausted": True}, Status.BUDGET_EXHAUSTED),
+        ({"diverged": True, "exhausted": True}, Status.DIVERGED),
+    ],
+)
+def test_what_shows_nothing_is_called_by_how_its_search_ended(seen: Observation, ended: dict[str, bool], status: Status) -> None:
+    x, y = batch(1)
+    assert judge(seen, Candidate(x, y, **ended)).status is status  # type: ignore[arg-type]
+    assert judge(seen, Candidate(**ended)).status is status  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("ended", ["exhausted", "converged", "diverged"])
+def test_how_a_search_ended_takes_nothing_from_a_proof(seen: Observation, ended: str) -> None:
+    x, y = batch(0)
+    assert judge(seen, Candidate(x, y, **{ended: True})).status is Status.RECONSTRUCTED  # type: ignore[arg-type]
+
+
+def test_the_inverted_layer_is_handed_on(seen: Observation) -> None:
+    x, y = batch(0)
+    assert judge(seen, Candidate(x, y, inverted=Inverted("1.weight", 80))).inverted == Inverted("1.weight", 80)

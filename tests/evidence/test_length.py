@@ -1,4 +1,4 @@
-"""The length of a sample: G = Σ d xᵀ leaves open which part of a product is d and which is x. What tells it is asked, or nothing is proved."""
+"""The length of a sample: G = Σ d xᵀ leaves open which part of a product is d and which is x. What tells it is asked."""
 
 from collections.abc import Callable
 
@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from unbatch.evidence import judge
 from unbatch.evidence.completeness import completeness
 from unbatch.gradients import capture
+from unbatch.training import LocalTraining, train
 from unbatch.types import Candidate, Observation, Reconstruction
 
 SIZE, SAMPLES = 40, 6
@@ -159,3 +160,16 @@ def test_one_of_a_thousand_is_missed(size: int) -> None:
     assert (found.whole, found.missing) == (False, 1)
 
 
+@pytest.mark.parametrize("norm", [True, False])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_after_local_steps(norm: bool, dtype: torch.dtype) -> None:
+    """A layer norm behind a layer without biases hides every length from every step."""
+    x, y = batch(5, 1e3 if norm else 1.0)
+    x, model, local = x.to(dtype).double(), network(5, norm=norm), LocalTraining(3, None, 0.02)
+    order = torch.arange(SAMPLES).expand(3, SAMPLES)
+    moved = train(model, x, y, local, order)
+    update = {name: (tensor / (local.factor(SAMPLES) or 1.0)).to(dtype) for name, tensor in moved.items()}
+    seen = Observation(model.to(dtype), update, (SIZE,), training=local)
+    for length in LENGTHS:
+        assert_true(judge(seen, Candidate(length * x, y)), x)
+    assert norm or dtype == torch.float32 or judge(seen, Candidate(x, y)).status.disclosed

@@ -151,7 +151,7 @@ def test_row_5_biases_trained_with_another_rate(factor: float, epochs: int) -> N
 
 @pytest.mark.parametrize("seed", range(4))
 def test_row_6_large_inputs_whose_bias_gradients_were_halved(seed: int) -> None:
-    """Inputs twice as long in a batch twice as large, half of it silent, leave this very update: told nothing, that batch is a true answer."""
+    """Inputs twice as long in a batch twice as large, half of it silent, leave this very update: that batch is a true answer."""
     x, y = digits(8, seed)
     x = 25500 * x
     model = built(64, 120, 4, 10, seed)

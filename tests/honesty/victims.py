@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-KINDS = ("mlp", "other activation", "residual", "convolution", "norm", "zero bias", "clamped", "frozen")
-SHARES = (56, 9, 7, 7, 9, 5, 4, 3)
+KINDS = ("mlp", "other activation", "residual", "convolution", "norm", "zero bias", "clamped", "frozen", "no bias", "layer norm")
+SHARES = (48, 9, 7, 7, 9, 4, 4, 3, 4, 5)
 """How often each is drawn, in percent."""
 
 STATES = ("fresh", "trained", "memorized", "sharpened", "memorized and sharpened")
@@ -95,15 +95,26 @@ def network(draw: Random, shape: tuple[int, ...], classes: int, scale: float, ki
         layers = list(model)
         layers.insert(place, nn.BatchNorm1d(inputs if place == 1 else width))
         return nn.Sequential(*layers).train(train), f"{words}, batch norm at {place} in {'train' if train else 'eval'} mode"
-    if kind == "zero bias":
-        for module in model[1::2]:
-            nn.init.zeros_(module.bias)
+    if kind in ("zero bias", "no bias", "layer norm"):
+        return _of_open_length(draw, model, width, kind).eval(), words
     if kind == "frozen":
         chosen = draw.choice([module for module in model if isinstance(module, nn.Linear)][1:])
         chosen.requires_grad_(requires_grad=False)
     if kind == "clamped":
         return Clamped(model, draw.choice((0.3, 0.8, 2.0)) * scale).eval(), words
     return model.eval(), words
+
+
+def _of_open_length(draw: Random, model: nn.Sequential, width: int, kind: str) -> nn.Sequential:
+    """Networks that say little or nothing of a sample's length: biases of zero, none, or a layer norm behind the first layer."""
+    if kind == "zero bias":
+        for module in model[1::2]:
+            nn.init.zeros_(module.bias)
+        return model
+    if kind == "no bias" or draw.random() < 0.5:
+        for module in model[1::2] if kind == "no bias" else model[1:2]:
+            module.register_parameter("bias", None)
+    return nn.Sequential(*model[:2], nn.LayerNorm(width), *model[2:]) if kind == "layer norm" else model
 
 
 def _convolution(shape: tuple[int, ...], width: int, depth: int, classes: int) -> nn.Module:

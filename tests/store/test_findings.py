@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from unbatch.advice import advise
 from unbatch.errors import BadFile, OutputFailed
 from unbatch.store import findings as store
-from unbatch.types import Batch, Finding, Knowledge, Reconstruction, Schema, Status
+from unbatch.types import Batch, Finding, Inverted, Knowledge, Reconstruction, Schema, Status
 
 ENVIRONMENT = {"unbatch": "0.1.0", "torch": "2.13"}
 
@@ -260,7 +260,7 @@ def test_advice_never_ends_at_safe(status: Status) -> None:
 
 def test_advice_names_the_limits_of_the_layer() -> None:
     base = finding()
-    made = Reconstruction(Status.RECONSTRUCTED, torch.zeros(2, 3, 32, 32), stats={"layer": "1.weight", "width": 200})
+    made = Reconstruction(Status.RECONSTRUCTED, torch.zeros(2, 3, 32, 32), inverted=Inverted("1.weight", 200))
     advice = advise(Finding(**{**vars(base), "reconstruction": made, "input_shape": (3, 32, 32)}))
     text = next(measure.works for measure in advice if measure.title.startswith("Average"))
     assert "min(200 neurons, 3,072 inputs) = 200" in text

@@ -16,7 +16,7 @@ from unbatch.contracts import Attack, Needs, Yield
 from unbatch.errors import Inapplicable
 from unbatch.last_layer import labels_of_batch, last_layer, obstacle
 from unbatch.trace import LinearCall, linear_layers
-from unbatch.types import Candidate, Observation, Progress
+from unbatch.types import Candidate, Inverted, Observation, Progress
 
 __all__ = ["OneSample"]
 
@@ -69,10 +69,11 @@ class OneSample(Attack):
         stats = {"layer": found.weight, "distance_to_one_sample": error}
         if error > NOISY:
             raise Inapplicable(f"the gradient of {found.weight} is not that of one sample: its best explanation by one leaves {error:.0%}")
+        inverted = Inverted(found.weight, len(weight))
         if not found.raw:
-            return Candidate(labels=_label(observation), features=sample[None], layer=found.weight, stats=stats)
+            return Candidate(labels=_label(observation), features=sample[None], layer=found.weight, inverted=inverted, stats=stats)
         inputs = sample.view(1, *observation.input_shape)
-        return Candidate(inputs, _label(observation, inputs), stats=stats)
+        return Candidate(inputs, _label(observation, inputs), inverted=inverted, stats=stats)
 
     def _find_layer(self, observation: Observation) -> LinearCall | str:
         """The layer to read, or why there is none."""

@@ -24,15 +24,16 @@ from torch import Generator
 from unbatch.clock import Clock, OutOfTime
 from unbatch.contracts import Attack, Needs, Yield
 from unbatch.errors import Inapplicable, Misuse
+from unbatch.span.dependent import dependent_samples, invert_dependent
 from unbatch.span.inversion import complete
 from unbatch.spear.candidate import Attempt, read_out
-from unbatch.spear.problem import Problem, dependent, factored, pose, too_few
+from unbatch.spear.problem import Problem, factored, pose, too_few
 from unbatch.spear.sampling import expected_subsets
 from unbatch.spear.search import Search
 from unbatch.spear.selection import Solution
 from unbatch.spear.shallow.setting import invert_shallow
 from unbatch.trace import LinearCall, linear_layers
-from unbatch.types import Candidate, Observation, Progress
+from unbatch.types import Candidate, Inverted, Observation, Progress
 
 __all__ = ["Spear"]
 
@@ -43,11 +44,16 @@ SMALL = 40
 """Up to so many samples the ordinary search has its turn where the shallow one leaves some out."""
 
 
+NOISE_FITS, DRIFT_FITS, ROUNDING_FITS = 0.98, 0.9, 0.99
+"""Share of the zeros that the signs of W X + bias must fit: on average under noise; for every sample where weights moved, or where numbers
+are rounded. Chosen between all of them, which a true sample fits but for noise, and the three quarters that a wrong one fits; not swept."""
+
 SEARCH = 0.5
 """Share of the budget after which what is found so far is handed to ``span``, which needs no zeros for the samples that are missing."""
 
 HOPELESS = 0.05
-"""Share of the budget for inputs that depend on each other: only samples that are in no dependence can be found."""
+"""Share of the budget for the sparse directions of inputs that depend on each other, where the layers behind do not tell them apart: only
+samples that are in no dependence can be found."""
 
 
 @dataclass(frozen=True)
@@ -125,9 +131,10 @@ class Spear(Attack):
             raise Inapplicable(found)
         clock = Clock.of(self.seconds)
         try:
-            return self._inverted(observation, *found, generator, clock, progress)
+            made = self._inverted(observation, *found, generator, clock, progress)
         except OutOfTime:
             return Candidate(reason=f"{self.seconds:g} seconds were spent before the search could begin", exhausted=True)
+        return replace(made, inverted=Inverted(found[0].weight, len(observation.update[found[0].weight])))
 
     def _inverted(
         self, observation: Observation, call: LinearCall, reader: LinearCall | None, generator: Generator, clock: Clock, progress: Progress
@@ -137,15 +144,19 @@ class Spear(Attack):
         shallow = None
         if self.search == "auto" and observation.one_gradient and completion is None:
             shallow = invert_shallow(observation, call, reader, factors, generator, clock, progress)
-            found = shallow is not None and shallow.inputs is not None
-            if shallow is not None and (not shallow.exhausted or clock.over or (found and factors.rank > SMALL)):
+            some = shallow is not None and shallow.inputs is not None
+            if shallow is not None and (not shallow.exhausted or clock.over or (some and factors.rank > SMALL)):
                 return shallow
-        samples = None if completion is not None else dependent(observation, reader, factors, generator, clock)
-        if samples is not None:
-            clock = clock.part(HOPELESS)
+        told = reader is not None and observation.one_gradient and completion is None
+        samples = dependent_samples(observation, call, factors, generator, clock) if told else None
+        if samples is not None and call.raw and self.search == "auto":
+            found = invert_dependent(observation, call, factors, samples, generator, clock.part(1 - HOPELESS), progress)
+            if found.inputs is not None:
+                return found
         helped = self.search == "auto" and observation.one_gradient and shallow is None and completion is None and samples is None
         problems = pose(observation, call, reader, factors, completion, generator, clock, samples)
-        best = self._best(observation, problems, generator, clock.part(SEARCH) if helped else clock, progress, helped=helped)
+        part = clock.part(SEARCH) if helped else clock if samples is None else clock.part(HOPELESS)
+        best = self._best(observation, problems, generator, part, progress, helped=helped)
         if best is None:
             raise Inapplicable(too_few(observation, call, factors))
         if not best.whole and shallow is not None:
@@ -246,8 +257,8 @@ def _fits(search: Search, solution: Solution) -> bool:
     if solution.missing:
         return False
     if search.noisy:
-        return float(solution.agreement.mean()) >= 0.98
-    return float(solution.agreement.min()) >= (0.9 if search.drifting else 1 if search.exact else 0.99)
+        return float(solution.agreement.mean()) >= NOISE_FITS
+    return float(solution.agreement.min()) >= (DRIFT_FITS if search.drifting else 1 if search.exact else ROUNDING_FITS)
 
 
 def _shortfall(search: Search, missing: int, agreement: float, fits: bool) -> str:

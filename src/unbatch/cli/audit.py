@@ -10,14 +10,15 @@ import typer
 from unbatch.cli import gate, many, next_steps, shared
 from unbatch.cli.again import told
 from unbatch.cli.app import FAILED, MISUSE, app, say
+from unbatch.cli.client import Nesterov, Optimizer, WeightDecay, optimized
 from unbatch.cli.output import Baseline, ExitZero, Format, Output, Redact, Verbose, prepare
-from unbatch.cli.shared import AttackSpec, Device, InputShape, Loss, Model, Out, Quiet, SchemaOf, Seed, Weights
+from unbatch.cli.shared import AttackSpec, Device, InputShape, Loss, Model, Out, Quiet, Seed, Weights
 from unbatch.errors import Misuse
 
 if TYPE_CHECKING:
     from unbatch.importers import Kind
     from unbatch.origin import Origin
-    from unbatch.types import Finding, LocalTraining
+    from unbatch.types import Finding, LocalTraining, Schema
 
 __all__ = ["audit"]
 
@@ -46,6 +47,9 @@ BatchSize = Annotated[int | None, typer.Option(help="Tell the attack the number 
 Labels = Annotated[Path | None, typer.Option(help="Tell the attack the labels: npz with labels.")]
 Mean = Annotated[str, typer.Option(help="Mean of each channel that the client subtracted: 0.49,0.48,0.45.")]
 Std = Annotated[str, typer.Option(help="Standard deviation of each channel that it divided by.")]
+SchemaFile = Annotated[
+    Path | None, typer.Option("--schema", help="TOML or JSON that says what a row of a table holds; see `unbatch describe table`.")
+]
 TrainMode = Annotated[bool, typer.Option("--train-mode", help="The client ran the model in train mode.")]
 
 
@@ -71,13 +75,16 @@ def audit(
     update: UpdateOr = None,
     updates: Updates = None,
     out: Out = Path("unbatch-report"),
-    attack: AttackSpec = "spear",
+    attack: AttackSpec = "auto",
     truth: Truth = None,
     update_is: UpdateIs = "gradient",
     learning_rate: LearningRate = None,
     local_epochs: LocalEpochs = None,
     mini_batch: MiniBatch = None,
     momentum: Momentum = None,
+    nesterov: Nesterov = False,
+    weight_decay: WeightDecay = None,
+    optimizer: Optimizer = "sgd",
     unknown_factor: UnknownFactor = False,
     rest_frozen: RestFrozen = False,
     fail_on: FailOn = None,
@@ -87,11 +94,11 @@ def audit(
     labels: Labels = None,
     mean: Mean = "",
     std: Std = "",
+    schema_file: SchemaFile = None,
     train_mode: TrainMode = False,
     seed: Seed = 0,
     device: Device = "cpu",
     quiet: Quiet = False,
-    schema: SchemaOf = "",
     client: Client = "",
     format_: Format = None,
     baseline: Baseline = None,
@@ -119,26 +126,26 @@ def audit(
     if output.folder is not None:
         store.check_writable(output.folder)
     shared.note(f"update {update}, model {model}, attack {attack}", quiet)
-    files = {"weights": weights, "update": update, "truth": truth, "labels": labels}
+    files = {"weights": weights, "update": update, "truth": truth, "labels": labels, "schema": schema_file}
     origin = shared.origin_of("audit", told(context), files, client or update.stem)
     training = _training(update_is, learning_rate, local_epochs, mini_batch, momentum)
-    read_as = shared.schema(shape, mean, std, schema)
+    schema = shared.schema(shape, mean, std) if schema_file is None else _schema(schema_file, mean + std)
     victim = importers.load_weights(importers.load_model(model), weights, rest_given=rest_frozen).train(train_mode)
     observation = importers.load_observation(
         victim,
         update,
         shape,
         kind=cast("Kind", update_is),
-        training=training,
+        **optimized(training, optimizer, weight_decay, nesterov),
         rest_frozen=rest_frozen,
         factor_known=not unknown_factor,
         loss=loss,
         batch_size=batch_size,
         labels=None if labels is None else importers.read_labels(labels),
-        schema=read_as,
+        schema=schema,
         device=shared.device(device),
     )
-    batch = None if truth is None else importers.read_truth(truth, read_as, shape, observation.classes)
+    batch = None if truth is None else importers.read_truth(truth, schema, shape, observation.classes)
     finding = shared.attacked(observation, batch, attack, seed, quiet)
     origin = origin.model_copy(update={"next_steps": next_steps.after_audit(told(context), finding, observation)})
     claims = shared.claims_of(finding, origin) if output.known else ()
@@ -152,6 +159,15 @@ def _one_of(update: Path | None, updates: Path | None) -> Path:
     found = update or updates
     assert found is not None  # noqa: S101 -- for the type checker: one of them is there
     return found
+
+
+def _schema(path: Path, normalization: str) -> Schema:
+    """As the file says."""
+    from unbatch import importers
+
+    if normalization:
+        raise Misuse("--schema, or --mean and --std", "both", "write mean and std into the file")
+    return importers.read_schema(path)
 
 
 def _passes(inconclusive: str | None, fail_on: list[str] | None) -> bool:

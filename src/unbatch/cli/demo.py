@@ -32,7 +32,7 @@ def demo(
         list[str] | None,
         typer.Option(help="What the client does to its update; once a defense, in their order; see `unbatch list defenses`."),
     ] = None,
-    attack: AttackSpec = "spear",
+    attack: AttackSpec = "auto",
     seed: Seed = 0,
     float32: Annotated[bool, typer.Option("--float32", help="Let the client compute in float32 instead of float64.")] = False,
     device: Device = "cpu",

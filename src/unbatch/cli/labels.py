@@ -12,6 +12,7 @@ from unbatch.cli import next_steps, shared
 from unbatch.cli.again import told
 from unbatch.cli.app import DONE, LEAKED, MISUSE, app, echo, say
 from unbatch.cli.audit import LearningRate, LocalEpochs, MiniBatch, Momentum, RestFrozen, UnknownFactor, UpdateIs, _training
+from unbatch.cli.client import Nesterov, Optimizer, WeightDecay, optimized
 from unbatch.cli.output import Baseline, ExitZero, Format, Output, Redact, Verbose, deliver, new_leaks, prepare
 from unbatch.cli.shared import InputShape, Loss, Model, Quiet, Seed, Update, Weights
 from unbatch.errors import BadFile, Misuse, printable
@@ -52,6 +53,9 @@ def labels(
     local_epochs: LocalEpochs = None,
     mini_batch: MiniBatch = None,
     momentum: Momentum = None,
+    nesterov: Nesterov = False,
+    weight_decay: WeightDecay = None,
+    optimizer: Optimizer = "sgd",
     unknown_factor: UnknownFactor = False,
     rest_frozen: RestFrozen = False,
     loss: Loss = "cross_entropy",
@@ -87,7 +91,7 @@ def labels(
         update,
         shape,
         kind=cast("Kind", update_is),
-        training=training,
+        **optimized(training, optimizer, weight_decay, nesterov),
         rest_frozen=rest_frozen,
         factor_known=not unknown_factor,
         loss=loss,

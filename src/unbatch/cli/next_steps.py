@@ -9,6 +9,7 @@ from unbatch.cli.again import Told, options_of, words
 from unbatch.origin import NextStep
 
 if TYPE_CHECKING:
+    from unbatch.choosing import Auto
     from unbatch.contracts import Attack
     from unbatch.types import Finding, Observation
 
@@ -29,10 +30,10 @@ def after_audit(told: Told, finding: Finding, observation: Observation) -> tuple
         finding: how it ended.
         observation: what it saw; used to find out which attacks apply, never to attack.
     """
-    from unbatch import plugins
+    from unbatch import choosing
 
     status = finding.reconstruction.status.name
-    attack: Attack | None = plugins.build("attacks", finding.reconstruction.attack) if finding.reconstruction.attack else None
+    attack = choosing.built(finding.reconstruction.attack) if finding.reconstruction.attack else None
     steps: list[NextStep] = []
     if status in ("BUDGET_EXHAUSTED", "PARTIAL") and attack is not None and (longer := _longer(attack)):
         steps.append(_step("Give the same attack ten times as long.", "audit", {**told, "attack": longer}))
@@ -74,7 +75,7 @@ def _step(why: str, command: str, told: Told) -> NextStep:
     return NextStep(why=why, command=words(command, kept))
 
 
-def _longer(attack: Attack) -> str | None:
+def _longer(attack: Attack | Auto) -> str | None:
     """The attack with a larger budget, as a specification; None where it has none."""
     for name, kind in (("seconds", float), ("restarts", int)):
         value = getattr(attack, name, None)
@@ -84,7 +85,7 @@ def _longer(attack: Attack) -> str | None:
     return None
 
 
-def _others(told: Told, observation: Observation, tried: Attack | None, most: int = LAYERS) -> list[NextStep]:
+def _others(told: Told, observation: Observation, tried: Attack | Auto | None, most: int = LAYERS) -> list[NextStep]:
     """Attacks that say that they apply here: pointed at an inner layer, or of another kind."""
     from unbatch import plugins
     from unbatch.errors import UnbatchError

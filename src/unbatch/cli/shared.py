@@ -29,7 +29,6 @@ __all__ = [
     "Model",
     "Out",
     "Quiet",
-    "SchemaOf",
     "Seed",
     "Update",
     "Weights",
@@ -51,7 +50,9 @@ Model = Annotated[str, typer.Option(help="FILE.py:FACTORY or PACKAGE.MODULE:FACT
 Weights = Annotated[Path, typer.Option(help="The broadcast weights: safetensors, npz, or a torch file of plain tensors.")]
 Update = Annotated[Path, typer.Option(help="What the client sent, by name or in the order of state_dict(); same formats.")]
 InputShape = Annotated[str, typer.Option(help="Shape of one sample, without the batch: 3,32,32.")]
-Loss = Annotated[str, typer.Option(help="The client's loss: cross_entropy or nll.")]
+Loss = Annotated[
+    str, typer.Option(help="The client's loss: cross_entropy, nll, mse or bce (one-hot); cross_entropy:label_smoothing=0.1,weight=1|2|3.")
+]
 Out = Annotated[
     Path,
     typer.Option(
@@ -61,24 +62,16 @@ Out = Annotated[
         " .txt, a file for the result alone.",
     ),
 ]
-AttackSpec = Annotated[str, typer.Option("--attack", help="NAME or NAME:FIELD=VALUE,FIELD=VALUE; see `unbatch list attacks`.")]
+AttackSpec = Annotated[
+    str, typer.Option("--attack", help="NAME or NAME:FIELD=VALUE,FIELD=VALUE; auto tries them in order; see `unbatch list attacks`.")
+]
 Seed = Annotated[int, typer.Option(help="Of all randomness.", min=0, max=2**63 - 1)]
 Device = Annotated[str, typer.Option(help="Where the attack runs: cpu, cuda, cuda:1, ...")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
-SchemaOf = Annotated[
-    str, typer.Option("--schema", help="Data set whose columns, classes and scales inputs have: adult, or table:path=people.csv.")
-]
 
 
-def schema(shape: tuple[int, ...], mean: str, std: str, data_set: str = "") -> Schema | None:
-    """How to read an input, if the user says so: as a data set does; or by mean and deviation, both or none, one number a channel."""
-    if data_set and (mean or std):
-        raise Misuse("--schema or --mean and --std", "both", "a data set's schema has its own scale")
-    if data_set:
-        from unbatch import plugins
-
-        found: Schema = plugins.build("datasets", data_set).schema
-        return found
+def schema(shape: tuple[int, ...], mean: str, std: str) -> Schema | None:
+    """How to read an input, if the user says so; both or none, one number a channel."""
     if not mean and not std:
         return None
     from dataclasses import replace

@@ -21,7 +21,7 @@ from unbatch.types import Counts, Observation
 __all__ = ["NEEDS_BATCH_SIZE", "Estimate", "LabelRestorer"]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Estimate:
     """What a label restorer proposes before anyone has checked it.
 
@@ -46,6 +46,10 @@ class Estimate:
     deviation: float | None = None
     ranges: Tensor | None = None
     trust: float | None = None
+
+    def __repr__(self) -> str:
+        """What it has, not the numbers: they are what a client wanted to keep."""
+        return f"Estimate({', '.join(name for name in ('counts', 'presence', 'ranges') if getattr(self, name) is not None) or 'nothing'})"
 
 
 NEEDS_BATCH_SIZE = "the update does not tell how many samples it was made of, only the shares of the classes: give the batch size"

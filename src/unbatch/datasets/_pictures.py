@@ -23,6 +23,9 @@ Ints = npt.NDArray[np.int64]
 Read = Callable[[Ints], Floats]
 """(b,) indices -> (b, C, H, W), where 0 is black and 1 is white."""
 
+CONSTANT = 1e-6
+"""Deviation up to which a channel is constant: rounding alone leaves 1e-8 of it, one of 256 levels in one of 10,000 pixels 4e-5."""
+
 SAMPLE = 2000
 """Most pictures that mean and deviation are computed from."""
 
@@ -67,8 +70,7 @@ def pool(read: Read, labels: npt.NDArray[Any], shape: tuple[int, ...], classes: 
         moments += [pictures.sum((0, 2, 3)), (pictures**2).sum((0, 2, 3))]
     mean, square = moments / (len(sample) * shape[1] * shape[2])
     deviation = np.sqrt(np.maximum(square - mean**2, 0.0))
-    # Rounding alone leaves up to 1e-8 of a constant channel.
-    std = np.where(deviation > 1e-6, deviation, 1.0)
+    std = np.where(deviation > CONSTANT, deviation, 1.0)
     return Pictures(read, labels.astype(np.int64), shape, Schema("image", tuple(mean.tolist()), tuple(std.tolist()), classes))
 
 

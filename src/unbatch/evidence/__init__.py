@@ -4,5 +4,6 @@ It is handed an observation and a proposal, trusts neither, and never sees the t
 """
 
 from unbatch.evidence.judge import judge
+from unbatch.evidence.witnessed import presence
 
-__all__ = ["judge"]
+__all__ = ["judge", "presence"]

@@ -104,9 +104,7 @@ def turning(entrance: Entrance, coordinates: Float[Tensor, "k r"], labels: Int64
     return _of_note(torch.stack([torch.linalg.vector_norm(slope, dim=1) for slope in slopes]))
 
 
-def across(
-    here: Float[Tensor, "k m"], passed: Callable[[float], Float[Tensor, "k m"] | None]
-) -> Float[Tensor, " k"]:
+def across(here: Float[Tensor, "k m"], passed: Callable[[float], Float[Tensor, "k m"] | None]) -> Float[Tensor, " k"]:
     """By how much every column turns when all samples are made longer, per relative length; 0 where that is nothing.
 
     Args:

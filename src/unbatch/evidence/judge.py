@@ -49,19 +49,38 @@ def judge(observation: Observation, candidate: Candidate) -> Reconstruction:
         the status with its evidence. Where it says that something is disclosed, all that is given was proved.
     """
     made = _judged(observation, candidate)
-    return replace(made, stats=candidate.stats)
+    return replace(
+        made,
+        stats=candidate.stats,
+        inverted=candidate.inverted,
+        certainty=_certainty(candidate, made),
+        interrupted=candidate.interrupted,
+    )
+
+
+def _certainty(candidate: Candidate, made: Reconstruction) -> Tensor | None:
+    """What the attack says of its cells, where the samples are still those that it proposed."""
+    said, kept = candidate.certainty, made.inputs
+    if said is None or kept is None or candidate.inputs is None or said.ndim != 2 or not len(said) == len(kept) == len(candidate.inputs):
+        return None
+    return said.double().clamp(0, 1) if bool(said.isfinite().all()) and torch.equal(kept, candidate.inputs.to(kept.dtype)) else None
 
 
 def _judged(observation: Observation, candidate: Candidate) -> Reconstruction:
-    unfinished = Status.BUDGET_EXHAUSTED if candidate.exhausted else Status.INCONSISTENT
     if candidate.error or (fault := _fault(observation, candidate)):
         return Reconstruction(Status.BROKE_DOWN, reason=candidate.reason if candidate.error else fault, error=candidate.error)
     if candidate.features is not None:
         return _of_layer(observation, candidate)
     if candidate.inputs is None or not len(candidate.inputs):
-        return Reconstruction(unfinished, reason=candidate.reason)
+        return Reconstruction(_unfinished(candidate), reason=candidate.reason)
     made = _of_samples(observation, candidate)
     return replace(made, inputs=None if made.inputs is None else made.inputs.to(torch.promote_types(observation.dtype, torch.float32)))
+
+
+def _unfinished(candidate: Candidate, otherwise: Status = Status.INCONSISTENT) -> Status:
+    """What to call a proposal that shows nothing: by how its search ended; where that is said in several ways, by the worst."""
+    ends = ((candidate.diverged, Status.DIVERGED), (candidate.exhausted, Status.BUDGET_EXHAUSTED), (candidate.converged, Status.CONVERGED))
+    return next((status for ended, status in ends if ended), otherwise)
 
 
 def _fault(observation: Observation, candidate: Candidate) -> str:
@@ -99,7 +118,7 @@ def _of_layer(observation: Observation, candidate: Candidate) -> Reconstruction:
         told = f"what follows {layer or 'the layer'} depends on more than what it sees, or moved while the client trained"
         return replace(unproved, reason=candidate.reason or told)
     if not len(features):
-        return Reconstruction(Status.BUDGET_EXHAUSTED if candidate.exhausted else Status.INCONSISTENT, reason=candidate.reason)
+        return Reconstruction(_unfinished(candidate), reason=candidate.reason)
     if features.shape[1] != inner.input_shape[0]:
         return Reconstruction(Status.BROKE_DOWN, reason=f"the attack returned features of {features.shape[1]} numbers for {layer}")
     made = _of_samples(inner, replace(candidate, inputs=features, features=None))
@@ -116,8 +135,9 @@ def _of_samples(observation: Observation, candidate: Candidate) -> Reconstructio
         return Reconstruction(Status.INCONSISTENT, reason=candidate.reason)
     labels = candidate.labels if candidate.labels is not None else _labels(observation, inputs)
     if labels is None:
-        unfinished = Status.BUDGET_EXHAUSTED if candidate.exhausted else Status.UNPROVEN
-        return Reconstruction(unfinished, inputs, reason=candidate.reason or "without labels the batch cannot be replayed")
+        return Reconstruction(
+            _unfinished(candidate, Status.UNPROVEN), inputs, reason=candidate.reason or "without labels the batch cannot be replayed"
+        )
     if observation.training is not None and not observation.one_gradient:
         return _of_round(observation, replace(candidate, labels=labels))
     kept, copies = without_copies(inputs, labels)
@@ -208,7 +228,7 @@ LENGTHS_DISAGREE = (
 def _lengths_agree(observation: Observation, samples: _Samples, weights: Tensor, accuracy: Tensor) -> Tensor:
     """(k,) whether what was told of the batch leaves a sample's length alone.
 
-    The gradient holds w d xᵀ. Where the bias gradient and the batch size that was told disagree on w, only a column that turns with x tells.
+    The gradient holds w d xᵀ. Where the bias gradient and the batch size that was told disagree on w, only a column that turns tells.
     """
     size = observation.batch_size
     if size is None or not observation.factor_known or not observation.one_gradient or plain_size(weights) == size:
@@ -227,9 +247,8 @@ VISIBLE = 1e-5
 
 
 def _unproved(candidate: Candidate, samples: _Samples, residual: float, why: str) -> Reconstruction:
-    unfinished = Status.BUDGET_EXHAUSTED if candidate.exhausted else Status.INCONSISTENT
     exact = why.startswith(NOT_FIXED)
-    status = Status.UNPROVEN if exact else Status.APPROXIMATE if residual <= EXPLAINED else unfinished
+    status = Status.UNPROVEN if exact else Status.APPROXIMATE if residual <= EXPLAINED else _unfinished(candidate)
     return Reconstruction(status, samples.inputs, samples.labels, residual, candidate.reason or why)
 
 

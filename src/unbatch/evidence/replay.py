@@ -21,7 +21,20 @@ from unbatch.losses import slopes as batch_slopes
 from unbatch.trace import LinearCall, Run, run
 from unbatch.types import Observation
 
-__all__ = ["Gap", "Replay", "Use", "carried", "entrance_of", "gap", "replay", "rest_of", "slices", "smallest_sent", "with_carried"]
+__all__ = [
+    "Gap",
+    "Replay",
+    "Use",
+    "carried",
+    "entrance_of",
+    "gap",
+    "length_misfit",
+    "replay",
+    "rest_of",
+    "slices",
+    "smallest_sent",
+    "with_carried",
+]
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,13 +219,13 @@ def _compared(observation: Observation, ran: Run, replayed: Mapping[str, Tensor]
         inputs,
         rest.rows.maximum(rounding),
         rest.shift,
-        _scale(observation, entrance.bias, columns),
+        length_misfit(observation, entrance.bias, columns),
         uses,
         entrance.weight,
     )
 
 
-def _scale(observation: Observation, bias: str | None, columns: Float[Tensor, "m k"]) -> Float[Tensor, " k"]:
+def length_misfit(observation: Observation, bias: str | None, columns: Float[Tensor, "m k"]) -> Float[Tensor, " k"]:
     """By how much the bias gradient Σ wᵢ dᵢ wants each weight changed, relatively; the rounding of its numbers at least.
 
     The weight's gradient Σ wᵢ dᵢ xᵢᵀ leaves open which part of a product is the weight and which the length of the sample.

@@ -10,9 +10,10 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from unbatch.evidence.accuracy import from_rows
+from unbatch.evidence.accuracy import SAFETY, TELLING, from_rows
 from unbatch.evidence.certificate import EVIDENCE
-from unbatch.evidence.replay import CARRIED, Replay, carried, gap, rest_of, with_carried
+from unbatch.evidence.replay import CARRIED, Replay, carried, gap, length_misfit, rest_of, with_carried
+from unbatch.evidence.whole import by_turning
 from unbatch.linalg.lowrank import multiply
 from unbatch.trace import linear_layers
 from unbatch.training import LocalTraining, train
@@ -67,8 +68,10 @@ def prove_round(
     def moved(rate: float) -> dict[str, Tensor]:
         """The update of training at this rate, in the observation's scale."""
         at_rate = replace(local, learning_rate=rate)
-        factor = local.factor(count) or 1.0
-        return {name: tensor / factor for name, tensor in train(model, inputs, labels, at_rate, order, observation.loss).items()}
+        trained = train(model, inputs, labels, at_rate, order, observation.loss)
+        without = at_rate.average(trained, dict(model.named_parameters()), count)
+        scale = (at_rate.factor(count) or 1.0) / (local.factor(count) or 1.0)
+        return {name: scale * tensor for name, tensor in without.items()}
 
     remark = "" if known else UNKNOWN_ORDER
     if local.learning_rate is None:
@@ -83,12 +86,18 @@ def prove_round(
     result = Replay(with_carried(observation, gaps))
     missed = result.missed(limit) if known else {name: g.distance / g.size if g.size else 0.0 for name, g in gaps.items()}
     nothing = torch.full((count,), torch.inf, dtype=torch.float64, device=inputs.device)
-    return Round(result.residual, missed, nothing if missed else _accuracy(observation, inputs, replayed, result), remark)
+    if missed:
+        return Round(result.residual, missed, nothing, remark)
+    accuracy, told = _accuracy(observation, inputs, labels, replayed, result)
+    return Round(result.residual, missed, accuracy + told, remark)
 
 
-def _accuracy(observation: Observation, inputs: Tensor, replayed: dict[str, Tensor], result: Replay) -> Float[Tensor, " k"]:
-    """As for one gradient, with the columns that the samples and the update imply: their sums over the steps."""
-    nothing = torch.full((len(inputs),), torch.inf, dtype=torch.float64, device=inputs.device)
+def _accuracy(
+    observation: Observation, inputs: Tensor, labels: Tensor, replayed: dict[str, Tensor], result: Replay
+) -> tuple[Float[Tensor, " k"], Float[Tensor, " k"]]:
+    """As for one gradient, with the columns that the samples and the update imply, their sums over the steps; and that of the lengths."""
+    open_ended = torch.full((len(inputs),), torch.inf, dtype=torch.float64, device=inputs.device)
+    nothing = open_ended, open_ended
     calls = linear_layers(observation.model, observation.input_shape, 2)
     uses = [call.weight for call in calls]
     first = next((c for c in calls if c.raw and uses.count(c.weight) == 1 and c.weight in replayed), None)
@@ -105,7 +114,10 @@ def _accuracy(observation: Observation, inputs: Tensor, replayed: dict[str, Tens
     rest = rest_of(gradient.double() - replayed[first.weight], [], torch.linalg.pinv(columns))
     rounding = torch.finfo(observation.rounding).eps * (columns.abs() @ flat.norm(dim=1))
     rounding = rounding + carried(observation, first.weight) / CARRIED / len(columns) ** 0.5
-    return from_rows(columns, flat, rest.rows.maximum(rounding), rest.shift)
+    rows = from_rows(columns, flat, rest.rows.maximum(rounding), rest.shift)
+    told = SAFETY * length_misfit(observation, first.bias, columns)
+    # The column of the first step, at least, must turn where no bias gradient tells the length.
+    return rows, told if bool((told <= TELLING).all()) else told.minimum(by_turning(observation, inputs, labels, rows))
 
 
 def _rate(observation: Observation, moved: Callable[[float], dict[str, Tensor]], start: float, rounds: int = 12) -> float:

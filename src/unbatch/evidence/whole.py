@@ -103,9 +103,11 @@ def _attempt(observation: Observation, inputs: Tensor, labels: Tensor, weights: 
         result = _with_masks(observation, inputs, labels, weights, result, pruned)
         missed = result.missed(limit)
     nothing = torch.full((len(inputs),), torch.inf, dtype=torch.float64, device=inputs.device)
-    seen = result.columns is not None and result.inputs is not None and result.row_errors is not None
-    if missed or not seen or not _reads_raw(observation, result.entrance):
-        return Whole(result.residual, missed, nothing, weights, pruned)
+    unproved = Whole(result.residual, missed, nothing, weights, pruned)
+    if missed or result.columns is None or result.inputs is None or result.row_errors is None:
+        return unproved
+    if not _reads_raw(observation, result.entrance):
+        return unproved
     accuracy = from_rows(result.columns, result.inputs, result.row_errors, result.shift)
     accuracy = accuracy + _length(observation, inputs, labels, result, accuracy)
     if pruned:

@@ -33,6 +33,9 @@ AT_ONCE = 30_000_000
 FEWEST, MOST = 64, 1000
 """Noise inputs to measure on."""
 
+ENOUGH = 3
+"""Samples on which a measured share rests, at least."""
+
 FULL_RANK = 500
 """Batch size up to which the rank of the zeros' rows is checked."""
 
@@ -132,7 +135,7 @@ class Firing:
                 wide = binom.cdf(counts, alive, mean)
             below = np.maximum(below, wide)
         measured = np.searchsorted(self.zeros, np.arange(alive + 2), side="left")
-        return np.minimum(1.0, np.maximum(below, np.where(measured >= 3, measured / samples, 0.0)))
+        return np.minimum(1.0, np.maximum(below, np.where(measured >= ENOUGH, measured / samples, 0.0)))
 
     def undetermined(self, batch: int) -> float:
         """Probability that one sample of a batch leaves fewer than b − 1 living neurons off."""

@@ -78,7 +78,7 @@ def _assess_linear(module: TracedModule, trace: ParameterTrace, trained: set[str
     if (mixed and call.activation == "batch_norm") or not biased:
         single = "none"  # no gradient of a bias, or one of zero: the ratio gives no scale
     looked = _batches(call, trace)
-    exact, why = looked if biased else _without_bias(call)
+    exact, why = looked if biased else _without_bias(call, looked[0])
     by_zeros = exact == "samples"
     if reached is not None and looked[0] != "untested" and not by_zeros:
         exact, why = "samples", f"{why}, which span does not need"
@@ -94,11 +94,11 @@ def _assess_linear(module: TracedModule, trace: ParameterTrace, trained: set[str
     return Assessment(exact, single, why, call, times, reached if solved else None)
 
 
-def _without_bias(call: LinearCall) -> tuple[Exact, str]:
+def _without_bias(call: LinearCall, with_it: Exact) -> tuple[Exact, str]:
     reason = "has no bias" if call.bias is None else "its bias is frozen, so that none is sent"
     relu = call.activation == "relu"
     scale = ": samples come out up to a factor at best" if relu else ": one sample comes out up to a factor"
-    return "untested" if relu else "none", f"{reason}, whose gradient gives the scale{scale}"
+    return "none" if with_it == "none" else "untested", f"{reason}, whose gradient gives the scale{scale}"
 
 
 def _batches(call: LinearCall, trace: ParameterTrace) -> tuple[Exact, str]:

@@ -23,7 +23,10 @@ KINKED_PICTURES: dict[int, int] = {200: 50}
 """The same through ReLU, LeakyReLU and PReLU, twenty draws each."""
 
 VECTORS: dict[int, int] = {200: 16}
-"""The same for Gaussian inputs through GELU, twenty draws: nothing larger was measured."""
+"""The same for Gaussian inputs through GELU, twenty draws. Nothing larger was tried."""
+
+SCORES: dict[int, int] = {10: 3, 100: 48}
+"""The same for an output layer of so many classes with nothing behind it, which is softmax regression; one draw each, of pictures."""
 
 
 def reach(call: LinearCall, trace: ParameterTrace, follower: str, *, pictures: bool, biased: bool) -> Reach | None:
@@ -43,7 +46,7 @@ def reach(call: LinearCall, trace: ParameterTrace, follower: str, *, pictures: b
     if counted < 2:
         return None
     measured: Mapping[int, int] = KINKED_PICTURES if kinked else SMOOTH_PICTURES
-    expected, inside = searched(own, measured if pictures else VECTORS)
+    expected, inside = searched(own, SCORES if not behind else measured if pictures else VECTORS)
     return Reach(counted=counted, searched=max(1, min(counted, expected)), extrapolated=not inside)
 
 

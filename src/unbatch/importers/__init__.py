@@ -6,7 +6,19 @@ given, so give it only a file that you would run yourself.
 
 from unbatch.importers.files import read_tensors
 from unbatch.importers.models import load_model, load_weights
-from unbatch.importers.truth import read_labels, read_truth
-from unbatch.importers.updates import Kind, load_observation
+from unbatch.importers.schemas import read_schema
+from unbatch.importers.truth import read_labels, read_records, read_truth
+from unbatch.importers.updates import Kind, Optimizer, load_observation
 
-__all__ = ["Kind", "load_model", "load_observation", "load_weights", "read_labels", "read_tensors", "read_truth"]
+__all__ = [
+    "Kind",
+    "Optimizer",
+    "load_model",
+    "load_observation",
+    "load_weights",
+    "read_labels",
+    "read_records",
+    "read_schema",
+    "read_tensors",
+    "read_truth",
+]

@@ -15,7 +15,7 @@ from unbatch.errors import BadFile
 from unbatch.importers.files import format_of, to_tensor
 from unbatch.types import Batch, Schema
 
-__all__ = ["read_labels", "read_truth"]
+__all__ = ["read_labels", "read_records", "read_truth"]
 
 
 def read_truth(
@@ -52,6 +52,35 @@ def read_truth(
     if input_shape is not None and shape != tuple(input_shape):
         raise BadFile(f"samples of shape {tuple(input_shape)} in '{path}'", f"{shape}", "make the truth and the input shape agree")
     return Batch(inputs, labels, schema or Schema.guess(shape))
+
+
+def read_records(
+    path: str | Path, schema: Schema | None = None, input_shape: Sequence[int] | None = None, classes: int | None = None
+) -> tuple[Tensor, Tensor | None]:
+    """Records (k, *shape) to ask for, and their labels (k,) where the file has them, from an npz file.
+
+    The file is like that of ``read_truth``, but for ``labels``, which may be missing, and ``inputs``, which may be tokens: whole numbers.
+
+    Raises:
+        BadFile: the file cannot be read or does not hold records.
+    """
+    path = Path(path)
+    arrays = _read_truth_arrays(path)
+    labels = _labels(path, arrays, classes) if "labels" in arrays else None
+    if "inputs" in arrays:
+        if arrays["inputs"].dtype.kind not in "fiu" or arrays["inputs"].ndim < 2:
+            raise BadFile(f"numbers (k, ...) in 'inputs' of '{path}'", _said(arrays["inputs"]), "save what the network sees")
+        inputs = _known(path, "inputs", arrays["inputs"])
+        inputs = inputs if inputs.is_floating_point() else inputs.to(torch.int64)
+    else:
+        inputs = _images(path, arrays, schema)
+    shape = tuple(inputs.shape[1:])
+    if not len(inputs) or (labels is not None and len(labels) != len(inputs)):
+        came = f"{0 if labels is None else len(labels)} labels for {len(inputs)} records"
+        raise BadFile(f"records in '{path}', and a label for each or none", came, "save them again")
+    if input_shape is not None and shape != tuple(input_shape):
+        raise BadFile(f"records of shape {tuple(input_shape)} in '{path}'", f"{shape}", "make the records and the input shape agree")
+    return inputs, labels
 
 
 def _known(path: Path, name: str, array: np.ndarray[Any, Any]) -> Tensor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Literal, get_args
 
 import torch
@@ -12,15 +13,18 @@ from torch import Tensor, nn
 from unbatch.errors import BadUpdate, Misuse, some
 from unbatch.gradients import Loss
 from unbatch.importers.files import room_for
-from unbatch.importers.mistaken import check_not_weights
 from unbatch.importers.names import by_name, check_tensors
+from unbatch.importers.optimizers import adam_rate, check_is_update, decay_in, told_by, undo_adam
 from unbatch.importers.records import Sent, tensors_of
-from unbatch.types import LocalTraining, Observation, Schema
+from unbatch.types import HUGE, LocalTraining, Observation, Schema
 
-__all__ = ["Kind", "load_observation"]
+__all__ = ["Kind", "Optimizer", "load_observation"]
 
 Kind = Literal["gradient", "difference", "weights"]
 """The mean gradient of a batch; the weights after local training less those before it; or the weights after it."""
+
+Optimizer = Literal["sgd", "adam", "adamw"]
+"""Of the client. Of Adam, the first step from a zero state."""
 
 _SAME = "check that the update comes from this very model"
 
@@ -34,6 +38,8 @@ def load_observation(
     training: LocalTraining | None = None,
     rest_frozen: bool = False,
     factor_known: bool = True,
+    optimizer: Optimizer = "sgd",
+    weight_decay: float | None = None,
     loss: Loss = "cross_entropy",
     batch_size: int | None = None,
     labels: Tensor | None = None,
@@ -53,6 +59,9 @@ def load_observation(
         rest_frozen: whether the parameters that the update lacks, or that did not move, were not trained. The observation then has a
             copy of the model in which they need no gradient.
         factor_known: False where the update was clipped, or scaled by a positive number that is not known.
+        optimizer: see ``Optimizer``. Adam's first step is turned back into the gradient where the rounding of the weights lets it.
+        weight_decay: λ, which adds λ times the weights to every gradient and is taken out; None to look for it in the update. That of
+            ``training`` where that has one.
         loss: see ``Observation``.
         batch_size: see ``Observation``.
         labels: see ``Observation``.
@@ -75,30 +84,124 @@ def load_observation(
         raise Misuse(f"a kind of update among {', '.join(get_args(Kind))}", repr(kind), "say what the client sent")
     if kind == "gradient" and training is not None:
         raise Misuse("local training with a difference or weights", "a gradient", "say what the client sent, or leave the training out")
+    if optimizer not in get_args(Optimizer):
+        raise Misuse(f"an optimizer among {', '.join(get_args(Optimizer))}", repr(optimizer), "say what the client trained with")
     if kind != "gradient" and training is None:
         training = LocalTraining()
     tensors = by_name(model, tensors_of(sent, room_for(model)), BadUpdate)
     check_tensors(model, tensors, BadUpdate, "only tensors named like parameters of the model", _SAME)
     parameters = dict(model.named_parameters())
     update = {name: tensor for name, tensor in tensors.items() if name in parameters}
-    if kind != "weights":
-        check_not_weights(parameters, update, kind)
-    if kind != "gradient":
-        update = _without_fixed(model, _differences(parameters, update) if kind == "weights" else update)
+    if kind == "weights":
+        update = _differences(parameters, update)
+    else:
+        check_is_update(update, parameters)
+    update = update if kind == "gradient" else _without_fixed(model, update)
     model, update = _trained(model, update, rest_frozen, kind)
-    factor = None if training is None else training.factor(batch_size)
+    moved = update if kind == "gradient" else {name: -tensor for name, tensor in update.items()}
+    before = {name: parameters[name].detach().cpu() for name in moved}
+    if training is not None and weight_decay is not None:
+        training = replace(training, weight_decay=weight_decay)
+    if optimizer != "sgd":
+        update, remarks = _before_adam(moved, before, training, batch_size, optimizer)
+        training = None
+    else:
+        update, training, remarks = _averaged(moved, before, training, batch_size, weight_decay)
     return Observation(
         model.to(device),
-        {name: (_scaled(tensor, -1 / (factor or 1.0)) if training else tensor).to(device) for name, tensor in update.items()},
+        {name: tensor.to(device) for name, tensor in update.items()},
         tuple(input_shape),
         loss,
         batch_size,
         None if labels is None else labels.to(device),
-        protocol="fedsgd" if training is None else _protocol(training),
+        protocol=f"the first step of {optimizer}" if optimizer != "sgd" else "fedsgd" if training is None else _protocol(training),
         schema=schema,
+        remarks=remarks,
         training=training,
-        factor_known=factor_known and (training is None or factor is not None),
+        factor_known=factor_known and (training is None or training.factor(batch_size) is not None),
     )
+
+
+Sizes = Mapping[str, Tensor]
+
+
+def _averaged(
+    moved: Sizes, before: Sizes, training: LocalTraining | None, samples: int | None, told: float | None
+) -> tuple[dict[str, Tensor], LocalTraining | None, tuple[str, ...]]:
+    """The (average) gradient of a client that trained with SGD, without the weight decay, which is looked for where it is not told."""
+    if (rate := adam_rate(moved)) is not None:
+        raise BadUpdate(
+            "the gradient, or steps of SGD",
+            f"numbers nearly all of one size, {rate:g}: Adam's first step, or signs of a gradient",
+            f"if the client used Adam, say --optimizer adam --update-is difference or weights --learning-rate {rate:g} (optimizer='adam')",
+        )
+    even = told_by(moved)
+    remarks = (even,) if even else ()
+    lost = 0.0
+    if training is None:
+        lost = told or 0.0
+    elif training.weight_decay:
+        lost = training.decayed(samples) or 0.0
+    if not lost and told is None and (found := decay_in(moved, before)) is not None:
+        lost = found
+        decay = found if training is None else _decay_rate(training, samples, found)
+        said = "weight decay" if decay is None else f"weight decay of {decay:.3g}"
+        remarks = (*remarks, f"{said}, which was found in the update and taken out, from all of its tensors alike")
+        if training is not None and decay is not None:
+            training = replace(training, weight_decay=decay)
+    factor = (None if training is None else training.factor(samples)) or 1.0
+    if lost:
+        moved = {
+            name: (tensor.double() - lost * before[name].to(tensor.device).double()).to(tensor.dtype) for name, tensor in moved.items()
+        }
+    return {name: _scaled(tensor, 1 / factor) for name, tensor in moved.items()} if training else dict(moved), training, remarks
+
+
+def _decay_rate(training: LocalTraining, samples: int | None, lost: float) -> float | None:
+    """λ of a client whose weights lost this share by decay; None where rate or steps are not known."""
+    rate, low, high = training.learning_rate, 0.0, 1.0
+    if rate is None or training.factor(samples) is None:
+        return None
+    high = 0.999 / rate
+    for _ in range(200):
+        middle = (low + high) / 2
+        low, high = (middle, high) if (replace(training, weight_decay=middle).decayed(samples) or 0.0) < lost else (low, middle)
+        if high - low < 1e-15 * high:
+            break
+    return high
+
+
+def _before_adam(
+    moved: Sizes, before: Sizes, training: LocalTraining | None, samples: int | None, optimizer: Optimizer
+) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The gradient behind Adam's first step, in a type that is no finer than what is known of it."""
+    if training is None or training.learning_rate is None or not training.one_step(samples):
+        came = "a gradient" if training is None else "no learning rate" if training.learning_rate is None else "several steps"
+        raise Misuse(
+            "a difference or weights after the first step of Adam on all samples, and its learning rate",
+            came,
+            "say --update-is and --learning-rate; later steps divide by a mean of squares, and what is left of gradients is not known",
+        )
+    decay = training.weight_decay
+    gradient, off = undo_adam(moved, before, training.learning_rate, ADAM, decay if optimizer == "adamw" else 0.0)
+    if optimizer == "adam" and decay:
+        gradient = {name: tensor - decay * before[name].to(tensor.device).double() for name, tensor in gradient.items()}
+    kept = next((dtype for dtype in (torch.float32, torch.bfloat16) if off <= 4 * torch.finfo(dtype).eps), None)
+    if kept is None:
+        raise BadUpdate(
+            "an update that shows the sizes of gradients",
+            f"Adam's first step, of which rounding left the signs only (sizes are off by {100 * min(off, 1.0):.0f} %)",
+            "nothing exact can be read off signs here; ask `unbatch exposure` what the model gives away under SGD",
+        )
+    said = (
+        f"the gradient, read off the first step of {optimizer} to {off:.0e} by how far it falls short of the learning rate (ε = {ADAM:g})"
+    )
+    largest = max(float(tensor.abs().max()) for tensor in gradient.values())
+    return {name: tensor.to(kept) if largest < HUGE else tensor for name, tensor in gradient.items()}, (said,)
+
+
+ADAM = 1e-8
+"""ε of Adam, PyTorch's default."""
 
 
 def _differences(before: Mapping[str, nn.Parameter], after: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -150,4 +253,6 @@ def _protocol(training: LocalTraining) -> str:
     """In the words of the plug-in ``fedavg``."""
     rate = "rate_known=False" if training.learning_rate is None else f"learning_rate={training.learning_rate:g}"
     momentum = f",momentum={training.momentum:g}" if training.momentum else ""
+    momentum += f",weight_decay={training.weight_decay:.3g}" if training.weight_decay else ""
+    momentum += ",nesterov=true" if training.nesterov else ""
     return f"fedavg:epochs={training.epochs},batch_size={training.batch_size or 0},{rate}{momentum}"

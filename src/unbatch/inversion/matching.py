@@ -203,18 +203,31 @@ class GradientMatching:
             "diverged": int(found.diverged.sum()),
             "ended": found.ending,
         }
+        stopped = found.ending == "interrupted"
         if found.failed:
-            return Candidate(reason=f"the descent found no numbers to go by: {found.sentence}", exhausted=True, stats=stats)
+            reason = f"the descent found no numbers to go by: {found.sentence}"
+            return Candidate(reason=reason, diverged=True, interrupted=stopped, stats=stats)
         with torch.no_grad():
             targets = self.targets(found.variables)
             distances = self.distance(self.replay(found.variables["inputs"], targets).update).detach()
         best = int(distances.where(found.values.isfinite(), torch.inf).argmin())
-        stats |= {"objective": float(found.values[best]), "distance": float(distances[best])}
+        objective = float(found.values[best])
+        stats |= {"objective": objective, "distance": float(distances[best])}
         labels = targets[best] if self.labels is not None else targets[best].argmax(dim=-1)
         training, order = self.observation.training, None
         if self.replay.training is not None and training is not None:
             order = torch.arange(self.count, device=labels.device).expand(training.epochs, self.count)
         stats["labels"] = "told" if self.observation.labels is not None else "restored" if self.labels is not None else "searched"
-        reason = f"the descent ended because {found.sentence}, at an objective of {stats['objective']:.1e}"
-        inputs, enough = found.variables["inputs"][best], found.ending == "enough"
-        return Candidate(inputs, labels, reason="" if enough else reason, exhausted=not enough, order=order, stats=stats)
+        reason = f"the descent ended because {found.sentence}, at an objective of {objective:.1e}"
+        inputs, enough, diverged = found.variables["inputs"][best], found.ending == "enough", found.ending == "diverged"
+        return Candidate(
+            inputs,
+            labels,
+            order=order,
+            reason="" if enough else reason,
+            exhausted=not enough and not diverged,
+            converged=enough,
+            diverged=diverged,
+            interrupted=stopped,
+            stats=stats,
+        )

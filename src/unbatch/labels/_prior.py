@@ -26,9 +26,13 @@ MOST_NUMBERS = 1 << 24
 """In one population of made-up inputs."""
 
 MISSED = {True: 0.2, False: 0.4}
-"""How often a trained network hides the sign of a class that is there, where features have zeros and where not.
+"""How often a trained network hides the sign of a class that is there, where features have zeros and where not."""
 
-This and the constants of ``fallback`` were set on MNIST networks after 100 and 1000 steps of training; they move the answer little.
+ZEROS = 0.1
+"""Share of zeros from which on features count as having them.
+
+This, ``MISSED`` and the constants of ``fallback`` were set on MNIST networks after 100 and 1000 steps of training; they move the answer
+little.
 """
 
 
@@ -88,7 +92,7 @@ def fallback(layer: LastLayer, total: int) -> Float[Tensor, " c"]:
     bent = -max(0.6, 1 - 0.2 * total / classes) * classes * shift
     weights = (1 + bent).clamp_min(0.05) if total < 2 * classes else bent.clamp(-4, 4).exp()
     if layer.non_negative and layer.noise == 0:
-        missed = MISSED[float((layer.features == 0).double().mean()) > 0.1]
+        missed = MISSED[float((layer.features == 0).double().mean()) > ZEROS]
         depth = (-layer.lowest).clamp_min(0)
         there = depth > 1e-12 * layer.gradient.abs().max()
         concentration, absent = _concentration(int((~there).sum()), classes, total, missed)

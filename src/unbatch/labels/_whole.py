@@ -32,6 +32,9 @@ SCALES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0)
 FINEST = 1e-3
 """Deviation of a count, in samples, below which none is believed."""
 
+OFF = 0.5
+"""A count is rounded to zero, and not below, from minus this on."""
+
 SMOOTHEST = 0.25
 """Smoothing of labels that is asked about: it is 0.1 where it is used."""
 
@@ -101,7 +104,7 @@ def _smoothed(counts: Float[Tensor, " c"], deviation: Float[Tensor, " c"], fitte
     more = torch.arange(1, int(SMOOTHEST / (1 - SMOOTHEST) * float(furthest)) + 2, dtype=counts.dtype, device=counts.device)
     smoothing = (more / (more + furthest))[:, None]
     hard = (counts - smoothing * even) / (1 - smoothing)
-    likely = (smoothing[:, 0] <= SMOOTHEST) & (hard > -0.5).all(dim=1)
+    likely = (smoothing[:, 0] <= SMOOTHEST) & (hard > -OFF).all(dim=1)
     if not bool(likely.any()):
         return -math.inf
     return evidence(hard[likely], (deviation / (1 - smoothing))[likely], fitted)

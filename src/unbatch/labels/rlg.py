@@ -19,6 +19,9 @@ from unbatch.labels._batch_size import check_told
 from unbatch.last_layer import last_layer, obstacle
 from unbatch.types import Observation
 
+SEPARATED = 1e-6
+"""How far below zero the linear program must come: its solver is exact to 1e-7."""
+
 __all__ = ["RLG"]
 
 
@@ -68,4 +71,4 @@ def _separable(rows: npt.NDArray[np.float64], j: int) -> bool:
     """Whether some x has rows[j] x < 0 and rows[i] x >= 0 for all others."""
     others = np.delete(rows, j, axis=0)
     program = linprog(rows[j], A_ub=-others, b_ub=np.zeros(len(others)), bounds=(-1, 1), method="highs")
-    return program.status == 0 and bool(program.fun < -1e-6)
+    return program.status == 0 and bool(program.fun < -SEPARATED)

@@ -24,6 +24,9 @@ MARGIN = 4
 COMPLETE = 1e-6
 """Relative residual on the known entries below which they are explained and not merely approximated."""
 
+PATIENCE, STALLED = 10, 0.9
+"""Sweeps that must bring the residual below this share of what it was, or no more are made."""
+
 BLOCK = 1 << 22
 """Numbers of the normal equations that are formed at a time."""
 
@@ -89,7 +92,7 @@ def complete(gradient: Float[Tensor, "m n"], rank: int, sweeps: int = 150, enoug
         right = mixing @ basis.T
         residual = _distance(left, right, part, there) / size
         history.append(residual)
-        if residual < enough or (sweep >= 10 and residual > 0.9 * history[-11]):
+        if residual < enough or (sweep >= PATIENCE and residual > STALLED * history[-1 - PATIENCE]):
             break
     whole = left.new_zeros((len(gradient), rank))
     whole[rows] = left

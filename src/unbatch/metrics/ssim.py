@@ -15,6 +15,9 @@ from unbatch.schema import Kind, Schema
 
 __all__ = ["Ssim"]
 
+WINDOW = 11
+"""Pixels a side of the window of σ = 1.5: skimage's reaches round(3.5 σ) = 5 to each side."""
+
 
 @dataclass(frozen=True)
 class Ssim(Metric):
@@ -44,8 +47,7 @@ class Ssim(Metric):
         left, right = checked(truth, guess, data_range)
         if self.undefined(tuple(truth.shape[1:])) is not None:
             return left.new_full((len(left),), torch.nan)
-        # skimage's window reaches round(3.5 σ) pixels to each side.
-        sigma = 1.5 if min(truth.shape[2:]) >= 11 else 0.75
+        sigma = 1.5 if min(truth.shape[2:]) >= WINDOW else 0.75
         scores = [
             structural_similarity(  # type: ignore[no-untyped-call]
                 one, other, data_range=data_range, channel_axis=0, gaussian_weights=True, sigma=sigma, use_sample_covariance=False

@@ -11,11 +11,12 @@ from unbatch.errors import Misuse
 
 __all__ = ["Activation", "layer"]
 
-Activation = Literal["relu", "leaky_relu", "silu", "sigmoid", "tanh"]
+Activation = Literal["relu", "leaky_relu", "gelu", "silu", "sigmoid", "tanh"]
 
 _LAYERS: dict[str, Callable[[], nn.Module]] = {
     "relu": nn.ReLU,
     "leaky_relu": nn.LeakyReLU,
+    "gelu": nn.GELU,
     "silu": nn.SiLU,
     "sigmoid": nn.Sigmoid,
     "tanh": nn.Tanh,

@@ -18,6 +18,9 @@ __all__ = ["ResNet"]
 BLOCKS = {18: (2, 2, 2, 2), 50: (3, 4, 6, 3)}
 """Blocks a stage, by depth."""
 
+SMALL = 64
+"""Pixels a side up to which a picture is not shrunk at the entry."""
+
 
 @dataclass(frozen=True)
 class ResNet(Model):
@@ -51,7 +54,7 @@ class ResNet(Model):
             raise Misuse("pictures of shape (channels, height, width)", str(input_shape), "use the mlp")
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seeds.checked(seed))
-            small = min(input_shape[1:]) <= 64
+            small = min(input_shape[1:]) <= SMALL
             entry: list[nn.Module] = [
                 nn.Conv2d(input_shape[0], self.width, 3 if small else 7, 1 if small else 2, 1 if small else 3, bias=False),
                 nn.BatchNorm2d(self.width),

@@ -32,6 +32,8 @@ class FedAvg(Protocol):
         batch_size: samples of a step; 0 for all of them.
         learning_rate: of SGD.
         momentum: of SGD.
+        weight_decay: of SGD.
+        nesterov: whether the momentum is Nesterov's.
         rate_known: whether the server is told the learning rate.
     """
 
@@ -39,6 +41,8 @@ class FedAvg(Protocol):
     batch_size: int = 10
     learning_rate: float = 0.01
     momentum: float = 0.0
+    weight_decay: float = 0.0
+    nesterov: bool = False
     rate_known: bool = True
 
     def __post_init__(self) -> None:
@@ -55,7 +59,7 @@ class FedAvg(Protocol):
     @property
     def local(self) -> LocalTraining:
         """The same as the client's training."""
-        return LocalTraining(self.epochs, self.batch_size or None, self.learning_rate, self.momentum)
+        return LocalTraining(self.epochs, self.batch_size or None, self.learning_rate, self.momentum, self.weight_decay, self.nesterov)
 
     def observe(
         self, model: nn.Module, batch: Batch, loss: str = "cross_entropy", defenses: Sequence[Defense] = (), seed: int = 0
@@ -71,7 +75,12 @@ class FedAvg(Protocol):
 
         moved = train(model, inputs, batch.labels, self.local, order, loss, gradient)
         moved = defend(Stage.SERVER, defenses, defend(Stage.CLIENT, defenses, moved, generator), generator)
-        factor = self.local.factor(count) if self.rate_known else None
+        told = self.local if self.rate_known else replace(self.local, learning_rate=None)
+        # The server knows the weights that it sent: what they lost by decay, told or estimated, is taken out.
+        lost = self.local.decayed(count) or 0.0
+        before = dict(model.named_parameters())
+        moved = {name: tensor - lost * before[name].detach() if lost else tensor for name, tensor in moved.items()}
+        factor = told.factor(count)
         return Observation(
             model,
             {name: tensor / (factor or 1.0) for name, tensor in moved.items()},
@@ -81,6 +90,6 @@ class FedAvg(Protocol):
             protocol=self.told,
             schema=batch.schema,
             remarks=remarks(defenses),
-            training=self.local if self.rate_known else replace(self.local, learning_rate=None),
+            training=told,
             factor_known=self.rate_known and not rescaled(defenses),
         )

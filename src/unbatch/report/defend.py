@@ -16,6 +16,9 @@ __all__ = ["HTML", "JSON", "Point", "closing", "guarantee", "points", "verdict",
 HTML: Final = "defend.html"
 JSON: Final = "defend.json"
 
+HOPELESS: Final = 1e4
+"""ε from which on it is said in words that it promises nothing."""
+
 MEANINGFUL: Final = 10.0
 """ε up to which differential privacy is usually taken to promise something."""
 
@@ -70,7 +73,7 @@ def guarantee(row: Row) -> str:
     """ε, or that there is none."""
     if row.epsilon is None:
         return "none"
-    return f"ε = {row.epsilon:.3g}" if row.epsilon < 1e4 else "ε above 10,000: no protection"
+    return f"ε = {row.epsilon:.3g}" if row.epsilon < HOPELESS else "ε above 10,000: no protection"
 
 
 def points(trade: Trade, width: int = 560, height: int = 240) -> list[Point]:

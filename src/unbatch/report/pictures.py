@@ -18,6 +18,12 @@ __all__ = ["Scale", "amplification", "data_uri", "side"]
 LARGEST = 224
 """Longest side of a picture in a report, in pixels."""
 
+BEYOND = 0.01
+"""How far beyond 0 to 1 values may reach and still be shown as they are: 2.5 of 256 levels, which nobody sees."""
+
+SEEN = 0.1
+"""A typical difference, where 1 is white, that is seen without being amplified: 26 of 256 levels."""
+
 _BUDGET = 2_200_000
 """Pixels in all pictures of a report: at most 3 bytes each, a third more in base64, stays below 10 MB."""
 
@@ -49,7 +55,7 @@ class Scale:
             Scale(low=-2.0, high=2.0)
         """
         array = values.detach().double().nan_to_num(0.0, 0.0, 0.0).numpy()
-        if raw or not array.size or (array.min() >= -0.01 and array.max() <= 1.01):
+        if raw or not array.size or (array.min() >= -BEYOND and array.max() <= 1 + BEYOND):
             return Scale()
         low, high = np.percentile(array, [0.5, 99.5], method="nearest")
         return Scale(float(low), float(high)) if high > low else Scale(float(low), float(low) + 1.0)
@@ -87,7 +93,7 @@ def amplification(differences: Tensor) -> int:
     if not differences.numel():
         return 1
     typical = float(differences.flatten(1).nan_to_num(1.0).square().mean(dim=1).sqrt().median())
-    return next((factor for factor in (1, 10, 100) if typical * factor >= 0.1), 1000)
+    return next((factor for factor in (1, 10, 100) if typical * factor >= SEEN), 1000)
 
 
 def data_uri(picture: Tensor, longest: int = LARGEST) -> str:

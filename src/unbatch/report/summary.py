@@ -30,6 +30,7 @@ __all__ = [
     "score",
     "seconds",
     "severity",
+    "severity_of",
 ]
 
 
@@ -49,6 +50,8 @@ _SEVERITY: dict[Status, tuple[Severity, str]] = {
     Status.UNPROVEN: (Severity.PARTLY, "Found, not proved"),
     Status.INCONSISTENT: (Severity.NOT_SHOWN, "Disclosure not shown"),
     Status.BUDGET_EXHAUSTED: (Severity.NOT_SHOWN, "Disclosure not shown"),
+    Status.CONVERGED: (Severity.NOT_SHOWN, "Disclosure not shown"),
+    Status.DIVERGED: (Severity.NOT_SHOWN, "Disclosure not shown"),
     Status.NOT_APPLICABLE: (Severity.NOT_SHOWN, "Disclosure not shown"),
     Status.BROKE_DOWN: (Severity.NOT_SHOWN, "The attack broke down"),
 }
@@ -68,6 +71,10 @@ _MEANING: dict[Status, str] = {
     " than about the client's privacy, and it does not show that the update is safe.",
     Status.BUDGET_EXHAUSTED: "The attack ran out of its budget. The same attack with more time, or another one, may succeed: this does"
     " not show that the update is safe.",
+    Status.CONVERGED: "The search came to an end by its own measure, with something that does not explain the update. Other starts, another"
+    " prior or another attack may succeed: this does not show that the update is safe.",
+    Status.DIVERGED: "The numbers of the search overflowed, so that it did not take place to its end. Nothing was learned of the update:"
+    " this does not show that the update is safe.",
     Status.BROKE_DOWN: "The attack failed by a fault of its own, which is below. Nothing was learned of the update: this does"
     " not show that the update is safe.",
     Status.NOT_APPLICABLE: "This attack needs something that this model or update does not have. Other attacks need other things: this"
@@ -94,6 +101,11 @@ def severity(stored: StoredFinding) -> Severity:
     if stored.recovered and not Status[stored.status].disclosed:
         return Severity.DISCLOSED if stored.recovered == stored.batch else Severity.PARTLY
     return _SEVERITY[Status[stored.status]][0]
+
+
+def severity_of(status: Status) -> Severity:
+    """How bad a status is."""
+    return _SEVERITY[status][0]
 
 
 def badge(stored: StoredFinding) -> str:

@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from unbatch.span.network import Network, Path
+from unbatch.span.network import MovingNetwork, Network
 
 __all__ = ["MARGIN", "Equations", "Space", "spaces_of_gradient"]
 
@@ -74,7 +74,7 @@ class Equations:
         spaces: one block each.
     """
 
-    network: Network | Path
+    network: Network | MovingNetwork
     spaces: Sequence[Space]
 
     @property

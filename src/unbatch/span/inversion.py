@@ -12,12 +12,13 @@ from torch import Generator, Tensor
 from unbatch.clock import Clock
 from unbatch.errors import Inapplicable, Misuse
 from unbatch.gradients import couples
+from unbatch.span.dependent import dependent_samples, invert_dependent
 from unbatch.span.guesses import scaled
 from unbatch.span.local_steps import followed, straight
 from unbatch.span.problem import find_layer, pose
 from unbatch.span.search import Found, Search
 from unbatch.trace import LinearCall
-from unbatch.types import Candidate, Observation, Progress, silent
+from unbatch.types import Candidate, Inverted, Observation, Progress, silent
 
 __all__ = ["complete", "invert", "polish"]
 
@@ -46,6 +47,10 @@ def invert(
     if not observation.one_gradient:
         return _through_local_steps(observation, generator, layer, clock, progress)
     search = _search(observation, generator, layer, progress)
+    call, factors = search.problem.call, search.problem.factors
+    samples = dependent_samples(observation, call, factors, generator, clock) if call.raw else None
+    if samples is not None:
+        return invert_dependent(observation, call, factors, samples, generator, clock, progress)
     found = search.run(clock, progress)
     return _candidate(observation, search, found)
 
@@ -173,10 +178,11 @@ def _candidate(observation: Observation, search: Search, found: Found) -> Candid
         **search.counts,
     }
     reason = f"{len(found)} of {problem.batch} samples proved" if search.missing else ""
+    told: dict[str, Any] = {"reason": reason, "inverted": Inverted(problem.call.weight, len(problem.factors.left)), "stats": stats}
     if not len(found):
-        return Candidate(reason=reason, exhausted=True, stats=stats)
+        return Candidate(exhausted=True, **told)
     inputs = found.points @ problem.factors.right
     missing = bool(search.missing)
     if not problem.call.raw:
-        return Candidate(None, found.labels, inputs, problem.call.weight, reason=reason, exhausted=missing, stats=stats)
-    return Candidate(inputs.reshape(-1, *observation.input_shape), found.labels, reason=reason, exhausted=missing, stats=stats)
+        return Candidate(None, found.labels, inputs, problem.call.weight, exhausted=missing, **told)
+    return Candidate(inputs.reshape(-1, *observation.input_shape), found.labels, exhausted=missing, **told)

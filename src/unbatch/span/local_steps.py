@@ -22,7 +22,7 @@ from unbatch.errors import Inapplicable
 from unbatch.gradients import capture
 from unbatch.span.equations import Equations
 from unbatch.span.least_squares import refine
-from unbatch.span.network import Network, Path, network_behind
+from unbatch.span.network import MovingNetwork, Network, network_behind
 from unbatch.span.problem import Problem, entered, pose
 from unbatch.span.search import Found, Search, across
 from unbatch.trace import LinearCall
@@ -125,7 +125,7 @@ def _turn(observation: Observation, search: Search) -> tuple[Found, float]:
 def _along(problem: Problem, observation: Observation, models: Sequence[nn.Module], shares: Sequence[float]) -> Problem:
     """The problem with columns averaged over some weights."""
     networks = [_network(observation, problem, model) for model in models]
-    equations = Equations(Path(tuple(networks), tuple(shares)), problem.equations.spaces[:1])
+    equations = Equations(MovingNetwork(tuple(networks), tuple(shares)), problem.equations.spaces[:1])
     return replace(problem, equations=equations, plans=(equations,))
 
 

@@ -22,7 +22,7 @@ from unbatch.gradients import Loss, loss_function
 from unbatch.linalg.lowrank import multiply
 from unbatch.trace import LinearCall
 
-__all__ = ["Network", "Path", "network_behind"]
+__all__ = ["MovingNetwork", "Network", "network_behind"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,7 +118,7 @@ class Network:
 
 
 @dataclass(frozen=True, eq=False)
-class Path:
+class MovingNetwork:
     """A model whose weights moved while it was trained: ∂ℓ/∂z is the mean over the weights that it passed.
 
     Attributes:
@@ -134,7 +134,7 @@ class Path:
         """See ``Network``."""
         return self.networks[0].right
 
-    def restricted(self, basis: Float[Tensor, "b r"]) -> Path:
+    def restricted(self, basis: Float[Tensor, "b r"]) -> MovingNetwork:
         """See ``Network.restricted``."""
         return replace(self, networks=tuple(network.restricted(basis) for network in self.networks))
 

@@ -24,7 +24,7 @@ from unbatch.span.network import network_behind
 from unbatch.trace import LinearCall, linear_layers
 from unbatch.types import Observation
 
-__all__ = ["Problem", "entered", "find_layer", "pose"]
+__all__ = ["CROWDED", "PRECISION", "Problem", "entered", "find_layer", "layers_behind", "other_spaces", "pose"]
 
 TRIAL = 2
 """Samples in the trial run that shows the layers."""
@@ -114,7 +114,7 @@ def _obstacle(call: LinearCall, every: list[LinearCall], observation: Observatio
     return None
 
 
-def pose(observation: Observation, call: LinearCall, generator: Generator, *, alone: bool = False) -> Problem:
+def pose(observation: Observation, call: LinearCall, generator: Generator, *, alone: bool = False, resolution: float = 0.0) -> Problem:
     """The equations of a layer's samples.
 
     Args:
@@ -122,6 +122,7 @@ def pose(observation: Observation, call: LinearCall, generator: Generator, *, al
         call: the layer.
         generator: of all randomness.
         alone: whether only the layer's own column space counts, because what is behind it moved.
+        resolution: relative rounding of the update, where that is more than its type's.
 
     Raises:
         Inapplicable: the rank of the gradient says that there are too few equations, or says nothing, or the scores depend on more than
@@ -133,9 +134,10 @@ def pose(observation: Observation, call: LinearCall, generator: Generator, *, al
     network = network_behind(observation.model, calls, factors.right, observation.input_shape, observation.loss)
     if network is None:
         raise Inapplicable(f"the model's scores depend on more than what {call.weight} is fed: a path goes past it")
-    precision = _PRECISION[observation.rounding]
+    precision = PRECISION[observation.rounding]
     first = Space("column", call.weight, factors.left, factors.noise_map * max(1, len(factors.left) - factors.rank) ** 0.5)
-    others = [] if alone else _other_spaces(observation, calls, factors.rank, torch.finfo(gradient.dtype).eps)
+    rounding = max(resolution, torch.finfo(gradient.dtype).eps)
+    others = [] if alone else other_spaces(observation, calls, factors.rank, rounding)
     equations = Equations(network, [first, *others])
     bias = observation.update.get(str(call.bias))
     sums = factors.left.new_zeros(factors.rank) if bias is None else factors.left.T @ bias.double()
@@ -182,7 +184,8 @@ def _smooth(equations: Equations, sums: Tensor, step: float = 1e-3) -> bool:
     return float((moved - slope).norm(dim=1).median()) < 0.1 * float(moved.norm(dim=1).median())
 
 
-_PRECISION = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 3e-2}
+PRECISION = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 3e-2}
+"""What of a residual is rounding in any case, by the update's type."""
 
 
 def _factored(observation: Observation, call: LinearCall, generator: Generator) -> Factors:
@@ -212,15 +215,27 @@ def entered(observation: Observation, call: LinearCall) -> list[LinearCall]:
     return [other for other in every if other.raw and other.input.ndim == 2 and len(other.input) == TRIAL]
 
 
-def _other_spaces(observation: Observation, first: list[LinearCall], batch: int, resolution: float) -> list[Space]:
-    """The spaces of all layers behind the entered ones."""
+def layers_behind(observation: Observation, first: list[LinearCall]) -> list[LinearCall]:
+    """The later layers that are applied once a sample and whose gradient the update holds."""
     every = linear_layers(observation.model, observation.input_shape, TRIAL)
     counted = [call.weight for call in every]
     names = {call.weight for call in first}
+    behind = every if first[0].raw else every[counted.index(first[0].weight) :]
+    return [
+        call
+        for call in behind
+        if counted.count(call.weight) == 1
+        and call.input.ndim == 2
+        and len(call.input) == TRIAL
+        and call.weight not in names
+        and call.weight in observation.update
+    ]
+
+
+def other_spaces(observation: Observation, first: list[LinearCall], batch: int, resolution: float) -> list[Space]:
+    """The spaces of all layers behind the entered ones, where their gradient has the rank of the batch."""
     spaces: list[Space] = []
-    for call in every if first[0].raw else every[counted.index(first[0].weight) :]:
-        once = counted.count(call.weight) == 1 and call.input.ndim == 2 and len(call.input) == TRIAL
-        if once and call.weight not in names and call.weight in observation.update:
-            bias = observation.update.get(call.bias) if call.bias else None
-            spaces += spaces_of_gradient(call.weight, observation.update[call.weight], bias, batch, resolution)
+    for call in layers_behind(observation, first):
+        bias = observation.update.get(call.bias) if call.bias else None
+        spaces += spaces_of_gradient(call.weight, observation.update[call.weight], bias, batch, resolution)
     return spaces

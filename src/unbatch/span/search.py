@@ -200,6 +200,7 @@ class Search:
         told = bool(self.problem.sums.any())  # without a bias what a layer is fed need not tell the scale: see ``Problem.length``
         plan, steps = (self.problem.plans[0], 4) if told else (whole, 12)
         points, _ = minimize(plan, points, labels, across(self.problem.sums), clock, steps=steps, floor=1e-15)
+        labels = self._pulling(points, labels) if told else labels
         proved = whole.misfit(points, labels, self.problem.precision, self.problem.unknowns) < 1
         proved[proved.clone()] = self._determined(points[proved], labels[proved], inside)
         self.counts["hits"] += int(proved.sum())
@@ -221,6 +222,18 @@ class Search:
             torch.cat([old.columns, columns[chosen]]),
             torch.cat([old.errors, along.new_zeros(len(room))]),
         )
+
+    def _pulling(self, points: Float[Tensor, "k b"], labels: Int64[Tensor, " k"]) -> Int64[Tensor, " k"]:
+        """The labels, or others where p · c is not above zero: of two classes ∂ℓ/∂z differ by a negative factor alone."""
+        wrong = (self._columns(points, labels)[0] <= 0).nonzero()[:, 0]
+        if not len(wrong):
+            return labels
+        space = self.problem.column
+        columns = self.problem.equations.network.by_label(points[wrong], space.layer, self.classes)
+        rest, inside = space.rest(columns.flatten(0, 1))
+        along = (points[wrong] * inside.reshape(*columns.shape[:2], -1)).sum(dim=-1)
+        rests = rest.norm(dim=1).reshape(along.shape).nan_to_num(torch.inf)
+        return labels.index_copy(0, wrong, self.classes[rests.where(along > 0, torch.inf).argmin(dim=0)])
 
     def _columns(self, points: Float[Tensor, "k b"], labels: Int64[Tensor, " k"]) -> tuple[Float[Tensor, " k"], Float[Tensor, "k b"]]:
         """p · Uᵀd / ‖d‖ of every sample, and its c."""

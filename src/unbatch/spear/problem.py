@@ -12,14 +12,14 @@ from unbatch.clock import Clock, OutOfTime
 from unbatch.errors import Inapplicable
 from unbatch.linalg.completion import COMPLETE, Completion, complete, is_pruned, rank_of_pruned
 from unbatch.linalg.ica import views_of
-from unbatch.linalg.lowrank import NOISELESS, Factors, factor, multiply
+from unbatch.linalg.lowrank import Factors, factor, multiply
 from unbatch.spear.layer import Layer, layer_in_factors
 from unbatch.spear.next_layer import NextLayer, next_layer
 from unbatch.spear.search import NOISY
 from unbatch.trace import LinearCall
 from unbatch.types import Observation
 
-__all__ = ["Problem", "dependent", "factored", "pose", "too_few"]
+__all__ = ["Problem", "factored", "pose", "too_few"]
 
 ZERO = 1e-7
 """What counts as zero in L q, as a share of its largest entry, in an update without noise."""
@@ -104,19 +104,6 @@ def _completed(observation: Observation, call: LinearCall, hints: tuple[int, ...
     values = torch.linalg.svdvals(completion.right)
     noise = completion.residual * float(gradient.double().norm()) / gradient.numel() ** 0.5
     return Factors(completion.left, completion.right, values, 1 / max(completion.residual, 1e-16), noise, (rank,)), completion
-
-
-def dependent(observation: Observation, reader: LinearCall | None, factors: Factors, generator: Generator, clock: Clock) -> int | None:
-    """How many samples there are, where their inputs depend on each other: the next layer's gradient then has a larger rank.
-
-    A table of one-hot columns has fewer independent rows than the rows are long; what a layer makes of them with its ReLU is independent.
-    A sample that is a combination of others has no column in the gradient's column space, nor have those others.
-    """
-    if reader is None or not observation.one_gradient or not factors.clear or factors.noise > NOISELESS * float(factors.singular_values[0]):
-        return None
-    following = factor(observation.update[reader.weight], generator, clock=clock)
-    clear = following.clear and following.rank < min(observation.update[reader.weight].shape)
-    return following.rank if clear and following.rank > factors.rank else None
 
 
 def pose(

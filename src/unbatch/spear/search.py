@@ -41,6 +41,12 @@ NOISY = 1e-5
 ENDING = 0.05
 """Share of the budget that is kept for the certificates of what a search that ran out of time has found."""
 
+LIKELY = 0.5
+"""Weight from which a neuron is rather off than on for a sample: the middle."""
+
+SINGULAR = 1e12
+"""Condition of directions above which they are kept as they were: solving with them would leave four digits of float64."""
+
 STALLED = 4
 """Rounds without a find, one of every tool, after which another method has its turn."""
 
@@ -71,11 +77,11 @@ class Search:
     layer: Layer
     following: NextLayer | None
     generator: Generator
-    only_sampling: bool = False
-    subsets: int = 100_000_000
-    parallel: int = 10_000
-    false_rejection: float = 1e-5
-    precision: torch.dtype = torch.float64
+    only_sampling: bool
+    subsets: int
+    parallel: int
+    false_rejection: float
+    precision: torch.dtype
     drifting: bool = False
     helped: bool = False
     tools: Counter[str] = field(default_factory=Counter)
@@ -244,7 +250,7 @@ class Search:
         directions, off = round_directions(rest, rough[hopeful], clock=self.clock)
         zeros, weights = off.sum(dim=1), weights[hopeful]
         good = (zeros >= rest.batch + margin) & (zeros >= share * weights.sum(dim=1))
-        good &= (off & (weights > 0.5)).sum(dim=1) >= agree * zeros
+        good &= (off & (weights > LIKELY)).sum(dim=1) >= agree * zeros
         self._add(tool, directions[good], off[good])
         failed = torch.ones_like(samples[:, 0], dtype=torch.bool)
         failed[hopeful[good]] = False
@@ -331,5 +337,5 @@ class Search:
         close = 1 - min(1e-2, max(1e-6, 100 * layer.noise_level))
         same = ((exact * directions).sum(dim=1).abs() > close) & (off.sum(dim=1) >= layer.batch + 2)
         better = torch.where(same[:, None], exact, directions)
-        directions, samples = scaled(layer, better if float(torch.linalg.cond(better)) < 1e12 else directions)
+        directions, samples = scaled(layer, better if float(torch.linalg.cond(better)) < SINGULAR else directions)
         return certified if samples is None else Solution(samples, directions, agreement(layer, samples, directions), 0)

@@ -13,6 +13,9 @@ from unbatch.spear.layer import Layer, unit
 
 __all__ = ["Solution", "agreement", "best_matching", "independent", "misfits", "one_a_pattern", "scaled"]
 
+APART = 1e-9
+"""Codes of two zero patterns that differ by more are of different patterns: each is a sum over the neurons, rounded to 1e-13 or so."""
+
 
 @dataclass(frozen=True, eq=False)
 class Solution:
@@ -153,5 +156,5 @@ def one_a_pattern(directions: Float[Tensor, "k b"], off: Bool[Tensor, "k m"]) ->
     code = off.double() @ torch.linspace(1, 2, off.shape[1], dtype=torch.float64, device=off.device).sin()
     order = code.argsort()
     first = torch.ones_like(order, dtype=torch.bool)
-    first[1:] = code[order].diff().abs() > 1e-9
+    first[1:] = code[order].diff().abs() > APART
     return directions[order[first]], off[order[first]]

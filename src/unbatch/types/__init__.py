@@ -10,9 +10,10 @@ from unbatch.training import LocalTraining
 from unbatch.types.batch import Batch
 from unbatch.types.counts import Counts
 from unbatch.types.finding import Finding, Measure
+from unbatch.types.membership import Membership, Presence, Verdict
 from unbatch.types.observation import HUGE, Knowledge, Observation
 from unbatch.types.progress import Progress, silent
-from unbatch.types.reconstruction import Candidate, Reconstruction, Status
+from unbatch.types.reconstruction import Candidate, Inverted, Reconstruction, Status
 
 __all__ = [
     "HUGE",
@@ -20,13 +21,17 @@ __all__ = [
     "Candidate",
     "Counts",
     "Finding",
+    "Inverted",
     "Knowledge",
     "LocalTraining",
     "Measure",
+    "Membership",
     "Observation",
+    "Presence",
     "Progress",
     "Reconstruction",
     "Schema",
     "Status",
+    "Verdict",
     "silent",
 ]

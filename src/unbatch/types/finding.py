@@ -81,6 +81,8 @@ class Finding:
             Status.APPROXIMATE: f"This update gives away an approximation of its batch ({count} samples); nothing was proved exact.",
             Status.INCONSISTENT: "No reconstruction was proved: what was found does not give the observed update.",
             Status.BUDGET_EXHAUSTED: "No reconstruction was proved within the budget; this does not show that the update is safe.",
+            Status.CONVERGED: "No reconstruction was proved: the search came to its own end with something that does not give the update.",
+            Status.DIVERGED: "No reconstruction was proved: the search left all finite numbers. This says nothing of the update.",
             Status.FEATURES: "This update gives away what an inner layer sees of its batch; the samples themselves were not reconstructed.",
             Status.UNPROVEN: f"A batch of {count} samples was found, but the update neither proves nor refutes it.",
             Status.BROKE_DOWN: "The attack broke down; this says nothing of the update.",

@@ -36,6 +36,15 @@ CHUNK = 16
 ABOVE = 100.0
 """A direction of what is left belongs to samples when its singular value, each row divided by its noise, is above this."""
 
+VANISHING = 1e-9
+"""Singular values up to this are zero: float64 leaves some 1e-15 of them."""
+
+OBEYING, LENGTH = 0.99, 1e-6
+"""Share of the neurons that obey one of their equations where a column is exact, and the length of its q below which q is zero."""
+
+NEAR, MOST = 0.05, 0.5
+"""A start is worth polishing where more than this share (the second) of the neurons obeys an equation up to the first. Not swept."""
+
 FEW = 6
 """With so many samples left, or fewer, they are guessed in the small space that the known columns leave to them."""
 
@@ -100,7 +109,7 @@ def frame_of(problem: TwoLayer, rest: Residual, on: Bool[Tensor, " m"], above: f
     null = torch.eye(sought + zero_sum.shape[1], dtype=basis.dtype, device=basis.device)
     if bool(on.any()):
         _, values, right = torch.linalg.svd(torch.cat([basis[on], -signal[on]], dim=1), full_matrices=True)
-        null = right[int((values > 1e-9).sum()) :].T
+        null = right[int((values > VANISHING).sum()) :].T
     u, s = basis @ null[:sought], signal @ null[sought:]
     rows = torch.cat([u, s - u])
     size = rows.norm(dim=1)
@@ -207,7 +216,7 @@ def _null_vectors(rows: Float[Tensor, "k m d"], start: Float[Tensor, "k d"]) -> 
 def exact(frame: Frame, t: Float[Tensor, "k d"], tolerance: float) -> Bool[Tensor, " k"]:
     """Whether all but 1 % of the neurons obey one of their equations to ``tolerance``, and q is not zero."""
     fits = (_ratio(t @ frame.pairs.T, frame.live)[:, frame.live] < tolerance).double().mean(dim=1)
-    return (fits > 0.99) & ((t @ frame.mixing.T).norm(dim=1) > 1e-6 * frame.mixing.norm())
+    return (fits > OBEYING) & ((t @ frame.mixing.T).norm(dim=1) > LENGTH * frame.mixing.norm())
 
 
 def search_pairs(
@@ -272,7 +281,7 @@ def _round(
         goals = goals - goals @ known @ known.T
         t = cone_start(pairs, signs.repeat(1, 2).float(), goals.float(), clock=clock)
     t = pair_map(pairs, t, frame.live, clock=clock).to(frame.pairs.dtype)
-    near = (_ratio(t @ frame.pairs.T, frame.live)[:, frame.live] < 0.05).double().mean(dim=1) > 0.5
+    near = (_ratio(t @ frame.pairs.T, frame.live)[:, frame.live] < NEAR).double().mean(dim=1) > MOST
     t = _fresh(t[near], found)
     done = [t[:0]]
     for _ in range(3):

@@ -1,0 +1,129 @@
+"""From what the layers said of records to an answer for each, in words."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from torch import Tensor
+
+from unbatch.evidence.rows import Rows
+from unbatch.types import Observation, Presence, Verdict
+
+__all__ = ["Case", "answers", "limits"]
+
+
+@dataclass(frozen=True, eq=False)
+class Case:
+    """All that is known of k records, of which those ``chosen`` fit the first layer and were held against inner ones.
+
+    Attributes:
+        rows: of the first layer.
+        residual: (k,) outside of its row space.
+        allowed: (k,) what a record that was there may leave.
+        typical: what unrelated ones leave.
+        p_value: (k,) that one leaves as little, corrected.
+        holds: (k,) whether the record fits where no unrelated one could by chance.
+        chosen: indices of those that fit.
+        inner: (c,) the largest residual of these at inner layers, None where there is none.
+        inner_fits: (c,) whether they fit at all of them.
+        inner_holds: (c,) whether they do at one where unrelated ones could not.
+        inner_complete: whether an inner layer shows every sample.
+        linear: whether the first layer sees mixtures as mixtures.
+        label: (c,) the class that fits, where it was tested.
+        number: of samples, where it is known.
+        complete: whether the rank accounts for all of them.
+        trusted: whether the row space is clear of the noise, or the noise was told.
+        alpha: the largest p value of a member.
+    """
+
+    rows: Rows
+    residual: Tensor
+    allowed: Tensor
+    typical: float
+    p_value: Tensor
+    holds: Tensor
+    chosen: Tensor
+    inner: Tensor | None
+    inner_fits: Tensor | None
+    inner_holds: Tensor | None
+    inner_complete: bool
+    linear: bool
+    label: Tensor | None
+    number: int | None
+    complete: bool
+    trusted: bool
+    alpha: float
+
+
+def answers(case: Case) -> Iterator[Presence]:
+    """One for every record, in their order."""
+    place = {int(index): i for i, index in enumerate(case.chosen.tolist())}
+    columns = zip(case.residual.tolist(), case.allowed.tolist(), case.p_value.tolist(), case.holds.tolist(), strict=True)
+    for index, (residual, allowed, p_value, holds) in enumerate(columns):
+        at = place.get(index)
+        verdict, reason = _outside(case, residual, allowed, p_value) if at is None else _inside(case, at, residual, holds, p_value)
+        inner = None if at is None or case.inner is None else float(case.inner[at])
+        label = None if at is None or case.label is None or verdict is not Verdict.PRESENT else int(case.label[at])
+        yield Presence(verdict, residual, allowed, case.typical, p_value, inner, label, reason)
+
+
+def _outside(case: Case, residual: float, allowed: float, p_value: float) -> tuple[Verdict, str]:
+    left = f"{residual:.1e} of it lies outside of the row space, where a record that was there leaves at most {allowed:.0e}"
+    if residual <= 3 * allowed:
+        return Verdict.UNDECIDED, f"{left}: too near to tell"
+    copy = "; unrelated records leave more, so it may be a changed copy of one that was" if p_value <= case.alpha else ""
+    if case.complete:
+        return Verdict.ABSENT, f"{left}, and its {case.rows.rank} directions account for all {case.number} samples{copy}"
+    return Verdict.UNDECIDED, f"{left}; but {_unaccounted(case)}{copy}"
+
+
+def _unaccounted(case: Case) -> str:
+    if case.number is None:
+        return "how many samples there were is not known (tell the batch size), so some may have left no trace"
+    if not case.rows.clear:
+        return "noise hides the weak directions, and the samples in them"
+    if case.rows.rank < case.number:
+        return f"only {case.rows.rank} directions of {case.number} samples are visible: the rest left no trace, or depends on these"
+    return f"{case.rows.rank} directions are visible where {case.number} samples were told: one of the two is wrong"
+
+
+def _inside(case: Case, at: int, residual: float, holds: bool, p_value: float) -> tuple[Verdict, str]:
+    here = f"it lies in the row space but for {residual:.0e}"
+    if not case.trusted:
+        told = f"{here}, but noise or other samples fill all directions, and only the strongest were asked (p = {p_value:.1g})"
+        return Verdict.UNDECIDED, f"{told}: tell the noise (--noise) if it is known"
+    if not holds or p_value > case.alpha:
+        return Verdict.UNDECIDED, f"{here}, but unrelated records leave no more than {case.typical:.0e}: that tells nothing"
+    beside = f"{here}, where unrelated records leave {case.typical:.1e} (p ≤ {max(p_value, 1e-300):.0e} for all that were asked for)"
+    if case.inner is None or case.inner_fits is None or case.inner_holds is None:
+        return (
+            Verdict.IN_SPAN,
+            f"{beside}; no layer behind a change that is not linear shows the batch, so a mixture of members is not excluded",
+        )
+    if not bool(case.inner_fits[at]):
+        off = f"{here}, but {float(case.inner[at]):.0e} of what it becomes lies outside further on: a mixture of what was there"
+        return (Verdict.ABSENT if case.inner_complete else Verdict.UNDECIDED), off
+    if not bool(case.inner_holds[at]):
+        return Verdict.IN_SPAN, f"{beside}; further on, unrelated records fit as well, so a mixture of members is not excluded"
+    return Verdict.PRESENT, f"{beside}, and what it becomes further on fits as well ({float(case.inner[at]):.0e})"
+
+
+def limits(observation: Observation, case: Case, made_up: bool, *, given: bool) -> tuple[str, ...]:
+    """What a reader must know of all answers."""
+    said = ["this very record is asked for, as the network sees it: an augmented or compressed copy is another record"]
+    measured = "given records" if given else "records that lie outside, or were made of parts of these"
+    said.append(f"what unrelated records leave was measured on {measured}; p values take its logarithm for normally distributed")
+    if made_up:
+        said.append("even a record that was made up from the update is excluded: it would have to meet more conditions than it has numbers")
+    else:
+        said.append(
+            "a record that was chosen without knowledge of the update is what is asked for: one that was made up from it is not excluded"
+        )
+    if not observation.one_gradient:
+        said.append("the client trained locally: only layers that its training left in place were asked")
+    if observation.rounding != observation.dtype:
+        said.append(f"the numbers of the update are those of {str(observation.rounding).removeprefix('torch.')}")
+    if case.number is not None and case.rows.rank > case.number and case.rows.clear:
+        said.append(f"the rank {case.rows.rank} contradicts a batch of {case.number}")
+    return tuple(said)

@@ -1,0 +1,138 @@
+"""What the Linear layers of a network are fed by given records, and which layers can witness that a record was there.
+
+A layer is a witness where every record feeds it by itself: the same whatever lies beside it in a batch, and each time that it is run.
+Dropout, statistics of the batch, or weights that move while the client trains take that away from what lies behind them, and only there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
+
+from unbatch.trace import LARGE, LinearCall, model_errors, run
+from unbatch.types import Observation
+
+__all__ = ["Witness", "feeds", "witnesses"]
+
+NEVER = 1 << 62
+"""No weight is so large: none is read in blocks, which would hide on which weights a layer depends."""
+
+SAME = 1e-9
+"""Two runs of a record, in float64, agree when they differ by less than this share."""
+
+
+@dataclass(frozen=True)
+class Witness:
+    """A Linear layer that every record feeds by itself.
+
+    Attributes:
+        weight: name of its weight.
+        bias: name of its bias, or None.
+        linear: whether what it is fed is an affine function of the record, so that mixtures of records feed it mixtures.
+    """
+
+    weight: str
+    bias: str | None
+    linear: bool
+
+
+class _EnoughError(Exception):
+    """Ends a forward pass that has shown what it was started for."""
+
+
+@dataclass(eq=False)
+class _Feeds(TorchFunctionMode):
+    """Notes what Linear layers of these names are fed, and ends the pass when all were seen."""
+
+    names: Mapping[int, str]
+    wanted: frozenset[str]
+    fed: dict[str, list[Tensor]] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        super().__init__()
+
+    def __torch_function__(
+        self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
+    ) -> Any:
+        kwargs = kwargs or {}
+        if func is F.linear:
+            name = self.names.get(id(args[1] if len(args) > 1 else kwargs["weight"]))
+            if name in self.wanted:
+                self.fed.setdefault(str(name), []).append((args[0] if args else kwargs["input"]).detach().clone())
+                if self.fed.keys() == self.wanted:
+                    raise _EnoughError
+        return func(*args, **kwargs)
+
+
+def feeds(observation: Observation, records: Tensor, weights: Sequence[str], seed: int = 0) -> dict[str, Tensor]:
+    """What the layers are fed by the records, run together in float64: weight -> (k, t, n), with t rows a record.
+
+    Layers that are not reached once, or not with rows of every record, are missing. Global randomness is put back.
+
+    Args:
+        observation: for the model.
+        records: (k, *shape).
+        weights: names of the layers' weights.
+        seed: of what the model draws.
+    """
+    model = observation.model
+    tensors = {name: p.detach().double() for name, p in model.named_parameters()}
+    buffers = {name: (b.double() if b.is_floating_point() else b).clone() for name, b in model.named_buffers()}
+    inputs = records.detach().double() if records.is_floating_point() else records.detach()
+    watch = _Feeds({id(tensor): name for name, tensor in tensors.items()}, frozenset(weights))
+    cuda = [inputs.device] if inputs.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda), torch.no_grad(), model_errors(inputs), watch, suppress(_EnoughError):
+        torch.manual_seed(seed)
+        torch.func.functional_call(model, {**tensors, **buffers}, (inputs.clone(),), tie_weights=True)
+    count = len(records)
+    return {
+        name: fed[0].reshape(count, -1, fed[0].shape[-1])
+        for name, fed in watch.fed.items()
+        if len(fed) == 1 and fed[0].ndim >= 2 and len(fed[0]) == count
+    }
+
+
+def witnesses(observation: Observation) -> list[Witness]:
+    """The layers in the update that can witness, in the order in which they are reached."""
+    probe = observation.probe
+    moving = None if observation.one_gradient else observation.update.keys()
+    ran = run(observation.model, probe, large=NEVER if moving is not None else LARGE)
+    calls = [call for call in ran.linears if call.weight in observation.update]
+    uses = [call.weight for call in ran.linears]
+    calls = [call for call in calls if uses.count(call.weight) == 1 and not (moving is not None and _moves(ran.parameters, call, moving))]
+    names = [call.weight for call in calls]
+    if not names:
+        return []
+    together, beside = feeds(observation, probe[:2], names), feeds(observation, probe[[0, 2]], names, seed=1)
+    mixed: dict[str, Tensor] = {}
+    if probe.is_floating_point():
+        one, other = probe[:1].double(), probe[1:2].double()
+        mixed = feeds(observation, torch.cat([one, other, (one + other) / 2]), names)
+    found = []
+    for call in calls:
+        first, second = together.get(call.weight), beside.get(call.weight)
+        if first is not None and second is not None and _near(first[0], second[0]):
+            fed = mixed.get(call.weight)
+            linear = fed is not None and _near((fed[0] + fed[1]) / 2, fed[2])
+            found.append(Witness(call.weight, call.bias if call.bias in observation.update else None, linear))
+    return found
+
+
+def _moves(parameters: Mapping[str, Tensor], call: LinearCall, moving: Any) -> bool:
+    """Whether what the layer is fed depends on weights that the client trained."""
+    if call.raw or not call.input.requires_grad:
+        return False
+    leaves = [leaf for name, leaf in parameters.items() if name in moving]
+    slopes = torch.autograd.grad(call.input.sum(), leaves, retain_graph=True, allow_unused=True)
+    return any(slope is not None for slope in slopes)
+
+
+def _near(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and bool((one - other).norm() <= SAME * one.norm())

@@ -1,0 +1,150 @@
+r"""The row space of [∂L/∂W | ∂L/∂b] of one layer: every sample of the batch feeds the layer with a vector of it.
+
+| here | meaning                                                                                                  |
+|------|----------------------------------------------------------------------------------------------------------|
+| ã    | [a; τ], what a record feeds the layer with, and one more number for the bias                               |
+| A    | [G \| τ g] = Σ wᵢ dᵢ ãᵢᵀ, of rank r: m rows, n + 1 columns                                                  |
+| V    | (n + 1, r) orthonormal basis of its rows                                                                  |
+| ν    | length of its noise: no unit vector is moved by more                                                      |
+
+With noise E of A a sample's ã is left outside of V by Eᵀ (Aᵀ)⁺ ã, at most ν ‖(Aᵀ)⁺ã‖: a weak sample is seen less sharply.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from unbatch.evidence.fed import Witness
+from unbatch.evidence.replay import carried
+from unbatch.types import Observation
+
+__all__ = ["Rows", "rows_of"]
+
+ABOVE = 10.0
+"""A singular value counts when it is this many times the rounding."""
+
+EDGE = 1.05
+"""With noise in every entry, a singular value counts when it is this far above the largest of noise alone."""
+
+MEDIAN = 0.19
+"""The median singular value of noise of standard deviation 1, beside the square root of its longer side, is 1 less this times the ratio of
+its sides (fitted to the law of Marchenko and Pastur)."""
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """See the module's notation.
+
+    Attributes:
+        weight: name of the layer's weight.
+        left: (m, r) orthonormal basis of the columns.
+        values: (r,) singular values that count.
+        right: (r, n + 1) Vᵀ.
+        shift: τ; zero without a bias.
+        noise: ν.
+        deviation: standard deviation of an entry of A where noise lies on all of them; 0 for rounding.
+        clear: whether every direction stands clear of the noise, so that the rank is that of the samples.
+    """
+
+    weight: str
+    left: Float[Tensor, "m r"]
+    values: Float[Tensor, " r"]
+    right: Float[Tensor, "r n1"]
+    shift: float
+    noise: float
+    deviation: float
+    clear: bool
+
+    @property
+    def rank(self) -> int:
+        """r."""
+        return len(self.values)
+
+    @property
+    def spare(self) -> int:
+        """Directions that are no samples': n + 1 − r."""
+        return self.right.shape[1] - self.rank
+
+    def extended(self, fed: Float[Tensor, "k n"]) -> Float[Tensor, "k n1"]:
+        """ã of what records feed the layer with."""
+        return torch.cat([fed, fed.new_full((len(fed), 1), self.shift)], dim=1) if self.shift else fed
+
+    def residuals(self, fed: Float[Tensor, "k n"]) -> tuple[Float[Tensor, " k"], Float[Tensor, " k"]]:
+        """What of ã lies outside, and what the noise explains of it if the record was there; both as shares of ‖ã‖."""
+        vectors = self.extended(fed)
+        length = vectors.norm(dim=1).clamp_min(torch.finfo(torch.float64).tiny)
+        inside = vectors @ self.right.T
+        outside = (vectors - inside @ self.right).norm(dim=1) / length
+        spread = (inside / self.values).norm(dim=1) / length
+        return outside, self.noise_on(spread)
+
+    def noise_on(self, spread: Tensor) -> Tensor:
+        """Length that the noise gives to what lies outside, for a record with this ‖(Aᵀ)⁺ã‖."""
+        return spread * (self.deviation * (self.spare**0.5 + 3.0) if self.deviation else self.noise)
+
+    def inverse_weights(self, fed: Float[Tensor, "k n"], columns: Float[Tensor, "k m"]) -> Float[Tensor, " k"]:
+        """1/w of records that were there: ãᵀ A⁺ d."""
+        inside = self.extended(fed) @ self.right.T
+        return (inside / self.values * (columns @ self.left)).sum(dim=1)
+
+
+def rows_of(
+    observation: Observation, witness: Witness, typical: float, deviation: float | None = None, told: int | None = None
+) -> Rows | None:
+    """The row space of a layer's gradient; None where it is full, so that everything lies in it.
+
+    Args:
+        observation: what the server saw.
+        witness: the layer.
+        typical: size of an entry of what records feed it with, which becomes τ.
+        deviation: of the noise on an entry of the update, where that is known.
+        told: how many rows there are at most, where that is known.
+    """
+    gradient = observation.update[witness.weight].double()
+    shift = typical if witness.bias is not None else 0.0
+    if witness.bias is not None:
+        gradient = torch.cat([gradient, shift * observation.update[witness.bias].double()[:, None]], dim=1)
+    height, width = gradient.shape
+    if not bool(gradient.any()):
+        return None
+    left, values, right = _svd(gradient)
+    spread = height**0.5 + width**0.5
+    eps = torch.finfo(observation.rounding).eps
+    rms = float(gradient.square().mean().sqrt())
+    own = carried(observation, witness.weight) / (height * width) ** 0.5
+    rounding = max(eps * float(values[0]), 0.5 * eps * rms * spread, own * spread)
+    rank = int((values > ABOVE * rounding).sum())
+    least = min(int((gradient != 0).any(dim=1).sum()) - _balanced(gradient, rounding), width)
+    if deviation is None and rank < least:
+        noise = max(rounding, float(values[rank]))
+        return Rows(witness.weight, left[:, :rank], values[:rank], right[:rank], shift, noise, 0.0, True) if rank else None
+    if deviation is None and told is not None and told < least:
+        deviation = float(values[told:].square().sum() / ((height - told) * (width - told))) ** 0.5
+    elif deviation is None:
+        long, short = max(least, width), min(least, width)
+        deviation = float(values[:least].median()) / ((1 - MEDIAN * short / long) * long**0.5)
+    edge = EDGE * deviation * spread
+    rank = min(int((values > edge).sum()), told or height)
+    if not 0 < rank < least:
+        return None
+    clear = float(values[rank - 1]) > ABOVE * edge > ABOVE * float(values[rank])
+    return Rows(witness.weight, left[:, :rank], values[:rank], right[:rank], shift, max(edge, rounding), deviation, clear)
+
+
+def _balanced(gradient: Tensor, rounding: float) -> int:
+    """1 where the rows sum to zero, as of scores behind a softmax: one dimension fewer."""
+    return int(float(gradient.sum(dim=0).norm()) <= ABOVE * rounding * len(gradient) ** 0.5)
+
+
+def _svd(matrix: Float[Tensor, "m n"]) -> tuple[Tensor, Tensor, Tensor]:
+    """Of a wide matrix by way of its LQ factors, which is several times faster."""
+    if matrix.shape[1] < 1.5 * matrix.shape[0]:
+        left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+        return left, values, right
+    wide, lower = torch.linalg.qr(matrix.T)
+    left, values, right = torch.linalg.svd(lower.T)
+    return left, values, right @ wide.T

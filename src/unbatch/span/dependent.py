@@ -1,0 +1,352 @@
+"""Batches whose inputs depend on each other linearly, as rows of a table with one-hot columns soon do.
+
+The first layer's gradient then has a rank r below the number b of samples, and no single sample's ∂ℓ/∂z lies in its column space: what
+SPEAR and ``span`` read is gone. What a layer makes of the samples with its activation is independent again, so the gradients behind still
+have rank b. The row space of each asks m + 1 − b equations of every sample, which has only r − 1 unknowns: the more the inputs depend, the
+fewer.
+
+Samples that are found are taken out of the whole update, to the last digit where they are rows of a table. What is left is the update of a
+smaller batch, with fewer unknowns; as soon as its inputs are independent the ordinary search finds the rest.
+
+| here       | meaning                                                                                         |
+|------------|-------------------------------------------------------------------------------------------------|
+| p          | (r,) a sample in the coordinates of the first layer's row space: x = Rᵀ p                          |
+| core       | (b, b) a later layer's gradient between the bases of its column and its row space                 |
+| q, c       | (b,) what that layer is fed of a sample, and its ∂ℓ/∂z, in these bases: q · core⁻¹ c = 1/w          |
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Generator, Tensor
+
+from unbatch.clock import Clock
+from unbatch.errors import Inapplicable
+from unbatch.gradients import capture
+from unbatch.linalg.lowrank import NOISELESS, Factors, factor
+from unbatch.span.equations import MARGIN, Equations, Space
+from unbatch.span.guesses import random_starts, scaled, unmixed
+from unbatch.span.least_squares import minimize, refine
+from unbatch.span.network import Network, network_behind
+from unbatch.span.problem import CROWDED, PRECISION, entered, layers_behind, other_spaces, pose
+from unbatch.span.search import Search, complement
+from unbatch.trace import LinearCall
+from unbatch.types import Candidate, Observation, Progress, Schema
+
+__all__ = ["dependent_samples", "invert_dependent"]
+
+STARTS = 96
+"""Guesses a round."""
+
+IDLE = 6
+"""Rounds without a new sample after which the search gives up."""
+
+SAME = 1e-4
+"""Two samples that differ by less, as a share of their length, are one."""
+
+TRIED = 3
+"""Later layers that are asked for the number of samples, at most: each takes a factorization."""
+
+FIXED = 1e-6
+"""Largest relative error of a sample that is taken out. Of two near twins, all that lies between them obeys the equations."""
+
+SUMMED = 8.0
+"""Roundings in a number that came about as the sum over a batch, and from which others were subtracted."""
+
+EVEN = 1e-3
+"""Samples whose weights are this near to 1/b, relatively, count 1/b each."""
+
+
+def dependent_samples(observation: Observation, call: LinearCall, factors: Factors, generator: Generator, clock: Clock) -> int | None:
+    """How many samples there are, where that is more than the rank of the first gradient; None where nothing says so.
+
+    Args:
+        observation: what the server saw: one gradient.
+        call: the layer that sees the raw input.
+        factors: of its gradient.
+        generator: of random sums of columns.
+        clock: when to give up.
+    """
+    if not factors.clear or factors.noise > NOISELESS * float(factors.singular_values[0]):
+        return None
+    largest = 0
+    for other in layers_behind(observation, [call])[:TRIED]:
+        gradient = observation.update[other.weight]
+        found = factor(gradient, generator, clock=clock)
+        if found.clear and found.rank < min(gradient.shape):
+            largest = max(largest, found.rank)
+    return largest if largest > factors.rank else None
+
+
+@dataclass(frozen=True, eq=False)
+class _Found:
+    """Samples with a proof by all equations: (k, n) inputs, (k,) labels, and what each counts in the update."""
+
+    inputs: Float[Tensor, "k n"]
+    labels: Int64[Tensor, " k"]
+    weights: Float[Tensor, " k"]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+
+def invert_dependent(
+    observation: Observation, call: LinearCall, factors: Factors, samples: int, generator: Generator, clock: Clock, progress: Progress
+) -> Candidate:
+    """Find samples by what the layers behind are fed, and the rest once they are few enough to be independent.
+
+    Args:
+        observation: what the server saw: one gradient.
+        call: the layer that sees the raw input.
+        factors: of its gradient.
+        samples: how many there are.
+        generator: of all randomness.
+        clock: of the search.
+        progress: told how many samples are found.
+    """
+    told = f"{samples} samples whose inputs depend on each other, being of rank {factors.rank}"
+    stats: dict[str, Any] = {"layer": call.weight, "width": len(factors.left), "rank": factors.rank, "gap": factors.gap, "samples": samples}
+    stats |= {"rounds": 0, "peeled": 0}
+    progress(told, float("nan"))
+    inputs, labels = factors.right.new_zeros((0, factors.right.shape[1])), torch.zeros(0, dtype=torch.int64, device=factors.right.device)
+    for found in _rounds(observation, call, factors, samples, generator, clock):
+        stats["rounds"] += 1
+        stats["peeled"] += len(found)
+        inputs, labels = torch.cat([inputs, found.inputs]), torch.cat([labels, found.labels])
+        progress(f"{len(labels)} of {samples} dependent samples found", len(labels) / samples)
+    reason = f"{told}: {len(labels)} of them found by what the layers behind are fed" if len(labels) < samples else ""
+    if not stats["rounds"]:
+        reason = f"{told}, and the layers behind give too few equations to tell them apart"
+    if not len(labels):
+        return Candidate(reason=reason, exhausted=True, stats=stats)
+    return Candidate(inputs.reshape(-1, *observation.input_shape), labels, reason=reason, exhausted=len(labels) < samples, stats=stats)
+
+
+def _rounds(
+    observation: Observation, call: LinearCall, factors: Factors, samples: int, generator: Generator, clock: Clock
+) -> Iterator[_Found]:
+    """What every round finds; it is taken out of the update before the next."""
+    classes = torch.arange(observation.classes, device=observation.device)
+    classes = classes if observation.labels is None else torch.unique(observation.labels)
+    rest, left, idle, resolution = observation, samples, 0, torch.finfo(observation.dtype).eps
+    while left and idle < IDLE and not clock.over:
+        if factors.rank >= left:
+            yield _independent(rest, call, classes, resolution, generator, clock)
+            return
+        stage = _posed(rest, call, factors, left, classes, resolution, generator)
+        if stage is None:
+            return
+        found = stage.round(idle, samples, clock)
+        yield found
+        idle = 0 if len(found) else idle + 1
+        left -= len(found)
+        if left and len(found):
+            rest = _without(rest, found)
+            resolution = _resolution(observation, rest)
+            factors = factor(rest.update[call.weight], generator, clock=clock)
+
+
+def _resolution(whole: Observation, rest: Observation) -> float:
+    """The relative rounding of what is left, which is that of what was there."""
+    ratios = [float(whole.update[name].norm() / tensor.norm().clamp_min(1e-300)) for name, tensor in rest.update.items()]
+    return SUMMED * torch.finfo(whole.dtype).eps * max(1.0, *ratios)
+
+
+def _independent(
+    rest: Observation, call: LinearCall, classes: Int64[Tensor, " c"], resolution: float, generator: Generator, clock: Clock
+) -> _Found:
+    """The ordinary search in what is left."""
+    right = rest.update[call.weight].double()
+    nothing = _Found(right.new_zeros((0, right.shape[1])), classes[:0], right.new_zeros(0))
+    try:
+        search = Search(pose(rest, call, generator, resolution=resolution), classes, rest.input_shape, generator)
+    except Inapplicable:
+        return nothing
+    found = search.run(clock, lambda *_: None)
+    inputs = found.points @ search.problem.factors.right
+    return _Found(_snapped(rest.schema, inputs), found.labels, inputs.new_ones(len(inputs)))
+
+
+def _without(observation: Observation, found: _Found) -> Observation:
+    """The update of the others."""
+    update = {name: tensor.double().clone() for name, tensor in observation.update.items()}
+    inputs = found.inputs.reshape(-1, *observation.input_shape)
+    for weight in torch.unique(found.weights):
+        chosen = found.weights == weight
+        mean = capture(observation.model, inputs[chosen], found.labels[chosen], observation.loss)
+        for name in update:
+            update[name] -= weight * chosen.sum() * mean[name]
+    return replace(observation, update=update, batch_size=None, labels=None)
+
+
+def _snapped(schema: Schema | None, inputs: Float[Tensor, "k n"]) -> Float[Tensor, "k n"]:
+    """Rows of the table that these are to rounding, where they are; the numbers as they are of anything else."""
+    if schema is None or schema.kind != "table":
+        return inputs
+    rows = schema.encode(schema.decode(inputs)).to(inputs)
+    near = (rows - inputs).norm(dim=1) < SAME * inputs.norm(dim=1)
+    return torch.where(near[:, None], rows, inputs)
+
+
+@dataclass(frozen=True, eq=False)
+class _Later:
+    """A layer behind: its two spaces, and the gradient between their bases."""
+
+    row: Space
+    column: Space
+    core: Float[Tensor, "b b"]
+
+
+def _posed(
+    observation: Observation,
+    call: LinearCall,
+    factors: Factors,
+    samples: int,
+    classes: Int64[Tensor, " c"],
+    resolution: float,
+    generator: Generator,
+) -> _Stage | None:
+    """One round's problem, or None where there are too few equations."""
+    calls = entered(observation, call)
+    network = network_behind(observation.model, calls, factors.right, observation.input_shape, observation.loss)
+    if network is None:
+        return None
+    spaces = other_spaces(observation, calls, samples, resolution)
+    behind = {other.weight: other for other in layers_behind(observation, calls)}
+    later = []
+    for row in (space for space in spaces if space.kind == "row"):
+        column = next((space for space in spaces if space.kind == "column" and space.layer == row.layer), None)
+        if column is not None:
+            whole, bias = observation.update[row.layer].double(), behind[row.layer].bias
+            whole = torch.cat([whole, observation.update[str(bias)].double()[:, None]], dim=1) if row.augmented else whole
+            later.append(_Later(row, column, column.basis.T @ whole @ row.basis))
+    sums = factors.left.T @ observation.update[str(call.bias)].double()
+    unknowns = factors.rank - 1
+    used = next((n for n in range(1, len(later) + 1) if CROWDED * sum(one.row.surplus for one in later[:n]) > unknowns), None)
+    if used is None or sum(one.row.surplus for one in later) < unknowns + MARGIN:
+        return None
+    proof = Equations(network, [space for one in later for space in (one.row, one.column)])
+    return _Stage(observation, factors, sums, later, used, proof, network, classes, PRECISION[observation.rounding], generator)
+
+
+@dataclass(frozen=True, eq=False)
+class _Stage:
+    """The problem of one round.
+
+    Attributes:
+        observation: what is left of the update.
+        factors: of its first gradient.
+        sums: p · sums = 1.
+        later: the layers behind.
+        used: with the rows of how many of them to begin.
+        proof: all equations.
+        network: the model as a function of p.
+        classes: labels that samples may have.
+        precision: see ``span.problem``.
+        generator: of the guesses.
+    """
+
+    observation: Observation
+    factors: Factors
+    sums: Float[Tensor, " r"]
+    later: list[_Later]
+    used: int
+    proof: Equations
+    network: Network
+    classes: Int64[Tensor, " c"]
+    precision: float
+    generator: Generator
+
+    def round(self, idle: int, samples: int, clock: Clock) -> _Found:
+        """Guess, solve, prove.
+
+        Args:
+            idle: how many rounds before it found nothing.
+            samples: in the whole batch.
+            clock: see ``minimize``.
+        """
+        rows = Equations(self.network, [one.row for one in self.later[: min(len(self.later), self.used + idle % 2)]])
+        starts, directions = self._starts(idle), self._directions()
+        blank = self.classes[:1].expand(len(starts))
+        points, values = minimize(rows, starts, blank, directions, clock, floor=1e-3 * self.precision)
+        points = points[values < 100 * max(self.precision, 1e-6)]
+        if len(points):
+            points, errors = refine(rows, points, blank[: len(points)], directions)
+            points = points[errors < FIXED * (points @ self.factors.right).norm(dim=1)]
+        return self._proved(points, samples)
+
+    def _directions(self) -> Float[Tensor, "q r"]:
+        """Along which p · sums stays 1; a step of length one changes an input by length one."""
+        right, across = self.factors.right, complement(self.sums[None]).T
+        squares, vectors = torch.linalg.eigh((across @ right) @ (across @ right).T)
+        return (vectors / squares.clamp_min(1e-24 * float(squares[-1])).sqrt()).T @ across
+
+    def _starts(self, idle: int) -> Float[Tensor, "k r"]:
+        right, schema = self.factors.right, self.observation.schema
+        drawn = random_starts(STARTS // 2, self.sums, right, self.generator)
+        if schema is not None and schema.kind == "table":
+            rows = _plausible(schema, right, self.sums, STARTS // 2, self.generator)
+            guessed = torch.linalg.lstsq(right.T, rows.T).solution.T
+            guessed = guessed + (1 - guessed @ self.sums)[:, None] * self.sums / self.sums.square().sum()
+        else:
+            shape, contrast = self.observation.input_shape, (0.1, 0.02, 0.5)[idle % 3]
+            guessed = scaled(unmixed(right, shape, self.generator, contrast, even=idle % 2 == 0), self.sums, right)
+        return torch.cat([guessed, drawn])
+
+    def _proved(self, points: Float[Tensor, "k r"], samples: int) -> _Found:
+        """Those that obey all equations, one each."""
+        inputs = _snapped(self.observation.schema, points @ self.factors.right)
+        points = torch.linalg.lstsq(self.factors.right.T, inputs.T).solution.T if len(points) else points
+        labels, inverse = self._labels(points)
+        fits: Bool[Tensor, " k"] = inverse > 0
+        if len(points):
+            fits &= self.proof.misfit(points, labels, self.precision, self.factors.rank - 1) < 1
+        kept: list[int] = []
+        for index in fits.nonzero()[:, 0].tolist():
+            apart = (inputs[kept] - inputs[index]).norm(dim=1) > SAME * inputs[index].norm()
+            if bool((apart | (labels[kept] != labels[index])).all()):
+                kept.append(index)
+        weights = 1 / inverse[kept]
+        even = (weights * samples - 1).abs() < EVEN
+        return _Found(inputs[kept], labels[kept], torch.where(even, 1 / samples, weights))
+
+    def _labels(self, points: Float[Tensor, "k r"]) -> tuple[Int64[Tensor, " k"], Float[Tensor, " k"]]:
+        """The label of every sample, and 1/w. Of two classes ∂ℓ/∂z differ by a factor alone, which is negative for the wrong one."""
+        if not len(points):
+            return self.classes[:0], points[:, 0]
+        first, network = self.later[0], self.network
+        columns = network.by_label(points, first.column.layer, self.classes)
+        fed = network.fed(points, [first.row.layer])[first.row.layer]
+        fed = torch.cat([fed, torch.ones_like(fed[:, :1])], dim=1) if first.row.augmented else fed
+        solved = torch.linalg.solve(first.core, (columns.flatten(0, 1) @ first.column.basis).T).T.reshape(*columns.shape[:2], -1)
+        inverse = (solved * (fed @ first.row.basis)).sum(dim=-1)
+        rests = first.column.rest(columns.flatten(0, 1))[0].norm(dim=1).reshape(inverse.shape).nan_to_num(torch.inf)
+        best = rests.where(inverse > 0, torch.inf).argmin(dim=0)
+        return self.classes[best], inverse[best, torch.arange(len(points), device=points.device)]
+
+
+def _plausible(
+    schema: Schema, right: Float[Tensor, "r n"], sums: Float[Tensor, " r"], count: int, generator: Generator
+) -> Float[Tensor, "count n"]:
+    """Rows of the table with levels that somebody in the batch has.
+
+    The gradient of a column in raw units, 1 at its level and 0 elsewhere, is the sum of ∂ℓ/∂z over those who have the level: nobody, if it
+    is zero, and the longer the more.
+    """
+    mean = right.new_tensor(schema.mean or (0.0,) * schema.width)
+    deviation = right.new_tensor(schema.std or (1.0,) * schema.width)
+    had = (deviation * right + torch.outer(sums, mean)).norm(dim=0)
+    had = had.where(had > 1e-6 * had.max(), 0.0)
+    rows = (-mean / deviation).expand(count, -1).clone()
+    for fixed, span in zip(schema.discrete, schema.spans, strict=True):
+        if not fixed:
+            rows[:, span] = torch.randn((count, 1), generator=generator, device=right.device, dtype=right.dtype)
+            continue
+        level = torch.multinomial((had[span] + 1e-9 * had.max()).expand(count, -1), 1, generator=generator)[:, 0]
+        rows[torch.arange(count, device=rows.device), span.start + level] += 1 / deviation[span][level]
+    return rows

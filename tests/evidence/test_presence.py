@@ -1,0 +1,157 @@
+"""Presence of given records: members, others, mixtures, what is made up, and where the update does not tell."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+import unbatch
+from unbatch.errors import Misuse
+from unbatch.training import LocalTraining, shuffled, train
+from unbatch.types import Membership, Observation, Verdict
+
+
+def records(count: int, numbers: int = 80) -> Tensor:
+    return torch.randn(count, numbers, generator=torch.Generator().manual_seed(5), dtype=torch.float64)
+
+
+def network(width: int = 40, depth: int = 3, activation: type[nn.Module] = nn.GELU, numbers: int = 80) -> nn.Module:
+    torch.manual_seed(0)
+    sizes = [numbers, *[width] * (depth - 1), 5]
+    parts = [part for one, other in itertools.pairwise(sizes) for part in (nn.Linear(one, other), activation())]
+    return nn.Sequential(*parts[:-1]).double()
+
+
+def seen(model: nn.Module, x: Tensor, batch: int | None = None) -> Observation:
+    update = unbatch.capture(model, x, torch.arange(len(x)) % 5, check=False)
+    return Observation(model, update, tuple(x.shape[1:]), batch_size=batch)
+
+
+def verdicts(found: Membership) -> list[Verdict]:
+    return [answer.verdict for answer in found.answers]
+
+
+P, S, A, U = Verdict.PRESENT, Verdict.IN_SPAN, Verdict.ABSENT, Verdict.UNDECIDED
+
+
+@pytest.mark.parametrize("activation", [nn.ReLU, nn.Tanh, nn.GELU])
+@pytest.mark.parametrize("batch", [1, 12, 36])
+def test_members_are_told_from_others_up_to_the_width(activation: type[nn.Module], batch: int) -> None:
+    x = records(50)
+    found = unbatch.members(seen(network(activation=activation), x[:batch], batch), x)
+    assert verdicts(found) == [P] * batch + [A] * (50 - batch)
+    assert found.answers[0].residual < 1e-12
+    assert found.answers[-1].residual > 0.1
+
+
+def test_the_number_of_samples_is_read_off_a_member() -> None:
+    x = records(30)
+    found = unbatch.members(seen(network(), x[:10]), x)
+    assert (found.batch_size, found.complete) == (10, True)
+    assert verdicts(found) == [P] * 10 + [A] * 20
+    alone = unbatch.members(seen(network(), x[:10]), x[10:])
+    assert set(verdicts(alone)) == {U}
+    assert "tell the batch size" in alone.answers[0].reason
+
+
+@pytest.mark.parametrize("depth", [2, 3])
+def test_mixtures_of_members_are_no_members(depth: int) -> None:
+    x = records(10)
+    mixed = torch.stack([(x[0] + x[1]) / 2, 2 * x[0] - x[1], x[:5].mean(dim=0)])
+    found = unbatch.members(seen(network(depth=depth), x, 10), torch.cat([x, mixed]))
+    assert verdicts(found)[:10] == [P] * 10
+    assert P not in verdicts(found)[10:]
+    assert all(answer.residual < 1e-12 for answer in found.answers[10:])
+
+
+def test_a_two_layer_network_tells_the_labels_too() -> None:
+    x = records(16)
+    found = unbatch.members(seen(network(depth=2), x[:8], 8), x)
+    assert [answer.label for answer in found.answers[:8]] == [0, 1, 2, 3, 4, 0, 1, 2]
+    wrong = unbatch.members(seen(network(depth=2), x[:8], 8), x[:8], torch.full((8,), 4))
+    assert verdicts(wrong).count(P) == 1
+
+
+def test_conditions_beyond_the_numbers_to_tune_exclude_what_is_made_up() -> None:
+    x = records(12)
+    assert unbatch.members(seen(network(width=60, depth=5), x[:6], 6), x).made_up
+    assert not unbatch.members(seen(network(width=60, depth=3), records(60)[:50], 50), x).made_up
+
+
+def test_a_changed_copy_is_not_the_record() -> None:
+    x = records(12)
+    found = unbatch.members(seen(network(), x[:10], 10), torch.cat([x[:1] + 1e-3 * x[10:11], x[10:]]))
+    assert verdicts(found) == [A, A, A]
+    assert "changed copy" in found.answers[0].reason
+
+
+def test_local_steps_leave_the_first_layer() -> None:
+    x, model = records(24), network()
+    local = LocalTraining(2, 4, 0.05, 0.9, 0.01, nesterov=True)
+    moved = train(model, x[:12], torch.arange(12) % 5, local, shuffled(2, 12, torch.Generator().manual_seed(0)))
+    update = local.average(moved, dict(model.named_parameters()), 12)
+    observation = Observation(model, update, (80,), batch_size=12, training=local)
+    assert verdicts(unbatch.members(observation, x)) == [S] * 12 + [A] * 12
+
+
+def test_a_frozen_trunk_keeps_the_head_through_local_steps() -> None:
+    x, model = records(24), network(depth=2)
+    model = nn.Sequential(nn.Linear(80, 60).requires_grad_(False), nn.Tanh(), nn.Linear(60, 40), nn.Tanh(), nn.Linear(40, 5)).double()
+    local = LocalTraining(2, 4, 0.05)
+    moved = train(model, x[:12], torch.arange(12) % 5, local, shuffled(2, 12, torch.Generator().manual_seed(0)))
+    observation = Observation(model, local.average(moved, dict(model.named_parameters()), 12), (80,), batch_size=12, training=local)
+    found = unbatch.members(observation, x)
+    assert (found.layer, verdicts(found)) == ("2.weight", [P] * 12 + [A] * 12)
+
+
+def test_what_lies_before_dropout_and_batch_statistics_is_asked() -> None:
+    x = records(24)
+    for layer in (nn.Dropout(0.5), nn.BatchNorm1d(40)):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(80, 40), layer, nn.GELU(), nn.Linear(40, 40), nn.GELU(), nn.Linear(40, 5)).double().train()
+        outputs = nn.functional.cross_entropy(model(x[:12]), torch.arange(12) % 5)
+        update = dict(zip((n for n, _ in model.named_parameters()), torch.autograd.grad(outputs, list(model.parameters())), strict=True))
+        found = unbatch.members(Observation(model, update, (80,), batch_size=12), x)
+        assert (found.layer, found.inner) == ("0.weight", ())
+        assert P not in verdicts(found)
+        # Statistics of the batch right behind a layer take the mean out of its gradient, and one direction with it.
+        assert (found.rank, S in verdicts(found)[:12]) == ((12, True) if isinstance(layer, nn.Dropout) else (11, False))
+        assert A not in verdicts(found)[:12]
+
+
+def test_full_rank_and_noise_are_undecided() -> None:
+    x = records(60)
+    full = unbatch.members(seen(network(), x[:45], 45), x)
+    assert set(verdicts(full)) == {U}
+    assert "fill all directions" in full.answers[0].reason or "full rank" in full.reason
+    clean = seen(network(), x[:10], 10)
+    generator = torch.Generator().manual_seed(0)
+    update = {name: t + 10 * t.std() * torch.randn(t.shape, generator=generator, dtype=t.dtype) for name, t in clean.update.items()}
+    assert set(verdicts(unbatch.members(replace(clean, update=update), x))) == {U}
+
+
+@pytest.mark.parametrize("share", [1e-4, 1e-2, 0.1])
+def test_noise_never_makes_a_member_of_another(share: float) -> None:
+    x = records(400, 300)
+    clean = seen(network(width=100, numbers=300), x[:10], 10)
+    generator = torch.Generator().manual_seed(0)
+    size = torch.cat([t.flatten() for t in clean.update.values()]).square().mean().sqrt() * share
+    update = {name: t + size * torch.randn(t.shape, generator=generator, dtype=t.dtype) for name, t in clean.update.items()}
+    for noise in (None, float(size)):
+        found = verdicts(unbatch.members(replace(clean, update=update), x, noise=noise))
+        assert A not in found[:10]
+        assert P not in found[10:]
+        assert S not in found[10:]
+
+
+def test_misuse_is_one_sentence() -> None:
+    observation = seen(network(), records(10), 10)
+    for given, told in (((records(3)[:, :4],), "candidates of shape"), ((torch.zeros(2, 80, dtype=torch.int64),), "numbers")):
+        with pytest.raises(Misuse, match=told):
+            unbatch.members(observation, *given)
+    with pytest.raises(Misuse, match="labels of type int64"):
+        unbatch.members(observation, records(3), torch.zeros(2))
