@@ -8,6 +8,7 @@ from typing import Any
 import matplotlib as mpl
 
 mpl.use("svg")
+import comparison_page
 import defenses_page
 import honesty_page
 import inversion_page
@@ -213,5 +214,6 @@ for name, (title, write) in SECTIONS.items():
 defenses_page.fill()
 honesty_page.fill()
 inversion_page.fill()
+comparison_page.fill()
 span_page.fill()
 tables_page.fill()

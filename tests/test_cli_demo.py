@@ -26,7 +26,7 @@ def seen(monkeypatch: pytest.MonkeyPatch) -> list[Observation]:
         return Finding(made, observation.knowledge, plugins.build("datasets", "digits").schema, observation.input_shape, 0, 0.1)
 
     monkeypatch.setattr("unbatch.auditing.audit", audit)
-    monkeypatch.setattr("unbatch.store.save", lambda *_: None)
+    monkeypatch.setattr("unbatch.store.save", lambda *_, **__: None)
     return observations
 
 
@@ -61,7 +61,7 @@ def test_a_batch_with_a_sample_missing_is_not_reconstructed(
         return Finding(made, observation.knowledge, truth.schema, observation.input_shape, 0, 0.1, truth, exact=exact, labels_right=exact)
 
     monkeypatch.setattr("unbatch.auditing.audit", audit)
-    monkeypatch.setattr("unbatch.store.save", lambda *_: None)
+    monkeypatch.setattr("unbatch.store.save", lambda *_, **__: None)
     assert execute([*SMALL, f"--out={tmp_path}"]) == code
 
 

@@ -89,7 +89,20 @@ GATE = (
     " --input-shape 3,32,32 --truth round/batch.npz --fail-on exact,psnr:25 --out report"
 )
 
+STEP = (
+    "unbatch audit --model client.py:build --weights round/before.npz --update round/after.npz --update-is weights --learning-rate 0.01"
+    " --input-shape 3,32,32"
+)
+DEFEND = "--data public.npz --input-shape 3,32,32"
+
 EXPECTED: dict[str, Run] = {
+    f"{STEP} -o baseline.json": Run(0, rate=0.01),
+    # Beside the baseline of another audit of the same model nothing is new; here there is none but an empty one.
+    f"{STEP} --baseline baseline.json -o now.sarif": Run(3, rate=0.01),
+    "unbatch exposure --model client.py:build --input-shape 3,32,32 --format junit": Run(0),
+    "unbatch audit round --model client.py:build --weights before.npz --input-shape 3,32,32 --jobs 4 --fail-on exact --out report": Run(3),
+    f"unbatch defend --model client.py:build {DEFEND} --batch-size 8,32 --out report": Run(0, long=True),
+    f"unbatch defend --model my_model.py:build {DEFEND}": Run(0, long=True),
     "unbatch audit --model my_model.py:build --weights broadcast.safetensors --update client.safetensors --input-shape 9"
     " --schema people.toml --out report": Run(0, samples=4),
     f"{AUDIT} --out report": Run(0),
@@ -97,6 +110,7 @@ EXPECTED: dict[str, Run] = {
     "unbatch exposure --model my_model.py:build --input-shape 3,32,32": Run(0),
     "unbatch audit ... --fail-on exact": Run(3),
     "unbatch audit ... --batch-size 4 --attack inverting_gradients:restarts=4": Run(0, samples=4, long=True),
+    "unbatch demo --batch-size 4 --attack cocktail_party:steps=300,seconds=20": Run((0, 1)),
     "unbatch demo --batch-size 1 --model lenet_zhu --attack dlg:batch_size=1,restarts=4,seconds=60": Run((0, 1)),
     # Whether the demo's batch is found under these is the attack's affair; that it runs to its end is the page's.
     "unbatch demo --protocol fedavg:epochs=5 --defense pruning:share=0.5": Run((0, 1)),
@@ -147,10 +161,19 @@ def expected(command: str) -> Run | str | None:
         return "takes hours; that every plan can be read is tested in tests/paper/test_claims.py"
     if command.startswith("python benchmarks/"):
         return "takes hours; that the script is there is tested below"
-    return Run(0) if re.match(r"unbatch (list|describe|version)\b", command) else EXPECTED.get(command)
+    return Run(0) if re.match(r"unbatch (list|describe|schema|version)\b", command) else EXPECTED.get(command)
 
 
 ALL = [(page, command) for page in PAGES for command in commands(page)]
+
+
+def make_settings(folder: Path, options: dict[str, str], shape: list[int]) -> None:
+    """Public data, and a baseline that knows nothing yet."""
+    if "data" in options:
+        public = torch.rand((80, *shape), generator=torch.Generator().manual_seed(2)).numpy()
+        np.savez(folder / options["data"], inputs=public, labels=np.arange(80) % 10)
+    if "baseline" in options:
+        (folder / options["baseline"]).write_text('{"claims": []}')
 
 
 def make_files(folder: Path, command: str, run: Run) -> None:
@@ -159,6 +182,7 @@ def make_files(folder: Path, command: str, run: Run) -> None:
     shape = [int(size) for size in options.get("input-shape", "3,32,32").split(",")]
     for name in ("client.py", "my_model.py", "net.py"):
         (folder / name).write_text(CLIENT.replace("NUMBERS", str(math.prod(shape))))
+    make_settings(folder, options, shape)
     if command.startswith(("unbatch run", "unbatch report")):
         make_run(folder, command)
     if not (weights := options.get("weights")):
@@ -176,6 +200,8 @@ def make_files(folder: Path, command: str, run: Run) -> None:
         torch.optim.SGD(client.parameters(), run.rate).step()
         sent = client.state_dict()
     written: list[tuple[str | None, dict[str, Any]]] = [(weights, model.state_dict()), (options.get("update"), sent)]
+    if "audit round " in command:
+        written.append(("round/ward.safetensors", sent))
     written.append((options.get("truth", options.get("candidates")), {"inputs": inputs, "labels": labels}))
     for name, tensors in written:
         if name is None:

@@ -17,6 +17,7 @@ from unbatch.chains import Polishing
 from unbatch.choosing import Auto
 from unbatch.contracts import Attack, Metric, Polisher
 from unbatch.errors import Misuse
+from unbatch.realism import upper_bounds
 from unbatch.restoring import counts_of
 from unbatch.scoring import score
 from unbatch.types import Batch, Candidate, Finding, Observation, Progress, Reconstruction, Schema, silent
@@ -104,6 +105,7 @@ def audit(
         truth,
         counts=counts_of(observation, made, seed),
         environment=environment(),
+        upper_bounds=upper_bounds(observation),
     )
     return finding if truth is None or made.inputs is None else _scored(finding, truth, made.inputs, metrics)
 

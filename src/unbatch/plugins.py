@@ -152,7 +152,7 @@ def configured(cls: type[Any], spec: str) -> Any:
 
 
 def _convert(name: str, field: Field[Any], wanted: Any, text: str) -> Any:
-    """Text to the field's type: bool, int, float, str, or one of these or None."""
+    """Text to the field's type: bool, int, float, str, another plug-in by its specification, or one of these or None."""
     options = typing.get_args(wanted) if typing.get_origin(wanted) in (typing.Union, types.UnionType) else (wanted,)
     if type(None) in options and text.lower() in ("none", ""):
         return None
@@ -161,6 +161,9 @@ def _convert(name: str, field: Field[Any], wanted: Any, text: str) -> Any:
             if chosen := [choice for choice in typing.get_args(option) if str(choice) == text]:
                 return chosen[0]
             continue
+        kind = next((kind for kind, contract in CONTRACTS.items() if getattr(option, "__name__", "") == contract), None)
+        if kind is not None:
+            return build(kind, text)
         if option is bool:
             if text.lower() in ("true", "false"):
                 return text.lower() == "true"

@@ -306,7 +306,7 @@ def test_row_11_one_neuron_at_its_kink(seed: int) -> None:
     seen = Observation(model, update, tuple(x.shape[1:]))
     truth = truth_of(model, x, y)
     handed = liar(Scene(seen, x.double(), y, x.double(), y), the_truth)(seen)
-    for found in (handed, Spear(seconds=4.0)(seen, seed=seed)):
+    for found in (handed, Spear(seconds=20.0)(seen, seed=seed)):
         assert falsehoods(found, truth) == []
         assert found.status.disclosed, f"{found.status.name}: {found.reason}"
         assert found.inputs is not None

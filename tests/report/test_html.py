@@ -99,6 +99,7 @@ def test_structure_with_truth(stored: Stored, tmp_path: Path) -> None:
     outline = Outline(render(tmp_path))
     assert [text for tag, text in outline.headings if tag == "h2"] == [
         "Headline figures",
+        "On one scale",
         "Side by side",
         "Sample by sample",
         "How many of each class",

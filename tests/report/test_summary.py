@@ -4,7 +4,9 @@ from collections.abc import Callable
 
 import pytest
 
+from unbatch.origin import Origin
 from unbatch.report import summary
+from unbatch.report.audits import of_audit
 from unbatch.report.summary import Severity
 from unbatch.store.findings import StoredFinding
 from unbatch.types import Status
@@ -26,7 +28,7 @@ Stored = Callable[..., StoredFinding]
     ],
 )
 def test_severity(stored: Stored, status: Status, severity: Severity) -> None:
-    assert summary.severity(stored(status)) is severity
+    assert summary.severity(stored(status, truth=False)) is severity
 
 
 def test_every_status_has_words(stored: Stored) -> None:
@@ -89,16 +91,35 @@ def test_metrics_known_first(stored: Stored) -> None:
 
 def test_the_command_to_copy_cannot_be_poisoned(stored: Stored) -> None:
     attack = "spear; rm -rf ~ #'$(id)"
+    command = ("unbatch", "audit", "--model", "a b.py:net", "--mean=-0.5", "--attack", attack, "--seed", "3")
     told = stored().model_copy(update={"attack": attack})
-    command, snippet = summary.reproduce(told)
-    words = shlex.split(command.replace("\\\n", " "))
-    assert words[words.index("--attack") + 1] == attack
-    assert words[words.index("--input-shape") + 1] == "3,8,8"
-    assert words[words.index("--seed") + 1] == "3"
-    assert "--mean=0.5" in words
-    assert "--std=0.25" in words
+    nothing, snippet = summary.reproduce(told)
+    assert nothing == ""
     compile(snippet, "snippet", "exec")
     assert repr(attack) in snippet
+    said, nothing = summary.reproduce(told.model_copy(update={"origin": Origin(date="", command=command)}))
+    assert nothing == ""
+    assert shlex.split(said.replace("\\\n", " ")) == list(command)
+
+
+@pytest.mark.parametrize("status", [Status.INCONSISTENT, Status.BUDGET_EXHAUSTED, Status.APPROXIMATE, Status.UNPROVEN])
+def test_the_truth_enters_the_headline(stored: Stored, status: Status) -> None:
+    """What is not proved but is the client's own is no calm page."""
+    whole, part, none = stored(status), stored(status, found=2), stored(status, found=0)
+    assert summary.severity(none) is not Severity.DISCLOSED
+    assert [summary.severity(each) for each in (whole, part)] == [Severity.DISCLOSED, Severity.PARTLY]
+    assert whole.verdict.startswith("All 4 samples of this batch were recovered exactly, as the truth shows")
+    assert part.verdict.startswith("2 of the 4 samples")
+    assert summary.badge(whole) == "Recovered, as the truth shows"
+    assert "recovered exactly" not in none.verdict
+    assert of_audit(whole).claims[0].level == "proved"
+
+
+def test_what_is_not_proved_is_not_called_reconstructed(stored: Stored) -> None:
+    for status in Status:
+        told = stored(status, truth=False)
+        assert (summary.samples_title(told) == "What was reconstructed") == status.disclosed
+        assert summary.caption(told) == ("Restored" if status.disclosed else "Proposed")
 
 
 @pytest.mark.parametrize(

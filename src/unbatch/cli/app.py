@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 import traceback
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated, NoReturn
 
 import typer
@@ -26,8 +27,8 @@ app = typer.Typer(
     name="unbatch",
     help="Show what a federated-learning update gives away of the data behind it, exactly where exactness is possible.",
     epilog=EXIT_CODES.replace("\n", " "),
-    add_completion=False,
     no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
     pretty_exceptions_enable=False,
 )
 
@@ -100,7 +101,21 @@ def _show_version(wanted: bool) -> None:
 
 @app.callback()
 def options(
+    context: typer.Context,
     version_: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and end.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Print the traceback of an error too.")] = False,
+    config: Annotated[
+        Path | None, typer.Option(help="Settings in TOML; unbatch.toml or [tool.unbatch] in pyproject.toml, if not given.")
+    ] = None,
+    isolated: Annotated[bool, typer.Option("--isolated", help="Read no settings from files.")] = False,
 ) -> None:
-    """Options that stand before the command. ``execute`` itself looks for ``--debug``, so that it holds for errors in the options too."""
+    """Show what a federated-learning update gives away of the data behind it, exactly where exactness is possible."""
+    # ``execute`` itself looks for ``--debug``, so that it holds for errors in the options too.
+    _ = version_, debug
+    from unbatch.cli import configuration
+
+    path = config or (None if isolated else configuration.find(Path()))
+    if path is not None and context.invoked_subcommand is not None:
+        context.default_map = configuration.defaults(path, getattr(context.command, "commands", {}))
+        if context.default_map.get(context.invoked_subcommand):
+            say(f"settings from {path}", DONE)

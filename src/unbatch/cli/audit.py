@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from unbatch.cli import gate, shared
-from unbatch.cli.app import FAILED, INCONCLUSIVE, LEAKED, app, echo, say
+from unbatch.cli import gate, many, next_steps, shared
+from unbatch.cli.again import told
+from unbatch.cli.app import FAILED, MISUSE, app, say
 from unbatch.cli.client import Nesterov, Optimizer, WeightDecay, optimized
-from unbatch.cli.shared import AttackSpec, Device, InputShape, Loss, Model, Out, Quiet, Seed, Update, Weights
+from unbatch.cli.output import Baseline, ExitZero, Format, Output, Redact, Verbose, prepare
+from unbatch.cli.shared import AttackSpec, Device, InputShape, Loss, Model, Out, Quiet, Seed, Weights
 from unbatch.errors import Misuse
 
 if TYPE_CHECKING:
     from unbatch.importers import Kind
-    from unbatch.types import LocalTraining, Schema
+    from unbatch.origin import Origin
+    from unbatch.types import Finding, LocalTraining, Schema
 
 __all__ = ["audit"]
 
@@ -50,12 +53,27 @@ SchemaFile = Annotated[
 TrainMode = Annotated[bool, typer.Option("--train-mode", help="The client ran the model in train mode.")]
 
 
+UpdateOr = Annotated[
+    Path | None,
+    typer.Option(
+        "--update", help="What the client sent, by name or in the order of state_dict(); same formats; or a folder of such files."
+    ),
+]
+Updates = Annotated[Path | None, typer.Argument(help="The same as --update; a folder is a round: one update a client.")]
+Client = Annotated[str, typer.Option(help="Whose update it is; the name of its file if not given.")]
+Jobs = Annotated[
+    int, typer.Option("--jobs", "-j", help="Clients of a folder that are audited at a time, a process and a thread each.", min=1)
+]
+
+
 @app.command()
 def audit(
+    context: typer.Context,
     model: Model,
     weights: Weights,
-    update: Update,
     input_shape: InputShape,
+    update: UpdateOr = None,
+    updates: Updates = None,
     out: Out = Path("unbatch-report"),
     attack: AttackSpec = "auto",
     truth: Truth = None,
@@ -81,20 +99,35 @@ def audit(
     seed: Seed = 0,
     device: Device = "cpu",
     quiet: Quiet = False,
+    client: Client = "",
+    format_: Format = None,
+    baseline: Baseline = None,
+    exit_zero: ExitZero = False,
+    redact: Redact = False,
+    verbose: Verbose = False,
+    jobs: Jobs = 1,
 ) -> None:
-    """Attack a captured update, and score the result where the truth is known.
+    """Attack a captured update, or every update of a folder, and score the result where the truth is known.
 
     Ends with exit code 0 whatever the verdict is, with 1 if the attack broke down and with 2 if it does not apply. With --fail-on it ends
     with 3 if the update gives away what that names, with 4 if the audit could not tell, and with 0 only if it could and the update does
-    not.
+    not. With --baseline it fails only on what is not proved in there already.
     """
-    limits = gate.parse(fail_on or [], truth_known=truth is not None, labels_told=labels is not None)
+    update = _one_of(update, updates)
+    output = prepare(out, format_, baseline=baseline, exit_zero=exit_zero, redact=redact, quiet=quiet, verbose=verbose)
+    if update.is_dir():
+        raise typer.Exit(many.audit_all(told(context), update, truth, output, jobs))
+    fail_on = fail_on or (["exact", "labels"] if baseline is not None else [])
+    limits = gate.parse(fail_on, truth_known=truth is not None, labels_told=labels is not None)
     passes = _passes(inconclusive, fail_on)
     shape = shared.numbers(input_shape, int, "an input shape like 3,32,32")
     from unbatch import importers, store
 
-    store.check_writable(out)
+    if output.folder is not None:
+        store.check_writable(output.folder)
     shared.note(f"update {update}, model {model}, attack {attack}", quiet)
+    files = {"weights": weights, "update": update, "truth": truth, "labels": labels, "schema": schema_file}
+    origin = shared.origin_of("audit", told(context), files, client or update.stem)
     training = _training(update_is, learning_rate, local_epochs, mini_batch, momentum)
     schema = shared.schema(shape, mean, std) if schema_file is None else _schema(schema_file, mean + std)
     victim = importers.load_weights(importers.load_model(model), weights, rest_given=rest_frozen).train(train_mode)
@@ -114,14 +147,18 @@ def audit(
     )
     batch = None if truth is None else importers.read_truth(truth, schema, shape, observation.classes)
     finding = shared.attacked(observation, batch, attack, seed, quiet)
-    answers = gate.judge(limits, finding)
-    if not answers.leaks and (answers.open or not fail_on) and not passes:
-        shared.check_applies(finding, attack)
-    shared.write_report(finding, out)
-    if fail_on:
-        _end(answers, passes)
-    elif finding.reconstruction.status.name == "BROKE_DOWN":
-        raise typer.Exit(say(f"{attack} broke down: {finding.reconstruction.reason or 'see the report'}", FAILED))
+    origin = origin.model_copy(update={"next_steps": next_steps.after_audit(told(context), finding, observation)})
+    claims = shared.claims_of(finding, origin) if output.known else ()
+    _end(finding, gate.without(limits, claims, output.known), bool(fail_on), passes, output, origin)
+
+
+def _one_of(update: Path | None, updates: Path | None) -> Path:
+    """The update, by option or by argument."""
+    if (update is None) == (updates is None):
+        raise Misuse("one update, or one folder of them", "none" if update is None else "two", "name it with --update")
+    found = update or updates
+    assert found is not None  # noqa: S101 -- for the type checker: one of them is there
+    return found
 
 
 def _schema(path: Path, normalization: str) -> Schema:
@@ -142,17 +179,26 @@ def _passes(inconclusive: str | None, fail_on: list[str] | None) -> bool:
     return inconclusive == "pass"
 
 
-def _end(answers: gate.Answers, passes: bool) -> None:
-    """Say what became of ``--fail-on``, and end with its exit code."""
-    if answers.leaks:
-        echo(shared.row("gate", "leaked"))
-        raise typer.Exit(say("; ".join(answers.leaks), LEAKED))
-    if not answers.open:
-        echo(shared.row("gate", "clean: nothing that --fail-on names was found; this does not show that the update is safe"))
-        return
-    echo(shared.row("gate", "inconclusive" + (", passed as --inconclusive says" if passes else "")))
-    code = say("inconclusive: " + "; ".join(answers.open), INCONCLUSIVE)
-    if not passes:
+def _end(finding: Finding, limits: gate.Limits, gated: bool, passes: bool, output: Output, origin: Origin) -> None:
+    """Write the report, say what became of ``--fail-on``, and end with its exit code."""
+    answers = gate.judge(limits, finding)
+    status, attack = finding.reconstruction.status.name, finding.reconstruction.attack.partition(":")[0]
+    if status == "NOT_APPLICABLE" and not answers.leaks and (answers.open or not gated) and not passes:
+        if not output.speaks or output.file is not None:  # a program reads it: that nothing was measured is a result too
+            shared.deliver_audit(finding, output, origin, MISUSE)
+        shared.check_applies(finding, attack, origin)
+    ending = gate.ending(answers, gated, passes, output.exit_zero)
+    code = ending.code
+    if not gated and status == "BROKE_DOWN":
+        code = FAILED
+    shared.write_report(finding, output, origin, code)
+    if ending.row:
+        output.say(shared.row("gate", ending.row))
+    if code == FAILED:
+        say(f"{attack} broke down: {finding.reconstruction.reason or 'see the report'}", FAILED)
+    elif ending.sentence:
+        say(ending.sentence, code)
+    if code:
         raise typer.Exit(code)
 
 

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from unbatch.cli import shared
-from unbatch.cli.app import FAILED, app
+from unbatch.cli.again import told
+from unbatch.cli.app import DONE, FAILED, app
+from unbatch.cli.output import Format, Redact, Verbose, prepare
 from unbatch.cli.shared import AttackSpec, Device, Out, Quiet, Seed
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ __all__ = ["demo"]
 
 @app.command()
 def demo(
+    context: typer.Context,
     out: Out = Path("unbatch-report"),
     dataset: Annotated[str, typer.Option(help="See `unbatch list datasets`.")] = "faces",
     batch_size: Annotated[int, typer.Option(help="Samples in the client's batch.")] = 16,
@@ -34,6 +37,9 @@ def demo(
     float32: Annotated[bool, typer.Option("--float32", help="Let the client compute in float32 instead of float64.")] = False,
     device: Device = "cpu",
     quiet: Quiet = False,
+    format_: Format = None,
+    redact: Redact = False,
+    verbose: Verbose = False,
 ) -> None:
     """Play a round: a client's batch, its update, the attack on the update, and the report.
 
@@ -41,7 +47,9 @@ def demo(
     """
     from unbatch import plugins, seeds, store
 
-    store.check_writable(out)
+    output = prepare(out, format_, redact=redact, quiet=quiet, verbose=verbose)
+    if output.folder is not None:
+        store.check_writable(output.folder)
     defenses = [plugins.build("defenses", spec) for spec in defense or []]
     guarded = f", defended by {', '.join(one.spec for one in defenses)}" if defenses else ""
     shared.note(f"{batch_size} samples of {dataset}, model {model}, protocol {protocol}{guarded}, attack {attack}", quiet)
@@ -52,10 +60,11 @@ def demo(
     observation = plugins.build("protocols", protocol).observe(victim, _moved(batch, device), defenses=defenses, seed=seed)
     finding = shared.attacked(observation, batch, attack, seed, quiet)
     shared.check_applies(finding, attack)
-    shared.write_report(finding, out)
     # Without the update's scale no attack can prove that there are no more samples; whoever knows the batch sees it.
-    if not finding.reconstruction.status.disclosed or not all(finding.exact):
-        raise typer.Exit(FAILED)
+    code = DONE if finding.reconstruction.status.disclosed and all(finding.exact) else FAILED
+    shared.write_report(finding, output, shared.origin_of("demo", told(context), {}, client=f"demo on {dataset}"), code)
+    if code:
+        raise typer.Exit(code)
 
 
 def _classes(data: Dataset, batch: Batch) -> int:

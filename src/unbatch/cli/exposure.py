@@ -7,15 +7,18 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from unbatch.cli import shared
-from unbatch.cli.app import app, echo
-from unbatch.cli.shared import InputShape, Loss, Model, Seed
+from unbatch.cli import next_steps, shared
+from unbatch.cli.again import told
+from unbatch.cli.app import DONE, LEAKED, app, echo, say
+from unbatch.cli.output import Baseline, ExitZero, Format, Output, Redact, Verbose, deliver, new_leaks, prepare
+from unbatch.cli.shared import InputShape, Loss, Model, Quiet, Seed
 from unbatch.errors import printable
 
 if TYPE_CHECKING:
     from rich.table import Table
 
     from unbatch.exposure import Exposure, LayerExposure
+    from unbatch.report.claims import Sheet
 
 __all__ = ["exposure"]
 
@@ -26,11 +29,19 @@ Data = Annotated[
     Path | None,
     typer.Option(help="Inputs to measure on how often neurons fire: npz with inputs or images, and labels; white noise if not given."),
 ]
-Out = Annotated[Path | None, typer.Option(help="Folder for exposure.html and exposure.json; made if it is missing, nothing if not given.")]
+Out = Annotated[
+    Path | None,
+    typer.Option(
+        "--out",
+        "-o",
+        help="Folder for exposure.html and exposure.json; or a file ending in .json, .md, .sarif, .xml or .txt; nothing if not given.",
+    ),
+]
 
 
 @app.command()
 def exposure(
+    context: typer.Context,
     model: Model,
     input_shape: InputShape,
     weights: Weights = None,
@@ -41,32 +52,55 @@ def exposure(
     train_mode: Annotated[bool, typer.Option("--train-mode", help="Clients run the model in train mode.")] = False,
     out: Out = None,
     json: Annotated[bool, typer.Option("--json", help="Print the whole finding as JSON instead of a table.")] = False,
-    seed: Seed = 1,
+    seed: Seed = 0,
+    format_: Format = None,
+    baseline: Baseline = None,
+    exit_zero: ExitZero = False,
+    redact: Redact = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Say what a model can leak of a batch, layer by layer, before any data: up to which batch size, how likely, and what closes it.
 
-    Ends with exit code 0 whatever the verdict is. That no exact route is known does not show that a model is safe.
+    Ends with exit code 0 whatever the verdict is; with --baseline with 3 if a layer is open that was not so in there. That no exact route
+    is known does not show that a model is safe.
     """
     from unbatch import auditing, importers, store
     from unbatch.exposure import expose
     from unbatch.report import exposure as page
 
     shape = shared.numbers(input_shape, int, "an input shape like 3,32,32")
-    if out is not None:
-        store.check_writable(out)
+    output = prepare(out, format_, baseline=baseline, exit_zero=exit_zero, redact=redact, quiet=quiet, verbose=verbose)
+    if output.folder is not None:
+        store.check_writable(output.folder)
+    origin = shared.origin_of("exposure", told(context), {"weights": weights, "data": data})
+    origin = origin.model_copy(update={"next_steps": next_steps.after_exposure(told(context))})
     victim = importers.load_model(model)
     if weights is not None:
         victim = importers.load_weights(victim, importers.read_tensors(weights))
     inputs = None if data is None else importers.read_truth(data, shared.schema(shape, mean, std), shape).inputs
     found = expose(victim.train(train_mode), shape, data=inputs, loss=loss, seed=seed)
-    found = found.model_copy(update={"environment": auditing.environment()})
-    written = None if out is None else page.write(found, out)
+    found = found.model_copy(update={"environment": auditing.environment(), "origin": origin})
+    written = None if output.folder is None else page.write(found, output.folder)
     if json:
         echo(found.to_json().rstrip("\n"))
         return
-    _print(found)
+    if output.speaks:
+        _print(found)
     if written is not None:
-        echo(f"report   {written}")
+        output.say(f"report   {written}")
+    _end(page.of_exposure(found), output)
+
+
+def _end(sheet: Sheet, output: Output) -> None:
+    """Print the result in its format, and end with its exit code."""
+    new = new_leaks(sheet, output)
+    code = LEAKED if new and not output.exit_zero else DONE
+    deliver(sheet, output, code)
+    if new:
+        say("; ".join(new), code)
+    if code:
+        raise typer.Exit(code)
 
 
 def _print(found: Exposure) -> None:

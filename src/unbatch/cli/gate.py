@@ -12,12 +12,14 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from unbatch.cli.app import DONE, INCONCLUSIVE, LEAKED
 from unbatch.errors import Misuse
 
 if TYPE_CHECKING:
+    from unbatch.report.claims import Claim
     from unbatch.types import Finding
 
-__all__ = ["Answers", "Limits", "judge", "parse"]
+__all__ = ["Answers", "Ending", "Limits", "ending", "judge", "parse", "without"]
 
 TOLD = 0.25
 """Expected error of a count, in samples, up to which rounding gives the right count nearly always: the labels can be told."""
@@ -101,6 +103,54 @@ class _Leak:
 @dataclass(frozen=True)
 class _Open:
     reason: str
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a command with a gate ends.
+
+    Attributes:
+        code: its exit code.
+        row: for the line ``gate``, or empty.
+        sentence: for stderr, or empty.
+    """
+
+    code: int = DONE
+    row: str = ""
+    sentence: str = ""
+
+
+def without(limits: Limits, claims: Sequence[Claim], known: frozenset[str]) -> Limits:
+    """The limits less what a baseline holds already. Decibels are no finding of a baseline.
+
+    Args:
+        limits: what the user named.
+        claims: what was found.
+        known: fingerprints of what the baseline proved.
+    """
+    rules = {claim.rule for claim in claims if claim.fingerprint in known}
+    return Limits(limits.exact and "samples" not in rules, limits.labels and "labels" not in rules, limits.psnr)
+
+
+def ending(answers: Answers, gated: bool, passes: bool, exit_zero: bool) -> Ending:
+    """Exit code and words.
+
+    Args:
+        answers: what became of the limits.
+        gated: whether there are any.
+        passes: whether what could not be told lets a pipeline go on.
+        exit_zero: whether nothing that was found fails.
+    """
+    if not gated:
+        return Ending()
+    if answers.leaks:
+        return Ending(
+            DONE if exit_zero else LEAKED, "leaked" + (", passed as --exit-zero says" if exit_zero else ""), "; ".join(answers.leaks)
+        )
+    if not answers.open:
+        return Ending(row="clean: nothing that --fail-on names was found; this does not show that the update is safe")
+    why = ", passed as --inconclusive says" if passes else ", passed as --exit-zero says" if exit_zero else ""
+    return Ending(DONE if why else INCONCLUSIVE, "inconclusive" + why, "inconclusive: " + "; ".join(answers.open))
 
 
 def judge(limits: Limits, finding: Finding) -> Answers:

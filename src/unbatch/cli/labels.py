@@ -8,15 +8,18 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from unbatch.cli import shared
-from unbatch.cli.app import MISUSE, app, echo, say
+from unbatch.cli import next_steps, shared
+from unbatch.cli.again import told
+from unbatch.cli.app import DONE, LEAKED, MISUSE, app, echo, say
 from unbatch.cli.audit import LearningRate, LocalEpochs, MiniBatch, Momentum, RestFrozen, UnknownFactor, UpdateIs, _training
 from unbatch.cli.client import Nesterov, Optimizer, WeightDecay, optimized
-from unbatch.cli.shared import InputShape, Loss, Model, Seed, Update, Weights
+from unbatch.cli.output import Baseline, ExitZero, Format, Output, Redact, Verbose, deliver, new_leaks, prepare
+from unbatch.cli.shared import InputShape, Loss, Model, Quiet, Seed, Update, Weights
 from unbatch.errors import BadFile, Misuse, printable
 
 if TYPE_CHECKING:
     from unbatch.importers import Kind
+    from unbatch.store.counts import StoredLabels
     from unbatch.types import Counts, Observation
 
 __all__ = ["labels"]
@@ -29,11 +32,15 @@ AttackFirst = Annotated[
     str, typer.Option(help="Take the labels of samples that this attack proves; auto: where the restorer doubts its counts; none.")
 ]
 ClassNames = Annotated[Path | None, typer.Option(help="Names of the classes, one a line.")]
-Out = Annotated[Path | None, typer.Option(help="Folder for labels.html and labels.json; made if it is missing.")]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", help="Folder for labels.html and labels.json; or a file ending in .json, .md, .sarif, .xml or .txt."),
+]
 
 
 @app.command()
 def labels(
+    context: typer.Context,
     model: Model,
     weights: Weights,
     update: Update,
@@ -55,18 +62,28 @@ def labels(
     class_names: ClassNames = None,
     out: Out = None,
     seed: Seed = 0,
+    client: Annotated[str, typer.Option(help="Whose update it is; the name of its file if not given.")] = "",
+    format_: Format = None,
+    baseline: Baseline = None,
+    exit_zero: ExitZero = False,
+    redact: Redact = False,
+    quiet: Quiet = False,
+    verbose: Verbose = False,
 ) -> None:
     """Tell from a captured update how many samples of each class the client's batch held.
 
-    Ends with exit code 2 if the restorer does not apply.
+    Ends with exit code 2 if the restorer does not apply, and with --baseline with 3 if the counts are proved and were not so in there.
     """
     from unbatch import auditing, importers, restoring, store
     from unbatch.report import counts as page
     from unbatch.store.counts import stored_labels
 
     shape = shared.numbers(input_shape, int, "an input shape like 3,32,32")
-    if out is not None:
-        store.check_writable(out, (page.HTML, page.JSON))
+    output = prepare(out, format_, baseline=baseline, exit_zero=exit_zero, redact=redact, quiet=quiet, verbose=verbose)
+    if output.folder is not None:
+        store.check_writable(output.folder, (page.HTML, page.JSON))
+    origin = shared.origin_of("labels", told(context), {"weights": weights, "update": update}, client or update.stem)
+    origin = origin.model_copy(update={"next_steps": next_steps.after_labels(told(context))})
     training = _training(update_is, learning_rate, local_epochs, mini_batch, momentum)
     victim = importers.load_weights(importers.load_model(model), weights, rest_given=rest_frozen).eval()
     observation = importers.load_observation(
@@ -82,12 +99,31 @@ def labels(
     )
     observation = observation if class_names is None else _named(observation, class_names)
     found = restoring.restore_labels(observation, restorer, seed, None if attack == "none" else attack)
+    stored = stored_labels(found, observation, seed, auditing.environment(), origin)
     if found.presence is None:
+        if not output.speaks or output.file is not None:
+            deliver(page.of_labels(stored), output, MISUSE)
         raise typer.Exit(say(f"{restorer} does not apply to this update: {found.reason}", MISUSE))
-    _print_counts(found, () if observation.schema is None else observation.schema.classes)
-    if out is not None:
-        written = page.write(stored_labels(found, observation, seed, auditing.environment()), out)
-        echo(f"report   {written}")
+    if output.speaks and not redact:
+        _print_counts(found, () if observation.schema is None else observation.schema.classes)
+    _deliver(stored, output)
+
+
+def _deliver(stored: StoredLabels, output: Output) -> None:
+    """Write the page, print the result in its format, and end with its exit code."""
+    from unbatch.report import counts as page
+
+    stored = stored.model_copy(update={"counts": stored.counts.redacted()}) if output.redact else stored
+    sheet = page.of_labels(stored)
+    new = new_leaks(sheet, output)
+    code = LEAKED if new and not output.exit_zero else DONE
+    if output.folder is not None:
+        output.say(f"report   {page.write(stored, output.folder)}")
+    deliver(sheet, output, code)
+    if new:
+        say("; ".join(new), code)
+    if code:
+        raise typer.Exit(code)
 
 
 def _named(observation: Observation, path: Path) -> Observation:

@@ -14,10 +14,18 @@ __all__ = ["describe", "list_", "version"]
 
 
 @app.command("list")
-def list_(kind: Annotated[str, typer.Argument(help="attacks, labels, protocols, defenses, models, datasets or metrics.")]) -> None:
-    """Print the names of all plug-ins of a kind, one a line; of attacks a table of what each needs, yields and costs."""
+def list_(
+    kind: Annotated[
+        str | None, typer.Argument(help="attacks, labels, protocols, defenses, models, datasets or metrics; all if not given.")
+    ] = None,
+) -> None:
+    """Print the names of all plug-ins of a kind, one a line; of attacks a table of what each needs, yields and costs; or all kinds."""
     from unbatch import plugins
 
+    if kind is None:
+        for one in plugins.KINDS:
+            echo(f"{one}: {', '.join(plugins.names(one))}")
+        return
     names = plugins.names(kind)
     if kind == "attacks":
         _print_attacks(names)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,10 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from unbatch.cli.again import Told, words
 from unbatch.cli.app import DONE, MISUSE, echo, say
+from unbatch.cli.output import Output, deliver
 from unbatch.errors import Misuse, printable
 
 if TYPE_CHECKING:
+    from unbatch.origin import Origin
+    from unbatch.report.claims import Claim
     from unbatch.types import Batch, Finding, Observation, Progress, Schema
 
 __all__ = [
@@ -29,9 +34,12 @@ __all__ = [
     "Weights",
     "attacked",
     "check_applies",
+    "claims_of",
+    "deliver_audit",
     "device",
     "note",
     "numbers",
+    "origin_of",
     "progress",
     "row",
     "schema",
@@ -45,13 +53,21 @@ InputShape = Annotated[str, typer.Option(help="Shape of one sample, without the 
 Loss = Annotated[
     str, typer.Option(help="The client's loss: cross_entropy, nll, mse or bce (one-hot); cross_entropy:label_smoothing=0.1,weight=1|2|3.")
 ]
-Out = Annotated[Path, typer.Option(help="Folder for report.html, report.json and the tensors; made if it is missing.")]
+Out = Annotated[
+    Path,
+    typer.Option(
+        "--out",
+        "-o",
+        help="Folder for report.html, report.json and the tensors; made if it is missing. Or, if it ends in .json, .md, .sarif, .xml or"
+        " .txt, a file for the result alone.",
+    ),
+]
 AttackSpec = Annotated[
     str, typer.Option("--attack", help="NAME or NAME:FIELD=VALUE,FIELD=VALUE; auto tries them in order; see `unbatch list attacks`.")
 ]
 Seed = Annotated[int, typer.Option(help="Of all randomness.", min=0, max=2**63 - 1)]
 Device = Annotated[str, typer.Option(help="Where the attack runs: cpu, cuda, cuda:1, ...")]
-Quiet = Annotated[bool, typer.Option("--quiet", help="No progress, only the result.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
 
 
 def schema(shape: tuple[int, ...], mean: str, std: str) -> Schema | None:
@@ -95,22 +111,61 @@ def attacked(observation: Observation, truth: Batch | None, attack: str, seed: i
         return auditing.audit(observation, truth, attack=attack, seed=seed, progress=tell)
 
 
-def check_applies(finding: Finding, attack: str) -> None:
-    """End with exit code 2 if the attack did not apply."""
+def check_applies(finding: Finding, attack: str, origin: Origin | None = None) -> None:
+    """End with exit code 2 if the attack did not apply, with what to run instead."""
     if finding.reconstruction.status.name == "NOT_APPLICABLE":
+        for step in () if origin is None else origin.next_steps:
+            typer.echo(printable(f"next     {step.why}\n         {shlex.join(step.command)}"), err=True)
         raise typer.Exit(say(f"{attack} does not apply to this update: {finding.reconstruction.reason}", MISUSE))
 
 
-def write_report(finding: Finding, out: Path) -> None:
-    """Write the report's files and print the result."""
+def write_report(finding: Finding, output: Output, origin: Origin, exit_code: int = 0) -> None:
+    """Write the report's files, and print the result or write it in its format."""
     from unbatch import store
     from unbatch.report import html
 
-    store.save(finding, out, html.render)
-    _print_result(finding, out / store.HTML)
+    if output.folder is not None:
+        store.save(finding, output.folder, html.render, origin=origin, redact=output.redact)
+    if output.speaks:
+        _print_result(finding, None if output.folder is None else output.folder / store.HTML)
+    deliver_audit(finding, output, origin, exit_code)
 
 
-def _print_result(finding: Finding, page: Path) -> None:
+def claims_of(finding: Finding, origin: Origin) -> tuple[Claim, ...]:
+    """The claims of an audit."""
+    from unbatch import store
+    from unbatch.report.audits import of_audit
+
+    return of_audit(store.stored_finding(finding, origin)).claims
+
+
+def deliver_audit(finding: Finding, output: Output, origin: Origin, exit_code: int) -> None:
+    """Print or write the result of an audit in its format."""
+    from unbatch import store
+    from unbatch.report.audits import of_audit
+
+    deliver(of_audit(store.stored_finding(finding, origin, redact=output.redact)), output, exit_code)
+
+
+def origin_of(command: str, told: Told, files: dict[str, Path | None], client: str = "") -> Origin:
+    """Where a result comes from, hashed before the work: a file may change while it goes on.
+
+    Args:
+        command: its name.
+        told: its options.
+        files: role -> path, or None for one that was not given; the folder of a model's code is left out.
+        client: whose update it is, or empty.
+    """
+    from unbatch.origin import Origin, now, source
+
+    model = str(told.get("model", ""))
+    code = Path(model.rpartition(":")[0])
+    given = {"model": code if code.suffix == ".py" and code.is_file() else None, **files}
+    sources = tuple(source(role, path) for role, path in given.items() if path is not None)
+    return Origin(date=now(), command=words(command, told), files=sources, client=client, model=model)
+
+
+def _print_result(finding: Finding, page: Path | None) -> None:
     found = finding.reconstruction
     rows = [("status", f"{found.status.name}: {found.status.value}"), ("verdict", finding.verdict)]
     if found.reason:
@@ -119,7 +174,8 @@ def _print_result(finding: Finding, page: Path) -> None:
         total = len(finding.truth)
         rows.append(("exact", f"{sum(finding.exact)} of {total} samples"))
         rows.append(("labels", f"{sum(finding.labels_right)} of {total} right"))
-    rows.append(("report", str(page)))
+    if page is not None:
+        rows.append(("report", str(page)))
     for name, text in rows:
         echo(row(name, text))
 

@@ -62,4 +62,5 @@ class Plugin:
         return specs.write(specs.name_of(type(self)), shown)
 
     def _settings(self) -> dict[str, Any]:
-        return {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+        given = {f.name: getattr(self, f.name) for f in fields(self) if getattr(self, f.name) != f.default}
+        return {name: value.spec if isinstance(value, Plugin) else value for name, value in given.items()}

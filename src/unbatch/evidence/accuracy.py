@@ -9,7 +9,8 @@ Two answers, each an upper estimate of ‖error‖ / ‖x‖; the smaller one co
 
 The rows take D for what it is, but D follows from the samples, and G = D Xᵀ leaves open which part of a product is d and which the length
 of x: a layer norm behind the layer makes d ∝ 1/‖x‖, and any length fits. Two things tell it: the bias gradient Σ d, which knows nothing of
-x; and d itself, where it turns as x grows. What neither tells is not known.
+x; and d itself, where it turns as x grows. Where the bias gradient is only good enough to tell 1/n from 1/(n + 1), what a sample of a plain
+mean counts is known to the last digit, and then the size of d xᵀ tells too. What none of them tells is not known.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from torch import Tensor
 from unbatch.evidence.certificate import Entrance, conditions, sizes_of
 from unbatch.evidence.tail import Seen
 
-__all__ = ["NOTHING", "SAFETY", "TELLING", "across", "from_conditions", "from_rows", "turning"]
+__all__ = ["NOTHING", "SAFETY", "TELLING", "across", "counted_by", "from_conditions", "from_rows", "turning"]
 
 SAFETY = 3.0
 """Standard deviations that an estimate from noise is multiplied by."""
@@ -104,19 +105,33 @@ def turning(entrance: Entrance, coordinates: Float[Tensor, "k r"], labels: Int64
     return _of_note(torch.stack([torch.linalg.vector_norm(slope, dim=1) for slope in slopes]))
 
 
-def across(here: Float[Tensor, "k m"], passed: Callable[[float], Float[Tensor, "k m"] | None]) -> Float[Tensor, " k"]:
+def counted_by(told: Float[Tensor, " k"], number: int | None) -> bool:
+    """Whether lengths that are known so far tell a plain mean of n samples from that of n − 1 or n + 1.
+
+    Args:
+        told: (k,) relative errors of the lengths by the bias gradient, and so of what the samples count.
+        number: n; None where the samples are those of no plain mean.
+    """
+    return number is not None and bool((told < 0.5 / (number + 1)).all())
+
+
+def across(
+    here: Float[Tensor, "k m"], passed: Callable[[float], Float[Tensor, "k m"] | None], *, counted: bool = False
+) -> Float[Tensor, " k"]:
     """By how much every column turns when all samples are made longer, per relative length; 0 where that is nothing.
 
     Args:
         here: the columns.
         passed: the columns of the samples times a factor.
+        counted: whether what the samples count is known: then all of d xᵀ tells, and not only where d points.
     """
     length, turned = torch.linalg.vector_norm(here, dim=1).clamp_min(torch.finfo(here.dtype).tiny), []
     unit = here / length[:, None]
     for step in (GROWTH, -GROWTH):
         moved = passed(1 + step)
         slope = torch.zeros_like(here) if moved is None else (moved - here) / step / length[:, None]
-        turned.append(torch.linalg.vector_norm(slope - (slope * unit).sum(dim=1, keepdim=True) * unit, dim=1))
+        known = slope + unit if counted and moved is not None else slope - (slope * unit).sum(dim=1, keepdim=True) * unit
+        turned.append(torch.linalg.vector_norm(known, dim=1))
     return _of_note(torch.stack(turned))
 
 

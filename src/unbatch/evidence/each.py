@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from unbatch.evidence.accuracy import SAFETY, TELLING, from_conditions, from_rows, turning
+from unbatch.evidence.accuracy import SAFETY, TELLING, across, counted_by, from_conditions, from_rows, turning
 from unbatch.evidence.certificate import EVIDENCE, Certificates, Entrance, certify
 from unbatch.evidence.completeness import plain, plain_size
 from unbatch.evidence.replay import rest_of
@@ -87,7 +87,7 @@ def prove_each(
     tuned = shown.digits(entrance.first.rank) >= EVIDENCE
     fixed = tuned | ((shown.digits(0) >= EVIDENCE) & observation.factor_known & _plain(shown.inverse_weight, alone))
     accuracy, kept = torch.full_like(length, torch.inf), (alone & fixed).nonzero()[:, 0]
-    beside = outside + SAFETY * shown.row_noise + _length(entrance, coordinates, labels, shown, kept)
+    beside = outside + SAFETY * shown.row_noise + _length(observation, entrance, coordinates, labels, shown, kept)
     while len(kept):
         weights = 1 / shown.inverse_weight[kept]
         weights = plain(weights) if observation.factor_known else weights
@@ -109,12 +109,18 @@ def _plain(inverse_weight: Tensor, alone: Tensor) -> bool:
     return bool(alone.any()) and plain_size(1 / inverse_weight[alone]) is not None
 
 
-def _length(entrance: Entrance, coordinates: Tensor, labels: Tensor, shown: Certificates, kept: Tensor) -> Float[Tensor, " k"]:
+def _length(
+    observation: Observation, entrance: Entrance, coordinates: Tensor, labels: Tensor, shown: Certificates, kept: Tensor
+) -> Float[Tensor, " k"]:
     """Relative errors of the samples' lengths, by the bias gradient and by the turning of the columns."""
     told = SAFETY * shown.length_error
     vague = kept[told[kept] > TELLING]
     if len(vague):
-        hidden = shown.violation[vague].maximum(shown.noise[vague]) / turning(entrance, coordinates[vague], labels[vague])
+        here, named = coordinates[vague], labels[vague]
+        tells = turning(entrance, here, named)
+        if observation.factor_known and counted_by(told[kept], plain_size(1 / shown.inverse_weight[kept])):
+            tells = tells.maximum(_growing(entrance, here, named))
+        hidden = shown.violation[vague].maximum(shown.noise[vague]) / tells
         told = told.index_copy(0, vague, told[vague].minimum(hidden))
     return told
 
@@ -160,3 +166,13 @@ def _explained(observation: Observation, entrance: Entrance, coordinates: Tensor
     told = columns.T[explained]
     within = rest_of(gradient[explained], [(told.T, coordinates)], torch.linalg.pinv(told))
     return from_rows(told, coordinates, rest.rows.maximum(noise)[explained], within.shift)
+
+
+def _growing(entrance: Entrance, coordinates: Tensor, labels: Tensor) -> Float[Tensor, " k"]:
+    """By how much d xᵀ changes when a sample is made longer, per relative length: aᵀ G⁺ d = 1/w tells it where w is known."""
+
+    def passed(factor: float) -> Tensor | None:
+        return entrance.tail(entrance.at(factor * coordinates), labels)[entrance.tail.start].columns
+
+    here = passed(1.0)
+    return torch.zeros_like(coordinates[:, 0]) if here is None else across(here, passed, counted=True)

@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from unbatch.evidence.accuracy import SAFETY, TELLING, from_rows
+from unbatch.evidence.accuracy import SAFETY, TELLING, counted_by, from_rows
 from unbatch.evidence.certificate import EVIDENCE
 from unbatch.evidence.replay import CARRIED, Replay, carried, gap, length_misfit, rest_of, with_carried
 from unbatch.evidence.whole import by_turning
@@ -88,16 +88,12 @@ def prove_round(
     nothing = torch.full((count,), torch.inf, dtype=torch.float64, device=inputs.device)
     if missed:
         return Round(result.residual, missed, nothing, remark)
-    accuracy, told = _accuracy(observation, inputs, labels, replayed, result)
-    return Round(result.residual, missed, accuracy + told, remark)
+    return Round(result.residual, missed, _accuracy(observation, inputs, labels, replayed, result), remark)
 
 
-def _accuracy(
-    observation: Observation, inputs: Tensor, labels: Tensor, replayed: dict[str, Tensor], result: Replay
-) -> tuple[Float[Tensor, " k"], Float[Tensor, " k"]]:
-    """As for one gradient, with the columns that the samples and the update imply, their sums over the steps; and that of the lengths."""
-    open_ended = torch.full((len(inputs),), torch.inf, dtype=torch.float64, device=inputs.device)
-    nothing = open_ended, open_ended
+def _accuracy(observation: Observation, inputs: Tensor, labels: Tensor, replayed: dict[str, Tensor], result: Replay) -> Float[Tensor, " k"]:
+    """As for one gradient, with the columns that the samples and the update imply: their sums over the steps."""
+    nothing = torch.full((len(inputs),), torch.inf, dtype=torch.float64, device=inputs.device)
     calls = linear_layers(observation.model, observation.input_shape, 2)
     uses = [call.weight for call in calls]
     first = next((c for c in calls if c.raw and uses.count(c.weight) == 1 and c.weight in replayed), None)
@@ -116,8 +112,13 @@ def _accuracy(
     rounding = rounding + carried(observation, first.weight) / CARRIED / len(columns) ** 0.5
     rows = from_rows(columns, flat, rest.rows.maximum(rounding), rest.shift)
     told = SAFETY * length_misfit(observation, first.bias, columns)
+    if bool((told <= TELLING).all()):
+        return rows + told
     # The column of the first step, at least, must turn where no bias gradient tells the length.
-    return rows, told if bool((told <= TELLING).all()) else told.minimum(by_turning(observation, inputs, labels, rows))
+    rate = observation.training and observation.training.learning_rate
+    if observation.factor_known and rate is not None and counted_by(told, len(inputs)):
+        return rows + told.minimum((by_turning(observation, inputs, labels, rows, counted=True) - rows).clamp_min(0))
+    return rows + told.minimum(by_turning(observation, inputs, labels, rows))
 
 
 def _rate(observation: Observation, moved: Callable[[float], dict[str, Tensor]], start: float, rounds: int = 12) -> float:

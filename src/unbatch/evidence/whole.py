@@ -11,9 +11,9 @@ from jaxtyping import Float, Int64
 from scipy.optimize import nnls
 from torch import Tensor
 
-from unbatch.evidence.accuracy import SAFETY, TELLING, across, from_rows
+from unbatch.evidence.accuracy import SAFETY, TELLING, across, counted_by, from_rows
 from unbatch.evidence.certificate import EVIDENCE, INDEPENDENT, SPARE
-from unbatch.evidence.completeness import plain
+from unbatch.evidence.completeness import plain, plain_size
 from unbatch.evidence.masks import Kink, ReluMasks, turned
 from unbatch.evidence.replay import Replay, Use, entrance_of, replay, slices, smallest_sent
 from unbatch.evidence.slopes import slopes_of
@@ -109,7 +109,7 @@ def _attempt(observation: Observation, inputs: Tensor, labels: Tensor, weights: 
     if not _reads_raw(observation, result.entrance):
         return unproved
     accuracy = from_rows(result.columns, result.inputs, result.row_errors, result.shift)
-    accuracy = accuracy + _length(observation, inputs, labels, result, accuracy)
+    accuracy = _with_length(observation, inputs, labels, weights, result, accuracy)
     if pruned:
         accuracy = accuracy.maximum(_under_pruning(observation.update[result.entrance], result.columns, result.inputs))
     each = max(-_log10(max(result.residual, 1e-15)), 1.0)
@@ -124,13 +124,23 @@ def _reads_raw(observation: Observation, layer: str) -> bool:
     return any(call.raw for call in linear_layers(observation.model, observation.input_shape) if call.weight == layer)
 
 
-def _length(observation: Observation, inputs: Tensor, labels: Tensor, result: Replay, rows: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
-    """Relative errors of the samples' lengths, by the bias gradient and by the turning of the columns."""
+def _with_length(
+    observation: Observation, inputs: Tensor, labels: Tensor, weights: Tensor | None, result: Replay, rows: Float[Tensor, " k"]
+) -> Float[Tensor, " k"]:
+    """Relative errors of the samples, their lengths included: by the bias gradient, and by the columns of samples made longer."""
     told = torch.full_like(rows, torch.inf) if result.scale is None else SAFETY * result.scale
-    return told if bool((told <= TELLING).all()) else told.minimum(by_turning(observation, inputs, labels, rows))
+    if bool((told <= TELLING).all()):
+        return rows + told
+    number = len(inputs) if weights is None else plain_size(weights)
+    if observation.factor_known and counted_by(told, number):
+        # All of w d xᵀ is known to the accuracy of the rows, its length included.
+        return rows + told.minimum((by_turning(observation, inputs, labels, rows, counted=True) - rows).clamp_min(0))
+    return rows + told.minimum(by_turning(observation, inputs, labels, rows))
 
 
-def by_turning(observation: Observation, inputs: Tensor, labels: Tensor, rows: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
+def by_turning(
+    observation: Observation, inputs: Tensor, labels: Tensor, rows: Float[Tensor, " k"], *, counted: bool = False
+) -> Float[Tensor, " k"]:
     """Relative errors of the samples' lengths by the turning of their columns alone.
 
     Args:
@@ -138,11 +148,12 @@ def by_turning(observation: Observation, inputs: Tensor, labels: Tensor, rows: F
         inputs: (k, *shape).
         labels: (k,).
         rows: (k,) relative errors of the samples if their columns are right.
+        counted: whether what the samples count is known.
     """
     here = columns_of(observation, inputs, labels)
     if here is None:
         return torch.full_like(rows, torch.inf)
-    return rows / across(here, lambda factor: columns_of(observation, factor * inputs, labels))
+    return rows / across(here, lambda factor: columns_of(observation, factor * inputs, labels), counted=counted)
 
 
 def _beyond_rounding(

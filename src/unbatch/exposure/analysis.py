@@ -22,7 +22,7 @@ __all__ = ["expose"]
 
 
 def expose(
-    model: nn.Module, input_shape: Sequence[int], *, data: Tensor | None = None, loss: Loss = "cross_entropy", seed: int = 1
+    model: nn.Module, input_shape: Sequence[int], *, data: Tensor | None = None, loss: Loss = "cross_entropy", seed: int = 0
 ) -> Exposure:
     """What one gradient of this model gives away of the batch behind it, layer by layer, before any data.
 

@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError
 
 from unbatch.advice import Advice
 from unbatch.errors import BadFile
+from unbatch.origin import Origin
 from unbatch.records import Record
 
 __all__ = ["FORMAT", "Exposure", "LabelLeak", "LayerExposure", "Limits", "Neurons", "Point", "Reach", "Restorer"]
@@ -186,6 +187,7 @@ class Exposure(Record):
         labels: the last layer's leak.
         notes: what a reader must know besides.
         environment: versions and machine, where they were recorded.
+        origin: date, files, command and next steps; None where nobody told.
     """
 
     format: Literal[2] = FORMAT
@@ -198,6 +200,7 @@ class Exposure(Record):
     labels: LabelLeak
     notes: tuple[str, ...] = ()
     environment: dict[str, str] = Field(default_factory=dict)
+    origin: Origin | None = None
 
     @property
     def worst(self) -> LayerExposure | None:

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
 
+from unbatch.report.audits import labels_answer
+from unbatch.report.claims import NOWHERE, UNTESTED_ROUND, Severity, Sheet, claim_of
 from unbatch.report.pages import DASH, render
 from unbatch.report.summary import number
 from unbatch.store.counts import StoredCounts, StoredLabels
 from unbatch.store.publishing import publish
 
-__all__ = ["HTML", "JSON", "Bar", "Chart", "certainty", "chart", "span", "write"]
+__all__ = ["HTML", "JSON", "Bar", "Chart", "certainty", "chart", "of_labels", "span", "write"]
 
 HTML: Final = "labels.html"
 JSON: Final = "labels.json"
@@ -141,6 +143,8 @@ def _absence(stored: StoredCounts) -> str:
 
 def _lead(stored: StoredCounts) -> str:
     attack, plus, rest = stored.source.partition(" + ")
+    if stored.left_out:
+        return f"Left out here on purpose. They were restored by {stored.source}."
     if stored.presence is None:
         return f"Not restored by {stored.source}: {stored.reason}."
     if stored.source == "told":
@@ -221,13 +225,14 @@ def write(stored: StoredLabels, folder: Path) -> Path:
         >>> "How many of each class" in page
         True
     """
-    shown = stored.counts.presence is not None
+    sheet = of_labels(stored)
     page = render(
         "labels.html",
         stored=stored,
-        badge="Labels" if shown else "Labels not shown",
-        severity="partly" if shown else "not-shown",
-        verdict=_verdict(stored),
+        sheet=sheet,
+        badge=sheet.badge,
+        severity=sheet.severity,
+        verdict=sheet.verdict,
         chart=chart(stored.counts, stored.classes),
     )
     text = stored.model_dump_json(indent=2) + "\n"
@@ -243,6 +248,9 @@ def write(stored: StoredLabels, folder: Path) -> Path:
 
 def _verdict(stored: StoredLabels) -> str:
     counts = stored.counts
+    if counts.left_out:
+        sure = "and that they are right is determined" if counts.determined else "and that they are right is not determined"
+        return f"This update tells of the samples of each class: the counts are left out here, {sure}."
     if counts.counts is not None:
         held = f"{sum(counts.counts):,} samples of {sum(map(bool, counts.counts)):,} among {len(counts.counts):,} classes"
         if counts.determined:
@@ -256,3 +264,35 @@ def _verdict(stored: StoredLabels) -> str:
     if counts.presence is not None:
         return f"This update tells which {sum(counts.presence):,} of {len(counts.presence):,} classes its batch held."
     return "The labels were not restored; this does not show that the update is safe."
+
+
+def _told(stored: StoredLabels) -> bool:
+    return stored.counts.presence is not None or stored.counts.left_out
+
+
+def _badge(stored: StoredLabels) -> str:
+    return "Labels" if _told(stored) else "Labels not shown"
+
+
+def _shade(stored: StoredLabels) -> Severity:
+    return "partly" if _told(stored) else "not-shown"
+
+
+def of_labels(stored: StoredLabels) -> Sheet:
+    """The sheet of restored labels."""
+    origin = stored.origin or NOWHERE
+    told = labels_answer(stored.counts)
+    return Sheet(
+        command="labels",
+        badge=_badge(stored),
+        severity=_shade(stored),
+        verdict=_verdict(stored),
+        meaning="Labels alone can disclose what a client does: which diagnoses a clinic makes, which words a person types.",
+        claims=() if told is None else (claim_of("labels", *told, origin),),
+        untested=("the samples themselves: `unbatch audit`", *UNTESTED_ROUND),
+        upper_bounds=stored.upper_bounds,
+        knowledge=stored.knowledge,
+        origin=origin,
+        environment=stored.environment,
+        detail=stored.model_dump(mode="json"),
+    )

@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final, TypeVar
 
 from unbatch.advice import GENERAL
 from unbatch.exposure import Exposure, LayerExposure, Limits
+from unbatch.origin import Origin
+from unbatch.report.claims import NOWHERE, UNTESTED_ROUND, Claim, Sheet, claim_of, shade
 from unbatch.report.pages import render
 from unbatch.report.summary import Figure
 from unbatch.store.publishing import publish
 
-__all__ = ["HTML", "JSON", "Row", "answer", "badge", "chart", "figures", "one_sample", "rows", "severity", "write"]
+__all__ = ["HTML", "JSON", "Row", "answer", "badge", "chart", "figures", "of_exposure", "one_sample", "rows", "severity", "write"]
 
 HTML: Final = "exposure.html"
 JSON: Final = "exposure.json"
@@ -79,6 +82,7 @@ def _page(exposure: Exposure) -> str:
     labels = [] if exposure.labels.remedy is None else [("labels", exposure.labels.remedy)]
     return render(
         "exposure.html",
+        sheet=of_exposure(exposure),
         exposure=exposure,
         badge=badge(exposure),
         severity=severity(exposure),
@@ -188,3 +192,41 @@ def chart(limits: Limits, width: int = 560, height: int = 160) -> dict[str, str]
         return " ".join(f"{width * (b - 1) / (last - 1):.1f},{height * (1 - value):.1f}" for b, value in zip(batches, values, strict=True))
 
     return {"all": line([p.all_determined for p in limits.curve]), "share": line([p.share_determined for p in limits.curve])}
+
+
+ONE_GRADIENT: Final = ("one gradient of one batch: most clients take several steps before they send",)
+
+
+def of_exposure(exposure: Exposure) -> Sheet:
+    """The sheet of what a model can leak."""
+    origin = exposure.origin or NOWHERE.model_copy(update={"model": exposure.model})
+    claims = [claim for layer in exposure.layers for claim in _claims(layer, origin)]
+    if exposure.labels.leaks:
+        said = f"How many samples of each class a batch holds can be read off {exposure.labels.layer}."
+        claims.append(claim_of("exposed-labels", "proved", said, origin, exposure.labels.layer or ""))
+    return Sheet(
+        command="exposure",
+        badge=badge(exposure),
+        severity=shade(severity(exposure)),
+        verdict=exposure.verdict,
+        meaning="This is what the algebra of the model allows, whatever the data; whether a given update leaks, only its audit tells.",
+        claims=tuple(claims),
+        untested=("updates: this is the model alone", "attacks by optimization, which need none of these layers", *UNTESTED_ROUND),
+        upper_bounds=ONE_GRADIENT,
+        origin=origin,
+        environment=exposure.environment,
+        detail=exposure.model_dump(mode="json"),
+    )
+
+
+def _claims(layer: LayerExposure, origin: Origin) -> Iterable[Claim]:
+    if layer.exact in ("samples", "features") and layer.limits is not None and layer.limits.sure > 1:
+        said = f"The {layer.exact} of batches up to {layer.limits.sure:,} are determined by its gradient, with 99 % probability."
+        yield claim_of("exposed-batch", "proved", said, origin, layer.name)
+    elif layer.exact == "untested":
+        yield claim_of("exposed-batch", "unknown", f"Not ruled out: {layer.why}.", origin, layer.name)
+    if layer.single != "none":
+        what = "The sample" if layer.single == "sample" else "What it sees of the sample"
+        yield claim_of(
+            "exposed-sample", "proved", f"{what} is the ratio of two of its gradients, where a batch is one sample.", origin, layer.name
+        )

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from unbatch.report import pages, summary
+from unbatch.report.audits import of_audit
 from unbatch.report.counts import chart
 from unbatch.report.pictures import Scale, amplification, data_uri, side
 from unbatch.store.findings import HTML, TENSORS, StoredFinding, load, load_held
 from unbatch.store.publishing import publish
-from unbatch.types import Schema
+from unbatch.types import Schema, Status
 
 __all__ = ["render", "write"]
 
@@ -81,12 +82,11 @@ def render(stored: StoredFinding, tensors: Mapping[str, Tensor]) -> str:
         tensors: see ``store.load``.
     """
     samples = _samples(stored)
-    shown: dict[str, Any] = (
-        _with_pictures(stored, tensors, samples) if stored.input_schema.kind == "image" else _with_values(stored, tensors, samples)
-    )
+    shown = _shown(stored, tensors, samples)
     return pages.render(
         "audit.html",
         stored=stored,
+        sheet=of_audit(stored),
         badge=summary.badge(stored),
         severity=summary.severity(stored).value.replace(" ", "-"),
         verdict=stored.verdict,
@@ -99,6 +99,24 @@ def render(stored: StoredFinding, tensors: Mapping[str, Tensor]) -> str:
         known=stored.true_labels is not None,
         **shown,
     )
+
+
+def _shown(stored: StoredFinding, tensors: Mapping[str, Tensor], samples: list[_Sample]) -> dict[str, Any]:
+    if stored.status == Status.FEATURES.name and "features" in tensors:
+        return _with_features(stored, tensors["features"], samples)
+    return _with_pictures(stored, tensors, samples) if stored.input_schema.kind == "image" else _with_values(stored, tensors, samples)
+
+
+def _with_features(stored: StoredFinding, features: Tensor, samples: list[_Sample]) -> dict[str, Any]:
+    """One row a vector; the true samples have no place here, since nothing tells which vector is whose."""
+    samples[:] = [
+        _Sample(str(i + 1), values=[("Recovered", [(summary.number(value), False) for value in row[:COLUMNS].tolist()])])
+        for i, row in enumerate(features)
+    ]
+    width = features.shape[1]
+    lead = f"Inputs of {stored.layer}, one vector a sample, each proved."
+    lead += f" The first {COLUMNS} of {width:,} values each; all are in {TENSORS}." if width > COLUMNS else ""
+    return {"kind": "values", "head": [str(i + 1) for i in range(min(width, COLUMNS))], "lead": lead}
 
 
 def _samples(stored: StoredFinding) -> list[_Sample]:
@@ -151,7 +169,7 @@ def _with_pictures(stored: StoredFinding, tensors: Mapping[str, Tensor], samples
         if truth is not None:
             sample.pictures.append(_picture(sample, "Original", truth[sample.true] if sample.true is not None else None, scale, longest))
         guess = restored[sample.restored] if sample.restored is not None else None
-        sample.pictures.append(_picture(sample, "Restored", guess, scale, longest))
+        sample.pictures.append(_picture(sample, summary.caption(stored), guess, scale, longest))
         if differences:
             gap = differences.get(sample.true) if sample.true is not None else None
             caption = f"Diff. × {factor:,}" if factor > 1 else "Difference"
@@ -199,7 +217,7 @@ def _with_values(stored: StoredFinding, tensors: Mapping[str, Tensor], samples: 
             sample.values.append(("Original", [(value, False) for value in original]))
         if guessed is not None:
             marked = original if schema.kind in ("table", "tokens") and original is not None else guessed
-            sample.values.append(("Restored", [(value, value != true) for value, true in zip(guessed, marked, strict=True)]))
+            sample.values.append((summary.caption(stored), [(value, value != true) for value, true in zip(guessed, marked, strict=True)]))
     lead = "What the attack made of the update. The truth was not given."
     if truth is not None:
         lead = "The client's values, and under them what the attack made of the update."

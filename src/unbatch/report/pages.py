@@ -10,11 +10,10 @@ from jinja2 import Environment, FunctionLoader, StrictUndefined
 from markupsafe import Markup
 
 from unbatch.errors import printable
+from unbatch.report.claims import LEVELS, setting_of
+from unbatch.report.words import DASH, command_text
 
 __all__ = ["DASH", "render"]
-
-DASH = "–"
-"""In the place of a value that is not there."""
 
 
 def render(template: str, **values: Any) -> str:
@@ -34,7 +33,13 @@ def _environment() -> Environment:
     environment = Environment(
         autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True, loader=loader, finalize=_shown
     )
-    environment.globals |= {"style": Markup(folder.joinpath("style.css").read_text(encoding="utf-8")), "dash": DASH}  # noqa: S704 -- our own file
+    environment.globals |= {
+        "style": Markup(folder.joinpath("style.css").read_text(encoding="utf-8")),  # noqa: S704 -- our own file
+        "dash": DASH,
+        "levels": LEVELS,
+        "setting_of": setting_of,
+        "command_text": command_text,
+    }
     return environment
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import shlex
 import statistics
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,7 +10,7 @@ from enum import Enum
 
 from pydantic import JsonValue
 
-from unbatch.report.pages import DASH
+from unbatch.report.words import DASH, command_text
 from unbatch.store.findings import StoredFinding
 from unbatch.types import Status
 
@@ -19,6 +18,7 @@ __all__ = [
     "Figure",
     "Severity",
     "badge",
+    "caption",
     "headline",
     "how_it_was_done",
     "meaning",
@@ -26,6 +26,7 @@ __all__ = [
     "metric_names",
     "number",
     "reproduce",
+    "samples_title",
     "score",
     "seconds",
     "severity",
@@ -80,6 +81,11 @@ _MEANING: dict[Status, str] = {
     " does not show that the update is safe.",
 }
 
+_BY_TRUTH = (
+    "What the attack proposed was held against the client's own samples, and it is them. The update alone does not show that it is, so a"
+    " server that has nothing else could not be sure; but it would hold the samples all the same. Treat them as disclosed."
+)
+
 
 @dataclass(frozen=True)
 class Figure:
@@ -91,7 +97,9 @@ class Figure:
 
 
 def severity(stored: StoredFinding) -> Severity:
-    """How bad it is."""
+    """How bad it is: by proof, or by the truth where that is known and says worse."""
+    if stored.recovered and not Status[stored.status].disclosed:
+        return Severity.DISCLOSED if stored.recovered == stored.batch else Severity.PARTLY
     return _SEVERITY[Status[stored.status]][0]
 
 
@@ -102,11 +110,15 @@ def severity_of(status: Status) -> Severity:
 
 def badge(stored: StoredFinding) -> str:
     """The severity in two or three words."""
+    if stored.recovered and not Status[stored.status].disclosed:
+        return "Recovered, as the truth shows"
     return _SEVERITY[Status[stored.status]][1]
 
 
 def meaning(stored: StoredFinding) -> str:
     """What the verdict means to whoever is responsible for privacy."""
+    if stored.recovered and not Status[stored.status].disclosed:
+        return _BY_TRUTH
     return _MEANING[Status[stored.status]]
 
 
@@ -120,7 +132,11 @@ def headline(stored: StoredFinding) -> list[Figure]:
     known = stored.true_labels is not None
     true = len(stored.true_labels or ())
     figures = []
-    if known and stored.exact:
+    if stored.status == Status.FEATURES.name:
+        figures.append(Figure("Vectors recovered", str(stored.proved), f"inputs of {stored.layer}, one a sample"))
+    elif stored.redacted:
+        figures.append(Figure("Samples found", str(stored.reconstructed), "left out of this report"))
+    elif known and stored.exact:
         figures.append(Figure("Exact samples", f"{sum(stored.exact)} of {true}", "recovered, held against the truth"))
     elif known:
         figures.append(Figure("Samples found", f"{stored.reconstructed} of {true}", "samples in the true batch"))
@@ -160,6 +176,23 @@ _STATS: dict[str, str] = {
 }
 
 
+def samples_title(stored: StoredFinding) -> str:
+    """The heading above the samples: only what was proved, or is the truth, may be called reconstructed."""
+    status = Status[stored.status]
+    if status is Status.FEATURES:
+        return f"What {stored.layer} sees of the samples"
+    if status.disclosed:
+        return "Side by side" if stored.true_labels is not None else "What was reconstructed"
+    if status is Status.INCONSISTENT:
+        return "What was proposed, and does not explain the update"
+    return "What was found, not proved"
+
+
+def caption(stored: StoredFinding) -> str:
+    """The word for one sample of the attack's."""
+    return "Restored" if Status[stored.status].disclosed else "Proposed"
+
+
 def how_it_was_done(stored: StoredFinding) -> list[tuple[str, str]]:
     """The attack, its settings and what it counted, in plain words, as (what, value)."""
     name, _, settings = stored.attack.partition(":")
@@ -174,23 +207,18 @@ def how_it_was_done(stored: StoredFinding) -> list[tuple[str, str]]:
 
 
 def reproduce(stored: StoredFinding) -> tuple[str, str]:
-    """(a command, a Python snippet) that run the attack again; quoted, since what a report says may come from strangers."""
-    shape, attack = ",".join(map(str, stored.input_shape)), stored.attack or "spear"
-    mean, std = (",".join(f"{value:g}" for value in values) for values in (stored.input_schema.mean, stored.input_schema.std))
-    lines = [
-        "unbatch audit --model FILE.py:FACTORY",
-        "--weights WEIGHTS --update UPDATE",
-        f"--input-shape {shape} --seed {stored.seed}",
-        *([f"--mean={mean} --std={std}"] if mean and stored.input_schema.kind != "table" else []),
-        f"--attack {shlex.quote(attack)} --out DIR",
-    ]
-    command = " \\\n  ".join(lines)
-    snippet = (
+    """(the command, or a Python snippet where there was none) that run the attack again; the other of the two is empty.
+
+    Quoted, since what a report says may come from strangers.
+    """
+    if stored.origin is not None and stored.origin.command:
+        return command_text(stored.origin.command), ""
+    attack = stored.attack or "spear"
+    return "", (
         "import unbatch\n"
-        f"seen = unbatch.Observation(model, update, {stored.input_shape!r})\n"
-        f"unbatch.invert(seen, attack={attack!r}, seed={stored.seed})"
+        "observation = ...  # as it was made: the model, the update, and what the adversary was told\n"
+        f"unbatch.audit(observation, attack={attack!r}, seed={stored.seed})"
     )
-    return command, snippet
 
 
 def _told(value: JsonValue) -> str:

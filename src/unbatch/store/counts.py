@@ -9,6 +9,8 @@ from pydantic import Field, model_validator
 from torch import Tensor
 
 from unbatch.label_scores import LabelScores, floors, score_counts, score_presence
+from unbatch.origin import Origin
+from unbatch.realism import upper_bounds
 from unbatch.records import Record
 from unbatch.types import Counts, Observation
 
@@ -43,6 +45,7 @@ class StoredCounts(Record):
         trust: how far the method believes what it read off, 0 to 1; below 1 the counts are a guess bent by it.
         proved: samples that were proved, with their labels.
         true: (C,) the truth, where it is known.
+        left_out: whether all counts are left out on purpose.
         scores: ``restored``, and the floors ``guess`` (K/C of each class) and ``zeros``, where the truth is known.
     """
 
@@ -59,6 +62,7 @@ class StoredCounts(Record):
     proved: int = 0
     true: tuple[int, ...] | None = None
     scores: dict[str, StoredScores] = Field(default_factory=dict)
+    left_out: bool = False
 
     @model_validator(mode="after")
     def _consistent(self) -> StoredCounts:
@@ -67,11 +71,24 @@ class StoredCounts(Record):
             raise ValueError("counts, presence, ranges and truth are of different numbers of classes")
         if any(not 0 <= low <= high <= 1 for low, high in self.ranges or ()):
             raise ValueError("ranges must be shares of the batch")
-        if self.determined and self.counts is None:
+        if self.determined and self.counts is None and not self.left_out:
             raise ValueError("determined counts must be there")
         if min((0, *(self.counts or ()), *(self.true or ()), self.proved)) < 0:
             raise ValueError("counts must not be negative")
         return self
+
+    def redacted(self) -> StoredCounts:
+        """The same without the counts, and without all that tells them."""
+        gone: dict[str, Any] = {
+            "counts": None,
+            "presence": None,
+            "ranges": None,
+            "true": None,
+            "scores": {},
+            "reason": "",
+            "left_out": True,
+        }
+        return self.model_copy(update=gone) if self.presence is not None else self
 
 
 class StoredLabels(Record):
@@ -85,6 +102,8 @@ class StoredLabels(Record):
         input_shape: of one sample.
         seed: of all randomness.
         environment: versions and machine.
+        upper_bounds: what makes the setting easier than a real client's; None where nobody looked.
+        origin: date, files, command, client and next steps; None where nobody told.
     """
 
     format: Literal[1] = FORMAT
@@ -94,6 +113,8 @@ class StoredLabels(Record):
     input_shape: tuple[int, ...]
     seed: int = 0
     environment: dict[str, str] = Field(default_factory=dict)
+    upper_bounds: tuple[str, ...] | None = None
+    origin: Origin | None = None
 
 
 def stored_counts(found: Counts, true_labels: Tensor | None = None) -> StoredCounts:
@@ -134,7 +155,9 @@ def stored_counts(found: Counts, true_labels: Tensor | None = None) -> StoredCou
     )
 
 
-def stored_labels(found: Counts, observation: Observation, seed: int, environment: dict[str, str]) -> StoredLabels:
+def stored_labels(
+    found: Counts, observation: Observation, seed: int, environment: dict[str, str], origin: Origin | None = None
+) -> StoredLabels:
     """Counts to store alone.
 
     Args:
@@ -142,6 +165,7 @@ def stored_labels(found: Counts, observation: Observation, seed: int, environmen
         observation: from what.
         seed: of all randomness.
         environment: versions and machine.
+        origin: where they come from.
     """
     return StoredLabels(
         counts=stored_counts(found),
@@ -150,6 +174,8 @@ def stored_labels(found: Counts, observation: Observation, seed: int, environmen
         input_shape=observation.input_shape,
         seed=seed,
         environment=environment,
+        upper_bounds=upper_bounds(observation),
+        origin=origin,
     )
 
 

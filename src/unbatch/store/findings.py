@@ -20,17 +20,34 @@ from torch import Tensor
 
 from unbatch.advice import Advice, advise
 from unbatch.errors import BadFile
+from unbatch.origin import Origin
 from unbatch.records import Record
 from unbatch.store.counts import StoredCounts, stored_counts
 from unbatch.store.publishing import WHOLE, check_free, held, publish
 from unbatch.types import Finding, Schema, Status
 
-__all__ = ["FORMAT", "HTML", "REPORT", "TENSORS", "StoredFinding", "StoredSchema", "check_writable", "load", "load_held", "save"]
+__all__ = [
+    "FORMAT",
+    "HTML",
+    "REPORT",
+    "TENSORS",
+    "StoredFinding",
+    "StoredSchema",
+    "check_writable",
+    "load",
+    "load_held",
+    "redacted",
+    "save",
+    "stored_finding",
+]
 
 FORMAT: Final = 1
 """Version of the format: raised whenever a reader of the former one would misread a file."""
 
 REPORT, TENSORS, HTML = "report.json", "tensors.safetensors", "report.html"
+
+COUNTED: Final = frozenset(("layer", "width", "inputs", "rank", "gap", "subsets", "directions", "agreement", "seconds"))
+"""What an attack counts that holds nothing of the samples."""
 
 
 class StoredSchema(Record):
@@ -94,6 +111,11 @@ class StoredFinding(Record):
         counts: samples of each class, as restored; None in reports of former versions.
         advice: what would have prevented it, or what to do next.
         environment: versions and machine.
+        recovered: how many true samples were recovered exactly; None where the truth is not known, and in reports of former versions.
+        batch: how many samples the true batch has; None likewise.
+        upper_bounds: what makes the setting easier than a real client's; None where nobody looked.
+        origin: date, files, command, client and next steps; None where nobody told.
+        redacted: whether all that was recovered is left out.
     """
 
     format: Literal[1] = FORMAT
@@ -126,6 +148,11 @@ class StoredFinding(Record):
     counts: StoredCounts | None = None
     advice: tuple[Advice, ...] = ()
     environment: dict[str, str] = Field(default_factory=dict)
+    recovered: int | None = None
+    batch: int | None = None
+    upper_bounds: tuple[str, ...] | None = None
+    origin: Origin | None = None
+    redacted: bool = False
 
     @field_validator("status")
     @classmethod
@@ -156,7 +183,7 @@ Page = Callable[["StoredFinding", Mapping[str, Tensor]], str]
 """Draws a stored finding and its tensors."""
 
 
-def save(finding: Finding, folder: Path, page: Page | None = None) -> None:
+def save(finding: Finding, folder: Path, page: Page | None = None, *, origin: Origin | None = None, redact: bool = False) -> None:
     """Write ``report.json``, ``tensors.safetensors`` and ``report.html`` into a folder, which is made if it is missing.
 
     An earlier finding in the folder is replaced when all of the new one is written; other files there are left alone.
@@ -165,6 +192,8 @@ def save(finding: Finding, folder: Path, page: Page | None = None) -> None:
         finding: what the audit returned.
         folder: where to.
         page: draws ``report.html``, see ``report.html.render``; an earlier one is removed if None.
+        origin: where it comes from, for the report.
+        redact: whether to leave out all that was recovered, and the truth.
 
     Raises:
         OutputFailed: the folder cannot be written; it is left as it was.
@@ -178,7 +207,7 @@ def save(finding: Finding, folder: Path, page: Page | None = None) -> None:
         ...     load(Path(folder, "new"))[0].reason
         'no ReLU'
     """
-    stored, tensors = _stored(finding), _tensors(finding)
+    stored, tensors = stored_finding(finding, origin, redact=redact), {} if redact else _tensors(finding)
     text = stored.model_dump_json(indent=2) + "\n"
     writers: dict[str, Callable[[Path], object]] = {
         TENSORS: lambda path: save_file(tensors, path),
@@ -211,8 +240,8 @@ def load(folder: Path) -> tuple[StoredFinding, dict[str, Tensor]]:
         folder: where ``save`` put it.
 
     Returns:
-        what was found, and the tensors that there are of ``inputs`` (b, *shape), ``labels`` (b,), ``truth_inputs`` (b, *shape) and
-        ``truth_labels`` (b,); inputs as the network sees them.
+        what was found, and the tensors that there are of ``inputs`` (b, *shape), ``labels`` (b,), ``features`` (k, n), ``truth_inputs``
+        (b, *shape) and ``truth_labels`` (b,); inputs as the network sees them.
 
     Raises:
         BadFile: a file is missing, damaged, of another version of the format, or the two do not fit together.
@@ -262,7 +291,7 @@ def _read(path: Path) -> StoredFinding:
 
 def _check_tensors(stored: StoredFinding, tensors: Mapping[str, Tensor], path: Path) -> None:
     true = None if stored.true_labels is None else len(stored.true_labels)
-    counts = {"inputs": stored.reconstructed or None, "truth_inputs": true}
+    counts = {"inputs": None if stored.redacted else stored.reconstructed or None, "truth_inputs": true}
     for name, count in counts.items():
         expected = None if count is None else (count, *stored.input_shape)
         came = tuple(tensors[name].shape) if name in tensors else None
@@ -271,7 +300,26 @@ def _check_tensors(stored: StoredFinding, tensors: Mapping[str, Tensor], path: P
             raise BadFile(f"{name!r} of shape {expected}", f"{came} in {str(path)!r}", f"take {REPORT!r} and {TENSORS!r} from one run")
 
 
-def _stored(finding: Finding) -> StoredFinding:
+def stored_finding(finding: Finding, origin: Origin | None = None, *, redact: bool = False) -> StoredFinding:
+    """A finding as it is stored, without its tensors; ``save`` explains the rest."""
+    stored = _stored(finding, origin)
+    return redacted(stored) if redact else stored
+
+
+def redacted(stored: StoredFinding) -> StoredFinding:
+    """The same without anything that was recovered: for those who may know that there is a leak, and not what leaked.
+
+    What stays: the verdict, how many samples, proofs and bounds, what the adversary knew, and the advice.
+    """
+    broke = stored.status == Status.BROKE_DOWN.name  # what broke it down may quote what it worked on
+    counts = None if stored.counts is None else stored.counts.redacted()
+    numbers = {name: value for name, value in stored.stats.items() if name in COUNTED and isinstance(value, (int, float, str))}
+    gone: dict[str, Any] = {"labels": None, "true_labels": None, "order": (), "scores": {}, "notes": {}, "exact": (), "labels_right": ()}
+    kept = {"counts": counts, "stats": numbers, "error": "", "reason": "" if broke else stored.reason, "redacted": True}
+    return stored.model_copy(update={**gone, **kept})
+
+
+def _stored(finding: Finding, origin: Origin | None) -> StoredFinding:
     found, schema, truth = finding.reconstruction, finding.schema, finding.truth
     return StoredFinding(
         status=found.status.name,
@@ -303,6 +351,10 @@ def _stored(finding: Finding) -> StoredFinding:
         counts=None if finding.counts is None else stored_counts(finding.counts, None if truth is None else truth.labels),
         advice=advise(finding),
         environment={str(name): str(value) for name, value in finding.environment.items()},
+        recovered=sum(finding.exact) if finding.exact else None,
+        batch=None if truth is None else len(truth),
+        upper_bounds=finding.upper_bounds,
+        origin=origin,
     )
 
 
@@ -330,6 +382,7 @@ def _tensors(finding: Finding) -> dict[str, Tensor]:
     found = {
         "inputs": reconstruction.inputs,
         "labels": None if reconstruction.inputs is None else reconstruction.labels,
+        "features": reconstruction.features,
         "truth_inputs": None if truth is None else truth.inputs,
         "truth_labels": None if truth is None else truth.labels,
     }

@@ -44,6 +44,7 @@ class Finding:
         labels_right: (b,) whether its label was.
         counts: samples of each class, from the samples that the attack proved, the last layer, or both: ``restorer`` says which.
         environment: versions and machine.
+        upper_bounds: what makes the setting easier than a real client's, a reason each; none where it is realistic, None if nobody looked.
     """
 
     reconstruction: Reconstruction
@@ -61,10 +62,17 @@ class Finding:
     labels_right: tuple[bool, ...] = ()
     counts: Counts | None = None
     environment: Mapping[str, str] = field(default_factory=dict)
+    upper_bounds: tuple[str, ...] | None = None
 
     @property
     def verdict(self) -> str:
-        """The one sentence that a reader takes away."""
+        """The one sentence that a reader takes away. The truth, where it is known, has the first word.
+
+        Example:
+            >>> made = Reconstruction(Status.INCONSISTENT)
+            >>> Finding(made, Knowledge(), Schema(), (4,), seed=0, seconds=0.25, exact=(True, True)).verdict
+            'All 2 samples of this batch were recovered exactly, as the truth shows; the update alone does not prove it.'
+        """
         made = self.reconstruction
         count = 0 if made.inputs is None else len(made.inputs)
         head = {
@@ -80,6 +88,12 @@ class Finding:
             Status.BROKE_DOWN: "The attack broke down; this says nothing of the update.",
             Status.NOT_APPLICABLE: "This attack does not apply to this update; this does not show that the update is safe.",
         }
+        exact, true = sum(self.exact), len(self.exact)
+        if exact and not made.status.disclosed:
+            told = f"All {true} samples of this batch were" if exact == true else f"{exact} of the {true} samples of this batch were"
+            return f"{told} recovered exactly, as the truth shows; the update alone does not prove it."
+        if true and made.status.disclosed and exact < count:
+            return f"{head[made.status]} Held against the truth, {exact} of {true} came out exact."
         return head[made.status]
 
     def __repr__(self) -> str:

@@ -1,0 +1,132 @@
+"""What to run now: after every result that is not the last word, the exact command of the next step."""
+
+from __future__ import annotations
+
+from dataclasses import fields, replace
+from typing import TYPE_CHECKING, Any, Final
+
+from unbatch.cli.again import Told, options_of, words
+from unbatch.origin import NextStep
+
+if TYPE_CHECKING:
+    from unbatch.choosing import Auto
+    from unbatch.contracts import Attack
+    from unbatch.types import Finding, Observation
+
+__all__ = ["after_audit", "after_exposure", "after_labels"]
+
+LONGER: Final = 10
+"""By how much a budget is raised that was spent."""
+
+LAYERS: Final = 3
+"""How many layers are named at most."""
+
+
+def after_audit(told: Told, finding: Finding, observation: Observation) -> tuple[NextStep, ...]:
+    """What to do after an audit.
+
+    Args:
+        told: the options of its command.
+        finding: how it ended.
+        observation: what it saw; used to find out which attacks apply, never to attack.
+    """
+    from unbatch import choosing
+
+    status = finding.reconstruction.status.name
+    attack = choosing.built(finding.reconstruction.attack) if finding.reconstruction.attack else None
+    steps: list[NextStep] = []
+    if status in ("BUDGET_EXHAUSTED", "PARTIAL") and attack is not None and (longer := _longer(attack)):
+        steps.append(_step("Give the same attack ten times as long.", "audit", {**told, "attack": longer}))
+    if status == "NOT_APPLICABLE":
+        steps += _others(told, observation, attack)
+    if status in ("BUDGET_EXHAUSTED", "BROKE_DOWN", "INCONSISTENT"):
+        steps += _others(told, observation, attack, most=1)
+    if status in ("UNPROVEN", "INCONSISTENT"):
+        steps += _tell_more(told, status)
+    if status not in ("RECONSTRUCTED", "PARTIAL"):
+        steps.append(_step("See which labels the update gives away by itself.", "labels", told))
+    steps.append(_step("See what the model gives away layer by layer, and the cheapest change that closes it.", "exposure", told))
+    return tuple(steps)
+
+
+def after_labels(told: Told) -> tuple[NextStep, ...]:
+    """What to do after labels were restored, or were not."""
+    return (
+        _step("See whether the samples themselves can be recovered.", "audit", told),
+        _step("See what the model gives away layer by layer.", "exposure", told),
+    )
+
+
+def after_exposure(told: Told) -> tuple[NextStep, ...]:
+    """What to do after an exposure: it says what can leak, an audit what does."""
+    shape = {"model": told.get("model", "FILE.py:FACTORY"), "input-shape": told.get("input-shape", "3,32,32")}
+    weights = told.get("weights", "WEIGHTS")
+    return (_step("Audit an update of a client of yours.", "audit", {**shape, "weights": weights, "update": "UPDATE"}),)
+
+
+def _step(why: str, command: str, told: Told) -> NextStep:
+    """The command with those of the options that it has too; what is written to a place of its own is not overwritten."""
+    known = options_of(command) - {"out", "format", "baseline", "exit-zero", "fail-on", "inconclusive"}
+    kept = {name: value for name, value in told.items() if name in known or (command == "audit" and name == "updates")}
+    if command == "labels":
+        kept.pop("attack", None)
+    if command != "audit" and "updates" in told:
+        kept |= {"update": told["updates"]} if command == "labels" else {}
+    return NextStep(why=why, command=words(command, kept))
+
+
+def _longer(attack: Attack | Auto) -> str | None:
+    """The attack with a larger budget, as a specification; None where it has none."""
+    for name, kind in (("seconds", float), ("restarts", int)):
+        value = getattr(attack, name, None)
+        if isinstance(value, kind) and name in {one.name for one in fields(attack)}:
+            more: dict[str, Any] = {name: LONGER * value}
+            return replace(attack, **more).spec
+    return None
+
+
+def _others(told: Told, observation: Observation, tried: Attack | Auto | None, most: int = LAYERS) -> list[NextStep]:
+    """Attacks that say that they apply here: pointed at an inner layer, or of another kind."""
+    from unbatch import plugins
+    from unbatch.errors import UnbatchError
+    from unbatch.trace import linear_layers
+
+    specs: list[tuple[str, str]] = []
+    try:
+        layers = [call.weight.removesuffix(".weight") for call in linear_layers(observation.model, observation.input_shape)]
+    except UnbatchError:
+        layers = []
+    for name in layers:
+        spec = f"spear:layer={name}"
+        if "," not in name and _applies(spec, observation):
+            specs.append((spec, f"Point the attack at the inner layer {name}: it recovers what that layer sees of every sample."))
+    specs = specs[:most]
+    for name in ("spear", "span", "one_sample", "inverting_gradients", "dlg"):
+        if name in plugins.names("attacks") and (tried is None or not tried.spec.startswith(name)) and _applies(name, observation):
+            specs.append((name, f"Try the attack {name}, which applies here."))
+    return [_step(why, "audit", {**told, "attack": spec}) for spec, why in specs[: most + 1]]
+
+
+def _applies(spec: str, observation: Observation) -> bool:
+    from unbatch import plugins
+    from unbatch.errors import Misuse
+
+    try:
+        attack: Attack = plugins.build("attacks", spec)
+    except Misuse:
+        return False
+    return attack.unsupported(observation) is None
+
+
+def _tell_more(told: Told, status: str) -> list[NextStep]:
+    """What the audit was not told that may decide it."""
+    steps = []
+    if "unknown-factor" not in told:
+        steps.append(
+            _step(
+                "If the update was clipped or scaled by a number that you do not know, say so.", "audit", {**told, "unknown-factor": True}
+            )
+        )
+    if "train-mode" not in told and status == "INCONSISTENT":
+        steps.append(_step("If the client ran the model in train mode, say so.", "audit", {**told, "train-mode": True}))
+    return steps
