@@ -70,7 +70,7 @@ def from_layer(observation: Observation, layer: str) -> Observation | None:
     inner = _FromLayer(body, layer, observation.input_shape)
     inner.training = observation.model.training
     rows = torch.randn((2, weight.shape[1]), generator=torch.Generator().manual_seed(0)).to(weight)
-    parameters = dict(inner.named_parameters())
+    parameters = {name: p for name, p in inner.named_parameters() if p.requires_grad}  # frozen ones stay frozen
     with torch.enable_grad():
         slopes = torch.autograd.grad(inner(rows).sum(), list(parameters.values()), allow_unused=True)
     for parameter, slope in zip(parameters.values(), slopes, strict=True):
