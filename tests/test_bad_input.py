@@ -194,8 +194,7 @@ def test_bad_input_ends_with_one_sentence(case: str, played: Round, capsys: pyte
         ("--model=mlp:width=0", "width 0"),
         ("--model=lstm", "got 'lstm'"),
         ("--attack=none", "got 'none'"),
-        ("--model=mlp:width=4,depth=2", "spear does not apply"),
-        ("--model=mlp:depth=1", "spear does not apply"),
+        ("--model=mlp:width=4,depth=2", "auto does not apply"),
         ("--device=abacus", "got 'abacus'"),
     ],
 )

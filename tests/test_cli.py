@@ -210,7 +210,7 @@ def test_list_and_describe_cover_every_plugin(kind: str, capsys: pytest.CaptureF
     assert execute(["list", kind]) == 0
     lines = capsys.readouterr().out.splitlines()
     names = [line.split()[0] for line in lines if not line.startswith(" ")]
-    assert sorted(set(names) - {"attack"}) == plugins.names(kind)
+    assert sorted(set(names) - {"attack", "auto"}) == plugins.names(kind)
     names = plugins.names(kind)
     for name in names:
         assert execute(["describe", name]) == 0
@@ -220,7 +220,8 @@ def test_list_and_describe_cover_every_plugin(kind: str, capsys: pytest.CaptureF
 def test_attacks_are_listed_with_what_they_need_yield_and_cost(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("COLUMNS", "300")
     assert execute(["list", "attacks"]) == 0
-    head, *rows = capsys.readouterr().out.splitlines()
+    head, auto, *rows = capsys.readouterr().out.splitlines()
+    assert auto.split()[0] == "auto"
     assert head.split() == ["attack", "needs", "yields", "cost"]
     assert rows[0].split()[0] == "one_sample"
     assert "a Linear layer fed the raw input, a batch of 1" in rows[0]

@@ -69,7 +69,8 @@ def run(command: str, *more: str, kind: str = "relu") -> int:
 
 
 def audit(*more: str, kind: str = "relu") -> int:
-    return run("audit", f"--update=u_{kind}", *more, kind=kind)
+    named = [] if any(option.startswith("--attack") for option in more) else ["--attack=spear:seconds=10"]
+    return run("audit", f"--update=u_{kind}", *named, *more, kind=kind)
 
 
 # formats

@@ -32,7 +32,9 @@ ORDER = (
     Status.UNPROVEN,
     Status.APPROXIMATE,
     Status.BUDGET_EXHAUSTED,
+    Status.CONVERGED,
     Status.INCONSISTENT,
+    Status.DIVERGED,
     Status.BROKE_DOWN,
     Status.NOT_APPLICABLE,
 )

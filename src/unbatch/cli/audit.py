@@ -186,7 +186,7 @@ def _end(finding: Finding, limits: gate.Limits, gated: bool, passes: bool, outpu
     if status == "NOT_APPLICABLE" and not answers.leaks and (answers.open or not gated) and not passes:
         if not output.speaks or output.file is not None:  # a program reads it: that nothing was measured is a result too
             shared.deliver_audit(finding, output, origin, MISUSE)
-        shared.check_applies(finding, attack, origin)
+        shared.check_applies(finding, attack, None if output.quiet else origin)
     ending = gate.ending(answers, gated, passes, output.exit_zero)
     code = ending.code
     if not gated and status == "BROKE_DOWN":

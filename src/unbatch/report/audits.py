@@ -54,6 +54,8 @@ _UNDECIDED: Final[dict[Status, tuple[Level, str]]] = {
     Status.FEATURES: ("unknown", "The samples were not reconstructed, only what an inner layer sees of them."),
     Status.INCONSISTENT: ("unknown", "What was found does not give the observed update."),
     Status.BUDGET_EXHAUSTED: ("unknown", "The search ended before it found anything that can be proved."),
+    Status.CONVERGED: ("unknown", "The search came to its own end with something that does not give the observed update."),
+    Status.DIVERGED: ("unknown", "The search left all finite numbers."),
     Status.BROKE_DOWN: ("unknown", "The attack broke down."),
     Status.NOT_APPLICABLE: ("not tested", "The attack does not apply to this update."),
 }
