@@ -307,7 +307,8 @@ def test_the_command_of_the_demo_makes_the_same_report(tmp_path: Path, monkeypat
 
 
 def test_an_attack_that_does_not_apply_names_what_to_run(played: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert audit(kind="cnn") == 2
+    told = ["--model=net.py:cnn", "--weights=w_cnn", "--update=u_cnn", "--input-shape=3,4,4", "--attack=spear:seconds=10"]
+    assert execute(["audit", *told]) == 2
     said = commands(capsys.readouterr().err)
     assert [words[1] for words in said[-2:]] == ["labels", "exposure"]
     assert said[0][said[0].index("--attack") + 1] == "spear:layer=3"

@@ -280,6 +280,8 @@ def test_a_run_with_a_crash_ends_with_one(
 
 @pytest.mark.timeout(600)
 def test_ctrl_c_leaves_a_store_that_resumes(small: Small, tmp_path: Path) -> None:
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # as under a shell's `&`: the process would inherit it
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     path = small({"seeds = 3": "seeds = 400"})
     code = "import sys; from unbatch.cli import main; sys.argv[0] = 'unbatch'; main()"
     process = subprocess.Popen([sys.executable, "-c", code, "run", str(path), "--out", str(tmp_path / "run")], stderr=subprocess.PIPE)
