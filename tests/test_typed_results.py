@@ -13,7 +13,7 @@ from unbatch.contracts import Estimate
 from unbatch.types import Candidate, Counts, Finding, Inverted, Knowledge, Observation, Reconstruction, Schema, Status
 
 SOURCE = Path(__file__).parents[1] / "src" / "unbatch"
-PRINTS = {SOURCE / "report" / "summary.py"}
+PRINTS = {SOURCE / "report" / "summary.py", SOURCE / "report" / "audits.py"}
 """Shows all of them by name, and decides nothing."""
 
 

@@ -143,7 +143,7 @@ class FeatureInversion(Attack):
         labels = seen.labels if seen.labels is not None else _labels(known, call.weight, inputs, seen.rows)
         whole = exact and len(inputs) == (batch_size(known) or len(inputs))
         if not whole and self.gradient and found.ending != "interrupted":
-            return self._refined(known, stage, inputs, labels, end, generator, progress, told, stats)
+            return self._refined(known, stage, inputs, labels, end, generator, progress, told, stats, solved=exact)
         reason = told if exact else f"{told}; the descent ended because {found.sentence}"
         return Candidate(inputs, labels, reason=reason, exhausted=not exact, converged=exact, stats=stats | _ended(found))
 
@@ -158,6 +158,8 @@ class FeatureInversion(Attack):
         progress: Progress,
         told: str,
         stats: dict[str, Any],
+        *,
+        solved: bool,
     ) -> Candidate:
         """Over the whole batch; samples without features start from noise, with the labels that are left."""
         missing = (batch_size(observation) or len(labels)) - len(labels)
@@ -168,7 +170,7 @@ class FeatureInversion(Attack):
             noise = torch.randn(shape, generator=generator, device=generator.device, dtype=torch.float64).to(inputs)
             inputs, labels = torch.cat([inputs, noise]), torch.cat([labels, rest])
         made, found = stage.refine(
-            self._descent, inputs, labels, (self.gradient, self.features), fixed=stats["solved"], deadline=end, progress=progress
+            self._descent, inputs, labels, (self.gradient, self.features), fixed=solved, deadline=end, progress=progress
         )
         merged = {**made.stats, **stats, **_ended(found), "labels": "by their columns or the source"}
         return replace(made, reason=f"{told}; {made.reason}", stats=merged)

@@ -126,17 +126,18 @@ class TabLeak(Attack):
         if soft:
             told = targets.gather(1, order[..., None].expand_as(targets)).mean(dim=0).argmax(dim=-1)
         sure = certainty(schema, beside)
+        distance = float(_distances(matching, inputs[None], told[None]))
         stats: dict[str, Any] = {
             "steps": found.steps,
             "members": len(rows),
             "diverged": int(found.diverged.sum()),
             "ended": found.ending,
             "distance_of_the_best_member": float(scores[best]),
-            "distance": float(_distances(matching, inputs[None], told[None])),
+            "distance": distance,
             "certain_cells": float((sure >= CERTAIN).double().mean()),
             "labels": "told" if matching.observation.labels is not None else "searched" if soft else "restored",
         }
-        reason = f"the descent ended because {found.sentence}, and the pooled rows are at a distance of {stats['distance']:.1e}"
+        reason = f"the descent ended because {found.sentence}, and the pooled rows are at a distance of {distance:.1e}"
         training = matching.observation.training
         steps = None if matching.replay.training is None or training is None else torch.arange(matching.count).expand(training.epochs, -1)
         stopped = found.ending == "interrupted"

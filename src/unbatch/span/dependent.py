@@ -111,16 +111,16 @@ def invert_dependent(
     """
     told = f"{samples} samples whose inputs depend on each other, being of rank {factors.rank}"
     stats: dict[str, Any] = {"layer": call.weight, "width": len(factors.left), "rank": factors.rank, "gap": factors.gap, "samples": samples}
-    stats |= {"rounds": 0, "peeled": 0}
+    rounds = 0
     progress(told, float("nan"))
     inputs, labels = factors.right.new_zeros((0, factors.right.shape[1])), torch.zeros(0, dtype=torch.int64, device=factors.right.device)
     for found in _rounds(observation, call, factors, samples, generator, clock):
-        stats["rounds"] += 1
-        stats["peeled"] += len(found)
+        rounds += 1
         inputs, labels = torch.cat([inputs, found.inputs]), torch.cat([labels, found.labels])
         progress(f"{len(labels)} of {samples} dependent samples found", len(labels) / samples)
+    stats |= {"rounds": rounds, "peeled": len(labels)}
     reason = f"{told}: {len(labels)} of them found by what the layers behind are fed" if len(labels) < samples else ""
-    if not stats["rounds"]:
+    if not rounds:
         reason = f"{told}, and the layers behind give too few equations to tell them apart"
     if not len(labels):
         return Candidate(reason=reason, exhausted=True, stats=stats)
