@@ -257,7 +257,9 @@ def test_places_that_hold_no_file(place: str, which: str, played: Round, capsys:
     played.paths[which] = played.folder / "other"
     make(played.paths[which])
     before = files(played.folder)
-    assert complaint in played.judge(played.audit(), capsys.readouterr(), before)
+    # A folder of updates is a round of many clients, and this one is empty.
+    expected = "give the folder of a round" if (place, which) == ("a folder", "update") else complaint
+    assert expected in played.judge(played.audit(), capsys.readouterr(), before)
 
 
 TRUTHS: dict[str, tuple[Callable[[Round], bytes], str]] = {
