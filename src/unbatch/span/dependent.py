@@ -283,6 +283,8 @@ class _Stage:
     def _directions(self) -> Float[Tensor, "q r"]:
         """Along which p · sums stays 1; a step of length one changes an input by length one."""
         right, across = self.factors.right, complement(self.sums[None]).T
+        if not len(across):
+            return across
         squares, vectors = torch.linalg.eigh((across @ right) @ (across @ right).T)
         return (vectors / squares.clamp_min(1e-24 * float(squares[-1])).sqrt()).T @ across
 
