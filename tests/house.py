@@ -8,7 +8,7 @@ ALLOWED: dict[str, set[str]] = {
     "errors": set(),
     "archives": {"errors"},
     "records": {"errors"},
-    "origin": {"errors", "records"},
+    "origin": {"archives", "records"},
     "advice": {"records", "types"},
     "seeds": {"errors"},
     "trace": {"errors"},
@@ -49,6 +49,7 @@ ALLOWED: dict[str, set[str]] = {
     "importers": {"archives", "errors", "gradients", "types"},
     "store": {"advice", "errors", "label_scores", "origin", "realism", "records", "types"},
     "experiments": {
+        "archives",
         "auditing",
         "contracts",
         "errors",
@@ -66,6 +67,7 @@ ALLOWED: dict[str, set[str]] = {
     "report": {"advice", "defending", "errors", "exposure", "origin", "records", "specs", "store", "types"},
     "cli": {
         "__init__",
+        "archives",
         "auditing",
         "choosing",
         "defending",

@@ -14,10 +14,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from unbatch.archives import read_npz
+from unbatch.archives import read_npz, read_text
+from unbatch.cli.configuration import defaults
 from unbatch.datasets.npz import Npz
 from unbatch.errors import BadFile
-from unbatch.importers import read_tensors, read_truth
+from unbatch.experiments import load_plan
+from unbatch.importers import read_schema, read_tensors, read_truth
+from unbatch.origin import source
 
 IMAGES, LABELS = np.zeros((3, 4, 4), np.uint8), np.arange(3)
 
@@ -105,3 +108,32 @@ def test_what_is_read_is_what_was_written(tmp_path: Path, save: Callable[..., No
     (read,) = read_npz(tmp_path / "a.npz").values()
     assert read.dtype == array.dtype
     assert np.array_equal(read, array)
+
+
+TEXTS: dict[str, tuple[Callable[[Path], object], str]] = {
+    "missing": (lambda _: None, "No such file"),
+    "a folder": (lambda p: p.mkdir(), "Is a directory"),
+    "a pipe": (os.mkfifo, "a pipe or a device"),
+    "a device": (lambda p: p.symlink_to("/dev/zero"), "a pipe or a device"),
+    "no text": (lambda p: p.write_bytes(b"\xff\xfe"), "codec can't decode"),
+    "too much of it": (lambda p: p.write_text("x" * 101), "more than 100 bytes"),
+}
+
+
+@pytest.mark.parametrize("case", TEXTS)
+def test_a_text_that_cannot_be_read_is_one_sentence(tmp_path: Path, case: str) -> None:
+    make, complaint = TEXTS[case]
+    make(tmp_path / "a.toml")
+    with pytest.raises(BadFile) as caught:
+        read_text(tmp_path / "a.toml", "settings", "mend it", largest=100)
+    assert complaint in str(caught.value)
+
+
+READERS = {"columns": read_schema, "settings": lambda p: defaults(p, {}), "a hash": lambda p: source("update", p), "a plan": load_plan}
+
+
+@pytest.mark.parametrize("read", READERS.values(), ids=READERS)
+def test_no_reader_waits_for_a_pipe(tmp_path: Path, read: Callable[[Path], object]) -> None:
+    os.mkfifo(tmp_path / "a.toml")
+    with pytest.raises(BadFile, match="a pipe or a device"):
+        read(tmp_path / "a.toml")

@@ -23,7 +23,7 @@ import numpy.typing as npt
 
 from unbatch.errors import BadFile
 
-__all__ = ["entries", "opened", "read_npz", "reading"]
+__all__ = ["entries", "opened", "read_npz", "read_text", "reading"]
 
 Array = npt.NDArray[Any]
 
@@ -66,6 +66,28 @@ def opened(path: Path) -> Iterator[IO[bytes]]:
         raise BadFile("a readable file", f"'{path}' ({error.strerror})", "check the path") from error
     with file:
         yield file
+
+
+def read_text(path: Path, kind: str, do: str, largest: int = 1 << 20) -> str:
+    """The text of a small file that a person or a program wrote.
+
+    Args:
+        path: of the file.
+        kind: what it should be, for the sentence.
+        do: what to do if it is not.
+        largest: bytes that are read at most.
+
+    Raises:
+        BadFile: it cannot be read, is larger, or is no text in UTF-8.
+    """
+    with opened(path) as file:
+        try:
+            content = file.read(largest + 1)
+            if len(content) > largest:
+                raise BadFile(kind, f"more than {largest:,} bytes in '{path}'", do)
+            return content.decode("utf-8-sig")
+        except (OSError, UnicodeDecodeError) as error:
+            raise BadFile(kind, f"'{path}' ({error})", do) from error
 
 
 @contextmanager

@@ -6,7 +6,7 @@ import hashlib
 from datetime import UTC, datetime
 from pathlib import Path
 
-from unbatch.errors import BadFile
+from unbatch.archives import opened, reading
 from unbatch.records import Record
 
 __all__ = ["NextStep", "Origin", "SourceFile", "fingerprint", "now", "source"]
@@ -71,16 +71,13 @@ def source(role: str, path: Path) -> SourceFile:
     """A file that goes in, with the hash of its content.
 
     Raises:
-        BadFile: it cannot be read.
+        BadFile: it cannot be read, or is no file: a pipe would wait for ever, and a device never end.
     """
     digest, size = hashlib.sha256(), 0
-    try:
-        with path.open("rb") as file:
-            while chunk := file.read(CHUNK):
-                digest.update(chunk)
-                size += len(chunk)
-    except OSError as error:
-        raise BadFile("a readable file", f"{str(path)!r} ({error.strerror})", "check the path") from error
+    with opened(path) as file, reading(path, "file"):
+        while chunk := file.read(CHUNK):
+            digest.update(chunk)
+            size += len(chunk)
     return SourceFile(role=role, name=path.name, sha256=digest.hexdigest(), size=size)
 
 

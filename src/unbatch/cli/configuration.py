@@ -20,9 +20,6 @@ __all__ = ["NAMES", "defaults", "find"]
 NAMES: Final = ("unbatch.toml", "pyproject.toml")
 """Where settings are looked for, in this order; the first that has any is taken."""
 
-LARGEST: Final = 1 << 20
-"""Bytes of the largest file that is read."""
-
 
 def find(folder: Path) -> Path | None:
     """The file with settings in a folder, if there is one."""
@@ -35,12 +32,14 @@ def find(folder: Path) -> Path | None:
 
 def _settings(path: Path) -> dict[str, Any] | None:
     """What a file says; None where it is a ``pyproject.toml`` that says nothing of unbatch."""
+    from unbatch.archives import read_text
+
+    kind, do = "settings in TOML", "mend the file, or name another with --config"
+    text = read_text(path, kind, do)
     try:
-        if path.stat().st_size > LARGEST:
-            raise BadFile("a file of settings", f"{path.stat().st_size:,} bytes at {str(path)!r}", "give another file")
-        plain = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError) as error:
-        raise BadFile("settings in TOML", f"{str(path)!r} ({error})", "mend the file, or name another with --config") from error
+        plain = tomllib.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise BadFile(kind, f"{str(path)!r} ({error})", do) from error
     if path.name != "pyproject.toml":
         return plain
     tool = plain.get("tool", {})

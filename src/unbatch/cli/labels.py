@@ -15,7 +15,7 @@ from unbatch.cli.audit import LearningRate, LocalEpochs, MiniBatch, Momentum, Re
 from unbatch.cli.client import Nesterov, Optimizer, WeightDecay, optimized
 from unbatch.cli.output import Baseline, ExitZero, Format, Output, Redact, Verbose, deliver, new_leaks, prepare
 from unbatch.cli.shared import InputShape, Loss, Model, Quiet, Seed, Update, Weights
-from unbatch.errors import BadFile, Misuse, printable
+from unbatch.errors import Misuse, printable
 
 if TYPE_CHECKING:
     from unbatch.importers import Kind
@@ -128,12 +128,10 @@ def _deliver(stored: StoredLabels, output: Output) -> None:
 
 def _named(observation: Observation, path: Path) -> Observation:
     """With names of the classes."""
+    from unbatch.archives import read_text
     from unbatch.types import Schema
 
-    try:
-        names = tuple(path.read_text(encoding="utf-8").split("\n"))
-    except (OSError, ValueError) as error:
-        raise BadFile("a text file with the name of a class in every line", f"{str(path)!r} ({error})", "give another file") from error
+    names = tuple(read_text(path, "a text file with the name of a class in every line", "give another file").split("\n"))
     names = tuple(name.strip() for name in (names[:-1] if not names[-1] else names))
     if len(names) != observation.classes:
         came = f"{len(names)} lines in {str(path)!r}"

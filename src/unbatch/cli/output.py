@@ -126,11 +126,15 @@ def _check_file(path: Path) -> None:
 
 def _fingerprints(path: Path) -> frozenset[str]:
     """What an earlier result proved."""
+    from unbatch.archives import read_text
+
+    kind, do = "a result of unbatch in JSON", "make one with --format json"
+    text = read_text(path, kind, do, largest=1 << 28)
     try:
-        plain: Any = json.loads(path.read_text(encoding="utf-8"))
+        plain: Any = json.loads(text)
         return frozenset(claim["fingerprint"] for claim in plain["claims"] if claim["level"] == "proved")
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise BadFile("a result of unbatch in JSON", f"{str(path)!r} ({type(error).__name__})", "make one with --format json") from error
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise BadFile(kind, f"{str(path)!r} ({type(error).__name__})", do) from error
 
 
 def new_leaks(sheet: Sheet, output: Output) -> list[str]:

@@ -26,6 +26,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from unbatch.archives import read_text
 from unbatch.auditing import environment
 from unbatch.errors import BadFile, Misuse
 from unbatch.experiments.checking import check_grid
@@ -164,10 +165,7 @@ def _where(source: Source, places: Mapping[str, Place], key: str, value: object)
 
 
 def _read(path: Path) -> tuple[Source, dict[str, Any]]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, ValueError) as error:
-        raise BadFile("a plan, a TOML file", f"{str(path)!r} ({error})", "give its path; docs/experiments.md shows one") from error
+    text = read_text(path, "a plan, a TOML file", "give its path; docs/experiments.md shows one")
     try:
         return Source(str(path), text), tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:

@@ -6,13 +6,11 @@ import json
 import tomllib
 from pathlib import Path
 
+from unbatch.archives import read_text
 from unbatch.errors import BadFile, Misuse
 from unbatch.types import Schema
 
 __all__ = ["read_schema"]
-
-LARGEST = 1 << 20
-"""Bytes of the largest file that is read."""
 
 OF_THE_ROWS = {"label", "separator", "drop_missing"}
 """What a file of columns says of the file of rows beside it: see ``unbatch describe table``."""
@@ -33,15 +31,11 @@ def read_schema(path: str | Path) -> Schema:
     """
     path, expected = Path(path), "a TOML or JSON file that says how to read an input"
     try:
-        with path.open("rb") as stream:
-            data = stream.read(LARGEST + 1)
-        if len(data) > LARGEST:
-            raise BadFile(expected, f"more than {LARGEST:,} bytes in '{path}'", "give the file of columns, not the rows")
-        text = data.decode("utf-8-sig")
+        text = read_text(path, expected, "give the file of columns, not the rows")
         plain = json.loads(text) if path.suffix.lower() == ".json" else tomllib.loads(text)
-    except (OSError, ValueError, RecursionError) as error:
-        if isinstance(error, BadFile):
-            raise
+    except BadFile:
+        raise
+    except (ValueError, RecursionError) as error:
         raise BadFile(expected, f"'{path}' ({error})", "see `unbatch describe table`") from error
     if not isinstance(plain, dict):
         raise BadFile(expected, f"a {type(plain).__name__} in '{path}'", "see `unbatch describe table`")
