@@ -14,13 +14,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from unbatch.archives import read_npz, read_text
+from unbatch.archives import read_npz
 from unbatch.cli.configuration import defaults
 from unbatch.datasets.npz import Npz
 from unbatch.errors import BadFile
 from unbatch.experiments import load_plan
 from unbatch.importers import read_schema, read_tensors, read_truth
 from unbatch.origin import source
+from unbatch.reading import read_text
 
 IMAGES, LABELS = np.zeros((3, 4, 4), np.uint8), np.arange(3)
 

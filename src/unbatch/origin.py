@@ -6,7 +6,7 @@ import hashlib
 from datetime import UTC, datetime
 from pathlib import Path
 
-from unbatch.archives import opened, reading
+from unbatch.reading import opened, reading
 from unbatch.records import Record
 
 __all__ = ["NextStep", "Origin", "SourceFile", "fingerprint", "now", "source"]

@@ -29,7 +29,7 @@ from unbatch.span.inversion import complete
 from unbatch.spear.candidate import Attempt, read_out
 from unbatch.spear.problem import Problem, factored, pose, too_few
 from unbatch.spear.sampling import expected_subsets
-from unbatch.spear.search import Search
+from unbatch.spear.search import NOISY, Search
 from unbatch.spear.selection import Solution
 from unbatch.spear.shallow.setting import invert_shallow
 from unbatch.trace import LinearCall, linear_layers
@@ -162,7 +162,7 @@ class Spear(Attack):
         if not best.whole and shallow is not None:
             return shallow
         more = None
-        if not best.whole and helped:
+        if helped and _unfinished(best, factors.rank):
             made = read_out(observation, best, factors.rank, progress)
             more = _completed(observation, made, call.weight, generator, clock, progress)
             if more is None and not clock.over:
@@ -224,7 +224,13 @@ def _completed(
     except Inapplicable:
         return None
     known, found = (0 if c.samples is None else len(c.samples) for c in (made, more))
-    return replace(more, stats={**made.stats, **more.stats, "found by zeros": known}) if found > known else None
+    better = found > known or (found == known and not more.exhausted)  # of as many, those that are certified
+    return replace(more, stats={**made.stats, **more.stats, "found by zeros": known}) if better else None
+
+
+def _unfinished(best: Attempt, rank: int) -> bool:
+    """Whether samples are missing: of the batch, or of a rank that was cut where a few samples outweigh all others."""
+    return not best.whole or (not best.fits and (best.problem.layer.batch < rank or best.problem.layer.noise_level < NOISY))
 
 
 def _stats(problem: Problem, search: Search, score: float) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any, Final
 import typer
 
 from unbatch.errors import BadFile, Misuse
+from unbatch.reading import read_text
 
 __all__ = ["NAMES", "defaults", "find"]
 
@@ -32,8 +33,6 @@ def find(folder: Path) -> Path | None:
 
 def _settings(path: Path) -> dict[str, Any] | None:
     """What a file says; None where it is a ``pyproject.toml`` that says nothing of unbatch."""
-    from unbatch.archives import read_text
-
     kind, do = "settings in TOML", "mend the file, or name another with --config"
     text = read_text(path, kind, do)
     try:

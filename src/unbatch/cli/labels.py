@@ -16,6 +16,7 @@ from unbatch.cli.client import Nesterov, Optimizer, WeightDecay, optimized
 from unbatch.cli.output import Baseline, ExitZero, Format, Output, Redact, Verbose, deliver, new_leaks, prepare
 from unbatch.cli.shared import InputShape, Loss, Model, Quiet, Seed, Update, Weights
 from unbatch.errors import Misuse, printable
+from unbatch.reading import read_text
 
 if TYPE_CHECKING:
     from unbatch.importers import Kind
@@ -128,7 +129,6 @@ def _deliver(stored: StoredLabels, output: Output) -> None:
 
 def _named(observation: Observation, path: Path) -> Observation:
     """With names of the classes."""
-    from unbatch.archives import read_text
     from unbatch.types import Schema
 
     names = tuple(read_text(path, "a text file with the name of a class in every line", "give another file").split("\n"))

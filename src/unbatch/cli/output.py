@@ -14,6 +14,7 @@ import typer
 
 from unbatch.cli.app import echo
 from unbatch.errors import BadFile, Misuse
+from unbatch.reading import read_text
 
 if TYPE_CHECKING:
     from unbatch.report.claims import Sheet
@@ -126,8 +127,6 @@ def _check_file(path: Path) -> None:
 
 def _fingerprints(path: Path) -> frozenset[str]:
     """What an earlier result proved."""
-    from unbatch.archives import read_text
-
     kind, do = "a result of unbatch in JSON", "make one with --format json"
     text = read_text(path, kind, do, largest=1 << 28)
     try:

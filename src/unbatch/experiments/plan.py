@@ -26,7 +26,6 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from unbatch.archives import read_text
 from unbatch.auditing import environment
 from unbatch.errors import BadFile, Misuse
 from unbatch.experiments.checking import check_grid
@@ -34,6 +33,7 @@ from unbatch.experiments.grids import Grid
 from unbatch.experiments.identity import code_version, digest, files_digest
 from unbatch.experiments.toml_lines import Place, Source
 from unbatch.experiments.trial import Trial
+from unbatch.reading import read_text
 from unbatch.store.trials import RunHeader, Settings
 
 __all__ = ["MOST", "Plan", "load_plan"]

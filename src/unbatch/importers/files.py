@@ -14,8 +14,9 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from unbatch.archives import entries, opened, read_npz, reading
+from unbatch.archives import entries, read_npz
 from unbatch.errors import BadFile
+from unbatch.reading import opened, reading
 
 __all__ = ["format_of", "read_tensors", "room_for", "to_tensor"]
 

@@ -6,8 +6,8 @@ import json
 import tomllib
 from pathlib import Path
 
-from unbatch.archives import read_text
 from unbatch.errors import BadFile, Misuse
+from unbatch.reading import read_text
 from unbatch.types import Schema
 
 __all__ = ["read_schema"]

@@ -20,6 +20,9 @@ __all__ = ["Found", "Search", "across"]
 LENGTHS = (0.25, 0.5, 0.7, 1.0, 1.4, 2.0, 4.0)
 """Lengths of a start that are tried where no bias tells it, in units of the usual one."""
 
+PIECE = 16
+"""Samples whose Jacobians are factored at a time."""
+
 DETERMINED = 1e-2
 """A sample is determined if its residual bounds its relative error by this."""
 
@@ -200,6 +203,13 @@ class Search:
         told = bool(self.problem.sums.any())  # without a bias what a layer is fed need not tell the scale: see ``Problem.length``
         plan, steps = (self.problem.plans[0], 4) if told else (whole, 12)
         points, _ = minimize(plan, points, labels, across(self.problem.sums), clock, steps=steps, floor=1e-15)
+        if told:  # of weak samples, what taking out the strong ones left wrong is lost in the square of the condition
+            points = torch.cat(
+                [
+                    refine(plan, p, y, self._directions(), steps=1)[0]
+                    for p, y in zip(torch.split(points, PIECE), torch.split(labels, PIECE), strict=True)
+                ]
+            )
         labels = self._pulling(points, labels) if told else labels
         proved = whole.misfit(points, labels, self.problem.precision, self.problem.unknowns) < 1
         proved[proved.clone()] = self._determined(points[proved], labels[proved], inside)
@@ -252,7 +262,7 @@ class Search:
         determined = torch.zeros(len(points), dtype=torch.bool, device=points.device)
         for plan in self.problem.plans:
             open_ = (~determined).nonzero()[:, 0]
-            for part in torch.split(open_, 16):
+            for part in torch.split(open_, PIECE):
                 _, errors = refine(plan, points[part], labels[part], self._directions(inside), steps=1)
                 determined[part] = errors < self.determined * size[part]
         return determined
