@@ -24,6 +24,7 @@ from torch import Generator
 from unbatch.clock import Clock, OutOfTime
 from unbatch.contracts import Attack, Needs, Yield
 from unbatch.errors import Inapplicable, Misuse
+from unbatch.linalg.lowrank import NOISELESS, Factors
 from unbatch.span.dependent import dependent_samples, invert_dependent
 from unbatch.span.inversion import complete
 from unbatch.spear.candidate import Attempt, read_out
@@ -54,6 +55,10 @@ SEARCH = 0.5
 HOPELESS = 0.05
 """Share of the budget for the sparse directions of inputs that depend on each other, where the layers behind do not tell them apart: only
 samples that are in no dependence can be found."""
+
+
+TRUSTED = 0.25
+"""Share of a whole batch that does not fit, above which samples that are proved one by one are preferred to it."""
 
 
 @dataclass(frozen=True)
@@ -162,9 +167,10 @@ class Spear(Attack):
         if not best.whole and shallow is not None:
             return shallow
         more = None
-        if helped and _unfinished(best, factors.rank):
+        if helped and _unfinished(best, factors):
             made = read_out(observation, best, factors.rank, progress)
-            more = _completed(observation, made, call.weight, generator, clock, progress)
+            certified = best.fits or not best.whole
+            more = _completed(observation, made, call.weight, generator, clock, progress, certified=certified)
             if more is None and not clock.over:
                 best = self._best(observation, problems, generator, clock, progress) or best
         if samples is not None and not best.whole:
@@ -214,9 +220,12 @@ class Spear(Attack):
 
 
 def _completed(
-    observation: Observation, made: Candidate, weight: str, generator: Generator, clock: Clock, progress: Progress
+    observation: Observation, made: Candidate, weight: str, generator: Generator, clock: Clock, progress: Progress, *, certified: bool
 ) -> Candidate | None:
-    """The samples that were found and those that ``span`` finds once these are taken out; None where it finds no more."""
+    """The samples that were found and those that ``span`` finds once these are taken out; None where it finds no more.
+
+    Of a whole that does not fit, none is certified: what ``span`` keeps of it is.
+    """
     if clock.over:
         return None
     try:
@@ -224,13 +233,19 @@ def _completed(
     except Inapplicable:
         return None
     known, found = (0 if c.samples is None else len(c.samples) for c in (made, more))
-    better = found > known or (found == known and not more.exhausted)  # of as many, those that are certified
+    better = found > known or (found == known and not more.exhausted) or (not certified and found > TRUSTED * known)
     return replace(more, stats={**made.stats, **more.stats, "found by zeros": known}) if better else None
 
 
-def _unfinished(best: Attempt, rank: int) -> bool:
-    """Whether samples are missing: of the batch, or of a rank that was cut where a few samples outweigh all others."""
-    return not best.whole or (not best.fits and (best.problem.layer.batch < rank or best.problem.layer.noise_level < NOISY))
+def _unfinished(best: Attempt, factors: Factors) -> bool:
+    """Whether samples are missing: of the batch, or of a rank that was cut where a few samples outweigh all others.
+
+    Samples of which the network is nearly sure drown in the noise of the zeros, although the update as a whole has none.
+    """
+    if not best.whole:
+        return True
+    clean = factors.clear and factors.noise < NOISELESS * float(factors.singular_values[0])
+    return not best.fits and (best.problem.layer.batch < factors.rank or best.problem.layer.noise_level < NOISY or clean)
 
 
 def _stats(problem: Problem, search: Search, score: float) -> dict[str, Any]:

@@ -78,6 +78,8 @@ def dependent_samples(observation: Observation, call: LinearCall, factors: Facto
     for other in layers_behind(observation, [call])[:TRIED]:
         gradient = observation.update[other.weight]
         found = factor(gradient, generator, clock=clock)
+        if factors.rank in found.ranks:  # samples of which the network is nearly sure come after the same gap in every layer
+            return None
         if found.clear and found.rank < min(gradient.shape):
             largest = max(largest, found.rank)
     return largest if largest > factors.rank else None

@@ -25,6 +25,9 @@ ROUNDING = 10.0
 LARGEST = 300.0
 """Noise of this many times the precision of the arithmetic is too much for a proof."""
 
+FINE = 1e-5
+"""A finer precision than this makes no difference to that: a weak sample of a float64 update is known as one of a float32 update is."""
+
 MARGIN = 4
 """How many more equations than unknowns there must be: with fewer, a zero proves nothing."""
 
@@ -123,7 +126,7 @@ class Equations:
         worst, proving = points.new_zeros(len(points)), points.new_zeros(len(points))
         for space, (rest, inside) in zip(self.spaces, self.blocks(points, labels), strict=True):
             explained = ROUNDING * (inside @ space.noise.T).norm(dim=1)
-            proving += torch.where(explained < LARGEST * precision, space.surplus, 0)
+            proving += torch.where(explained < LARGEST * max(precision, FINE), space.surplus, 0)
             worst = torch.maximum(worst, rest.norm(dim=1) / explained.clamp_min(precision))
         return worst.where(proving >= unknowns + MARGIN, torch.inf).nan_to_num(torch.inf, torch.inf)
 
@@ -158,9 +161,10 @@ def spaces_of_gradient(
     noise = max(noise, resolution * float(values[0]) / max(whole.shape) ** 0.5)
     if values[batch - 1] < 10 * noise * max(whole.shape) ** 0.5:
         return []
+    largest = float(values[batch]) if batch < len(values) else 0.0  # samples under the rounding lie in few directions, unlike noise
     found: list[Space] = []
     for kind, basis, other in (("column", left[:, :batch], whole.shape[0]), ("row", right[:batch].T, whole.shape[1])):
         if other > batch:
-            spread = torch.diag(noise * (other - batch) ** 0.5 / values[:batch])
+            spread = torch.diag(max(largest, noise * (other - batch) ** 0.5) / values[:batch])
             found.append(Space("column" if kind == "column" else "row", layer, basis, spread, kind == "row" and bias is not None))
     return found
