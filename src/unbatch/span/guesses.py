@@ -8,6 +8,7 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from unbatch.linalg.ica import fast_ica, views_of
+from unbatch.spear.dictionary_learning import sparse_directions
 
 __all__ = ["random_starts", "scaled", "unmixed"]
 
@@ -30,7 +31,9 @@ def unmixed(
     views = views[:, kept] / length[kept] if even else views
     squares, vectors = torch.linalg.eigh(views @ views.T / views.shape[1])
     whitening = (vectors / squares.clamp_min(1e-12 * float(squares[-1])).sqrt()) @ vectors.T
-    rows = fast_ica((whitening @ views).float(), generator, contrast)
+    white = (whitening @ views).float()
+    rows = fast_ica(white, generator, contrast)
+    rows = sparse_directions(white.T / white.shape[1] ** 0.5, rows, torch.ones((1, 1), device=white.device), steps=40)
     return rows.to(right.dtype) @ whitening
 
 
