@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Literal
 
 import torch
@@ -55,17 +56,21 @@ class Space:
         """How many equations it gives."""
         return self.basis.shape[0] - self.basis.shape[1]
 
+    @cached_property
+    def outside(self) -> Float[Tensor, "m e"]:
+        """Orthonormal basis of all that is orthogonal to the space: what sticks out has so many coordinates and no more."""
+        return torch.linalg.qr(self.basis, mode="complete")[0][:, self.basis.shape[1] :].contiguous()
+
     def restricted(self, inside: Float[Tensor, "b r"]) -> Space:
         """The part of the space that the columns of ``inside`` (orthonormal) span."""
         return Space(self.kind, self.layer, self.basis @ inside, self.noise @ inside, self.augmented)
 
     def rest(self, vectors: Float[Tensor, "k n"]) -> tuple[Float[Tensor, "k e"], Float[Tensor, "k b"]]:
-        """What sticks out of the unit vectors, and the coordinates of what does not."""
+        """Coordinates of what sticks out of the unit vectors, and of what does not."""
         if self.augmented:
             vectors = torch.cat([vectors, torch.ones_like(vectors[:, :1])], dim=1)
         unit = vectors / vectors.norm(dim=1, keepdim=True).clamp_min(torch.finfo(vectors.dtype).tiny)
-        inside = unit @ self.basis
-        return unit - inside @ self.basis.T, inside
+        return unit @ self.outside, unit @ self.basis
 
 
 @dataclass(frozen=True, eq=False)

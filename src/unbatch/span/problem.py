@@ -32,6 +32,9 @@ TRIAL = 2
 CROWDED = 0.6
 """Above this share of unknowns to the first layer's equations the other layers' equations are used in the search, not only in the proof."""
 
+FED = 0.45
+"""The same for what the next layers are fed: with fewer equations a kinked activation leaves zeros that no sample has, and more are cheap."""
+
 
 @dataclass(frozen=True, eq=False)
 class Problem:
@@ -168,7 +171,7 @@ def _plans(equations: Equations, sums: Tensor, unknowns: int) -> tuple[Equations
     network = equations.network
     own = Equations(network, [equations.spaces[0]])
     rows = [space for space in equations.spaces if space.kind == "row"]
-    fed = next((e for e in (Equations(network, rows[:n]) for n in range(1, len(rows) + 1)) if CROWDED * e.count > unknowns), None)
+    fed = next((e for e in (Equations(network, rows[:n]) for n in range(1, len(rows) + 1)) if FED * e.count > unknowns), None)
     smooth = CROWDED * own.count > unknowns and _smooth(own, sums)
     return (*([fed] if fed else []), *([own] if smooth else []), equations)
 
