@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 import torch
 from jaxtyping import Float, Int64
 from torch import Generator, Tensor
+from torch.nn import functional as F
 
 from unbatch.clock import Clock
 from unbatch.span.equations import Equations
@@ -22,6 +23,9 @@ LENGTHS = (0.25, 0.5, 0.7, 1.0, 1.4, 2.0, 4.0)
 
 PIECE = 16
 """Samples whose Jacobians are factored at a time."""
+
+ALIKE = 1e-6
+"""Two columns with a cosine that is this near to 1 are of one sample."""
 
 DETERMINED = 1e-2
 """A sample is determined if its residual bounds its relative error by this."""
@@ -70,6 +74,8 @@ class Search:
         generator: of all randomness.
         determined: see ``DETERMINED``.
         found: what is proved.
+        open: (k, b) columns of samples that meet all equations and yet have room to move, with their labels: behind ReLU the neurons that
+            a sample leaves off do not tell where it is. Its column is known all the same, and leaves the others one unknown less.
         counts: rounds and starts, and how many starts ended in a proof.
     """
 
@@ -79,6 +85,7 @@ class Search:
     generator: Generator
     determined: float = DETERMINED
     found: Found = field(init=False)
+    open: Found = field(init=False)
     counts: dict[str, int] = field(default_factory=lambda: {"rounds": 0, "starts": 0, "hits": 0})
 
     def __post_init__(self) -> None:
@@ -86,6 +93,7 @@ class Search:
         none = self.problem.sums.new_zeros
         size = self.problem.batch
         self.found = Found(none((0, size)), self.classes[:0], none((0, size)), none(0))
+        self.open = self.found
 
     @property
     def missing(self) -> int:
@@ -116,11 +124,12 @@ class Search:
             idle: how many rounds before it found nothing.
             clock: see ``minimize``.
         """
-        inside, columns = complement(self.found.columns), complement(self.found.points)
+        inside, columns = complement(torch.cat([self.found.columns, self.open.columns])), complement(self.found.points)
         right, sums = inside.T @ self.problem.factors.right, inside.T @ self.problem.sums
         starts = self._starts(right, sums, idle)
         plan = self.problem.plans[idle % len(self.problem.plans)]
         self.descend(plan, starts, inside, columns, sums, clock, ranks=1 if idle < 2 else 3)
+        self._settle()
 
     def descend(
         self,
@@ -212,9 +221,12 @@ class Search:
             )
         labels = self._pulling(points, labels) if told else labels
         proved = whole.misfit(points, labels, self.problem.precision, self.problem.unknowns) < 1
-        proved[proved.clone()] = self._determined(points[proved], labels[proved], inside)
-        self.counts["hits"] += int(proved.sum())
         points, labels = points[proved], labels[proved]
+        fixed = self._determined(points, labels, inside)
+        if told:
+            self._keep_open(points[~fixed], labels[~fixed])
+        self.counts["hits"] += int(fixed.sum())
+        points, labels = points[fixed], labels[fixed]
         if not len(points):
             return
         along, columns = self._columns(points, labels)
@@ -232,6 +244,42 @@ class Search:
             torch.cat([old.columns, columns[chosen]]),
             torch.cat([old.errors, along.new_zeros(len(room))]),
         )
+
+    def _keep_open(self, points: Float[Tensor, "k b"], labels: Int64[Tensor, " k"]) -> None:
+        """Remember the columns of samples that have room to move, one of each sample."""
+        if not len(points):
+            return
+        along, columns = self._columns(points, labels)
+        known = F.normalize(torch.cat([self.found.columns, self.open.columns, columns]), dim=1)
+        same = (known @ known.T).abs().tril(-1) > 1 - ALIKE
+        new = ~same[-len(points) :].any(dim=1) & columns.isfinite().all(dim=1)
+        chosen = new.nonzero()[: self.missing - len(self.open), 0]
+        self.open = Found(*(torch.cat([old, part[chosen]]) for old, part in self._pairs(points, labels, columns, along)))
+
+    def _pairs(self, points: Tensor, labels: Tensor, columns: Tensor, along: Tensor) -> list[tuple[Tensor, Tensor]]:
+        old = self.open
+        return [(old.points, points), (old.labels, labels), (old.columns, columns), (old.errors, along)]
+
+    def _settle(self) -> None:
+        """Open samples whose columns became dependent on found ones are dropped; with all columns there, the inverse says where each is."""
+        if not len(self.open):
+            return
+        known = F.normalize(torch.cat([self.found.columns, self.open.columns]), dim=1)
+        same = (known @ known.T).abs().tril(-1)[len(self.found) :] > 1 - ALIKE
+        kept = ~same.any(dim=1)
+        one = self.open
+        self.open = one = Found(one.points[kept], one.labels[kept], one.columns[kept], one.errors[kept])
+        if len(self.found) + len(one) < self.problem.batch:
+            return
+        columns = torch.cat([self.found.columns, one.columns])
+        labels = torch.cat([self.found.labels, one.labels])
+        inverse, failed = torch.linalg.inv_ex(columns.T)
+        points = inverse / (inverse @ self.problem.sums)[:, None]
+        good = self.problem.equations.misfit(points, labels, self.problem.precision, self.problem.unknowns) < 1
+        self.open = Found(one.points[:0], one.labels[:0], one.columns[:0], one.errors[:0])
+        if int(failed) or not bool(good.all()):
+            return
+        self.found = Found(points, labels, self._columns(points, labels)[1], points.new_zeros(len(points)))
 
     def _pulling(self, points: Float[Tensor, "k b"], labels: Int64[Tensor, " k"]) -> Int64[Tensor, " k"]:
         """The labels, or others where p · c is not above zero: of two classes ∂ℓ/∂z differ by a negative factor alone."""
