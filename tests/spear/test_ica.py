@@ -57,5 +57,5 @@ def test_views_are_linear_in_the_inputs() -> None:
 
 
 def test_large_pictures_and_vectors_have_views_too() -> None:
-    assert views_of(torch.rand(2, 3 * 150 * 150, dtype=torch.float64), (3, 150, 150), GENERATOR).shape[1] <= 6000
+    assert views_of(torch.rand(2, 3 * 150 * 150, dtype=torch.float64), (3, 150, 150), GENERATOR).shape[1] <= 9000
     assert views_of(torch.rand(2, 14, dtype=torch.float64), (14,), GENERATOR).shape == (2, 14)

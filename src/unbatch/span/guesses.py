@@ -7,6 +7,7 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
+from unbatch.clock import UNLIMITED, Clock
 from unbatch.linalg.ica import fast_ica, views_of
 from unbatch.spear.dictionary_learning import sparse_directions
 
@@ -14,7 +15,13 @@ __all__ = ["random_starts", "scaled", "unmixed"]
 
 
 def unmixed(
-    right: Float[Tensor, "r n"], shape: tuple[int, ...], generator: Generator, contrast: float = 0.1, *, even: bool = True
+    right: Float[Tensor, "r n"],
+    shape: tuple[int, ...],
+    generator: Generator,
+    contrast: float = 0.1,
+    *,
+    even: bool = True,
+    clock: Clock = UNLIMITED,
 ) -> Float[Tensor, "r r"]:
     """Rows p, up to scale and sign, for which Rᵀ p looks like a single input.
 
@@ -24,6 +31,7 @@ def unmixed(
         generator: of features and starting point.
         contrast: see ``linalg.ica.fast_ica``.
         even: whether features count alike however strong they are: better for many samples, worse for few.
+        clock: when to give up.
     """
     views = views_of(right, shape, generator)
     length = views.norm(dim=0)
@@ -32,8 +40,8 @@ def unmixed(
     squares, vectors = torch.linalg.eigh(views @ views.T / views.shape[1])
     whitening = (vectors / squares.clamp_min(1e-12 * float(squares[-1])).sqrt()) @ vectors.T
     white = (whitening @ views).float()
-    rows = fast_ica(white, generator, contrast)
-    rows = sparse_directions(white.T / white.shape[1] ** 0.5, rows, torch.ones((1, 1), device=white.device), steps=40)
+    rows = fast_ica(white, generator, contrast, clock=clock)
+    rows = sparse_directions(white.T / white.shape[1] ** 0.5, rows, torch.ones((1, 1), device=white.device), steps=40, clock=clock)
     return rows.to(right.dtype) @ whitening
 
 

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from unbatch.clock import Clock
+from unbatch.clock import Clock, OutOfTime
 from unbatch.span.equations import Equations
 from unbatch.span.guesses import random_starts, scaled, unmixed
 from unbatch.span.least_squares import minimize, refine
@@ -126,7 +126,10 @@ class Search:
         """
         inside, columns = complement(torch.cat([self.found.columns, self.open.columns])), complement(self.found.points)
         right, sums = inside.T @ self.problem.factors.right, inside.T @ self.problem.sums
-        starts = self._starts(right, sums, idle)
+        try:
+            starts = self._starts(right, sums, idle, clock)
+        except OutOfTime:
+            return
         plan = self.problem.plans[idle % len(self.problem.plans)]
         self.descend(plan, starts, inside, columns, sums, clock, ranks=1 if idle < 2 else 3)
         self._settle()
@@ -181,15 +184,15 @@ class Search:
         rests = own.best_labels(tried, self.classes)[0][:, 0].reshape(len(lengths), -1)
         return lengths[rests.argmin(dim=0), None] * unit
 
-    def _starts(self, right: Tensor, sums: Tensor, idle: int) -> Tensor:
+    def _starts(self, right: Tensor, sums: Tensor, idle: int, clock: Clock) -> Tensor:
         rank = len(sums)
         if rank == 1:
             return scaled(torch.ones_like(sums)[None], sums, right)
         even = (rank > 12) == (idle % 2 == 0)
         contrast = (0.1, 0.1, 0.02, 0.02, 0.5, 0.5)[idle % 6]
-        rows = [unmixed(right, self.shape, self.generator, contrast, even=even)]
+        rows = [unmixed(right, self.shape, self.generator, contrast, even=even, clock=clock)]
         if rank <= 12 or idle:
-            rows.append(unmixed(right, self.shape, self.generator, contrast, even=not even))
+            rows.append(unmixed(right, self.shape, self.generator, contrast, even=not even, clock=clock))
         starts = [scaled(torch.cat(rows), sums, right)]
         if idle:
             starts.append(random_starts(min(4 * rank, 128), sums, right, self.generator))
