@@ -24,11 +24,10 @@ from torch import Generator
 from unbatch.clock import Clock, OutOfTime
 from unbatch.contracts import Attack, Needs, Yield
 from unbatch.errors import Inapplicable, Misuse
-from unbatch.linalg.lowrank import NOISELESS, Factors
 from unbatch.span.dependent import dependent_samples, invert_dependent
 from unbatch.span.inversion import complete
 from unbatch.spear.candidate import Attempt, read_out
-from unbatch.spear.problem import Problem, factored, pose, too_few
+from unbatch.spear.problem import Problem, factored, noiseless, pose, too_few
 from unbatch.spear.sampling import expected_subsets
 from unbatch.spear.search import NOISY, Search
 from unbatch.spear.selection import Solution
@@ -167,7 +166,7 @@ class Spear(Attack):
         if not best.whole and shallow is not None:
             return shallow
         more = None
-        if helped and _unfinished(best, factors):
+        if helped and _unfinished(best, factors.rank, clean=noiseless(factors)):
             made = read_out(observation, best, factors.rank, progress)
             certified = best.fits or not best.whole
             more = _completed(observation, made, call.weight, generator, clock, progress, certified=certified)
@@ -237,15 +236,14 @@ def _completed(
     return replace(more, stats={**made.stats, **more.stats, "found by zeros": known}) if better else None
 
 
-def _unfinished(best: Attempt, factors: Factors) -> bool:
+def _unfinished(best: Attempt, rank: int, *, clean: bool) -> bool:
     """Whether samples are missing: of the batch, or of a rank that was cut where a few samples outweigh all others.
 
     Samples of which the network is nearly sure drown in the noise of the zeros, although the update as a whole has none.
     """
     if not best.whole:
         return True
-    clean = factors.clear and factors.noise < NOISELESS * float(factors.singular_values[0])
-    return not best.fits and (best.problem.layer.batch < factors.rank or best.problem.layer.noise_level < NOISY or clean)
+    return not best.fits and (best.problem.layer.batch < rank or best.problem.layer.noise_level < NOISY or clean)
 
 
 def _stats(problem: Problem, search: Search, score: float) -> dict[str, Any]:

@@ -33,7 +33,7 @@ CROWDED = 0.6
 """Above this share of unknowns to the first layer's equations the other layers' equations are used in the search, not only in the proof."""
 
 FED = 0.45
-"""The same for what the next layers are fed: with fewer equations a kinked activation leaves zeros that no sample has, and more are cheap."""
+"""The same for what the next layers are fed: with fewer equations a kinked activation has zeros that no sample has, and more are cheap."""
 
 
 @dataclass(frozen=True, eq=False)

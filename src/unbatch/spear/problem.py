@@ -12,14 +12,14 @@ from unbatch.clock import Clock, OutOfTime
 from unbatch.errors import Inapplicable
 from unbatch.linalg.completion import COMPLETE, Completion, complete, is_pruned, rank_of_pruned
 from unbatch.linalg.ica import views_of
-from unbatch.linalg.lowrank import Factors, factor, multiply
+from unbatch.linalg.lowrank import NOISELESS, Factors, factor, multiply
 from unbatch.spear.layer import Layer, layer_in_factors
 from unbatch.spear.next_layer import NextLayer, next_layer
 from unbatch.spear.search import NOISY
 from unbatch.trace import LinearCall
 from unbatch.types import Observation
 
-__all__ = ["Problem", "factored", "pose", "too_few"]
+__all__ = ["Problem", "factored", "noiseless", "pose", "too_few"]
 
 ZERO = 1e-7
 """What counts as zero in L q, as a share of its largest entry, in an update without noise."""
@@ -79,6 +79,11 @@ def factored(observation: Observation, call: LinearCall, generator: Generator, c
         factors = factor(gradient, generator, rank=min(observation.batch_size, *gradient.shape), clock=clock)
     _check_rank(observation, call, factors)
     return factors, None
+
+
+def noiseless(factors: Factors) -> bool:
+    """Whether what the factors do not explain is the rounding of float64."""
+    return factors.clear and factors.noise < NOISELESS * float(factors.singular_values[0])
 
 
 def _cut(gradient: Float[Tensor, "m n"], size: float, low: float = 1e-3) -> bool:
