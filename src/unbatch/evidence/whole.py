@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from scipy.optimize import nnls
 from torch import Tensor
 
@@ -15,6 +15,7 @@ from unbatch.evidence.accuracy import SAFETY, TELLING, across, counted_by, from_
 from unbatch.evidence.certificate import EVIDENCE, INDEPENDENT, SPARE
 from unbatch.evidence.completeness import plain, plain_size
 from unbatch.evidence.masks import Kink, ReluMasks, turned
+from unbatch.evidence.regions import random_slopes, settled
 from unbatch.evidence.replay import Replay, Use, entrance_of, replay, slices, smallest_sent
 from unbatch.evidence.slopes import slopes_of
 from unbatch.gradients import capture, couples
@@ -23,7 +24,7 @@ from unbatch.linalg.lowrank import multiply
 from unbatch.trace import linear_layers, run
 from unbatch.types import Observation
 
-__all__ = ["Whole", "by_turning", "prove_whole"]
+__all__ = ["Whole", "apart_from_mixtures", "by_turning", "prove_whole", "surplus"]
 
 NEAR = 0.1
 """A replay this near to the update may miss it by single neurons at their kink."""
@@ -115,8 +116,50 @@ def _attempt(observation: Observation, inputs: Tensor, labels: Tensor, weights: 
     each = max(-_log10(max(result.residual, 1e-15)), 1.0)
     digits = 0.0
     for most in (min(SPARE, 2 + math.ceil(EVIDENCE / each)), SPARE):  # a few probes are enough, unless the network makes them alike
-        digits = digits if digits >= EVIDENCE else _surplus(observation, result.columns, inputs, most) * each
-    return Whole(result.residual, missed, accuracy if digits >= EVIDENCE else nothing, weights, pruned, digits)
+        digits = digits if digits >= EVIDENCE else surplus(observation, result.columns, inputs, most) * each
+    accuracy = accuracy if digits >= EVIDENCE else nothing
+    if not couples(observation.model, observation.probe):
+        accuracy = accuracy.where(apart_from_mixtures(observation, inputs, result.columns, result.scale, weights, limit), torch.inf)
+    return Whole(result.residual, missed, accuracy, weights, pruned, digits)
+
+
+def apart_from_mixtures(
+    observation: Observation,
+    inputs: Tensor,
+    columns: Float[Tensor, "m k"],
+    told: Float[Tensor, " k"] | None,
+    weights: Float[Tensor, " k"] | None,
+    limit: float,
+) -> Bool[Tensor, " k"]:
+    """Whether each sample could not be a mixture of those with which it shares a region; see ``regions``.
+
+    Args:
+        observation: what the server saw.
+        inputs: (k, *shape).
+        columns: (m, k) theirs.
+        told: (k,) relative misfit of what they count by the gradient of the bias, None without one.
+        weights: (k,) what they count, None for even shares.
+        limit: what of a tensor may be rounding: a mean of so many samples that rounding hides one is no plain mean.
+    """
+    number = None if weights is None else plain_size(weights)
+    free = weights is not None and (number is None or number * limit > BETWEEN)
+    bias = told is not None and bool((told < TOLD).all())
+    if bias and not free:
+        return torch.ones(len(inputs), dtype=torch.bool, device=inputs.device)
+    ran = run(observation.model, inputs)
+    call = entrance_of(ran, observation, len(inputs))
+    if call is None:
+        return torch.zeros(len(inputs), dtype=torch.bool, device=inputs.device)
+    slopes = random_slopes(observation, len(inputs)).to(ran.outputs)
+    pulled = [torch.autograd.grad(ran.outputs, call.output, slope, retain_graph=True)[0].double() for slope in slopes]
+    return settled(torch.stack(pulled), columns, bias=bias, free=free)
+
+
+BETWEEN = 0.05
+"""Whole multiples of 1/n are told from other numbers where rounding is below this share of their distance."""
+
+TOLD = 1e-2
+"""The gradient of the bias says what samples count where it does so to this share."""
 
 
 def _reads_raw(observation: Observation, layer: str) -> bool:
@@ -181,7 +224,7 @@ def _log10(value: float) -> float:
     return float(torch.tensor(value, dtype=torch.float64).log10())
 
 
-def _surplus(observation: Observation, columns: Float[Tensor, "m k"], inputs: Tensor, most: int) -> int:
+def surplus(observation: Observation, columns: Float[Tensor, "m k"], inputs: Tensor, most: int) -> int:
     """How many more independent columns the layer can make than there are samples, on neurons that speak: at most so many.
 
     Samples that are mixtures of the true ones, X' = X M, have to come with the columns D M⁻ᵀ, which the network makes for no other than the
@@ -201,6 +244,7 @@ def _surplus(observation: Observation, columns: Float[Tensor, "m k"], inputs: Te
             return 0
         found.append(result)
     probed = torch.cat(found)[:, columns.abs().amax(dim=1) > 0]
+    probed = probed[probed.isfinite().all(dim=1)]  # a class that counts nothing has no loss of its own
     values = torch.linalg.svdvals(probed / probed.norm(dim=1, keepdim=True).clamp_min(1e-300))
     return max(0, int((values > INDEPENDENT * float(values[0])).sum()) - count) if len(values) else 0
 
