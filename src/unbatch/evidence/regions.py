@@ -11,6 +11,9 @@ D has rank q, so ρ ≥ q. With a bias and the weights of a plain mean there are
 ρ = q leaves as many equations as unknowns, and such a system has other solutions (found: three members, four classes, no bias, all three
 wrong, to 1e-14). So ρ − q is measured: by what the columns of random slopes have outside of the space of the proposed columns.
 
+The same holds for one sample that is held against the gradient by itself: of the directions in which the layers behind let it move, as they
+let mixtures of its region, each takes one of the ρ − q away, and one must be left.
+
 One member alone with a bias is settled by it whatever ρ is: M = 1, and its weight follows.
 """
 
@@ -27,6 +30,9 @@ __all__ = ["outside_of", "random_slopes", "settled"]
 
 VISIBLE = 1e-3
 """A column is outside of a space by this share of its length, or it is not."""
+
+SILENT = 1e-10
+"""A neuron that says less than this share of what the loudest says is silent for the whole batch."""
 
 DIRECTIONS = 3
 """Slopes that are tried: at most two equations are ever missing."""
@@ -48,7 +54,8 @@ def outside_of(pulled: Float[Tensor, "s k m"], columns: Float[Tensor, "m q"]) ->
         pulled: (s, k, m) columns of random slopes.
         columns: (m, q) proposed ones.
     """
-    heard = columns.abs().amax(dim=1) > 0  # silent neurons set no equation that is worth one
+    loud = columns.abs().amax(dim=1)
+    heard = loud > SILENT * loud.max()  # silent neurons set no equation that is worth one
     basis, _ = torch.linalg.qr(columns[heard] / columns.norm(dim=0).clamp_min(torch.finfo(columns.dtype).tiny))
     found = pulled[:, :, heard].transpose(0, 1)
     found = found / found.norm(dim=2, keepdim=True).clamp_min(torch.finfo(found.dtype).tiny)
@@ -56,12 +63,12 @@ def outside_of(pulled: Float[Tensor, "s k m"], columns: Float[Tensor, "m q"]) ->
     return tuple((torch.linalg.svdvals(part) > VISIBLE).sum(dim=1) for part in (rest, found))  # type: ignore[return-value]
 
 
-def settled(pulled: Float[Tensor, "s k m"], columns: Float[Tensor, "m k"], *, bias: bool, free: bool) -> Bool[Tensor, " k"]:
+def settled(pulled: Float[Tensor, "s k m"], columns: Float[Tensor, "m q"], *, bias: bool, free: bool) -> Bool[Tensor, " k"]:
     """Whether no mixture of samples that share a region could stand in the place of each sample; see the module.
 
     Args:
         pulled: (s, k, m) columns of random slopes.
-        columns: (m, k) proposed ones.
+        columns: (m, q) proposed ones.
         bias: whether the gradient of the bias says what the samples count.
         free: whether what they count is that of no plain mean.
     """

@@ -117,11 +117,10 @@ def _accuracy(observation: Observation, inputs: Tensor, labels: Tensor, replayed
     told = SAFETY * told
     if bool((told <= TELLING).all()):
         return rows + told
-    # The column of the first step, at least, must turn where no bias gradient tells the length.
+    # The column of the first step, at least, must turn where no bias gradient tells the length: in all neurons at once (``columns_off``).
     rate = observation.training and observation.training.learning_rate
-    if observation.factor_known and rate is not None and counted_by(told, len(inputs)):
-        return rows + told.minimum((by_turning(observation, inputs, labels, rows, counted=True) - rows).clamp_min(0))
-    return rows + told.minimum(by_turning(observation, inputs, labels, rows))
+    counted = observation.factor_known and rate is not None and counted_by(told, len(inputs))
+    return rows + told.minimum(by_turning(observation, inputs, labels, rows, counted=counted, averaged=True))
 
 
 def _rate(observation: Observation, moved: Callable[[float], dict[str, Tensor]], start: float, rounds: int = 12) -> float:

@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float, Int64
 from scipy.optimize import nnls
 from torch import Tensor
 
-from unbatch.evidence.accuracy import SAFETY, TELLING, across, counted_by, from_rows
+from unbatch.evidence.accuracy import SAFETY, TELLING, TOLD, across, counted_by, from_rows
 from unbatch.evidence.certificate import EVIDENCE, INDEPENDENT, SPARE
 from unbatch.evidence.completeness import plain, plain_size
 from unbatch.evidence.masks import Kink, ReluMasks, turned
@@ -158,9 +158,6 @@ def apart_from_mixtures(
 BETWEEN = 0.05
 """Whole multiples of 1/n are told from other numbers where rounding is below this share of their distance."""
 
-TOLD = 1e-2
-"""The gradient of the bias says what samples count where it does so to this share."""
-
 
 def _reads_raw(observation: Observation, layer: str) -> bool:
     """Whether a layer sees inputs of every size as they are: of these samples a clamp may have left nothing to see."""
@@ -174,15 +171,43 @@ def _with_length(
     told = torch.full_like(rows, torch.inf) if result.scale is None else SAFETY * result.scale
     if bool((told <= TELLING).all()):
         return rows + told
+    if result.columns is None or result.inputs is None:
+        return torch.full_like(rows, torch.inf)
+    misfit = rows.maximum(columns_off(observation.update[result.entrance], result.columns, result.inputs, rows))
     number = len(inputs) if weights is None else plain_size(weights)
-    if observation.factor_known and counted_by(told, number):
-        # All of w d xᵀ is known to the accuracy of the rows, its length included.
-        return rows + told.minimum((by_turning(observation, inputs, labels, rows, counted=True) - rows).clamp_min(0))
-    return rows + told.minimum(by_turning(observation, inputs, labels, rows))
+    counted = observation.factor_known and counted_by(told, number)  # then all of w d xᵀ is known, its length included
+    return rows + told.minimum(by_turning(observation, inputs, labels, misfit, counted=counted))
+
+
+def columns_off(
+    gradient: Float[Tensor, "m n"], columns: Float[Tensor, "m k"], inputs: Float[Tensor, "k n"], rows: Float[Tensor, " k"]
+) -> Float[Tensor, " k"]:
+    """By how much each column is another than the one that the gradient has for its sample, relatively: δd = (G − D X) X⁺.
+
+    What the rows say of a sample is an average over the neurons: noise has another sign in each. A column that turns is off in all of
+    them at once, by √m times as much. So much is taken where the samples, or a pruned gradient, do not tell the columns.
+
+    Args:
+        gradient: (m, n) G.
+        columns: (m, k) D, weights included.
+        inputs: (k, n) X.
+        rows: (k,) relative errors of the samples if their columns are right.
+    """
+    own, small = torch.linalg.qr(inputs.T)
+    diagonal = small.diagonal().abs()
+    told = len(inputs) <= inputs.shape[1] and bool((diagonal > DEPENDENT * inputs.norm(dim=1)).all())
+    if not told or is_pruned(gradient):
+        return len(columns) ** 0.5 * rows
+    implied = torch.linalg.solve_triangular(small, multiply(gradient, own.T).T, upper=True).T
+    return SAFETY * (implied - columns).norm(dim=0) / columns.norm(dim=0).clamp_min(torch.finfo(columns.dtype).tiny)
+
+
+DEPENDENT = 1e-6
+"""A sample of which less than this share is no mixture of the others is one."""
 
 
 def by_turning(
-    observation: Observation, inputs: Tensor, labels: Tensor, rows: Float[Tensor, " k"], *, counted: bool = False
+    observation: Observation, inputs: Tensor, labels: Tensor, misfit: Float[Tensor, " k"], *, counted: bool = False, averaged: bool = False
 ) -> Float[Tensor, " k"]:
     """Relative errors of the samples' lengths by the turning of their columns alone.
 
@@ -190,13 +215,15 @@ def by_turning(
         observation: what the server saw.
         inputs: (k, *shape).
         labels: (k,).
-        rows: (k,) relative errors of the samples if their columns are right.
+        misfit: (k,) by how much each column may be another, see ``columns_off``.
         counted: whether what the samples count is known.
+        averaged: whether the misfits are averages over the neurons, as those by rows are.
     """
     here = columns_of(observation, inputs, labels)
     if here is None:
-        return torch.full_like(rows, torch.inf)
-    return rows / across(here, lambda factor: columns_of(observation, factor * inputs, labels), counted=counted)
+        return torch.full_like(misfit, torch.inf)
+    misfit = here.shape[1] ** 0.5 * misfit if averaged else misfit
+    return misfit / across(here, lambda factor: columns_of(observation, factor * inputs, labels), counted=counted)
 
 
 def _beyond_rounding(
