@@ -60,7 +60,8 @@ def outside_of(pulled: Float[Tensor, "s k m"], columns: Float[Tensor, "m q"]) ->
     found = pulled[:, :, heard].transpose(0, 1)
     found = found / found.norm(dim=2, keepdim=True).clamp_min(torch.finfo(found.dtype).tiny)
     rest = found - (found @ basis) @ basis.T
-    return tuple((torch.linalg.svdvals(part) > VISIBLE).sum(dim=1) for part in (rest, found))  # type: ignore[return-value]
+    beyond, in_all = ((torch.linalg.svdvals(part) > VISIBLE).sum(dim=1) for part in (rest, found))
+    return beyond, in_all
 
 
 def settled(pulled: Float[Tensor, "s k m"], columns: Float[Tensor, "m q"], *, bias: bool, free: bool) -> Bool[Tensor, " k"]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from unbatch.evidence.accuracy import SAFETY, TELLING, TOLD, across, counted_by, from_rows
 from unbatch.evidence.certificate import EVIDENCE, INDEPENDENT, SPARE
-from unbatch.evidence.completeness import plain, plain_size
+from unbatch.evidence.completeness import BETWEEN, plain, plain_size
 from unbatch.evidence.masks import Kink, ReluMasks, turned
 from unbatch.evidence.regions import random_slopes, settled
 from unbatch.evidence.replay import Replay, Use, entrance_of, replay, slices, smallest_sent
@@ -153,10 +153,6 @@ def apart_from_mixtures(
     slopes = random_slopes(observation, len(inputs)).to(ran.outputs)
     pulled = [torch.autograd.grad(ran.outputs, call.output, slope, retain_graph=True)[0].double() for slope in slopes]
     return settled(torch.stack(pulled), columns, bias=bias, free=free)
-
-
-BETWEEN = 0.05
-"""Whole multiples of 1/n are told from other numbers where rounding is below this share of their distance."""
 
 
 def _reads_raw(observation: Observation, layer: str) -> bool:
