@@ -12,8 +12,8 @@ from torch import Tensor
 
 from unbatch.evidence.accuracy import SAFETY, TELLING, counted_by, from_rows
 from unbatch.evidence.certificate import EVIDENCE, SPARE
-from unbatch.evidence.replay import CARRIED, Replay, carried, gap, length_misfit, rest_of, with_carried
-from unbatch.evidence.whole import apart_from_mixtures, by_turning, surplus
+from unbatch.evidence.replay import CARRIED, Replay, carried, gap, length_misfit, replay, rest_of, with_carried
+from unbatch.evidence.whole import apart_from_mixtures, by_turning, surplus, weights_that_fit
 from unbatch.linalg.lowrank import multiply
 from unbatch.trace import linear_layers
 from unbatch.training import LocalTraining, train
@@ -84,11 +84,19 @@ def prove_round(
             replayed = {name: factor * tensor for name, tensor in replayed.items()}
     gaps = {name: gap(observation.update[name], replayed[name]) for name in observation.update if name in replayed}
     result = Replay(with_carried(observation, gaps))
+    residual = result.residual if known else min(result.residual, _in_some_order(observation, inputs, labels))
     missed = result.missed(limit) if known else {name: g.distance / g.size if g.size else 0.0 for name, g in gaps.items()}
     nothing = torch.full((count,), torch.inf, dtype=torch.float64, device=inputs.device)
     if missed:
-        return Round(result.residual, missed, nothing, remark)
-    return Round(result.residual, missed, _accuracy(observation, inputs, labels, replayed, result), remark)
+        return Round(residual, missed, nothing, remark)
+    return Round(residual, missed, _accuracy(observation, inputs, labels, replayed, result), remark)
+
+
+def _in_some_order(observation: Observation, inputs: Tensor, labels: Tensor) -> float:
+    """What one gradient leaves in which every sample counts what fits best: in small steps the order changes little but that."""
+    at_start = replace(observation, training=None)
+    weights = weights_that_fit(at_start, inputs, labels)
+    return float("inf") if weights is None else replay(at_start, inputs, labels, weights).residual
 
 
 def _accuracy(observation: Observation, inputs: Tensor, labels: Tensor, replayed: dict[str, Tensor], result: Replay) -> Float[Tensor, " k"]:

@@ -24,7 +24,7 @@ from unbatch.linalg.lowrank import multiply
 from unbatch.trace import linear_layers, run
 from unbatch.types import Observation
 
-__all__ = ["Whole", "apart_from_mixtures", "by_turning", "prove_whole", "surplus"]
+__all__ = ["Whole", "apart_from_mixtures", "by_turning", "prove_whole", "surplus", "weights_that_fit"]
 
 NEAR = 0.1
 """A replay this near to the update may miss it by single neurons at their kink."""
@@ -87,7 +87,7 @@ def prove_whole(
         best = sparse if sparse.residual < best.residual else best
     for turn in range(2):
         if best.missed and not coupled:
-            own = weights if turn == 0 else _weights(observation, inputs, labels)
+            own = weights if turn == 0 else weights_that_fit(observation, inputs, labels)
             for tried in () if own is None else (plain(own), own):
                 weighted = _attempt(observation, inputs, labels, tried, limit, pruned=best.pruned)
                 if best.missed and not weighted.missed:
@@ -282,7 +282,7 @@ def columns_of(observation: Observation, inputs: Tensor, labels: Tensor) -> Floa
     return slope
 
 
-def _weights(observation: Observation, inputs: Tensor, labels: Tensor) -> Float[Tensor, " k"] | None:
+def weights_that_fit(observation: Observation, inputs: Tensor, labels: Tensor) -> Float[Tensor, " k"] | None:
     """What every sample counts: the weights, none negative, that bring the first layer's gradient nearest to the observed one."""
     even = replay(replace(observation, factor_known=True), inputs, labels)
     if even.columns is None or even.inputs is None:
