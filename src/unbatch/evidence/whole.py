@@ -171,8 +171,10 @@ def _with_length(
         return torch.full_like(rows, torch.inf)
     off = columns_off(observation.update[result.entrance], result.columns, result.inputs)
     number = len(inputs) if weights is None else plain_size(weights)
-    counted = observation.factor_known and counted_by(told, number)  # then all of w d xᵀ is known, its length included
-    return rows + told.minimum(by_turning(observation, inputs, labels, rows, off, counted=counted))
+    counted = observation.factor_known and counted_by(told, number)
+    turned = by_turning(observation, inputs, labels, rows, off, counted=counted)
+    # Counted, all of w d xᵀ is known to the accuracy of the rows, its length included.
+    return rows + told.minimum((turned - rows).clamp_min(0) if counted else turned)
 
 
 def columns_off(gradient: Float[Tensor, "m n"], columns: Float[Tensor, "m k"], inputs: Float[Tensor, "k n"]) -> Float[Tensor, "k m"] | None:
