@@ -116,10 +116,12 @@ def presence(
     complete = rows.clear and number is not None and rows.rank == number * each
     made_up = bool(inner) and inner[0].rows is not None and _surplus(observation, rows, [a.rows for a in inner if a.rows], records)
     apart = torch.ones_like(chosen, dtype=torch.bool)
-    if inner and inner[0].rows is None and not rows.shift and records.is_floating_point():
-        # Without a bias the row space says nothing of a record's length: its column must.
-        longer, _, _ = _by_columns(observation, rows, LONGER * records[chosen], labels if labels is None else labels[chosen])
-        apart = ~longer.fits
+    if inner and inner[0].rows is None and records.is_floating_point():
+        # Where the row space says nothing of a record's length, as without a bias, its column must.
+        longer = LONGER * records[chosen]
+        there, _, _ = _by_columns(observation, rows, longer, labels if labels is None else labels[chosen])
+        residual, noise, _ = _left(observation, rows, longer)
+        apart = ~(there.fits & (residual <= _allowed(observation, noise)))
     if witness.linear and inner and records.is_floating_point():
         behind = [a.rows for a in inner if a.rows is not None]
         left = torch.stack([a.allowed for a in inner]).amax(dim=0)
