@@ -121,11 +121,11 @@ def presence(
         longer = LONGER * records[chosen]
         there, _, _ = _by_columns(observation, rows, longer, labels if labels is None else labels[chosen])
         residual, noise, _ = _left(observation, rows, longer)
-        apart = ~(there.fits & (residual <= _allowed(observation, noise)))
+        apart &= ~(there.fits & (residual <= _allowed(observation, noise)))
     if witness.linear and inner and records.is_floating_point():
         behind = [a.rows for a in inner if a.rows is not None]
         left = torch.stack([a.allowed for a in inner]).amax(dim=0)
-        apart = apart_from_blends(lambda given, name: feeds(observation, given, [name])[name], rows, behind, records[chosen], left)
+        apart &= apart_from_blends(lambda given, name: feeds(observation, given, [name])[name], rows, behind, records[chosen], left)
     case = Case(
         rows=rows,
         residual=whole.residual,
