@@ -125,8 +125,8 @@ def counted_by(told: Float[Tensor, " k"], number: int | None) -> bool:
 
 def across(
     here: Float[Tensor, "k m"], passed: Callable[[float], Float[Tensor, "k m"] | None], *, counted: bool = False
-) -> Float[Tensor, " k"]:
-    """By how much every column turns when all samples are made longer, per relative length; 0 where that is nothing.
+) -> Float[Tensor, "k m"]:
+    """How every column turns when all samples are made longer, per relative length and beside its own; 0 where that is nothing.
 
     Args:
         here: the columns.
@@ -138,9 +138,11 @@ def across(
     for step in (GROWTH, -GROWTH):
         moved = passed(1 + step)
         slope = torch.zeros_like(here) if moved is None else (moved - here) / step / length[:, None]
-        known = slope + unit if counted and moved is not None else slope - (slope * unit).sum(dim=1, keepdim=True) * unit
-        turned.append(torch.linalg.vector_norm(known, dim=1))
-    return _of_note(torch.stack(turned))
+        turned.append(slope + unit if counted and moved is not None else slope - (slope * unit).sum(dim=1, keepdim=True) * unit)
+    longer, shorter = turned
+    least = torch.linalg.vector_norm(longer, dim=1) <= torch.linalg.vector_norm(shorter, dim=1)
+    found = longer.where(least[:, None], shorter).nan_to_num(0.0)
+    return found.where(torch.linalg.vector_norm(found, dim=1, keepdim=True) > NOTHING, 0.0)
 
 
 def _of_note(found: Float[Tensor, "2 k"]) -> Float[Tensor, " k"]:

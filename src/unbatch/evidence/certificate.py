@@ -77,7 +77,7 @@ class Certificates:
         length_error: (k,) how far, relatively, the first layer's bias gradient leaves the length of a sample open; infinite without one.
         equations: how many conditions there are, independent of each other; counted up to r + ``SPARE``.
         met: (k,) whether they are met, up to the noise.
-        parts: of how many relative violations the largest was taken.
+        together: (k,) length of all relative violations side by side.
     """
 
     violation: Float[Tensor, " k"]
@@ -87,12 +87,12 @@ class Certificates:
     length_error: Float[Tensor, " k"]
     equations: int
     met: Bool[Tensor, " k"]
-    parts: int = 1
+    together: Float[Tensor, " k"]
 
     @property
     def misfit(self) -> Float[Tensor, " k"]:
-        """(k,) at most this is the length of all violations together, what noise hides of them included."""
-        return self.parts**0.5 * self.violation.maximum(self.noise)
+        """(k,) what an error may hide behind: all violations together, and no less than the noise."""
+        return self.together.maximum(self.noise)
 
     def digits(self, tuned: int) -> Float[Tensor, " k"]:
         """(k,) surplus equations, beyond the numbers that are tuned, times the decimal digits to which each sample meets them."""
@@ -139,11 +139,12 @@ def certify(
     inverse = torch.stack(inverses)
     middle = inverse.median(dim=0).values
     spread = ((inverse - middle).abs() / middle).amax(dim=0).nan_to_num(nan=torch.inf)
-    violation = torch.stack([*violations, spread]).amax(dim=0).nan_to_num(nan=torch.inf)
+    together = torch.stack([*violations, spread]).nan_to_num(nan=torch.inf)
+    violation = together.amax(dim=0)
     noise = torch.stack(noises).amax(dim=0).nan_to_num(nan=torch.inf)
     met = violation <= (MARGIN * noise + rounding_of(entrance)).clamp(max=LOOSEST)
     equations = equations_of(entrance, coordinates) if bool(met.any()) else 0
-    return Certificates(violation, noise, middle, noises[2], length_error, equations, met, len(violations))
+    return Certificates(violation, noise, middle, noises[2], length_error, equations, met, torch.linalg.vector_norm(together, dim=0))
 
 
 def labels_that_fit(entrance: Entrance, coordinates: Float[Tensor, "k r"], most: int = 4096) -> Int64[Tensor, " k"]:

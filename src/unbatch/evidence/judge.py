@@ -244,7 +244,7 @@ def _lengths_agree(observation: Observation, samples: _Samples, weights: Tensor,
     size = observation.batch_size
     if size is None or not observation.factor_known or not observation.one_gradient or plain_size(weights) == size:
         return torch.ones_like(samples.labels, dtype=torch.bool)
-    return by_turning(observation, samples.inputs, samples.labels, accuracy, averaged=True) <= acceptable(observation)
+    return by_turning(observation, samples.inputs, samples.labels, accuracy) <= acceptable(observation)
 
 
 def _known_to(accuracy: Tensor) -> str:

@@ -128,7 +128,8 @@ def _accuracy(observation: Observation, inputs: Tensor, labels: Tensor, replayed
     # The column of the first step, at least, must turn where no bias gradient tells the length: in all neurons at once (``columns_off``).
     rate = observation.training and observation.training.learning_rate
     counted = observation.factor_known and rate is not None and counted_by(told, len(inputs))
-    return rows + told.minimum(by_turning(observation, inputs, labels, rows, counted=counted, averaged=True))
+    turned = by_turning(observation, inputs, labels, rows, counted=counted)
+    return rows + told.minimum((turned - rows).clamp_min(0) if counted else turned)
 
 
 def _rate(observation: Observation, moved: Callable[[float], dict[str, Tensor]], start: float, rounds: int = 12) -> float:

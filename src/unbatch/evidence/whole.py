@@ -169,33 +169,30 @@ def _with_length(
         return rows + told
     if result.columns is None or result.inputs is None:
         return torch.full_like(rows, torch.inf)
-    misfit = rows.maximum(columns_off(observation.update[result.entrance], result.columns, result.inputs, rows))
+    off = columns_off(observation.update[result.entrance], result.columns, result.inputs)
     number = len(inputs) if weights is None else plain_size(weights)
-    counted = observation.factor_known and counted_by(told, number)  # then all of w d xᵀ is known, its length included
-    return rows + told.minimum(by_turning(observation, inputs, labels, misfit, counted=counted))
+    counted = observation.factor_known and counted_by(told, number)
+    turned = by_turning(observation, inputs, labels, rows, off, counted=counted)
+    # Counted, all of w d xᵀ is known to the accuracy of the rows, its length included.
+    return rows + told.minimum((turned - rows).clamp_min(0) if counted else turned)
 
 
-def columns_off(
-    gradient: Float[Tensor, "m n"], columns: Float[Tensor, "m k"], inputs: Float[Tensor, "k n"], rows: Float[Tensor, " k"]
-) -> Float[Tensor, " k"]:
-    """By how much each column is another than the one that the gradient has for its sample, relatively: δd = (G − D X) X⁺.
+def columns_off(gradient: Float[Tensor, "m n"], columns: Float[Tensor, "m k"], inputs: Float[Tensor, "k n"]) -> Float[Tensor, "k m"] | None:
+    """How each column differs from the one that the gradient has for its sample, beside its own length: δd = (G − D X) X⁺.
 
-    What the rows say of a sample is an average over the neurons: noise has another sign in each. A column that turns is off in all of
-    them at once, by √m times as much. So much is taken where the samples, or a pruned gradient, do not tell the columns.
+    None where the samples depend on each other, or a pruned gradient does not tell.
 
     Args:
         gradient: (m, n) G.
         columns: (m, k) D, weights included.
         inputs: (k, n) X.
-        rows: (k,) relative errors of the samples if their columns are right.
     """
     own, small = torch.linalg.qr(inputs.T)
-    diagonal = small.diagonal().abs()
-    told = len(inputs) <= inputs.shape[1] and bool((diagonal > DEPENDENT * inputs.norm(dim=1)).all())
+    told = len(inputs) <= inputs.shape[1] and bool((small.diagonal().abs() > DEPENDENT * inputs.norm(dim=1)).all())
     if not told or is_pruned(gradient):
-        return len(columns) ** 0.5 * rows
-    implied = torch.linalg.solve_triangular(small, multiply(gradient, own.T).T, upper=True).T
-    return SAFETY * (implied - columns).norm(dim=0) / columns.norm(dim=0).clamp_min(torch.finfo(columns.dtype).tiny)
+        return None
+    implied = torch.linalg.solve_triangular(small, multiply(gradient, own.T).T, upper=True)
+    return (implied - columns.T) / columns.norm(dim=0).clamp_min(torch.finfo(columns.dtype).tiny)[:, None]
 
 
 DEPENDENT = 1e-6
@@ -203,23 +200,36 @@ DEPENDENT = 1e-6
 
 
 def by_turning(
-    observation: Observation, inputs: Tensor, labels: Tensor, misfit: Float[Tensor, " k"], *, counted: bool = False, averaged: bool = False
+    observation: Observation,
+    inputs: Tensor,
+    labels: Tensor,
+    rows: Float[Tensor, " k"],
+    off: Float[Tensor, "k m"] | None = None,
+    *,
+    counted: bool = False,
 ) -> Float[Tensor, " k"]:
     """Relative errors of the samples' lengths by the turning of their columns alone.
+
+    A column t that turns as its sample grows by ε is off by ε t. So what it is off by, along t, is the error; and across t it is noise, of
+    which a share of 1/√m lies along t. Where only the rows are known, which average over the m neurons, all of it may lie there.
 
     Args:
         observation: what the server saw.
         inputs: (k, *shape).
         labels: (k,).
-        misfit: (k,) by how much each column may be another, see ``columns_off``.
+        rows: (k,) relative errors of the samples if their columns are right.
+        off: (k, m) see ``columns_off``.
         counted: whether what the samples count is known.
-        averaged: whether the misfits are averages over the neurons, as those by rows are.
     """
     here = columns_of(observation, inputs, labels)
     if here is None:
-        return torch.full_like(misfit, torch.inf)
-    misfit = here.shape[1] ** 0.5 * misfit if averaged else misfit
-    return misfit / across(here, lambda factor: columns_of(observation, factor * inputs, labels), counted=counted)
+        return torch.full_like(rows, torch.inf)
+    turning = across(here, lambda factor: columns_of(observation, factor * inputs, labels), counted=counted)
+    length, neurons = turning.norm(dim=1), here.shape[1]
+    if off is None:
+        return neurons**0.5 * rows / length
+    noise = (SAFETY * off.norm(dim=1) / neurons**0.5).maximum(rows)
+    return ((off * turning).sum(dim=1).abs() / length + noise) / length
 
 
 def _beyond_rounding(

@@ -41,6 +41,9 @@ SHOWN = 0.9
 ALPHA = 1e-3
 """Chance that any unrelated record is taken for a member by what it leaves."""
 
+LONGER = 1.1
+"""A record is made so much longer to see whether its column tells."""
+
 TRIED = 8
 """Records of which the number of samples is read off."""
 
@@ -113,10 +116,16 @@ def presence(
     complete = rows.clear and number is not None and rows.rank == number * each
     made_up = bool(inner) and inner[0].rows is not None and _surplus(observation, rows, [a.rows for a in inner if a.rows], records)
     apart = torch.ones_like(chosen, dtype=torch.bool)
+    if inner and inner[0].rows is None and records.is_floating_point():
+        # Where the row space says nothing of a record's length, as without a bias, its column must.
+        longer = LONGER * records[chosen]
+        there, _, _ = _by_columns(observation, rows, longer, labels if labels is None else labels[chosen])
+        residual, noise, _ = _left(observation, rows, longer)
+        apart &= ~(there.fits & (residual <= _allowed(observation, noise)))
     if witness.linear and inner and records.is_floating_point():
         behind = [a.rows for a in inner if a.rows is not None]
         left = torch.stack([a.allowed for a in inner]).amax(dim=0)
-        apart = apart_from_blends(lambda given, name: feeds(observation, given, [name])[name], rows, behind, records[chosen], left)
+        apart &= apart_from_blends(lambda given, name: feeds(observation, given, [name])[name], rows, behind, records[chosen], left)
     case = Case(
         rows=rows,
         residual=whole.residual,
