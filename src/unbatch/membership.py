@@ -50,6 +50,9 @@ def members(
         >>> members(seen, x).summary()
         '20 records asked for: 10 PRESENT, 10 ABSENT'
     """
+    if observation.unreadable:
+        advice = "ask which tokens were used instead: unbatch audit, or unbatch.tokens(observation)"
+        raise Misuse("an update that a batch can be held against", observation.unreadable, advice)
     start = time.perf_counter()
     candidates = _checked(observation, candidates, "candidates")
     reference = None if reference is None else _checked(observation, reference, "reference")

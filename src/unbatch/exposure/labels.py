@@ -77,7 +77,8 @@ def _stand_in(model: nn.Module, input_shape: tuple[int, ...], loss: Loss) -> tup
         if parameter.requires_grad
     }
     try:
-        return Observation(model, update, input_shape, loss), ""
+        made = Observation(model, update, input_shape, loss)
+        return (None, made.unreadable) if made.unreadable else (made, "")
     except BadUpdate:
         return None, "every parameter is frozen: the client sends no gradient"
     except Misuse as error:
