@@ -1,8 +1,8 @@
 """Which tables a model looks its inputs up in, and whether a row that has a gradient must have been looked up.
 
 ∂L/∂E of an embedding E has a row for every token, and the row is zero for all that were not looked up, if E enters the model by lookups
-alone. That is read off the calls of one pass, where every function that is handed E, or a view of it, is seen; and tried: tokens of one half
-of the vocabulary must leave the rows of the other half at zero. What a row says of the input is tried too, with every token there is.
+alone. That is read off the calls of one pass, where every function that is handed E, or a view of it, is seen; and tried: tokens of one
+half of the vocabulary must leave the rows of the other half at zero. What a row says of the input is tried too, with every token there is.
 """
 
 from __future__ import annotations
@@ -236,7 +236,7 @@ class _Seen:
         wide = max((leaf.shape[-1] for leaf in self.leaves.values() if leaf.ndim == 2), default=1)
         self.step = max(1, NUMBERS // (length * min(wide, 1 << 12)))
         ends = torch.tensor([0, vocabulary - 1])
-        alone = torch.cat([ends, order[~torch.isin(order, ends)][: TRIED - 2]]).unique()
+        alone = torch.cat([ends, order[~torch.isin(order, ends)][: TRIED - 2]]).unique()  # type: ignore[no-untyped-call]
         self.alone = self._passes(alone[:, None].expand(-1, length).reshape(-1, *shape))
         every = torch.cat([order, order[: -vocabulary % length] if vocabulary >= length else order.repeat(length)])
         every = every[: -(-vocabulary // length) * length]
@@ -245,7 +245,7 @@ class _Seen:
     def _passes(self, tokens: Tensor) -> list[tuple[Tensor, list[_Call]]] | None:
         """Tokens and the lookups that they led to, a pass each; None where the model does not take them."""
         found = []
-        for part in tokens.split(self.step):
+        for part in torch.split(tokens, self.step):
             watch = _Watch(self.leaves, self.lookups)
             try:
                 with torch.no_grad():

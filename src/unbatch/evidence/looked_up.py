@@ -52,8 +52,8 @@ TOWARD = (
     "all rows that were not looked up moved toward zero in each of their numbers, as Adam with weight decay moves them, and these did not"
 )
 MIXED = (
-    "hardly a row is left at zero, or along itself: noise, pruning or rounding lies on all rows, Adam mixed weight decay into them, or nearly"
-    " every token was used"
+    "hardly a row is left at zero, or along itself: noise, pruning or rounding lies on all rows, weight decay is mixed into"
+    " them, or nearly every token was used"
 )
 EARLIER = "where the client keeps its optimizer's state from one round to the next, tokens of earlier rounds are among them"
 
@@ -65,20 +65,23 @@ def lookups(observation: Observation) -> tuple[Lookup, ...]:
         observation: what the server saw.
 
     Returns:
-        one a table, in the order in which the model uses them; none for a model that takes numbers.
+        one a table whose rows are chosen by the input, in the order in which the model uses them; none for a model that takes numbers.
     """
     vocabulary = 0 if observation.schema is None else observation.schema.vocabulary
     if not vocabulary:
         return ()
     found = tables(observation.model, observation.input_shape, vocabulary)
-    return tuple(_read(observation, table) for table in found)
+    return tuple(_read(observation, table) for table in found if table.by_input)
 
 
 def _read(observation: Observation, table: Table) -> Lookup:
     nothing = torch.zeros(0, dtype=torch.int64)
-    closed = _closed(observation, table)
-    if closed:
-        return Lookup(table.weight, table.rows, nothing, reason=closed)
+    if table.weight not in observation.update:
+        return Lookup(table.weight, table.rows, nothing, reason="it is frozen: the update holds no gradient of it")
+    if table.other:
+        tied = " (a tied output layer)" if "linear" in table.other else ""
+        also = f"it also enters the model by {', '.join(table.other)}{tied}, which gives rows a gradient that were not looked up"
+        return Lookup(table.weight, table.rows, nothing, undecided=table.rows, reason=also)
     used, undecided, reason = _rows(observation, table)
     if not len(used):
         return Lookup(table.weight, table.rows, nothing, undecided=undecided, reason=reason)
@@ -94,18 +97,6 @@ def _read(observation: Observation, table: Table) -> Lookup:
     if observation.training is not None and (observation.training.momentum or observation.only_moved):
         said.append(EARLIER)
     return Lookup(table.weight, table.rows, used.cpu(), table.named, undecided, "; ".join([*said, ABSENT]))
-
-
-def _closed(observation: Observation, table: Table) -> str:
-    """Why the rows of a table say nothing, or nothing."""
-    if table.weight not in observation.update:
-        return "it is frozen: the update holds no gradient of it"
-    if table.other:
-        tied = " (a tied output layer)" if "linear" in table.other else ""
-        return f"it also enters the model by {', '.join(table.other)}{tied}, which gives rows a gradient that were not looked up"
-    if not table.by_input:
-        return "which of its rows are looked up does not depend on the input: positions, for example"
-    return ""
 
 
 def _rows(observation: Observation, table: Table) -> tuple[Tensor, int, str]:
@@ -210,7 +201,7 @@ def _along(
 def _toward(
     observation: Observation, table: Table, update: Tensor, weight: Tensor, telling: Bool[Tensor, " V"]
 ) -> tuple[Bool[Tensor, " V"], int, str]:
-    """Rows of which a number moved away from zero, where the others moved toward zero in all of theirs, as Adam with weight decay leaves."""
+    """Rows of which a number moved away from zero, where the others moved toward zero in all of theirs, as Adam with decay leaves them."""
     factor = 1.0 if observation.training is None else observation.training.factor(observation.batch_size) or 1.0
     far = weight.abs() > 4 * factor * float(update.abs().max())  # no number that decay may have driven through zero
     counted = (far & update.ne(0)).sum(dim=1)

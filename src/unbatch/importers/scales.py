@@ -82,7 +82,9 @@ def clipped(update: Mapping[str, Tensor], told: float | None, *, one_step: bool,
     size = length(update)
     if told is not None:
         if size > told * (1 + 1e-3):
-            raise Misuse(f"a gradient no longer than {told:g}, to which it was clipped", f"{size:.4g}", "check the norm and the learning rate")
+            raise Misuse(
+                f"a gradient no longer than {told:g}, to which it was clipped", f"{size:.4g}", "check the norm and the learning rate"
+            )
         cut = size >= told * (1 - 1e-3)
         return not cut, (f"that gradients are clipped to {told:g}: this one was {'longer' if cut else 'shorter, so that it was not'}",)
     usual = next((norm for norm in USUAL if abs(size - norm) <= NEAR * norm), None)

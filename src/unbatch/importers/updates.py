@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
@@ -211,7 +212,7 @@ def _before_adam(
             "say --update-is and --learning-rate; later steps divide by a mean of squares, and what is left of gradients is not known"
             " (of a model that looks tokens up, unbatch audit still reads which)",
         )
-    if (rate := adam_rate(moved)) is not None and not 0.8 < rate / training.learning_rate < 1.25:
+    if (rate := adam_rate(moved)) is not None and abs(math.log(rate / training.learning_rate)) > OTHER:
         came = f"{training.learning_rate:g}, where nearly every number moved by {rate:g}"
         raise Misuse("the learning rate of Adam's first step", came, f"say --learning-rate {rate:g} if it was the first step")
     decay = training.weight_decay
@@ -231,6 +232,9 @@ def _before_adam(
     largest = max(float(tensor.abs().max()) for tensor in gradient.values())
     return {name: tensor.to(kept) if largest < HUGE else tensor for name, tensor in gradient.items()}, (said,)
 
+
+OTHER = 0.2
+"""Logarithm by which a rate may differ from the size of Adam's first step: weight decay that is decoupled moves it a little."""
 
 ADAM = 1e-8
 """ε of Adam, PyTorch's default."""

@@ -84,7 +84,8 @@ class Finding:
         named = max((found for found in self.lookups if found.discloses), key=lambda found: found.proved, default=None)
         if named is None:
             return ""
-        return f"This update names the tokens of its batch: {named.proved:,} of {named.rows:,}, read off {named.table} and proved."
+        what = "names the tokens of its batch" if named.names else "shows what its batch looked up"
+        return f"This update {what}: {named.proved:,} of {named.rows:,}, read off {named.table} and proved."
 
     def _of_samples(self) -> str:
         """What became of the samples."""

@@ -38,8 +38,8 @@ class Lookup:
 
     @property
     def discloses(self) -> bool:
-        """Whether it names tokens of the batch."""
-        return self.names and self.proved > 0
+        """Whether it shows rows that the batch looked up."""
+        return self.proved > 0
 
     def __repr__(self) -> str:
         """How many, never which: they are what a client wrote.

@@ -17,8 +17,8 @@ from unbatch.training import LocalTraining
 __all__ = ["HUGE", "Knowledge", "Observation"]
 
 ONLY_MOVED = (
-    "the optimizer changed the size of every number (Adam, several steps or rounded weights), so that the update is no gradient: nothing can be"
-    " replayed"
+    "the optimizer changed the size of every number (Adam, several steps or rounded weights), so that the update is no gradient and no"
+    " batch can be replayed"
 )
 
 HUGE, TINY = 1e30, 1e-60
