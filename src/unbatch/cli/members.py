@@ -94,6 +94,7 @@ def members(
         schema=schema,
         device=shared.device(device),
     )
+    membership.check_readable(observation)
     records, labels = importers.read_records(candidates, schema, shape, observation.classes)
     others = None if reference is None else importers.read_records(reference, schema, shape)[0]
     found = membership.members(observation, records, labels, reference=others, noise=noise)

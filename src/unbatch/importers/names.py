@@ -32,9 +32,9 @@ def state_of(model: nn.Module) -> dict[str, Tensor]:
 def by_name(model: nn.Module, tensors: Mapping[str, Tensor], wrong: type[Misuse] = Misuse) -> dict[str, Tensor]:
     """The same tensors under the model's names.
 
-    Names that fit are left alone, and those of adapters are matched without what PEFT adds to them. Otherwise arrays that are only numbered
-    (``arr_0`` of ``numpy.savez(path, *arrays)``, ``0`` of a
-    way to do so makes every name fit.
+    Names that fit are left alone, and those of adapters are matched without what PEFT adds to them. Otherwise arrays that are only
+    numbered (``arr_0`` of ``numpy.savez(path, *arrays)``, ``0`` of a Flower record made of a list) are taken in the order of
+    ``state_dict()``, and prefixes of wrappers are taken off where exactly one way to do so makes every name fit.
 
     Args:
         model: whose names are wanted.
