@@ -13,6 +13,7 @@ which spare no row, or, pruned, leave zeros anywhere; weight decay, which moves 
     rows toward zero        as Adam with weight decay moves rows that were not looked up, every number of them
     rows along themselves   U = −c E + … with one c for all that were not looked up; what leaves the direction of its row was looked up
 
+What is not excluded: a client that writes noise into rows of its choice, or holds back rows of its choice and noises the others.
 The converse is never claimed: a gradient may cancel, vanish, be pruned or be rounded to zero.
 """
 
@@ -34,7 +35,7 @@ MARGIN = 10.0
 """A row leaves its own direction when it does so by this many times what rounding explains."""
 
 SEVERAL = 8
-"""Rows that move by one and the same share of themselves show what moves all that were not looked up."""
+"""So many rows that do not move, or all in one way, show what becomes of rows that are not looked up: one alone may be held by the client."""
 
 UNEVEN = 0.1
 """Spread of a row's sizes, beside their mean, from which on a step along the row is no other step."""
@@ -140,7 +141,7 @@ def by_whole_rows(update: Float[Tensor, "V d"]) -> float:
     seen = update[:, update.ne(0).any(dim=0)]
     rows, numbers = seen.shape
     hit, count = int(seen.ne(0).any(dim=1).sum()), int(seen.ne(0).sum())
-    if not count or hit == rows:
+    if not count or rows - hit < SEVERAL:
         return 0.0
     chance = _choose(rows, hit) + _choose(hit * numbers, count) - _choose(rows * numbers, count)
     return max(0.0, -chance / math.log(10))
