@@ -97,7 +97,7 @@ def test_steps_that_were_clipped_are_no_mean_and_norms_are_checked() -> None:
     seen = load_observation(model, after, SHAPE, kind="weights", training=training, clip_norm=0.1)
     assert not seen.factor_known
     assert any("by a factor of its own" in remark for remark in seen.remarks)
-    with pytest.raises(Misuse, match="no longer than 0.001"):
+    with pytest.raises(Misuse, match=r"no longer than 0\.001"):
         load_observation(*clipped(0.1), SHAPE, kind="weights", training=LocalTraining(learning_rate=0.1), clip_norm=1e-3)
     with pytest.raises(Misuse, match="a norm above zero"):
         load_observation(*clipped(0.1), SHAPE, kind="weights", training=LocalTraining(learning_rate=0.1), clip_norm=-1.0)

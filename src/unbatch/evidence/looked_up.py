@@ -35,7 +35,7 @@ MARGIN = 10.0
 """A row leaves its own direction when it does so by this many times what rounding explains."""
 
 SEVERAL = 8
-"""So many rows that do not move, or all in one way, show what becomes of rows that are not looked up: one alone may be held by the client."""
+"""So many rows that do not move, or all in one way, show what becomes of rows that are not looked up: one may be held by the client."""
 
 UNEVEN = 0.1
 """Spread of a row's sizes, beside their mean, from which on a step along the row is no other step."""
