@@ -29,14 +29,6 @@ def convolutions():
 
 def bracket():
     return seeded(lambda: nn.ModuleDict({"[red]": nn.Linear(4, 3)}))
-
-class Words(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.words, self.head = nn.Embedding(50, 8), nn.Linear(8, 3)
-
-    def forward(self, x):
-        return self.head(self.words(x).mean(dim=1))
 """
 
 
