@@ -228,7 +228,7 @@ def test_misuse_is_one_sentence(model: Callable[[], nn.Module], shape: tuple[int
 
 def test_a_model_that_looks_words_up_is_run_on_words() -> None:
     found = expose(Words(), (7,), data=torch.randint(50, (4, 7)))
-    assert [(layer.name, layer.exact) for layer in found.layers][0] == ("words", "tokens")
+    assert {layer.name: layer.exact for layer in found.layers}["words"] == "tokens"
     assert found.verdict.startswith("The tokens of a batch of any size can be read off the gradient of words.")
     assert any("7 × b of 50" in note for note in found.notes)
     for wrong, message in ((torch.rand(4, 7), r"tokens of shape \(s, 7\)"), (torch.full((4, 7), 50), "tokens below 50")):
