@@ -108,6 +108,8 @@ class Auto:
             seed: of each attempt's randomness.
             progress: told what goes on.
         """
+        if observation.unreadable:
+            return Reconstruction(Status.NOT_APPLICABLE, reason=observation.unreadable, attack=self.spec)
         waiting, ends, late, explained = list(_in_order(observation)), list[Reconstruction](), "", False
         clock = Clock.of(self.seconds)  # what was imported for the first time is no work on the update
         for attack in waiting:

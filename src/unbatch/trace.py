@@ -263,6 +263,12 @@ def trial(model: nn.Module, input_shape: Sequence[int], samples: int = 2) -> Run
     noise = torch.randn((samples, *input_shape), generator=generator, dtype=torch.float64)
     try:
         return run(model, noise.to(first.device), dtype=dtype)
+    except Misuse:  # a model may index something else before it looks its tokens up
+        rows = next((module.num_embeddings for module in model.modules() if isinstance(module, (nn.Embedding, nn.EmbeddingBag))), 0)
+        if not rows:
+            raise
+        tokens = torch.randint(rows, (samples, *input_shape), generator=generator)
+        return replace(run(model, tokens.to(first.device), dtype=dtype), vocabulary=rows)
     except LooksUp as lookup:
         tokens = torch.randint(lookup.rows, (samples, *input_shape), generator=generator)
         return replace(run(model, tokens.to(first.device), dtype=dtype), vocabulary=lookup.rows)

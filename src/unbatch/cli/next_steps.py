@@ -35,6 +35,8 @@ def after_audit(told: Told, finding: Finding, observation: Observation) -> tuple
     status = finding.reconstruction.status.name
     attack = choosing.built(finding.reconstruction.attack) if finding.reconstruction.attack else None
     steps: list[NextStep] = []
+    if observation.unreadable:
+        return (_step("See what the model gives away layer by layer, and the cheapest change that closes it.", "exposure", told),)
     if status in ("BUDGET_EXHAUSTED", "PARTIAL") and attack is not None and (longer := _longer(attack)):
         steps.append(_step("Give the same attack ten times as long.", "audit", {**told, "attack": longer}))
     if status == "NOT_APPLICABLE":

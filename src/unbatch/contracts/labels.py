@@ -87,6 +87,8 @@ class LabelRestorer(Plugin, ABC):
             seed: of all randomness.
         """
         start = time.perf_counter()
+        if observation.unreadable:
+            return Counts(reason=observation.unreadable, restorer=self.spec)
         try:
             check_deterministic(observation.model, observation.probe)
             if (reason := self.unsupported(observation)) is not None:

@@ -74,7 +74,7 @@ def _outside(case: Case, residual: float, allowed: float, p_value: float) -> tup
         return Verdict.UNDECIDED, f"{left}: too near to tell"
     copy = "; unrelated records leave more, so it may be a changed copy of one that was" if p_value <= case.alpha else ""
     if case.complete:
-        return Verdict.ABSENT, f"{left}, and its {case.rows.rank} directions account for all {case.number} samples{copy}"
+        return Verdict.ABSENT, f"{left}, and its {len(case.rows.values)} directions account for all {case.number} samples{copy}"
     return Verdict.UNDECIDED, f"{left}; but {_unaccounted(case)}{copy}"
 
 

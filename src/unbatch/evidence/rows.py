@@ -27,6 +27,9 @@ __all__ = ["Rows", "rows_of"]
 ABOVE = 10.0
 """A singular value counts when it is this many times the rounding."""
 
+NEAR = 1e-2
+"""Share outside, below which the difference of two squares is not exact to ten digits."""
+
 EDGE = 1.05
 """With noise in every entry, a singular value counts when it is this far above the largest of noise alone."""
 
@@ -75,11 +78,19 @@ class Rows:
 
     def residuals(self, fed: Float[Tensor, "k n"]) -> tuple[Float[Tensor, " k"], Float[Tensor, " k"]]:
         """What of ã lies outside, and what the noise explains of it if the record was there; both as shares of ‖ã‖."""
-        vectors = self.extended(fed)
-        length = vectors.norm(dim=1).clamp_min(torch.finfo(torch.float64).tiny)
-        inside = vectors @ self.right.T
-        outside = (vectors - inside @ self.right).norm(dim=1) / length
-        spread = (inside / self.values).norm(dim=1) / length
+        numbers = fed.shape[1]
+        inside = fed @ self.right[:, :numbers].T
+        square = fed.square().sum(dim=1)
+        if self.shift:  # as of ``extended``, without a copy of all that was fed
+            inside += self.shift * self.right[:, numbers]
+            square = square + self.shift**2
+        length = square.sqrt().clamp_min(torch.finfo(torch.float64).tiny)
+        # By Pythagoras, which is half of the work; of what lies nearly inside it leaves no digits, and that is subtracted instead.
+        outside = (1 - inside.square().sum(dim=1) / length.square()).clamp_min(0).sqrt()
+        near = (outside < NEAR).nonzero()[:, 0]
+        if len(near):
+            outside[near] = (self.extended(fed[near]) - inside[near] @ self.right).norm(dim=1) / length[near]
+        spread = (inside.square() @ self.values.square().reciprocal()).sqrt() / length
         return outside, self.noise_on(spread)
 
     def noise_on(self, spread: Tensor) -> Tensor:

@@ -207,7 +207,8 @@ def _left(observation: Observation, rows: Rows, records: Tensor) -> tuple[Tensor
         residuals.append(residual.gather(1, worst)[:, 0])
         noises.append(noise.gather(1, worst)[:, 0])
         if not vectors:
-            some = rows.extended(fed[torch.arange(count, device=fed.device), worst[:, 0]][:64])
+            few = worst[:64, 0]
+            some = rows.extended(fed[torch.arange(len(few), device=fed.device), few])
             vectors.append((some - some @ rows.right.T @ rows.right) / some.norm(dim=1, keepdim=True).clamp_min(1e-300))
     return torch.cat(residuals), torch.cat(noises), vectors[0]
 

@@ -18,6 +18,7 @@ __all__ = [
     "Figure",
     "Severity",
     "badge",
+    "by_tokens",
     "caption",
     "headline",
     "how_it_was_done",
@@ -87,6 +88,13 @@ _BY_TRUTH = (
 )
 
 
+_BY_TOKENS = (
+    "Whoever sees this update can read which tokens the batch held, without any search: an embedding's gradient has a row for each, and it"
+    " is zero for all others. Names, diagnoses and numbers are often single tokens. In which order they stood, and how often each came, is"
+    " not shown by this; other attacks may show it."
+)
+
+
 @dataclass(frozen=True)
 class Figure:
     """One headline number: what it is, its value as text, and how to read it."""
@@ -100,7 +108,14 @@ def severity(stored: StoredFinding) -> Severity:
     """How bad it is: by proof, or by the truth where that is known and says worse."""
     if stored.recovered and not Status[stored.status].disclosed:
         return Severity.DISCLOSED if stored.recovered == stored.batch else Severity.PARTLY
+    if by_tokens(stored):
+        return Severity.PARTLY
     return _SEVERITY[Status[stored.status]][0]
+
+
+def by_tokens(stored: StoredFinding) -> bool:
+    """Whether tokens are proved to be disclosed where no sample is."""
+    return any(lookup.proved for lookup in stored.lookups) and not Status[stored.status].disclosed
 
 
 def severity_of(status: Status) -> Severity:
@@ -112,6 +127,8 @@ def badge(stored: StoredFinding) -> str:
     """The severity in two or three words."""
     if stored.recovered and not Status[stored.status].disclosed:
         return "Recovered, as the truth shows"
+    if by_tokens(stored):
+        return "Tokens disclosed"
     return _SEVERITY[Status[stored.status]][1]
 
 
@@ -119,6 +136,8 @@ def meaning(stored: StoredFinding) -> str:
     """What the verdict means to whoever is responsible for privacy."""
     if stored.recovered and not Status[stored.status].disclosed:
         return _BY_TRUTH
+    if by_tokens(stored):
+        return _BY_TOKENS
     return _MEANING[Status[stored.status]]
 
 
@@ -142,6 +161,11 @@ def headline(stored: StoredFinding) -> list[Figure]:
         figures.append(Figure("Samples found", f"{stored.reconstructed} of {true}", "samples in the true batch"))
     else:
         figures.append(Figure("Samples found", str(stored.reconstructed), "the truth was not given"))
+    figures += [
+        Figure("Tokens named", f"{lookup.proved:,} of {lookup.rows:,}", f"proved by the gradient of {lookup.table}")
+        for lookup in stored.lookups
+        if lookup.proved
+    ]
     if stored.proved:
         worst = max((value for value in stored.accuracy if value is not None), default=math.inf)
         bound = f", each right to {number(worst)} of its size" if worst < math.inf else ""
