@@ -110,6 +110,7 @@ EXPECTED: dict[str, Run] = {
     "unbatch exposure --model my_model.py:build --input-shape 3,32,32": Run(0),
     "unbatch audit ... --fail-on exact": Run(3),
     "unbatch audit ... --batch-size 4 --attack inverting_gradients:restarts=4": Run(0, samples=4, long=True),
+    "unbatch demo": Run(0, long=True),
     "unbatch demo --batch-size 4 --attack cocktail_party:steps=300,seconds=20": Run((0, 1)),
     "unbatch demo --batch-size 1 --model lenet_zhu --attack dlg:batch_size=1,restarts=4,seconds=60": Run((0, 1)),
     # Whether the demo's batch is found under these is the attack's affair; that it runs to its end is the page's.
