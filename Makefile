@@ -35,6 +35,7 @@ docs: .venv/ready
 # Material tells of its successor, Zensical, at every start; mkdocs.yml is ready for it as soon as it is out of its beta.
 site: .venv/ready
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	$(BIN)/python -m pytest -n 0 tests/test_site.py
 
 # What the cells print and draw is kept in the notebooks, for the site.
 notebooks: .venv/ready
