@@ -107,7 +107,8 @@ def test_the_version_stands_in_one_place() -> None:
 
 def test_every_requirement_is_pinned() -> None:
     """What the tests run with is told exactly: ``constraints.txt`` has a version for every package that is asked for."""
-    pinned = {re.split(r"==", line)[0].lower().replace("_", "-") for line in (ROOT / "constraints.txt").read_text().splitlines() if "==" in line}
+    lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
+    pinned = {line.partition("==")[0].lower().replace("_", "-") for line in lines if "==" in line}
     asked = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["dev"]]
     assert [each for each in asked if re.split(r"[\[><=]", each)[0].lower() not in pinned] == []
 

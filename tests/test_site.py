@@ -19,7 +19,7 @@ from unbatch.types import Status, Verdict
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 FETCHED = re.compile(r'<(?:script|link|img|iframe|source)\b[^>]*?\b(?:src|href)="(?:https?:)?//[^"]*"[^>]*>')
-SHOWN = ("index.html", "tutorials/audit.html", "reference/statuses.html", "reference/python.html", "explanation/notation.html", "span.html")
+SHOWN = ("index.html", "tutorials/audit.html", "reference/python.html", "explanation/notation.html")
 
 
 @pytest.fixture(scope="module")
@@ -53,10 +53,12 @@ def test_formulas_are_drawn(site: Path) -> None:
 @pytest.mark.long
 def test_the_reference_is_drawn_from_the_program(site: Path) -> None:
     python = (site / "reference" / "python.html").read_text(encoding="utf-8")
-    assert all(f'id="unbatch.{name}"' in python for name in ("audit", "capture", "Observation", "members", "expose", "restore_labels", "polish"))
+    names = ("audit", "capture", "Observation", "members", "expose", "restore_labels", "polish")
+    assert [name for name in names if f'id="unbatch.{name}"' not in python] == []
     assert "&gt;&gt;&gt;" in python
     commands = (site / "reference" / "commands.html").read_text(encoding="utf-8")
-    assert all(f"unbatch {name}</h2>" in re.sub(r"<a class=.headerlink.*?</a>", "", commands) for name in ("audit", "run", "members", "defend"))
+    heads = re.sub(r"<a class=.headerlink.*?</a>", "", commands)
+    assert [name for name in ("audit", "run", "members", "defend") if f"unbatch {name}</h2>" not in heads] == []
     assert "--fail-on" in commands
 
 

@@ -1,6 +1,6 @@
-"""The tutorials, done from top to bottom in an empty folder: files are saved under their titles, commands run, and what is shown is printed.
+"""The tutorials, done from top to bottom in an empty folder: files are saved under their titles, commands are run.
 
-The one on federations needs Flower: ``tests/flower/test_docs.py`` does it.
+What a page shows as printed is printed. The one on federations needs Flower: ``tests/flower/test_docs.py`` does it.
 """
 
 from __future__ import annotations

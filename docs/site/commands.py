@@ -10,14 +10,14 @@ import typer
 from mkdocs.config.defaults import MkDocsConfig
 from mkdocs.structure.files import File, Files
 
-import unbatch.cli  # makes all commands known
 from unbatch import plugins
-from unbatch.cli.app import EXIT_CODES, app
+from unbatch.cli import app  # with all its commands
+from unbatch.cli.app import EXIT_CODES
 
 HEAD = """# Commands
 
-Drawn from the program: `unbatch COMMAND --help` says the same. Every option may stand in a file too ([settings](../pipelines.md#settings-in-a-file)),
-and a value like `spear:seconds=20` names a plug-in and its settings (`unbatch describe NAME`).
+Drawn from the program: `unbatch COMMAND --help` says the same. Every option may stand in a file too
+([settings](../pipelines.md#settings-in-a-file)), and a value like `spear:seconds=20` names a plug-in and its settings (`unbatch describe NAME`).
 """
 
 
@@ -48,8 +48,13 @@ def _options(command: Any) -> Iterator[str]:
 def _row(option: Any) -> str:
     value = "" if getattr(option, "is_flag", False) or option.param_type_name == "argument" else f" {_metavar(option)}"
     names = ", ".join(f"`{name}{value}`" for name in (*option.opts, *option.secondary_opts))
-    default = "required" if option.required else "" if option.default in (None, (), [], False) or callable(option.default) else f"`{option.default}`"
-    return f"| {names} | {_cell(getattr(option, 'help', '') or '')} | {default} |"
+    return f"| {names} | {_cell(getattr(option, 'help', '') or '')} | {_default(option)} |"
+
+
+def _default(option: Any) -> str:
+    if option.required:
+        return "required"
+    return "" if option.default in (None, "", (), [], False) or callable(option.default) else f"`{option.default}`"
 
 
 def _metavar(option: Any) -> str:
