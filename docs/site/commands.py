@@ -17,7 +17,8 @@ from unbatch.cli.app import EXIT_CODES
 HEAD = """# Commands
 
 Drawn from the program: `unbatch COMMAND --help` says the same. Every option may stand in a file too
-([settings](../pipelines.md#settings-in-a-file)), and a value like `spear:seconds=20` names a plug-in and its settings (`unbatch describe NAME`).
+([settings](../pipelines.md#settings-in-a-file)), and a value like `spear:seconds=20` names a plug-in and its settings
+(`unbatch describe NAME`).
 """
 
 

@@ -16,6 +16,9 @@ PATIENCE = 6
 
 PROGRESS = 0.9
 
+REACH = 0.1
+"""Longest step of a refinement, in lengths of the point: what lies farther away is another zero, and no refinement of this one."""
+
 
 def minimize(
     equations: Equations,
@@ -110,6 +113,7 @@ def refine(
         error = values / torch.linalg.svdvals(change)[:, -1].clamp_min(torch.finfo(change.dtype).tiny)
         tried = points - step[..., 0] @ directions
         reached = equations.residuals(tried, labels).norm(dim=1)
-        better = reached < values
+        near = torch.linalg.vector_norm(tried - points, dim=1) < REACH * torch.linalg.vector_norm(points, dim=1)
+        better = near & (reached < values)
         points[better], values[better] = tried[better], reached[better]
     return points, error
