@@ -54,7 +54,7 @@ def main() -> None:
         page.screenshot(path=HERE / "report.png")
         page.locator("section[aria-labelledby=samples]").screenshot(path=HERE / "pictures.png")
         browser.close()
-    shrunk(HERE / "report.png", 660)
+    shrunk(HERE / "report.png", 578)
     shrunk(HERE / "pictures.png", TWO_FACES)
 
 
