@@ -26,6 +26,9 @@ __all__ = ["LastLayer", "labels_of_batch", "last_layer", "noise_inputs", "obstac
 SURELY = 3.5
 """Deviations about a share that are called its range: nineteen of twenty classes are within, measured over all kinds of networks."""
 
+FEW = 2
+"""Samples that show which layers a model runs."""
+
 TINIEST = 0.1
 """Least entry of a gradient, as a share of its median entry, above which the smallest ones were cut off."""
 
@@ -148,7 +151,7 @@ def _pruned(gradient: Float[Tensor, "c d"], fewest: int = 200) -> float:
 
 def obstacle(observation: Observation, *, bias: bool = False) -> str | None:
     """Why the gradient of the last layer does not tell the labels: no such layer, no softmax cross-entropy, no bias where one is needed."""
-    found = _find(observation, _probe(observation))
+    found = _find(observation, _probe(observation, samples=FEW))  # what the samples say is asked by ``last_layer``
     if isinstance(found, str):
         return found
     if bias and (found.bias is None or found.bias not in observation.update):

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from unbatch.evidence.fed import Witness
 from unbatch.evidence.replay import carried
+from unbatch.linalg.lowrank import svd
 from unbatch.types import Observation
 
 __all__ = ["Rows", "rows_of"]
@@ -111,7 +112,7 @@ def rows_of(
     height, width = gradient.shape
     if not bool(gradient.any()):
         return None
-    left, values, right = _svd(gradient)
+    left, values, right = svd(gradient)
     spread = height**0.5 + width**0.5
     eps = torch.finfo(observation.rounding).eps
     rms = float(gradient.square().mean().sqrt())
@@ -138,13 +139,3 @@ def rows_of(
 def _balanced(gradient: Tensor, rounding: float) -> int:
     """1 where the rows sum to zero, as of scores behind a softmax: one dimension fewer."""
     return int(float(gradient.sum(dim=0).norm()) <= ABOVE * rounding * len(gradient) ** 0.5)
-
-
-def _svd(matrix: Float[Tensor, "m n"]) -> tuple[Tensor, Tensor, Tensor]:
-    """Of a wide matrix by way of its LQ factors, which is several times faster."""
-    if matrix.shape[1] < 1.5 * matrix.shape[0]:
-        left, values, right = torch.linalg.svd(matrix, full_matrices=False)
-        return left, values, right
-    wide, lower = torch.linalg.qr(matrix.T)
-    left, values, right = torch.linalg.svd(lower.T)
-    return left, values, right @ wide.T

@@ -21,7 +21,7 @@ from unbatch.errors import Inapplicable
 from unbatch.linalg.lowrank import Factors, factor
 from unbatch.span.equations import MARGIN, Equations, Space, spaces_of_gradient
 from unbatch.span.network import network_behind
-from unbatch.trace import LinearCall, linear_layers
+from unbatch.trace import LinearCall, linear_layers, trial
 from unbatch.types import Observation
 
 __all__ = ["CROWDED", "PRECISION", "Problem", "entered", "find_layer", "layers_behind", "other_spaces", "pose"]
@@ -217,7 +217,7 @@ def entered(observation: Observation, call: LinearCall) -> list[LinearCall]:
 
 def layers_behind(observation: Observation, first: list[LinearCall]) -> list[LinearCall]:
     """The later layers that are applied once a sample and whose gradient the update holds."""
-    every = linear_layers(observation.model, observation.input_shape, TRIAL)
+    every = trial(observation.model, observation.input_shape, TRIAL).linears
     counted = [call.weight for call in every]
     names = {call.weight for call in first}
     behind = every if first[0].raw else every[counted.index(first[0].weight) :]

@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from unbatch.clock import Clock
-from unbatch.linalg.lowrank import Factors, multiply
+from unbatch.linalg.lowrank import Factors, multiply, svd
 from unbatch.spear.shallow.peeling import batch_of
 from unbatch.spear.shallow.recovery import recover
 from unbatch.spear.shallow.two_layer import TwoLayer
@@ -103,7 +103,7 @@ def _span(gradient: Tensor, factors: Factors, clock: Clock) -> Tensor:
     if min(gradient.shape) > SPANNED:
         return torch.linalg.qr(factors.right.T)[0].T
     clock.check()
-    _, values, basis = torch.linalg.svd(gradient[alive] / length[alive, None], full_matrices=False)
+    _, values, basis = svd(gradient[alive] / length[alive, None])
     return basis[values > ROUNDING * values[0]]
 
 
