@@ -348,7 +348,7 @@ class _Feeds(TorchFunctionMode):
 
 
 def _raw_over_the_range(model: nn.Module, input_shape: Sequence[int], asked: set[tuple[str, int]]) -> list[set[tuple[str, int]]]:
-    """For every kind of input that the model takes: those of the Linear calls that are asked for, by weight and number, that were fed it raw."""
+    """For every kind of input that the model takes: the Linear calls, by weight and number, that were fed it raw, of those asked."""
     first = next(model.parameters(), torch.zeros(()))
     dtype, blocked = torch.promote_types(first.dtype, torch.float32), _blocked(model)
     tensors = blocked | {name: p.detach().to(dtype) for name, p in model.named_parameters() if name not in blocked}

@@ -38,6 +38,15 @@ GROWTH = 1e-3
 TELLING = 1e-5
 """A length that the bias gradient tells no better than this is asked of the turning column as well."""
 
+SINGULAR = 1e-13
+"""A direction of the columns below this share of the largest is rounding of float64."""
+
+APART = 1e-6
+"""How far the inverse of the columns may be from one: a direction that was cut leaves about 1 of some sample, rounding 1e-13 to 1e-9."""
+
+BETWEEN = 0.5
+"""Derived: a weight is told from its neighbor, 1/n from 1/(n + 1), by half of the distance between them."""
+
 CHUNK = 1 << 22
 """Numbers of pre-activations that are passed at a time."""
 
@@ -62,8 +71,8 @@ def from_rows(
     length = torch.linalg.vector_norm(inputs, dim=1)
     scale = torch.linalg.vector_norm(columns, dim=0)
     there = scale.where(scale > 0, 1.0)
-    inverse = torch.linalg.pinv(columns / there, rtol=1e-13) / there[:, None]
-    apart = ((inverse * columns.T).sum(dim=1) - 1).abs() < 1e-6  # otherwise a sample is a mixture of others
+    inverse = torch.linalg.pinv(columns / there, rtol=SINGULAR) / there[:, None]
+    apart = ((inverse * columns.T).sum(dim=1) - 1).abs() < APART  # otherwise a sample is a mixture of others
     typical = row_errors.square().mean().sqrt()
     noise = (inverse.square() @ torch.maximum(row_errors, typical).square()).sqrt()
     error = SAFETY * noise + (0 if shift is None else shift)
@@ -112,7 +121,7 @@ def counted_by(told: Float[Tensor, " k"], number: int | None) -> bool:
         told: (k,) relative errors of the lengths by the bias gradient, and so of what the samples count.
         number: n; None where the samples are those of no plain mean.
     """
-    return number is not None and bool((told < 0.5 / (number + 1)).all())
+    return number is not None and bool((told < BETWEEN / (number + 1)).all())
 
 
 def across(

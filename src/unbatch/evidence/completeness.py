@@ -22,6 +22,9 @@ WHOLE = 1e-3
 """A weight times the batch size may be this far from a whole number, and all weights together so far from one; of a large batch less than
 one sample is."""
 
+SHORT = 0.25
+"""Of one sample's weight, what all weights together may lack: a missing one lacks 1, half of what tells them apart is kept as a margin."""
+
 MOST = 100_000
 """A larger batch is not told from a factor."""
 
@@ -73,7 +76,7 @@ def completeness(observation: Observation, weights: Float[Tensor, " k"], labels:
     if not observation.factor_known:
         return _without_scale(observation, weights, labels, explained=explained)
     total = float(weights.sum())
-    if explained and abs(total - 1) < min(WHOLE, 0.25 / told):
+    if explained and abs(total - 1) < min(WHOLE, SHORT / told):
         copies = _copies(weights, size or told)
         if copies is None and size is None and (smallest := _ratios(weights)) is not None:
             said = f"they explain the whole update, counted as {_listed(smallest)}: some were repeated, or weighted by the loss"

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from unbatch.evidence.accuracy import SAFETY, TELLING, counted_by, from_rows
-from unbatch.evidence.certificate import EVIDENCE
+from unbatch.evidence.certificate import EVIDENCE, FINEST
 from unbatch.evidence.replay import CARRIED, Replay, carried, gap, length_misfit, rest_of, with_carried
 from unbatch.evidence.whole import by_turning
 from unbatch.linalg.lowrank import multiply
@@ -104,7 +104,7 @@ def _accuracy(observation: Observation, inputs: Tensor, labels: Tensor, replayed
         return nothing
     columns = multiply(gradient, torch.linalg.pinv(flat).T)
     alive = int((columns.abs().amax(dim=1) > 0).sum())
-    digits = (alive - len(flat)) * -float(torch.tensor(max(result.residual, 1e-15)).log10())
+    digits = (alive - len(flat)) * -float(torch.tensor(max(result.residual, FINEST)).log10())
     if digits < EVIDENCE:
         return nothing
     rest = rest_of(gradient.double() - replayed[first.weight], [], torch.linalg.pinv(columns))

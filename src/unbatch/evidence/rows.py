@@ -18,6 +18,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from unbatch.evidence.accuracy import SAFETY
 from unbatch.evidence.fed import Witness
 from unbatch.evidence.replay import carried
 from unbatch.linalg.lowrank import svd
@@ -27,6 +28,9 @@ __all__ = ["Rows", "rows_of"]
 
 ABOVE = 10.0
 """A singular value counts when it is this many times the rounding."""
+
+HALF = 0.5
+"""Derived: a number that is rounded to the nearest is off by at most half of its last digit."""
 
 EDGE = 1.05
 """With noise in every entry, a singular value counts when it is this far above the largest of noise alone."""
@@ -85,7 +89,7 @@ class Rows:
 
     def noise_on(self, spread: Tensor) -> Tensor:
         """Length that the noise gives to what lies outside, for a record with this ‖(Aᵀ)⁺ã‖."""
-        return spread * (self.deviation * (self.spare**0.5 + 3.0) if self.deviation else self.noise)
+        return spread * (self.deviation * (self.spare**0.5 + SAFETY) if self.deviation else self.noise)
 
     def inverse_weights(self, fed: Float[Tensor, "k n"], columns: Float[Tensor, "k m"]) -> Float[Tensor, " k"]:
         """1/w of records that were there: ãᵀ A⁺ d."""
@@ -117,7 +121,7 @@ def rows_of(
     eps = torch.finfo(observation.rounding).eps
     rms = float(gradient.square().mean().sqrt())
     own = carried(observation, witness.weight) / (height * width) ** 0.5
-    rounding = max(eps * float(values[0]), 0.5 * eps * rms * spread, own * spread)
+    rounding = max(eps * float(values[0]), HALF * eps * rms * spread, own * spread)
     rank = int((values > ABOVE * rounding).sum())
     least = min(int((gradient != 0).any(dim=1).sum()) - _balanced(gradient, rounding), width)
     if deviation is None and rank < least:

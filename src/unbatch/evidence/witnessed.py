@@ -19,10 +19,10 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from unbatch.evidence.answering import Case, answers, limits
-from unbatch.evidence.certificate import EVIDENCE, MARGIN
+from unbatch.evidence.certificate import EVIDENCE, FINEST, MARGIN, SPARE
 from unbatch.evidence.fed import Witness, feeds, witnesses
 from unbatch.evidence.rows import Rows, rows_of
-from unbatch.evidence.unrelated import FEW, Reference, decoys, holm, reference_of
+from unbatch.evidence.unrelated import FEW, INDEPENDENT, Reference, decoys, holm, reference_of
 from unbatch.gradients import couples, sensitivities
 from unbatch.types import Membership, Observation, Presence, Verdict
 
@@ -266,24 +266,30 @@ def _by_columns(observation: Observation, rows: Rows, records: Tensor, labels: T
 
 def _number(inverse: Tensor) -> int | None:
     """The number of samples: what 1/w of records that were there is, or a whole multiple of it where they were repeated."""
-    if not len(inverse) or not bool((inverse > 0.5).all()):
+    if not len(inverse) or not bool((inverse > ONE).all()):
         return None
     number = float(inverse.max())
     times = (number / inverse).round()
     each = inverse * times
     spread = float((each.max() - each.min()) / number)
-    whole = spread < NEAR and abs(float(each.median()) - round(float(each.median()))) < min(0.1, number * max(1e-6, 10 * spread))
+    whole = spread < NEAR and abs(float(each.median()) - round(float(each.median()))) < min(OFF, number * max(SHARP, MARGIN * spread))
     return round(float(each.median())) if whole else None
 
 
 NEAR = 1e-3
 """What members say of 1/w may differ by this share."""
 
+ONE = 0.5
+"""Derived: no batch has less than one sample, and 1/w is rounded to a whole number."""
+
+OFF, SHARP = 0.1, 1e-6
+"""How far 1/w may be from a whole number, in samples; and the share of it that is allowed in any case, however well members agree."""
+
 
 def _surplus(observation: Observation, rows: Rows, inner: list[Rows], records: Tensor) -> bool:
     """Whether records made up in the first row space violate the inner conditions in more independent ways than there are to tune."""
     numbers = records[0].numel()
-    count = rows.rank + 32
+    count = rows.rank + SPARE
     if (
         not records.is_floating_point()
         or count > MOST
@@ -300,6 +306,6 @@ def _surplus(observation: Observation, rows: Rows, inner: list[Rows], records: T
         fed = part.extended(feeds(observation, made.reshape(-1, *records.shape[1:]), [part.weight])[part.weight][:, 0])
         found.append((fed - fed @ part.right.T @ part.right) / fed.norm(dim=1, keepdim=True).clamp_min(1e-300))
     values = torch.linalg.svdvals(torch.cat(found, dim=1))
-    ways = int((values > 1e-5 * float(values[0])).sum()) - rows.rank
-    eps = max(TOLERANCE.get(observation.rounding, 1.0), 1e-15)
+    ways = int((values > INDEPENDENT * float(values[0])).sum()) - rows.rank
+    eps = max(TOLERANCE.get(observation.rounding, 1.0), FINEST)
     return ways * -float(torch.tensor(eps).log10()) >= EVIDENCE

@@ -31,7 +31,7 @@ CLEAR = 30.0
 """A gap is clear when a singular value is this many times its successor."""
 
 WIDE = 1.5
-"""Columns a row from which a matrix is factored before its singular values are sought. Chosen: what it costs and saves is even near there."""
+"""Columns a row from which a matrix is factored before its singular values are sought. Near there it costs what it saves."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -156,7 +156,7 @@ def spaces_of_gradient(
     left, values, right = torch.linalg.svd(whole, full_matrices=False)
     noise = float(values[batch:].square().sum()) ** 0.5 / max(1, (len(whole) - batch) * (whole.shape[1] - batch)) ** 0.5
     noise = max(noise, resolution * float(values[0]) / max(whole.shape) ** 0.5)
-    if values[batch - 1] < 10 * noise * max(whole.shape) ** 0.5:
+    if values[batch - 1] < ROUNDING * noise * max(whole.shape) ** 0.5:
         return []
     found: list[Space] = []
     for kind, basis, other in (("column", left[:, :batch], whole.shape[0]), ("row", right[:batch].T, whole.shape[1])):

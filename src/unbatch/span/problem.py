@@ -29,6 +29,9 @@ __all__ = ["CROWDED", "PRECISION", "Problem", "entered", "find_layer", "layers_b
 TRIAL = 2
 """Samples in the trial run that shows the layers."""
 
+STEP, SMOOTH = 1e-3, 0.1
+"""A step as a share of a sample, and how far a smooth layer may be off its derivative there: one with kinks is off by about 1."""
+
 CROWDED = 0.6
 """Above this share of unknowns to the first layer's equations the other layers' equations are used in the search, not only in the proof."""
 
@@ -173,7 +176,7 @@ def _plans(equations: Equations, sums: Tensor, unknowns: int) -> tuple[Equations
     return (*([fed] if fed else []), *([own] if smooth else []), equations)
 
 
-def _smooth(equations: Equations, sums: Tensor, step: float = 1e-3) -> bool:
+def _smooth(equations: Equations, sums: Tensor, step: float = STEP) -> bool:
     """Whether ∂ℓ/∂z moves as its derivative says, seen on random samples."""
     generator = torch.Generator().manual_seed(0)
     scale = 1 / float(sums.norm()) if bool(sums.any()) else 1 / float(equations.network.right.norm())
@@ -181,7 +184,7 @@ def _smooth(equations: Equations, sums: Tensor, step: float = 1e-3) -> bool:
     labels = torch.zeros(len(points), dtype=torch.int64, device=sums.device)
     moved = equations.residuals(points + step * toward, labels) - equations.residuals(points - step * toward, labels)
     _, slope = torch.func.jvp(lambda p: equations.residuals(p, labels), (points,), (2 * step * toward,))[:2]
-    return float((moved - slope).norm(dim=1).median()) < 0.1 * float(moved.norm(dim=1).median())
+    return float((moved - slope).norm(dim=1).median()) < SMOOTH * float(moved.norm(dim=1).median())
 
 
 PRECISION = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 3e-2}
