@@ -61,8 +61,8 @@ def test_row_1_a_network_that_is_sure_of_some_samples(factor: float, seed: int) 
     with torch.no_grad():
         y[:7] = model(x[:7]).argmax(dim=1)
     seen = Observation(model, capture(model, x, y), tuple(x.shape[1:]))
-    for variant in told_variants(seen, 10):
-        judged(variant, x, y, seed=seed)
+    for variant in told_variants(seen, 10)[seed % 2 :: 2]:
+        judged(variant, x, y, 0.5, seed)
 
 
 @cache
@@ -81,8 +81,8 @@ def test_row_1_a_batch_that_the_network_has_memorized(seed: int) -> None:
     for start in (0, 20, 40):
         part = slice(start, start + 10)
         seen = Observation(model, capture(model, x[part], y[part]), tuple(x.shape[1:]))
-        for variant in told_variants(seen, 10):
-            judged(variant, x[part], y[part], seed=seed)
+        for variant in told_variants(seen, 10)[(seed + start // 20) % 2 :: 2]:
+            judged(variant, x[part], y[part], 0.5, seed)
 
 
 @pytest.mark.parametrize("seed", range(4))
@@ -162,9 +162,8 @@ def test_row_6_large_inputs_whose_bias_gradients_were_halved(seed: int) -> None:
     for name, tensor in capture(model, other.float(), named).items():
         assert float((tensor - update[name]).norm()) < 5e-5 * float(update[name].norm())
     seen = Observation(model, update, tuple(x.shape[1:]))
-    found = judged(seen, other, named, seed=seed)
-    assert found.status is Status.PARTIAL
-    assert judged(replace(seen, batch_size=16), other, named, seed=seed).status is Status.PARTIAL
+    assert judged(seen, other, named, 30.0, seed).status is Status.PARTIAL
+    assert judged(replace(seen, batch_size=16), other, named, 30.0, seed).status is Status.PARTIAL
     # Eight were told: then the length by the bias gradient and that by the count disagree, and no sample is proved.
     contradicted = judged(replace(seen, batch_size=8), x, y, seed=seed)
     assert not contradicted.status.disclosed

@@ -23,6 +23,9 @@ DAMPING, LESS, MORE, HOPELESS = 1e-2, 0.15, 5.0, 1e8
 EVEN = 1e-3
 """Of the mean curvature, what every direction is damped by at least."""
 
+REACH = 0.1
+"""Longest step of a refinement, in lengths of the point: what lies farther away is another zero, and no refinement of this one."""
+
 
 def minimize(
     equations: Equations,
@@ -117,6 +120,7 @@ def refine(
         error = values / torch.linalg.svdvals(change)[:, -1].clamp_min(torch.finfo(change.dtype).tiny)
         tried = points - step[..., 0] @ directions
         reached = equations.residuals(tried, labels).norm(dim=1)
-        better = reached < values
+        near = torch.linalg.vector_norm(tried - points, dim=1) < REACH * torch.linalg.vector_norm(points, dim=1)
+        better = near & (reached < values)
         points[better], values[better] = tried[better], reached[better]
     return points, error
