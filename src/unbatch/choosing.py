@@ -43,7 +43,7 @@ ORDER = (
 PROVED = (Status.RECONSTRUCTED, Status.PARTIAL, Status.FEATURES)
 
 LEAST = 0.5
-"""Seconds below which no further attempt is begun."""
+"""Seconds below which no further attempt is begun. Chosen."""
 
 
 def built(attack: str | Attack | Auto) -> Attack | Auto:

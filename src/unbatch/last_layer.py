@@ -24,13 +24,14 @@ from unbatch.types import Observation
 __all__ = ["LastLayer", "labels_of_batch", "last_layer", "noise_inputs", "obstacle"]
 
 SURELY = 3.5
-"""Deviations about a share that are called its range: nineteen of twenty classes are within, measured over all kinds of networks."""
+"""Deviations about a share that are called its range: nineteen of twenty classes are within, measured over all kinds of networks.
+Swept."""
 
 FEW = 2
 """Samples that show which layers a model runs."""
 
 TINIEST = 0.1
-"""Least entry of a gradient, as a share of its median entry, above which the smallest ones were cut off."""
+"""Least entry of a gradient, as a share of its median entry, above which the smallest ones were cut off. Chosen. Swept."""
 
 
 @dataclass(frozen=True, eq=False)

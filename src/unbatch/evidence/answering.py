@@ -13,7 +13,7 @@ from unbatch.types import Observation, Presence, Verdict
 __all__ = ["Case", "answers", "limits"]
 
 NEAR = 3
-"""A record that leaves up to this many times what one that was there may leave is too near to be called absent."""
+"""A record that leaves up to this many times what one that was there may leave is too near to be called absent. Chosen. Swept."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -20,10 +20,11 @@ __all__ = ["Completeness", "completeness", "plain", "plain_size", "without_copie
 
 WHOLE = 1e-3
 """A weight times the batch size may be this far from a whole number, and all weights together so far from one; of a large batch less than
-one sample is."""
+one sample is. Chosen. Swept."""
 
 SHORT = 0.25
-"""Of one sample's weight, what all weights together may lack: a missing one lacks 1, half of what tells them apart is kept as a margin."""
+"""Of one sample's weight, what all weights together may lack: a missing one lacks 1, half of what tells them apart is kept as a margin.
+Chosen."""
 
 MOST = 100_000
 """A larger batch is not told from a factor."""

@@ -27,17 +27,18 @@ from unbatch.types import Observation
 __all__ = ["Rows", "rows_of"]
 
 ABOVE = 10.0
-"""A singular value counts when it is this many times the rounding."""
+"""A singular value counts when it is this many times the rounding. Chosen. Swept."""
 
 HALF = 0.5
 """Derived: a number that is rounded to the nearest is off by at most half of its last digit."""
 
 EDGE = 1.05
-"""With noise in every entry, a singular value counts when it is this far above the largest of noise alone."""
+"""With noise in every entry, a singular value counts when it is this far above the largest of noise alone. Chosen: the largest of noise
+varies by a few hundredths at a hundred rows. Swept."""
 
 MEDIAN = 0.19
 """The median singular value of noise of standard deviation 1, beside the square root of its longer side, is 1 less this times the ratio of
-its sides (fitted to the law of Marchenko and Pastur)."""
+its sides (fitted to the law of Marchenko and Pastur). Derived."""
 
 
 @dataclass(frozen=True, eq=False)

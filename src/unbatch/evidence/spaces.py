@@ -26,13 +26,13 @@ from unbatch.types import Observation
 __all__ = ["Space", "spaces_of"]
 
 ABOVE = 10.0
-"""A singular value counts when it is this many times the noise."""
+"""A singular value counts when it is this many times the noise. Chosen. Swept."""
 
 ROUNDINGS = 4
 """Roundings that a singular value may be off by, of the largest one's size; as in ``linalg.lowrank``."""
 
 WEAK = 1e4
-"""A direction this near to the noise may be lost in another layer, which then shows a smaller rank."""
+"""A direction this near to the noise may be lost in another layer, which then shows a smaller rank. Chosen. Swept."""
 
 
 @dataclass(frozen=True, eq=False)

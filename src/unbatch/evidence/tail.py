@@ -24,7 +24,8 @@ from unbatch.types import Observation
 __all__ = ["Seen", "Tail", "tail_of"]
 
 OTHER = 0.5
-"""What is put in the place of a layer's inputs a second time: any number but the first, which is 0, shows whether they are still used."""
+"""What is put in the place of a layer's inputs a second time: any number but the first, which is 0, shows whether they are still used.
+Chosen."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -21,13 +21,14 @@ FEW = 24
 """Records that a reference has at least, made-up ones included."""
 
 LEAST = 3
-"""Records of which a spread can be told at all."""
+"""Records of which a spread can be told at all. Derived."""
 
 NARROWEST = 1e-3
-"""Spread of logarithms below which none is believed: a reference of nearly equal records would make all others improbable."""
+"""Spread of logarithms below which none is believed: a reference of nearly equal records would make all others improbable. Chosen.
+Swept."""
 
 INDEPENDENT = 1e-5
-"""A way to leave the row space counts when it is this large beside the largest."""
+"""A way to leave the row space counts when it is this large beside the largest. Chosen, as in ``certificate``."""
 
 
 @dataclass(frozen=True, eq=False)

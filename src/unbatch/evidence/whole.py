@@ -26,13 +26,14 @@ from unbatch.types import Observation
 __all__ = ["Whole", "by_turning", "prove_whole"]
 
 NEAR = 0.1
-"""A replay this near to the update may miss it by single neurons at their kink."""
+"""A replay this near to the update may miss it by single neurons at their kink. Chosen: it decides what is tried, not what is proved."""
 
 HELD = 1e-8
-"""A column of a pruned gradient determines the samples when its smallest eigenvalue is above this, beside a trace of one a sample."""
+"""A column of a pruned gradient determines the samples when its smallest eigenvalue is above this, beside a trace of one a sample. Chosen:
+half of float64's digits."""
 
 UNSURE = 30.0
-"""A pre-activation below this many roundings, beside the typical one of its layer, may have been on either side of zero."""
+"""A pre-activation below this many roundings, beside the typical one of its layer, may have been on either side of zero. Chosen. Swept."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -177,7 +178,7 @@ def _beyond_rounding(
 
 
 JITTER = 30.0
-"""Roundings, as many as a deep network makes of one in its input."""
+"""Roundings, as many as a deep network makes of one in its input. Chosen, as ``UNSURE``."""
 
 
 def _log10(value: float) -> float:

@@ -29,16 +29,17 @@ from unbatch.types import Membership, Observation, Presence, Verdict
 __all__ = ["presence"]
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
-"""What a record that was there may leave by the rounding of the client's own pass, by the type of the update or the weights."""
+"""What a record that was there may leave by the rounding of the client's own pass, by the type of the update or the weights. Chosen, as in
+``judge``. Swept."""
 
 INNER = 2
 """Layers behind the first that are asked."""
 
 SHOWN = 0.9
-"""A layer behind the first must show this share of its rank: otherwise it is too narrow for the batch."""
+"""A layer behind the first must show this share of its rank: otherwise it is too narrow for the batch. Chosen. Swept."""
 
 ALPHA = 1e-3
-"""Chance that any unrelated record is taken for a member by what it leaves."""
+"""Chance that any unrelated record is taken for a member by what it leaves. Chosen. Swept."""
 
 TRIED = 8
 """Records of which the number of samples is read off."""
@@ -277,13 +278,14 @@ def _number(inverse: Tensor) -> int | None:
 
 
 NEAR = 1e-3
-"""What members say of 1/w may differ by this share."""
+"""What members say of 1/w may differ by this share. Chosen, as ``completeness.WHOLE``."""
 
 ONE = 0.5
 """Derived: no batch has less than one sample, and 1/w is rounded to a whole number."""
 
 OFF, SHARP = 0.1, 1e-6
-"""How far 1/w may be from a whole number, in samples; and the share of it that is allowed in any case, however well members agree."""
+"""How far 1/w may be from a whole number, in samples; and the share of it that is allowed in any case, however well members agree.
+Chosen."""
 
 
 def _surplus(observation: Observation, rows: Rows, inner: list[Rows], records: Tensor) -> bool:

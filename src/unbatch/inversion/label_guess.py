@@ -17,7 +17,7 @@ from unbatch.types import Observation
 __all__ = ["Labels", "assuming", "batch_size", "fixed_labels", "label_obstacle"]
 
 NOTHING = 1e-12
-"""A class whose bias gradient is below this share of the largest has none, but for the rounding of float64."""
+"""A class whose bias gradient is below this share of the largest has none, but for the rounding of float64. Chosen."""
 
 Labels = Literal["restored", "searched"]
 """Where the server was not told the labels: ``restored`` from the last layer's gradient, or ``searched`` with the inputs."""

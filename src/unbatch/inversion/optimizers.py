@@ -16,10 +16,10 @@ from torch import Tensor
 __all__ = ["LBFGS", "Adam", "Optimizer"]
 
 EPSILON = 1e-8
-"""What Adam divides by at least, as published and in PyTorch."""
+"""What Adam divides by at least, as published and in PyTorch. Published."""
 
 CURVED = 1e-10
-"""A pair has curvature when it is above this share of what its lengths allow: PyTorch's number, there without the lengths."""
+"""A pair has curvature when it is above this share of what its lengths allow: PyTorch's number, there without the lengths. Published."""
 
 
 class Optimizer(ABC):

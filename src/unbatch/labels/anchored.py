@@ -39,19 +39,20 @@ from unbatch.types import Observation
 __all__ = ["Anchored"]
 
 FLOOR = 0.05
-"""Share of an even class that a class without samples is still taken to deviate by, in the weights of the fit."""
+"""Share of an even class that a class without samples is still taken to deviate by, in the weights of the fit. Chosen. Swept."""
 
 SURE, LOST = 0.15, 0.35
-"""Expected error of a count, as a share of K/C: below the first the fit alone is believed, above the second the fallback alone."""
+"""Expected error of a count, as a share of K/C: below the first the fit alone is believed, above the second the fallback alone. Chosen.
+Both swept."""
 
 BEND = 2.0
-"""How much further real inputs bend the softmax than made-up ones do."""
+"""How much further real inputs bend the softmax than made-up ones do. Chosen. Swept."""
 
 DRIFT = 0.6
-"""Error of the mean probability along a way, as a share of how far it went."""
+"""Error of the mean probability along a way, as a share of how far it went. Chosen. Swept."""
 
 WHOLE = 0.1
-"""Expected error of a count, in samples, below which counts that are not whole mean something."""
+"""Expected error of a count, in samples, below which counts that are not whole mean something. Chosen. Swept."""
 
 
 @dataclass(frozen=True, eq=False)

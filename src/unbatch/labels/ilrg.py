@@ -23,13 +23,14 @@ from unbatch.types import Observation
 __all__ = ["ILRG"]
 
 NOTHING, MOST_ORDERS = 1e-64, 10
-"""What stands for a gradient of zero, and the decimal exponents to which a ratio is cut off, as in the authors' code."""
+"""What stands for a gradient of zero, and the decimal exponents to which a ratio is cut off, as in the authors' code. Published."""
 
 LOST, WHOLE = 0.5, 0.2
-"""Error by rounding, in samples, above which the system says nothing; distance from whole numbers above which the counts are doubted."""
+"""Error by rounding, in samples, above which the system says nothing; distance from whole numbers above which the counts are doubted.
+Derived: half a sample turns a count into another; and 0.29 is what chance leaves, the root mean square of a fraction."""
 
 SINGULAR = 1e12
-"""Magnification above which the square system has no single solution."""
+"""Magnification above which the square system has no single solution. Chosen: four digits are left."""
 
 
 @dataclass(frozen=True)

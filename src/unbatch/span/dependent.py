@@ -47,22 +47,23 @@ IDLE = 6
 """Rounds without a new sample after which the search gives up."""
 
 SAME = 1e-4
-"""Two samples that differ by less, as a share of their length, are one."""
+"""Two samples that differ by less, as a share of their length, are one. Chosen."""
 
 TRIED = 3
 """Later layers that are asked for the number of samples, at most: each takes a factorization."""
 
 FIXED = 1e-6
-"""Largest relative error of a sample that is taken out. Of two near twins, all that lies between them obeys the equations."""
+"""Largest relative error of a sample that is taken out. Of two near twins, all that lies between them obeys the equations. Chosen."""
 
 NOBODY, EVER = 1e-6, 1e-9
-"""Share of the largest below which nobody in the batch has a level; and what is added to all, so that a column without one can be drawn."""
+"""Share of the largest below which nobody in the batch has a level; and what is added to all, so that a column without one can be drawn.
+Chosen."""
 
 SUMMED = 8.0
-"""Roundings in a number that came about as the sum over a batch, and from which others were subtracted."""
+"""Roundings in a number that came about as the sum over a batch, and from which others were subtracted. Chosen: √64."""
 
 EVEN = 1e-3
-"""Samples whose weights are this near to 1/b, relatively, count 1/b each."""
+"""Samples whose weights are this near to 1/b, relatively, count 1/b each. Chosen, as ``completeness.WHOLE``."""
 
 
 def dependent_samples(observation: Observation, call: LinearCall, factors: Factors, generator: Generator, clock: Clock) -> int | None:

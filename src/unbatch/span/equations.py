@@ -20,13 +20,13 @@ from unbatch.span.network import MovingNetwork, Network
 __all__ = ["MARGIN", "Equations", "Space", "spaces_of_gradient"]
 
 ROUNDING = 10.0
-"""A residual of this many times the noise that is expected is still noise."""
+"""A residual of this many times the noise that is expected is still noise. Chosen. Swept."""
 
 LARGEST = 300.0
-"""Noise of this many times the precision of the arithmetic is too much for a proof."""
+"""Noise of this many times the precision of the arithmetic is too much for a proof. Chosen. Swept."""
 
 MARGIN = 4
-"""How many more equations than unknowns there must be: with fewer, a zero proves nothing."""
+"""How many more equations than unknowns there must be: with fewer, a zero proves nothing. Chosen. Swept."""
 
 
 @dataclass(frozen=True, eq=False)

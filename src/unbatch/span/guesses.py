@@ -12,16 +12,17 @@ from unbatch.linalg.ica import fast_ica, views_of
 __all__ = ["random_starts", "scaled", "unmixed"]
 
 FAR = 4
-"""An input this many times as long as the typical one is none: its scale is then taken from the others."""
+"""An input this many times as long as the typical one is none: its scale is then taken from the others. Chosen. Swept."""
 
 SPREAD = 0.5
-"""Standard deviation of the logarithm of how far a random start is from the smallest input: real ones differ by half of their length."""
+"""Standard deviation of the logarithm of how far a random start is from the smallest input: real ones differ by half of their length.
+Chosen. Swept."""
 
 BLANK = 1e-9
-"""A view below this share of the longest shows nothing: the edge of a picture, and rounding."""
+"""A view below this share of the longest shows nothing: the edge of a picture, and rounding. Chosen."""
 
 SINGULAR, DEPENDENT = 1e-12, 1e-14
-"""Squares of singular values below this share of the largest are rounding: of views, and of inputs that depend on each other."""
+"""Squares of singular values below this share of the largest are rounding: of views, and of inputs that depend on each other. Chosen."""
 
 
 def unmixed(

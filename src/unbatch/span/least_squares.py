@@ -15,16 +15,17 @@ PATIENCE = 6
 """Steps after which a start must have become better by ``PROGRESS``."""
 
 PROGRESS = 0.9
-"""See ``PATIENCE``."""
+"""See ``PATIENCE``. Chosen. Swept."""
 
 DAMPING, LESS, MORE, HOPELESS = 1e-2, 0.15, 5.0, 1e8
-"""The first damping, what a good and a bad step make of it, and from which on a start is given up."""
+"""The first damping, what a good and a bad step make of it, and from which on a start is given up. Chosen; the first one swept."""
 
 EVEN = 1e-3
-"""Of the mean curvature, what every direction is damped by at least."""
+"""Of the mean curvature, what every direction is damped by at least. Chosen."""
 
 REACH = 0.1
-"""Longest step of a refinement, in lengths of the point: what lies farther away is another zero, and no refinement of this one."""
+"""Longest step of a refinement, in lengths of the point: what lies farther away is another zero, and no refinement of this one. Chosen.
+Swept."""
 
 
 def minimize(

@@ -30,10 +30,12 @@ TRIAL = 2
 """Samples in the trial run that shows the layers."""
 
 STEP, SMOOTH = 1e-3, 0.1
-"""A step as a share of a sample, and how far a smooth layer may be off its derivative there: one with kinks is off by about 1."""
+"""A step as a share of a sample, and how far a smooth layer may be off its derivative there: one with kinks is off by about 1. Chosen; the
+second one swept."""
 
 CROWDED = 0.6
-"""Above this share of unknowns to the first layer's equations the other layers' equations are used in the search, not only in the proof."""
+"""Above this share of unknowns to the first layer's equations the other layers' equations are used in the search, not only in the proof.
+Chosen. Swept."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -188,7 +190,7 @@ def _smooth(equations: Equations, sums: Tensor, step: float = STEP) -> bool:
 
 
 PRECISION = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 3e-2}
-"""What of a residual is rounding in any case, by the update's type."""
+"""What of a residual is rounding in any case, by the update's type. Chosen, as ``evidence.judge.TOLERANCE``. Swept."""
 
 
 def _factored(observation: Observation, call: LinearCall, generator: Generator) -> Factors:

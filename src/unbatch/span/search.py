@@ -18,7 +18,7 @@ from unbatch.types import Progress
 __all__ = ["COARSE", "CONTRASTS", "FLOOR", "NEAR", "SINGULAR", "Found", "Search", "across"]
 
 LENGTHS = (0.25, 0.5, 0.7, 1.0, 1.4, 2.0, 4.0)
-"""Lengths of a start that are tried where no bias tells it, in units of the usual one."""
+"""Lengths of a start that are tried where no bias tells it, in units of the usual one. Chosen."""
 
 PIECE = 16
 """Samples whose Jacobians are factored at a time."""
@@ -27,28 +27,29 @@ FEW = 12
 """Up to so many missing samples features count as strong as they are, first; see ``guesses.unmixed``."""
 
 CONTRASTS = (0.1, 0.02, 0.5)
-"""Softness of the contrast in component analysis, two rounds each."""
+"""Softness of the contrast in component analysis, two rounds each. Chosen. Swept."""
 
 STARTS, MOST = 4, 128
 """Random starts for every missing sample, and at most."""
 
 LIKELY = 3
-"""Labels are tried that leave up to this many times what the likeliest leaves."""
+"""Labels are tried that leave up to this many times what the likeliest leaves. Chosen. Swept."""
 
 FLOOR = 1e-3
-"""A start is done when its residual is below this share of the precision."""
+"""A start is done when its residual is below this share of the precision. Chosen."""
 
 NEAR, COARSE = 100, 1e-6
-"""A start whose residual is below so many times the precision, or so many times this, is held against all equations."""
+"""A start whose residual is below so many times the precision, or so many times this, is held against all equations. Chosen: it decides
+what is tried, not what is proved; the first one swept."""
 
 SAME = 0.5
 """p · c is 1 for a sample and its own column and 0 for another's: from here on two are one. Derived: the middle."""
 
 SINGULAR = 1e-24
-"""Squares of singular values below this share of the largest are rounding of float64."""
+"""Squares of singular values below this share of the largest are rounding of float64. Derived: (1e-12)²."""
 
 DETERMINED = 1e-2
-"""A sample is determined if its residual bounds its relative error by this."""
+"""A sample is determined if its residual bounds its relative error by this. Chosen. Swept."""
 
 
 @dataclass(eq=False)

@@ -30,16 +30,18 @@ from unbatch.spear.selection import Solution, agreement, best_matching, independ
 __all__ = ["NOISY", "Search"]
 
 CONTRASTS = (0.1, 0.3, 0.03)
-"""Softness of the contrast in FastICA, in turn."""
+"""Softness of the contrast in FastICA, in turn. Chosen. Swept."""
 
 ROUNDED = 1e-11
-"""Above this level a certified sample is so inexact that taking it out blurs the zeros of the others: only after stalls, and at the end."""
+"""Above this level a certified sample is so inexact that taking it out blurs the zeros of the others: only after stalls, and at the end.
+Chosen. Swept."""
 
 NOISY = 1e-5
-"""Above this level of noise no sample is certified by itself: a wrong pattern can be as close."""
+"""Above this level of noise no sample is certified by itself: a wrong pattern can be as close. Chosen. Swept."""
 
 DRIFTED, BLURRED = 50, 100
-"""One of so many neurons may contradict a sample's signs where weights moved, and where there is noise."""
+"""One of so many neurons may contradict a sample's signs where weights moved, and where there is noise. Chosen: a true sample contradicts
+few; the first one swept."""
 
 PATIENCE, WAITING = 8, 4
 """Rounds that a search that is whole but does not fit waits for something better; and, of sampling, as many more for each that it took."""
@@ -48,41 +50,43 @@ TOOLS = 4
 """Rounds after a stall in which every tool has its turn."""
 
 MANY, SPARSE = 120, 0.13
-"""Between so many samples and this share of the neurons blind starts have every other round."""
+"""Between so many samples and this share of the neurons blind starts have every other round. Chosen on the frontier at m=1000
+(benchmarks/frontier.py); not swept, which would take hours."""
 
 WORK = 4e8
-"""Multiplications of one round of sampling, so that the clock is asked in between."""
+"""Multiplications of one round of sampling, so that the clock is asked in between. Chosen."""
 
 LAST = 6
 """With so few directions missing, random samples are tried beside the guessed ones."""
 
 SIGNS, SIGNS_ALONE, SIGNS_BLIND = 0.3, 0.7, 0.5
 """Share of the neurons that are off by a guessed sample's signs that must be zeros: where a certificate decides later; where nothing else
-does; and of random samples, of which the signs are less certain."""
+does; and of random samples, of which the signs are less certain. Chosen; the first one swept."""
 
 AGREE = 0.8
-"""Share of the zeros of a direction that must be off by its sample's signs: a true one has all, a wrong one half or so."""
+"""Share of the zeros of a direction that must be off by its sample's signs: a true one has all, a wrong one half or so. Chosen. Swept."""
 
 SPARE = 4
 """Zeros beyond the number of samples b that a blind direction must have: one through any b − 1 rows has b − 1 by construction."""
 
 SHARP, BLUR = 1e-6, 100
-"""What rounding leaves of a zero in any case; and how many times the noise: it is that of the typical entry, and the worst has more."""
+"""What rounding leaves of a zero in any case; and how many times the noise: it is that of the typical entry, and the worst has more.
+Chosen. Both swept."""
 
 NEARLY, CLOSE = 0.2, 1e-2
-"""Largest part of a direction beside all others that may be noise; largest change of one that is averaged over its zeros."""
+"""Largest part of a direction beside all others that may be noise; largest change of one that is averaged over its zeros. Chosen."""
 
 ENDING = 0.05
-"""Share of the budget that is kept for the certificates of what a search that ran out of time has found."""
+"""Share of the budget that is kept for the certificates of what a search that ran out of time has found. Chosen."""
 
 LIKELY = 0.5
-"""Weight from which a neuron is rather off than on for a sample: the middle."""
+"""Weight from which a neuron is rather off than on for a sample: the middle. Derived."""
 
 SINGULAR = 1e12
-"""Condition of directions above which they are kept as they were: solving with them would leave four digits of float64."""
+"""Condition of directions above which they are kept as they were: solving with them would leave four digits of float64. Derived."""
 
 STALLED = 4
-"""Rounds without a find, one of every tool, after which another method has its turn."""
+"""Rounds without a find, one of every tool, after which another method has its turn. Chosen. Swept."""
 
 VERY_FEW, FEW = 9, 18
 """Up to so many samples, sampling subsets of rows is the first tool, or worth a round after a stall."""

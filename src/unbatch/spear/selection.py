@@ -14,7 +14,8 @@ from unbatch.spear.layer import Layer, unit
 __all__ = ["Solution", "agreement", "best_matching", "independent", "misfits", "one_a_pattern", "scaled"]
 
 APART = 1e-9
-"""Codes of two zero patterns that differ by more are of different patterns: each is a sum over the neurons, rounded to 1e-13 or so."""
+"""Codes of two zero patterns that differ by more are of different patterns: each is a sum over the neurons, rounded to 1e-13 or so. Chosen
+in between."""
 
 
 @dataclass(frozen=True, eq=False)

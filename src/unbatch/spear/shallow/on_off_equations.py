@@ -34,16 +34,16 @@ CHUNK = 16
 """Systems that are polished at a time."""
 
 ABOVE = 100.0
-"""A direction of what is left belongs to samples when its singular value, each row divided by its noise, is above this."""
+"""A direction of what is left belongs to samples when its singular value, each row divided by its noise, is above this. Chosen. Swept."""
 
 VANISHING = 1e-9
-"""Singular values up to this are zero: float64 leaves some 1e-15 of them."""
+"""Singular values up to this are zero: float64 leaves some 1e-15 of them. Chosen."""
 
 OBEYING, LENGTH = 0.99, 1e-6
-"""Share of the neurons that obey one of their equations where a column is exact, and the length of its q below which q is zero."""
+"""Share of the neurons that obey one of their equations where a column is exact, and the length of its q below which q is zero. Chosen."""
 
 NEAR, MOST = 0.05, 0.5
-"""A start is worth polishing where more than this share (the second) of the neurons obeys an equation up to the first. Not swept."""
+"""A start is worth polishing where more than this share (the second) of the neurons obeys an equation up to the first. Chosen. Swept."""
 
 FEW = 6
 """With so many samples left, or fewer, they are guessed in the small space that the known columns leave to them."""

@@ -26,22 +26,22 @@ from unbatch.spear.shallow.two_layer import CLEAR, Found, Residual, TwoLayer, al
 __all__ = ["batch_of", "peel"]
 
 ABOVE = 10.0
-"""Where no row is clear, one that is this many times its noise may be read."""
+"""Where no row is clear, one that is this many times its noise may be read. Chosen, below ``two_layer.CLEAR``."""
 
 ROUGH = 0.03
-"""Largest mismatch of a sample that is read from such a row."""
+"""Largest mismatch of a sample that is read from such a row. Chosen. Swept."""
 
 FEW, IDLE = 3, 3
 """So many of these are taken at a time; so many rounds without a new sample end the peeling."""
 
 MATCH = 1e-4
-"""Largest mismatch of a sample."""
+"""Largest mismatch of a sample. Chosen. Swept."""
 
 TIER = 10.0
-"""Samples with more than this many times the least mismatch wait for the next round."""
+"""Samples with more than this many times the least mismatch wait for the next round. Chosen. Swept."""
 
 SURE = 1e-11
-"""No sample with a mismatch below waits."""
+"""No sample with a mismatch below waits. Chosen: rounding of float64 after a few sums."""
 
 
 def peel(problem: TwoLayer, found: Found | None = None, more: Callable[[int], bool] | None = None) -> Found:

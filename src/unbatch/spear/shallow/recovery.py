@@ -22,13 +22,13 @@ from unbatch.spear.shallow.two_layer import Found, TwoLayer, always_on, residual
 __all__ = ["Shallow", "certificates", "explained", "recover"]
 
 CERTIFIED = 1e-6
-"""Largest certificate of a sample that is believed for it."""
+"""Largest certificate of a sample that is believed for it. Chosen. Swept."""
 
 ACCURATE = 2e-5
-"""Largest estimated relative error of a sample that is given away, and largest distance of its scale from 1."""
+"""Largest estimated relative error of a sample that is given away, and largest distance of its scale from 1. Chosen. Swept."""
 
 EXPLAINED = 1e-3
-"""A row is explained by a sample when what is left of it is below this share of the sample's part in it."""
+"""A row is explained by a sample when what is left of it is below this share of the sample's part in it. Chosen. Swept."""
 
 POLISHING = 20
 """Rounds of the last joint solution."""

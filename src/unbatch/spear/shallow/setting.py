@@ -22,7 +22,8 @@ from unbatch.types import Candidate, Observation, Progress
 __all__ = ["invert_shallow"]
 
 ROUNDING = 3e-14
-"""A direction of the inputs' span is there when its singular value is above this share of the largest."""
+"""A direction of the inputs' span is there when its singular value is above this share of the largest. Derived: 140 roundings of
+float64."""
 
 SPANNED = 4000
 """Gradients with more rows and columns than this are spanned by their factors, which takes less."""
