@@ -13,30 +13,19 @@ even batch, bent by the signs and sizes of the gradient. After local training me
 (``_local_training``); a factor that the server does not know is the one that makes whole counts (``_scale``). Counts are determined where
 they come out whole more closely than anything else would make them (``_whole``), for a batch size that was told or that the rank of a
 gradient shows (``_batch_size``).
-"""
+"""  from __future__ import annotations  import math from collections.abc import Sequence from dataclasses import dataclass, replace
+import torch from jaxtyping import Float from torch import Generator, Tensor  from unbatch.contracts import NEEDS_BATCH_SIZE, Estimate,
+LabelRestorer from unbatch.errors import Inapplicable, Misuse from unbatch.labels._batch_size import check_told, shown from
+unbatch.labels._local_training import along, steps, told, unevenness, way_average from unbatch.labels._prior import Anchors, anchors,
+fallback from unbatch.labels._scale import UNKNOWN, factors_of, likeliest from unbatch.labels._whole import expected_error from
+unbatch.last_layer import LastLayer, last_layer, obstacle from unbatch.linalg.simplex import onto_simplex from unbatch.types import
+Observation  __all__ = ["Anchored"]  TIMES, OFF, OFF_STEPS = 5.0, 0.02, 0.2 """Counts contradict what was told when they are off whole
+numbers by more than this many times the expected error, and more samples than the second, or after local steps the third. Chosen. The
+first two swept."""
 
-from __future__ import annotations
-
-import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
-
-import torch
-from jaxtyping import Float
-from torch import Generator, Tensor
-
-from unbatch.contracts import NEEDS_BATCH_SIZE, Estimate, LabelRestorer
-from unbatch.errors import Inapplicable, Misuse
-from unbatch.labels._batch_size import check_told, shown
-from unbatch.labels._local_training import along, steps, told, unevenness, way_average
-from unbatch.labels._prior import Anchors, anchors, fallback
-from unbatch.labels._scale import UNKNOWN, factors_of, likeliest
-from unbatch.labels._whole import expected_error
-from unbatch.last_layer import LastLayer, last_layer, obstacle
-from unbatch.linalg.simplex import onto_simplex
-from unbatch.types import Observation
-
-__all__ = ["Anchored"]
+STEADY, PRESENT = 16.0, 1e-3
+"""What made-up inputs count beside the fit, over C³: they decide where C is 2, and fade beyond. And the share of an even class from which
+on one is there. Chosen. The first one swept."""
 
 FLOOR = 0.05
 """Share of an even class that a class without samples is still taken to deviate by, in the weights of the fit. Chosen. Swept."""
@@ -184,7 +173,7 @@ def _deviation(observation: Observation, layer: LastLayer, made: Fit, total: int
 
 def _check_whole(observation: Observation, layer: LastLayer, counts: Float[Tensor, " c"], error: float) -> None:
     off = _off(counts)
-    if layer.noise == 0 and error < WHOLE and off > max(5 * error, 0.02 if observation.one_gradient else 0.2):
+    if layer.noise == 0 and error < WHOLE and off > max(TIMES * error, OFF if observation.one_gradient else OFF_STEPS):
         raise Inapplicable(
             f"the counts of {observation.batch_size} samples come out {off:.2f} off whole numbers where {error:.3f} is expected: the labels"
             " are soft (smoothing, mixup), the loss weights its classes or is another one, the scale or the batch size is wrong"
@@ -222,7 +211,7 @@ def fit(layer: LastLayer, known_scores: Anchors, rounds: int) -> Fit:
     weight, bias = layer.weight - layer.weight.mean(dim=0), layer.bias - layer.bias.mean()
     anchor = known_scores.scores.mean(dim=0)
     spread, typical = float(known_scores.scores.var(dim=0).mean()), max(known_scores.within, torch.finfo(shift.dtype).tiny)
-    tiny, instead = torch.finfo(shift.dtype).tiny, 16 / classes**3
+    tiny, instead = torch.finfo(shift.dtype).tiny, STEADY / classes**3
     observed = layer.gradient @ weight.T
     sizes = observed.square().sum(dim=1)
     scores, precision = anchor, 0.0
@@ -250,6 +239,6 @@ def fit(layer: LastLayer, known_scores: Anchors, rounds: int) -> Fit:
 
 def _mixture(observed: Tensor, shift: Tensor, scores: Tensor, bias: Tensor, shares: Tensor) -> Float[Tensor, " c"]:
     """The mean softmax if every class has the mean scores that G leaves for it; its distance from the softmax of the mean is an error."""
-    there = shares > 1e-3 / len(shares)
+    there = shares > PRESENT / len(shares)
     own = (torch.outer(shift, scores - bias) - observed)[there] / shares[there][:, None]
     return (shares[there] / shares[there].sum()) @ torch.softmax(scores + own, dim=1)
