@@ -13,15 +13,34 @@ even batch, bent by the signs and sizes of the gradient. After local training me
 (``_local_training``); a factor that the server does not know is the one that makes whole counts (``_scale``). Counts are determined where
 they come out whole more closely than anything else would make them (``_whole``), for a batch size that was told or that the rank of a
 gradient shows (``_batch_size``).
-"""  from __future__ import annotations  import math from collections.abc import Sequence from dataclasses import dataclass, replace
-import torch from jaxtyping import Float from torch import Generator, Tensor  from unbatch.contracts import NEEDS_BATCH_SIZE, Estimate,
-LabelRestorer from unbatch.errors import Inapplicable, Misuse from unbatch.labels._batch_size import check_told, shown from
-unbatch.labels._local_training import along, steps, told, unevenness, way_average from unbatch.labels._prior import Anchors, anchors,
-fallback from unbatch.labels._scale import UNKNOWN, factors_of, likeliest from unbatch.labels._whole import expected_error from
-unbatch.last_layer import LastLayer, last_layer, obstacle from unbatch.linalg.simplex import onto_simplex from unbatch.types import
-Observation  __all__ = ["Anchored"]  TIMES, OFF, OFF_STEPS = 5.0, 0.02, 0.2 """Counts contradict what was told when they are off whole
-numbers by more than this many times the expected error, and more samples than the second, or after local steps the third. Chosen. The
-first two swept."""
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor
+
+from unbatch.contracts import NEEDS_BATCH_SIZE, Estimate, LabelRestorer
+from unbatch.errors import Inapplicable, Misuse
+from unbatch.labels._batch_size import check_told, shown
+from unbatch.labels._local_training import along, steps, told, unevenness, way_average
+from unbatch.labels._prior import Anchors, anchors, fallback
+from unbatch.labels._scale import UNKNOWN, factors_of, likeliest
+from unbatch.labels._whole import expected_error
+from unbatch.last_layer import LastLayer, last_layer, obstacle
+from unbatch.linalg.simplex import onto_simplex
+from unbatch.types import Observation
+
+__all__ = ["Anchored"]
+
+TIMES, OFF, OFF_STEPS = 5.0, 0.02, 0.2
+"""Counts contradict what was told when they are off whole numbers by more than this many times the expected error, and more samples than
+the second, or after local steps the third. Chosen. The first two swept."""
 
 STEADY, PRESENT = 16.0, 1e-3
 """What made-up inputs count beside the fit, over C³: they decide where C is 2, and fade beyond. And the share of an even class from which
