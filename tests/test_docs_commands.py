@@ -111,10 +111,10 @@ EXPECTED: dict[str, Run] = {
     "unbatch audit ... --fail-on exact": Run(3),
     "unbatch audit ... --batch-size 4 --attack inverting_gradients:restarts=4": Run(0, samples=4, long=True),
     "unbatch demo --batch-size 4 --attack cocktail_party:steps=300,seconds=20": Run((0, 1)),
-    "unbatch demo --batch-size 1 --model lenet_zhu --attack dlg:batch_size=1,restarts=4,seconds=60": Run((0, 1)),
+    "unbatch demo --batch-size 1 --model lenet_zhu --attack dlg:batch_size=1,restarts=4,seconds=60": Run((0, 1), long=True),
     # Whether the demo's batch is found under these is the attack's affair; that it runs to its end is the page's.
-    "unbatch demo --protocol fedavg:epochs=5 --defense pruning:share=0.5": Run((0, 1)),
-    "unbatch demo --protocol fedavg:epochs=2,batch_size=10 --defense pruning:share=0.9": Run((0, 1)),
+    "unbatch demo --protocol fedavg:epochs=5": Run((0, 1)),
+    "unbatch demo --protocol fedavg:epochs=2,batch_size=10 --defense pruning:share=0.9 --attack spear:seconds=20": Run((0, 1)),
     "unbatch demo --defense clipping:norm=0.1 --defense gaussian_noise:deviation=0.01": Run((1, 2)),
     "unbatch exposure --model net.py:build --weights w.safetensors --input-shape 3,32,32 --out report": Run(0),
     "unbatch labels --model net.py:build --weights w.safetensors --update u.safetensors --input-shape 1,28,28 --batch-size 64"

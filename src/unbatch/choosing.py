@@ -2,7 +2,7 @@
 
     1. exact, on a layer that is fed the raw input      one_sample, spear, span
     2. exact, on the first layer that is not             the same, for what that layer sees
-    3. approximate, only where nothing was proved        tableak for rows of a table, dlg and inverting_gradients for all others
+    3. approximate, only where 1 and 2 found nothing     tableak for rows of a table, dlg and inverting_gradients for all others
 
 Within a step the order is that of the attacks' declared ``rank``. It is no attack: it sees what they end with, not what they see, and the
 evidence judges every attempt as if that were the only one. What is kept is the end that says most (``ORDER``). Attacks of other packages
@@ -41,6 +41,9 @@ ORDER = (
 """Which end says most of an update: proofs first, of samples before those of what an inner layer sees."""
 
 PROVED = (Status.RECONSTRUCTED, Status.PARTIAL, Status.FEATURES)
+
+EXPLAINED = (Status.UNPROVEN, Status.APPROXIMATE)
+"""Ends of an exact attack after which an approximate one has nothing to add: a batch that explains the update, and is not proved."""
 
 LEAST = 0.5
 """Seconds below which no further attempt is begun. Chosen."""
@@ -105,7 +108,7 @@ class Auto:
             seed: of each attempt's randomness.
             progress: told what goes on.
         """
-        waiting, ends, late = list(_in_order(observation)), list[Reconstruction](), ""
+        waiting, ends, late, explained = list(_in_order(observation)), list[Reconstruction](), "", False
         clock = Clock.of(self.seconds)  # what was imported for the first time is no work on the update
         for attack in waiting:
             best = _best(ends)
@@ -116,8 +119,11 @@ class Auto:
                 break
             if best is not None and best.status in PROVED and not (_exact(attack) and best.status is Status.PARTIAL):
                 continue
+            if explained and not _at_raw_input(attack):
+                continue
             timed = _timed(attack, clock, last=attack is waiting[-1])
             ends.append(timed(observation, seed=seed, progress=_named(timed, progress)))
+            explained |= _at_raw_input(attack) and ends[-1].status in EXPLAINED
         best = _best(ends)
         if best is None or best.status is Status.NOT_APPLICABLE:
             status = Status.BUDGET_EXHAUSTED if late else Status.NOT_APPLICABLE
@@ -131,6 +137,11 @@ class Auto:
 def _exact(attack: Attack) -> bool:
     """Whether it ends with a proof or with nothing."""
     return Yield.PROOF in attack.yields and Yield.PICTURE not in attack.yields
+
+
+def _at_raw_input(attack: Attack) -> bool:
+    """Whether it is exact, and finds what the model is fed."""
+    return _exact(attack) and vars(attack).get("layer") is None
 
 
 def _in_order(observation: Observation) -> Iterator[Attack]:
@@ -166,12 +177,14 @@ def _timed(attack: Attack, clock: Clock, *, last: bool) -> Attack:
 
 
 def _best(ends: Sequence[Reconstruction]) -> Reconstruction | None:
-    """The end that says most; of equal ones that with more samples, then the nearer replay, then the earlier."""
+    """The end that says most: proofs, then samples that explain the update before features; of equal ones more, then the nearer replay."""
 
-    def worth(end: Reconstruction) -> tuple[int, int, float]:
+    def worth(end: Reconstruction) -> tuple[int, bool, int, int, float]:
         rows = end.inputs if end.inputs is not None else end.features
         counted = 0 if rows is None else len(rows) if end.status in PROVED else 1
-        return ORDER.index(end.status), -counted, float("inf") if end.residual is None else end.residual
+        place, far = ORDER.index(end.status), float("inf") if end.residual is None else end.residual
+        group = min(place, len(PROVED)) if end.status in (*PROVED, *EXPLAINED) else place
+        return group, end.status in EXPLAINED and end.inputs is None, place, -counted, far
 
     return min(ends, key=worth, default=None)
 

@@ -75,6 +75,11 @@ class Finding:
         """
         made = self.reconstruction
         count = 0 if made.inputs is None else len(made.inputs)
+        found = (
+            f"A batch of {count} samples"
+            if made.features is None or count
+            else f"What {made.layer} may have seen of {len(made.features)} samples"
+        )
         head = {
             Status.RECONSTRUCTED: f"This update gives away its whole batch: all {count} samples were reconstructed and proved by replay.",
             Status.PARTIAL: f"This update gives away part of its batch: {count} samples were reconstructed, each proved by itself.",
@@ -84,7 +89,7 @@ class Finding:
             Status.CONVERGED: "No reconstruction was proved: the search came to its own end with something that does not give the update.",
             Status.DIVERGED: "No reconstruction was proved: the search left all finite numbers. This says nothing of the update.",
             Status.FEATURES: "This update gives away what an inner layer sees of its batch; the samples themselves were not reconstructed.",
-            Status.UNPROVEN: f"A batch of {count} samples was found, but the update neither proves nor refutes it.",
+            Status.UNPROVEN: f"{found} was found, but the update neither proves nor refutes it.",
             Status.BROKE_DOWN: "The attack broke down; this says nothing of the update.",
             Status.NOT_APPLICABLE: "This attack does not apply to this update; this does not show that the update is safe.",
         }
