@@ -162,14 +162,14 @@ def main() -> None:
     from unbatch.auditing import environment
 
     result: dict[str, Any] = json.loads(RESULT.read_text()) if RESULT.exists() else {"cases": {}}
-    result |= {"old": commit(options.old), "new": commit(ROOT), "runs": options.runs}
+    result |= {"old": commit(options.old), "new": commit(ROOT)}
     result["environment"] = environment() | {"cores": str(os.cpu_count())}
     measure: Callable[[Path, str, Path], list[tuple[float, float]]] = apart
     with tempfile.TemporaryDirectory() as scratch:
         for name in (name for name in CASES if options.only in name):
             runs = [(measure(options.old, name, Path(scratch)), measure(ROOT, name, Path(scratch))) for _ in range(options.runs)]
             case = compared([pair[0] for pair in runs], [pair[1] for pair in runs])
-            result["cases"][name] = case | {"load": os.getloadavg()[0]}
+            result["cases"][name] = case | {"runs": options.runs, "load": os.getloadavg()[0]}
             RESULT.write_text(json.dumps(result, indent=1) + "\n")
             print(
                 f"{name}: {case['old']['median']:.3f} -> {case['new']['median']:.3f} s, {case['ratio']:.2f}",

@@ -23,7 +23,7 @@ def fill() -> None:
     ]
     told = (
         f"`python benchmarks/against.py --old /tmp/old` with {result['old'][:7]} there and {result['new'][:7]} here ({machine}). CPU seconds a batch or a"
-        f" command, one thread: median, and range in brackets; {result['runs']} runs of each, by turns."
+        f" command, one thread: median, and range in brackets; one or two runs of each, by turns, on cores that were shared with other work."
     )
     head = ["case", "old", "new", "ratio of the medians", "right, old", "right, new"]
     table = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *rows]
