@@ -28,7 +28,7 @@ def constants(path: Path) -> Iterator[tuple[tuple[str, ...], ast.expr, str]]:
             names = (target.id,) if isinstance(target, ast.Name) else tuple(ast.unparse(element) for element in target.elts)
             said = following.value if isinstance(following, ast.Expr) else None
             if names[0].isupper():
-                yield names, node.value, str(said.value) if isinstance(said, ast.Constant) else ""
+                yield names, node.value, " ".join(str(said.value).split()) if isinstance(said, ast.Constant) else ""
 
 
 def has_float(value: ast.expr) -> bool:

@@ -22,9 +22,10 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from unbatch.evidence.certificate import Entrance, conditions, sizes_of
+from unbatch.evidence.regions import outside_of, random_slopes
 from unbatch.evidence.tail import Seen
 
-__all__ = ["NOTHING", "SAFETY", "TELLING", "across", "counted_by", "from_conditions", "from_rows", "turning"]
+__all__ = ["GROWTH", "NOTHING", "SAFETY", "TELLING", "TOLD", "across", "counted_by", "from_conditions", "from_rows", "turning"]
 
 SAFETY = 3.0
 """Standard deviations that an estimate from noise is multiplied by. Chosen: 3 of a normal distribution are exceeded once in 370. Swept."""
@@ -49,6 +50,9 @@ Chosen in between."""
 
 BETWEEN = 0.5
 """Derived: a weight is told from its neighbor, 1/n from 1/(n + 1), by half of the distance between them."""
+
+TOLD = 1e-2
+"""The gradient of the bias says what samples count where it does so to this share. Chosen, not swept."""
 
 CHUNK = 1 << 22
 """Numbers of pre-activations that are passed at a time."""
@@ -87,15 +91,19 @@ def from_conditions(
 ) -> Float[Tensor, " k"]:
     """Relative errors that may hide behind violations of this size; infinite where the conditions do not fix a sample.
 
-    The forward pass as far as the next layer is enough in most networks and costs little; the whole pass is made where it is not.
+    The forward pass as far as the next layer is enough in most networks and costs little; the whole pass is made where it is not. What the
+    forward pass lets move, only the columns can hold: they must have more to say there than there are directions to tune (``regions``).
     """
     behind = [name for name in entrance.spaces if name != entrance.tail.start]
-    weakest = coordinates.new_zeros(len(coordinates))
-    if behind:
-        weakest = _weakest(entrance, coordinates, None, behind[0])
+    held = _held(entrance, coordinates, None, behind[0] if behind else entrance.tail.start)
+    weakest = held[:, 0].clone()
     vague = (violation > LOOSE * weakest).nonzero()[:, 0]
     if len(vague):
-        weakest[vague] = weakest[vague].maximum(_weakest(entrance, coordinates[vague], labels[vague], None))
+        loose = (violation[vague, None] > LOOSE * held[vague]).sum(dim=1)
+        slopes = random_slopes(entrance.tail.observation, len(vague), min(int(loose.max()) + 1, entrance.tail.observation.classes))
+        outside, _ = outside_of(entrance.tail.pulled(entrance.at(coordinates[vague]), slopes), entrance.first.left)
+        whole = _held(entrance, coordinates[vague], labels[vague], None)[:, 0].where(outside > loose, 0.0)
+        weakest[vague] = weakest[vague].maximum(whole)
     return torch.where(weakest > NOTHING, violation / weakest, torch.inf)
 
 
@@ -153,8 +161,11 @@ def _of_note(found: Float[Tensor, "2 k"]) -> Float[Tensor, " k"]:
     return least.where(least > NOTHING, 0.0).clamp(max=1.0)
 
 
-def _weakest(entrance: Entrance, coordinates: Tensor, labels: Tensor | None, stop: str | None) -> Float[Tensor, " k"]:
-    """Smallest singular value of the derivative of the conditions by the sample, both in relative units."""
+def _held(entrance: Entrance, coordinates: Tensor, labels: Tensor | None, stop: str | None) -> Float[Tensor, "k r"]:
+    """Singular values, from the smallest, of the derivative of the conditions by the sample, both in relative units.
+
+    Those of the first layer's bias gradient alone where the pass is stopped at that layer itself.
+    """
     rank, first = entrance.first.rank, entrance.first
     every = torch.eye(rank, dtype=coordinates.dtype, device=coordinates.device)
     found = []
@@ -165,15 +176,17 @@ def _weakest(entrance: Entrance, coordinates: Tensor, labels: Tensor | None, sto
             given = None if labels is None else labels[index].expand(len(moved))
             return entrance.tail(entrance.at(moved), given, stop)
 
-        sizes = sizes_of(here := passed(own[None]))
-        base = conditions(entrance, here, sizes)
-        slopes = [
-            (conditions(entrance, passed(own + STEP * length * part), sizes) - base) / STEP
-            for part in torch.split(every, max(1, CHUNK // len(entrance.bias)))
-        ]
-        gram = torch.cat(slopes) @ torch.cat(slopes).T
+        gram = torch.zeros_like(every)
+        if stop != entrance.tail.start:
+            sizes = sizes_of(here := passed(own[None]))
+            base = conditions(entrance, here, sizes)
+            slopes = [
+                (conditions(entrance, passed(own + STEP * length * part), sizes) - base) / STEP
+                for part in torch.split(every, max(1, CHUNK // len(entrance.bias)))
+            ]
+            gram = torch.cat(slopes) @ torch.cat(slopes).T
         if first.bias_gradient is not None:
             sums = length * first.solve_columns(first.bias_gradient[None])[0]
             gram = gram + torch.outer(sums, sums)
-        found.append(torch.linalg.eigvalsh(gram)[0].clamp_min(0).sqrt())
-    return torch.stack(found) if found else coordinates.new_zeros(0)
+        found.append(torch.linalg.eigvalsh(gram).clamp_min(0).sqrt())
+    return torch.stack(found) if found else coordinates.new_zeros(0, rank)

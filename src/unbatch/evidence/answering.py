@@ -108,7 +108,7 @@ def _inside(case: Case, at: int, residual: float, holds: bool, p_value: float) -
         off = f"{here}, but {float(case.inner[at]):.0e} of what it becomes lies outside further on: a mixture of what was there"
         return (Verdict.ABSENT if case.inner_complete else Verdict.UNDECIDED), off
     if not bool(case.inner_holds[at]):
-        return Verdict.IN_SPAN, f"{beside}; further on, unrelated records fit as well, so a mixture of members is not excluded"
+        return Verdict.IN_SPAN, f"{beside}; further on, unrelated records or blends fit as well, so a mixture of members is not excluded"
     return Verdict.PRESENT, f"{beside}, and what it becomes further on fits as well ({float(case.inner[at]):.0e})"
 
 

@@ -100,6 +100,7 @@ class Certificates:
         length_error: (k,) how far, relatively, the first layer's bias gradient leaves the length of a sample open; infinite without one.
         equations: how many conditions there are, independent of each other; counted up to r + ``SPARE``.
         met: (k,) whether they are met, up to the noise.
+        parts: of how many relative violations the largest was taken.
     """
 
     violation: Float[Tensor, " k"]
@@ -109,6 +110,12 @@ class Certificates:
     length_error: Float[Tensor, " k"]
     equations: int
     met: Bool[Tensor, " k"]
+    parts: int = 1
+
+    @property
+    def misfit(self) -> Float[Tensor, " k"]:
+        """(k,) at most this is the length of all violations together, what noise hides of them included."""
+        return self.parts**0.5 * self.violation.maximum(self.noise)
 
     def digits(self, tuned: int) -> Float[Tensor, " k"]:
         """(k,) surplus equations, beyond the numbers that are tuned, times the decimal digits to which each sample meets them."""
@@ -159,7 +166,7 @@ def certify(
     noise = torch.stack(noises).amax(dim=0).nan_to_num(nan=torch.inf)
     met = violation <= (MARGIN * noise + rounding_of(entrance)).clamp(max=LOOSEST)
     equations = equations_of(entrance, coordinates) if bool(met.any()) else 0
-    return Certificates(violation, noise, middle, noises[2], length_error, equations, met)
+    return Certificates(violation, noise, middle, noises[2], length_error, equations, met, len(violations))
 
 
 def labels_that_fit(entrance: Entrance, coordinates: Float[Tensor, "k r"], most: int = 4096) -> Int64[Tensor, " k"]:

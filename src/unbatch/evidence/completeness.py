@@ -14,9 +14,11 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from unbatch.errors import Misuse
+from unbatch.losses import slopes
 from unbatch.types import Observation
 
-__all__ = ["Completeness", "completeness", "plain", "plain_size", "without_copies"]
+__all__ = ["BETWEEN", "Completeness", "as_counted", "completeness", "plain", "plain_size", "without_copies"]
 
 WHOLE = 1e-3
 """A weight times the batch size may be this far from a whole number, and all weights together so far from one; of a large batch less than
@@ -72,10 +74,18 @@ def completeness(observation: Observation, weights: Float[Tensor, " k"], labels:
         labels: (k,) theirs.
         explained: whether the proved samples explain the whole update, to its rounding.
     """
-    one_each = torch.ones_like(labels)
-    size, told = observation.batch_size, len(labels)
+    if observation.batch_size != len(labels) and (faint := faint_classes(observation, len(labels))):
+        named = ", ".join(map(str, faint[:4])) + (", ..." if len(faint) > len(faint[:4]) else "")
+        said = f"samples of class {named} count nothing in this loss, or too little to be missed: how many there were is not known"
+        return Completeness(False, torch.ones_like(labels), None, (said,))
     if not observation.factor_known:
         return _without_scale(observation, weights, labels, explained=explained)
+    return _with_scale(observation, weights, labels, explained=explained)
+
+
+def _with_scale(observation: Observation, weights: Tensor, labels: Tensor, *, explained: bool) -> Completeness:
+    one_each = torch.ones_like(labels)
+    size, told = observation.batch_size, len(labels)
     total = float(weights.sum())
     if explained and abs(total - 1) < min(WHOLE, SHORT / told):
         copies = _copies(weights, size or told)
@@ -105,6 +115,34 @@ def completeness(observation: Observation, weights: Float[Tensor, " k"], labels:
     if size not in (None, number):
         return Completeness(False, one_each, None, (*remarks, f"the batch size was told as {size}, which contradicts it"))
     return Completeness(False, one_each, missing, remarks)
+
+
+def faint_classes(observation: Observation, told: int) -> list[int]:
+    """The classes of which one sample more would change what so many proved samples count by less than is asked of their sum."""
+    if isinstance(observation.loss, str) and ":" not in observation.loss:
+        return []  # the losses with a name count all classes alike
+    even = torch.zeros((observation.classes, observation.classes), dtype=torch.float64, device=observation.device)
+    try:
+        sizes = slopes(observation.loss, even, torch.arange(observation.classes, device=observation.device)).norm(dim=1)
+    except Misuse:  # a loss that takes no labels like these does not weigh them either
+        return []
+    shares = sizes / sizes.max()
+    least = 2 * told * min(WHOLE, 0.25 / told)
+    return (shares < least).nonzero()[:, 0].tolist()
+
+
+def as_counted(observation: Observation, weights: Float[Tensor, " k"], accuracy: Float[Tensor, " k"]) -> bool:
+    """Whether proved samples that explain the whole update count what all samples of a plain mean under the loss that was told do."""
+    number = plain_size(weights)
+    if number is None or not observation.factor_known or abs(float(weights.sum()) - 1) > min(WHOLE, 0.25 / len(weights)):
+        return False
+    near = (10 * accuracy).clamp_min(1e-6)
+    off = (weights * number / (weights * number).round() - 1).abs()
+    return bool((off <= near).all()) and number * float(near.max()) < BETWEEN
+
+
+BETWEEN = 0.05
+"""Whole multiples of 1/n are told from other numbers where errors are below this share of their distance. Chosen, not swept."""
 
 
 def _of_missing(told: int, number: int, missing: int, explained: bool) -> str:
@@ -188,7 +226,8 @@ def plain_size(weights: Tensor) -> int | None:
     if not 1 <= number <= MOST:
         return None
     scaled = weights * number
-    fine = bool(((scaled - scaled.round()).abs() < WHOLE * scaled.round().clamp_min(1)).all()) and bool((scaled.round() >= 1).all())
+    near = min(WHOLE, BETWEEN / number)  # 1/500 is told from 1/501, and from what lies between
+    fine = bool(((scaled - scaled.round()).abs() < near * scaled.round().clamp_min(1)).all()) and bool((scaled.round() >= 1).all())
     return number if fine else None
 
 

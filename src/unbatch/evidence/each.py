@@ -8,9 +8,10 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from unbatch.evidence.accuracy import SAFETY, TELLING, across, counted_by, from_conditions, from_rows, turning
+from unbatch.evidence.accuracy import GROWTH, NOTHING, SAFETY, TELLING, TOLD, counted_by, from_conditions, from_rows, turning
 from unbatch.evidence.certificate import EVIDENCE, Certificates, Entrance, certify
 from unbatch.evidence.completeness import plain, plain_size
+from unbatch.evidence.regions import random_slopes, settled
 from unbatch.evidence.replay import rest_of
 from unbatch.evidence.spaces import spaces_of
 from unbatch.evidence.tail import tail_of
@@ -89,14 +90,15 @@ def prove_each(
     fixed = tuned | ((shown.digits(0) >= EVIDENCE) & observation.factor_known & _plain(shown.inverse_weight, alone))
     accuracy, kept = torch.full_like(length, torch.inf), (alone & fixed).nonzero()[:, 0]
     beside = outside + SAFETY * shown.row_noise + _length(observation, entrance, coordinates, labels, shown, kept)
+    alone_there = _settled(observation, entrance, coordinates, shown, kept)
     while len(kept):
         weights = 1 / shown.inverse_weight[kept]
         weights = plain(weights) if observation.factor_known else weights
-        by_rows = _explained(observation, entrance, coordinates[kept], labels[kept], weights)
+        by_rows = _explained(observation, entrance, coordinates[kept], labels[kept], weights).where(alone_there[kept], torch.inf)
         accuracy = torch.full_like(length, torch.inf).index_copy(0, kept, by_rows + beside[kept])
         vague = kept[(accuracy[kept] > acceptable) & tuned[kept]]
         if len(vague):
-            hidden = from_conditions(entrance, coordinates[vague], labels[vague], shown.violation[vague].maximum(shown.noise[vague]))
+            hidden = from_conditions(entrance, coordinates[vague], labels[vague], shown.misfit[vague])
             accuracy[vague] = accuracy[vague].minimum(hidden + beside[vague])
         right = kept[accuracy[kept] <= acceptable]
         if len(right) == len(kept):
@@ -118,12 +120,26 @@ def _length(
     vague = kept[told[kept] > TELLING]
     if len(vague):
         here, named = coordinates[vague], labels[vague]
-        tells = turning(entrance, here, named)
-        if observation.factor_known and counted_by(told[kept], plain_size(1 / shown.inverse_weight[kept])):
-            tells = tells.maximum(_growing(entrance, here, named))
-        hidden = shown.violation[vague].maximum(shown.noise[vague]) / tells
+        hidden = shown.misfit[vague] / turning(entrance, here, named)
+        number = plain_size(1 / shown.inverse_weight[kept])
+        if observation.factor_known and number is not None and counted_by(told[kept], number):
+            # What a sample counts is known to the last digit, so that aᵀ G⁺ d must give it.
+            counts = number / shown.inverse_weight[vague]
+            off = (counts / counts.round() - 1).abs().maximum(shown.misfit[vague])
+            hidden = hidden.minimum(off / _growing(entrance, here, named))
         told = told.index_copy(0, vague, told[vague].minimum(hidden))
     return told
+
+
+def _settled(observation: Observation, entrance: Entrance, coordinates: Tensor, shown: Certificates, kept: Tensor) -> Bool[Tensor, " k"]:
+    """(k,) whether no mixture of samples of one region could explain the same rows, see ``regions``; False where not asked."""
+    found = torch.zeros(len(coordinates), dtype=torch.bool, device=coordinates.device)
+    if len(kept):
+        pulled = entrance.tail.pulled(entrance.at(coordinates[kept]), random_slopes(observation, len(kept)))
+        bias = bool((shown.length_error[kept] < TOLD).all())
+        free = not observation.factor_known or plain_size(1 / shown.inverse_weight[kept]) is None
+        found[kept] = settled(pulled, entrance.first.left, bias=bias, free=free)
+    return found
 
 
 def _without_twins(entrance: Entrance, coordinates: Tensor, labels: Tensor, shown: Certificates) -> Bool[Tensor, " k"]:
@@ -170,10 +186,15 @@ def _explained(observation: Observation, entrance: Entrance, coordinates: Tensor
 
 
 def _growing(entrance: Entrance, coordinates: Tensor, labels: Tensor) -> Float[Tensor, " k"]:
-    """By how much d xᵀ changes when a sample is made longer, per relative length: aᵀ G⁺ d = 1/w tells it where w is known."""
+    """By how much aᵀ G⁺ d changes when a sample is made longer, relatively and per relative length; 0 where that is nothing."""
 
-    def passed(factor: float) -> Tensor | None:
-        return entrance.tail(entrance.at(factor * coordinates), labels)[entrance.tail.start].columns
+    def counted(factor: float) -> Tensor:
+        columns = entrance.tail(entrance.at(factor * coordinates), labels)[entrance.tail.start].columns
+        if columns is None:
+            return torch.zeros_like(coordinates[:, 0])
+        return (factor * coordinates * entrance.first.solve_columns(columns)).sum(dim=1)
 
-    here = passed(1.0)
-    return torch.zeros_like(coordinates[:, 0]) if here is None else across(here, passed, counted=True)
+    here = counted(1.0)
+    slopes = torch.stack([(counted(1 + step) / here - 1).abs() / GROWTH for step in (GROWTH, -GROWTH)])
+    least = slopes.amin(dim=0).nan_to_num(0.0)
+    return least.where(least > NOTHING, 0.0).clamp(max=1.0)

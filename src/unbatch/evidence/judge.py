@@ -9,17 +9,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
 
 from unbatch.evidence.certificate import labels_that_fit
-from unbatch.evidence.completeness import Completeness, completeness, plain, plain_size, without_copies
+from unbatch.evidence.completeness import Completeness, as_counted, completeness, plain, plain_size, without_copies
 from unbatch.evidence.each import entrance_to, prove_each
 from unbatch.evidence.inner import from_layer
 from unbatch.evidence.rounds import prove_round
-from unbatch.evidence.slopes import labels_told
+from unbatch.evidence.slopes import labels_told, likely
 from unbatch.evidence.whole import Whole, by_turning, prove_whole
 from unbatch.types import Candidate, Observation, Reconstruction, Status
 
@@ -160,6 +161,9 @@ class _Samples:
     inputs: Tensor
     labels: Tensor
 
+    def __iter__(self) -> Iterator[Tensor]:
+        return iter((self.inputs, self.labels))
+
     def __getitem__(self, chosen: Tensor) -> _Samples:
         return _Samples(self.inputs[chosen], self.labels[chosen])
 
@@ -208,6 +212,8 @@ def _disclosed(
     if not told:
         open_labels = "under this loss other labels would leave the same gradient: neither their labels nor what they count is known"
         rest = Completeness(False, torch.ones_like(rest.copies), None, (open_labels,))
+    elif observation.classes == 2 and not ((explained and as_counted(observation, weights, accuracy)) or likely(observation, *samples)):
+        told, rest = False, Completeness(False, torch.ones_like(rest.copies), None, (TWO_WAYS,))
     status = Status.RECONSTRUCTED if rest.whole else Status.PARTIAL
     copies = rest.copies if rest.whole else torch.ones_like(rest.copies)
     found = f"{len(samples.labels)} samples are proved" if not rest.whole else ""
@@ -224,6 +230,11 @@ def _disclosed(
     )
 
 
+TWO_WAYS = (
+    "of two classes the label is the sign of what a sample does, which another loss (smoothed labels) turns where the network is sure;"
+    " nothing confirms the loss that was told, so neither their labels nor what they count is known"
+)
+
 LENGTHS_DISAGREE = (
     "the samples would have one length by the bias gradient and another by the batch size that was told: one of the two is wrong, and "
     "nothing else tells their length"
@@ -238,7 +249,7 @@ def _lengths_agree(observation: Observation, samples: _Samples, weights: Tensor,
     size = observation.batch_size
     if size is None or not observation.factor_known or not observation.one_gradient or plain_size(weights) == size:
         return torch.ones_like(samples.labels, dtype=torch.bool)
-    return by_turning(observation, samples.inputs, samples.labels, accuracy) <= acceptable(observation)
+    return by_turning(observation, samples.inputs, samples.labels, accuracy, averaged=True) <= acceptable(observation)
 
 
 def _known_to(accuracy: Tensor) -> str:

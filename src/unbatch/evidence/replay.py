@@ -241,10 +241,13 @@ def length_misfit(observation: Observation, bias: str | None, columns: Float[Ten
 
 
 def _factor(update: Mapping[str, Tensor], replayed: Mapping[str, Tensor], pruned: bool) -> float:
-    """What brings the replay nearest to the update."""
+    """What brings the replay nearest to the update, never below zero.
+
+    No client sends its gradient turned round: with a factor below zero, two classes told apart by nothing would pass for each other.
+    """
     pairs = [(update[name].double(), tensor * (update[name] != 0) if pruned else tensor) for name, tensor in replayed.items()]
     size = sum(float(tensor.square().sum()) for _, tensor in pairs)
-    return sum(float((observed * tensor).sum()) for observed, tensor in pairs) / size if size else 1.0
+    return max(0.0, sum(float((observed * tensor).sum()) for observed, tensor in pairs) / size) if size else 1.0
 
 
 def _parts(ran: Run, slopes: list[Tensor]) -> dict[str, float]:

@@ -11,9 +11,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from unbatch.evidence.accuracy import SAFETY, TELLING, counted_by, from_rows
-from unbatch.evidence.certificate import EVIDENCE, FINEST
+from unbatch.evidence.certificate import EVIDENCE, FINEST, SPARE
 from unbatch.evidence.replay import CARRIED, Replay, carried, gap, length_misfit, rest_of, with_carried
-from unbatch.evidence.whole import by_turning
+from unbatch.evidence.whole import apart_from_mixtures, by_turning, surplus
 from unbatch.linalg.lowrank import multiply
 from unbatch.trace import linear_layers
 from unbatch.training import LocalTraining, train
@@ -103,22 +103,24 @@ def _accuracy(observation: Observation, inputs: Tensor, labels: Tensor, replayed
     if torch.linalg.matrix_rank(flat) < len(flat):
         return nothing
     columns = multiply(gradient, torch.linalg.pinv(flat).T)
-    alive = int((columns.abs().amax(dim=1) > 0).sum())
-    digits = (alive - len(flat)) * -float(torch.tensor(max(result.residual, FINEST)).log10())
+    # Neurons that are not silent are no equations yet: behind few classes their columns depend on each other. Counted as for one gradient.
+    digits = surplus(observation, columns, inputs, SPARE) * -float(torch.tensor(max(result.residual, FINEST)).log10())
     if digits < EVIDENCE:
         return nothing
     rest = rest_of(gradient.double() - replayed[first.weight], [], torch.linalg.pinv(columns))
     rounding = torch.finfo(observation.rounding).eps * (columns.abs() @ flat.norm(dim=1))
     rounding = rounding + carried(observation, first.weight) / CARRIED / len(columns) ** 0.5
     rows = from_rows(columns, flat, rest.rows.maximum(rounding), rest.shift)
-    told = SAFETY * length_misfit(observation, first.bias, columns)
+    told = length_misfit(observation, first.bias, columns)
+    # A rate, or a factor, that is not known is one number for all: it makes what they count no freer.
+    rows = rows.where(apart_from_mixtures(observation, inputs, columns, told, None, result.residual), torch.inf)
+    told = SAFETY * told
     if bool((told <= TELLING).all()):
         return rows + told
-    # The column of the first step, at least, must turn where no bias gradient tells the length.
+    # The column of the first step, at least, must turn where no bias gradient tells the length: in all neurons at once (``columns_off``).
     rate = observation.training and observation.training.learning_rate
-    if observation.factor_known and rate is not None and counted_by(told, len(inputs)):
-        return rows + told.minimum((by_turning(observation, inputs, labels, rows, counted=True) - rows).clamp_min(0))
-    return rows + told.minimum(by_turning(observation, inputs, labels, rows))
+    counted = observation.factor_known and rate is not None and counted_by(told, len(inputs))
+    return rows + told.minimum(by_turning(observation, inputs, labels, rows, counted=counted, averaged=True))
 
 
 def _rate(observation: Observation, moved: Callable[[float], dict[str, Tensor]], start: float, rounds: int = 12) -> float:
@@ -133,7 +135,7 @@ def _rate(observation: Observation, moved: Callable[[float], dict[str, Tensor]],
 
 
 def _alignment(observation: Observation, replayed: dict[str, Tensor]) -> float:
-    """The factor that brings the replayed update nearest to the observed one."""
+    """The factor that brings the replayed update nearest to the observed one, never below zero: see ``replay``."""
     aligned = sum(float((observation.update[name].double() * tensor).sum()) for name, tensor in replayed.items())
     size = sum(float(tensor.square().sum()) for tensor in replayed.values())
-    return aligned / size if size else 0.0
+    return max(0.0, aligned / size) if size else 0.0

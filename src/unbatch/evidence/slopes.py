@@ -11,7 +11,7 @@ from unbatch.losses import loss_function, quiet_vmap, slopes, slopes_alone
 from unbatch.trace import run
 from unbatch.types import Observation
 
-__all__ = ["labels_told", "slopes_of"]
+__all__ = ["labels_told", "likely", "slopes_of"]
 
 PARALLEL = 1e-6
 """Two labels whose slopes differ by less in their direction leave the same gradient, but for what the sample counts. Chosen: half of
@@ -63,3 +63,19 @@ def labels_told(observation: Observation, inputs: Tensor, labels: Tensor) -> boo
     own = every[labels, torch.arange(len(labels), device=labels.device)]
     alike = (every * own).sum(dim=-1) > 1 - PARALLEL
     return int(alike.sum()) == len(labels)
+
+
+def likely(observation: Observation, inputs: Tensor, labels: Tensor) -> bool:
+    """Whether the network finds no label so unlikely that the client may have had the other one of two, smoothed.
+
+    With smoothing σ a sample of class 1 pulls by p − 1 + σ/2, which is above zero, as of class 0, once p > 1 − σ/2. Told as plain
+    cross-entropy, it is one of class 0 with a smaller weight: the label is turned round only where the network gives it less than σ/2.
+    """
+    if observation.loss not in ("cross_entropy", "nll"):
+        return False
+    given = run(observation.model, inputs).outputs.detach().softmax(dim=1)
+    return bool((given[torch.arange(len(labels), device=labels.device), labels] >= UNLIKELY).all())
+
+
+UNLIKELY = 0.25
+"""Labels are smoothed by a half at most: see ``likely``. Derived."""

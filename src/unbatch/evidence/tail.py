@@ -121,6 +121,11 @@ class Tail:
                 seen[name] = Seen(fed.detach(), column)
         return seen
 
+    def pulled(self, z: Float[Tensor, "k m"], slopes: Float[Tensor, "s k c"]) -> Float[Tensor, "s k m"]:
+        """The columns that slopes of the outputs cause at z."""
+        outputs, _, z = self._forward(z, None, 0.0)
+        return torch.stack([torch.autograd.grad(outputs, z, slope.to(outputs), retain_graph=True)[0] for slope in slopes])
+
     def outputs(self, z: Float[Tensor, "k m"], dummy: float = 0.0) -> Tensor:
         """(k, C) class scores."""
         outputs: Tensor = self._forward(z, None, dummy)[0]

@@ -7,14 +7,15 @@ import math
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from scipy.optimize import nnls
 from torch import Tensor
 
-from unbatch.evidence.accuracy import SAFETY, TELLING, across, counted_by, from_rows
+from unbatch.evidence.accuracy import SAFETY, TELLING, TOLD, across, counted_by, from_rows
 from unbatch.evidence.certificate import EVIDENCE, FINEST, INDEPENDENT, SPARE
-from unbatch.evidence.completeness import plain, plain_size
+from unbatch.evidence.completeness import BETWEEN, plain, plain_size
 from unbatch.evidence.masks import Kink, ReluMasks, turned
+from unbatch.evidence.regions import random_slopes, settled
 from unbatch.evidence.replay import Replay, Use, entrance_of, replay, slices, smallest_sent
 from unbatch.evidence.slopes import slopes_of
 from unbatch.gradients import capture, couples
@@ -23,7 +24,7 @@ from unbatch.linalg.lowrank import multiply
 from unbatch.trace import linear_layers, run
 from unbatch.types import Observation
 
-__all__ = ["Whole", "by_turning", "prove_whole"]
+__all__ = ["Whole", "apart_from_mixtures", "by_turning", "prove_whole", "surplus"]
 
 NEAR = 0.1
 """A replay this near to the update may miss it by single neurons at their kink. Chosen: it decides what is tried, not what is proved."""
@@ -119,8 +120,43 @@ def _attempt(observation: Observation, inputs: Tensor, labels: Tensor, weights: 
     each = max(-_log10(max(result.residual, FINEST)), 1.0)
     digits = 0.0
     for most in (min(SPARE, 2 + math.ceil(EVIDENCE / each)), SPARE):  # a few probes are enough, unless the network makes them alike
-        digits = digits if digits >= EVIDENCE else _surplus(observation, result.columns, inputs, most) * each
-    return Whole(result.residual, missed, accuracy if digits >= EVIDENCE else nothing, weights, pruned, digits)
+        digits = digits if digits >= EVIDENCE else surplus(observation, result.columns, inputs, most) * each
+    accuracy = accuracy if digits >= EVIDENCE else nothing
+    if not couples(observation.model, observation.probe):
+        accuracy = accuracy.where(apart_from_mixtures(observation, inputs, result.columns, result.scale, weights, limit), torch.inf)
+    return Whole(result.residual, missed, accuracy, weights, pruned, digits)
+
+
+def apart_from_mixtures(
+    observation: Observation,
+    inputs: Tensor,
+    columns: Float[Tensor, "m k"],
+    told: Float[Tensor, " k"] | None,
+    weights: Float[Tensor, " k"] | None,
+    limit: float,
+) -> Bool[Tensor, " k"]:
+    """Whether each sample could not be a mixture of those with which it shares a region; see ``regions``.
+
+    Args:
+        observation: what the server saw.
+        inputs: (k, *shape).
+        columns: (m, k) theirs.
+        told: (k,) relative misfit of what they count by the gradient of the bias, None without one.
+        weights: (k,) what they count, None for even shares.
+        limit: what of a tensor may be rounding: a mean of so many samples that rounding hides one is no plain mean.
+    """
+    number = None if weights is None else plain_size(weights)
+    free = weights is not None and (number is None or number * limit > BETWEEN)
+    bias = told is not None and bool((told < TOLD).all())
+    if bias and not free:
+        return torch.ones(len(inputs), dtype=torch.bool, device=inputs.device)
+    ran = run(observation.model, inputs)
+    call = entrance_of(ran, observation, len(inputs))
+    if call is None:
+        return torch.zeros(len(inputs), dtype=torch.bool, device=inputs.device)
+    slopes = random_slopes(observation, len(inputs)).to(ran.outputs)
+    pulled = [torch.autograd.grad(ran.outputs, call.output, slope, retain_graph=True)[0].double() for slope in slopes]
+    return settled(torch.stack(pulled), columns, bias=bias, free=free)
 
 
 def _reads_raw(observation: Observation, layer: str) -> bool:
@@ -135,15 +171,43 @@ def _with_length(
     told = torch.full_like(rows, torch.inf) if result.scale is None else SAFETY * result.scale
     if bool((told <= TELLING).all()):
         return rows + told
+    if result.columns is None or result.inputs is None:
+        return torch.full_like(rows, torch.inf)
+    misfit = rows.maximum(columns_off(observation.update[result.entrance], result.columns, result.inputs, rows))
     number = len(inputs) if weights is None else plain_size(weights)
-    if observation.factor_known and counted_by(told, number):
-        # All of w d xᵀ is known to the accuracy of the rows, its length included.
-        return rows + told.minimum((by_turning(observation, inputs, labels, rows, counted=True) - rows).clamp_min(0))
-    return rows + told.minimum(by_turning(observation, inputs, labels, rows))
+    counted = observation.factor_known and counted_by(told, number)  # then all of w d xᵀ is known, its length included
+    return rows + told.minimum(by_turning(observation, inputs, labels, misfit, counted=counted))
+
+
+def columns_off(
+    gradient: Float[Tensor, "m n"], columns: Float[Tensor, "m k"], inputs: Float[Tensor, "k n"], rows: Float[Tensor, " k"]
+) -> Float[Tensor, " k"]:
+    """By how much each column is another than the one that the gradient has for its sample, relatively: δd = (G − D X) X⁺.
+
+    What the rows say of a sample is an average over the neurons: noise has another sign in each. A column that turns is off in all of
+    them at once, by √m times as much. So much is taken where the samples, or a pruned gradient, do not tell the columns.
+
+    Args:
+        gradient: (m, n) G.
+        columns: (m, k) D, weights included.
+        inputs: (k, n) X.
+        rows: (k,) relative errors of the samples if their columns are right.
+    """
+    own, small = torch.linalg.qr(inputs.T)
+    diagonal = small.diagonal().abs()
+    told = len(inputs) <= inputs.shape[1] and bool((diagonal > DEPENDENT * inputs.norm(dim=1)).all())
+    if not told or is_pruned(gradient):
+        return len(columns) ** 0.5 * rows
+    implied = torch.linalg.solve_triangular(small, multiply(gradient, own.T).T, upper=True).T
+    return SAFETY * (implied - columns).norm(dim=0) / columns.norm(dim=0).clamp_min(torch.finfo(columns.dtype).tiny)
+
+
+DEPENDENT = 1e-6
+"""A sample of which less than this share is no mixture of the others is one. Chosen, not swept."""
 
 
 def by_turning(
-    observation: Observation, inputs: Tensor, labels: Tensor, rows: Float[Tensor, " k"], *, counted: bool = False
+    observation: Observation, inputs: Tensor, labels: Tensor, misfit: Float[Tensor, " k"], *, counted: bool = False, averaged: bool = False
 ) -> Float[Tensor, " k"]:
     """Relative errors of the samples' lengths by the turning of their columns alone.
 
@@ -151,13 +215,15 @@ def by_turning(
         observation: what the server saw.
         inputs: (k, *shape).
         labels: (k,).
-        rows: (k,) relative errors of the samples if their columns are right.
+        misfit: (k,) by how much each column may be another, see ``columns_off``.
         counted: whether what the samples count is known.
+        averaged: whether the misfits are averages over the neurons, as those by rows are.
     """
     here = columns_of(observation, inputs, labels)
     if here is None:
-        return torch.full_like(rows, torch.inf)
-    return rows / across(here, lambda factor: columns_of(observation, factor * inputs, labels), counted=counted)
+        return torch.full_like(misfit, torch.inf)
+    misfit = here.shape[1] ** 0.5 * misfit if averaged else misfit
+    return misfit / across(here, lambda factor: columns_of(observation, factor * inputs, labels), counted=counted)
 
 
 def _beyond_rounding(
@@ -185,7 +251,7 @@ def _log10(value: float) -> float:
     return float(torch.tensor(value, dtype=torch.float64).log10())
 
 
-def _surplus(observation: Observation, columns: Float[Tensor, "m k"], inputs: Tensor, most: int) -> int:
+def surplus(observation: Observation, columns: Float[Tensor, "m k"], inputs: Tensor, most: int) -> int:
     """How many more independent columns the layer can make than there are samples, on neurons that speak: at most so many.
 
     Samples that are mixtures of the true ones, X' = X M, have to come with the columns D M⁻ᵀ, which the network makes for no other than the
@@ -205,6 +271,7 @@ def _surplus(observation: Observation, columns: Float[Tensor, "m k"], inputs: Te
             return 0
         found.append(result)
     probed = torch.cat(found)[:, columns.abs().amax(dim=1) > 0]
+    probed = probed[probed.isfinite().all(dim=1)]  # a class that counts nothing has no loss of its own
     values = torch.linalg.svdvals(probed / probed.norm(dim=1, keepdim=True).clamp_min(1e-300))
     return max(0, int((values > INDEPENDENT * float(values[0])).sum()) - count) if len(values) else 0
 

@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from unbatch.evidence.answering import Case, answers, limits
+from unbatch.evidence.blends import apart_from_blends
 from unbatch.evidence.certificate import EVIDENCE, FINEST, MARGIN, SPARE
 from unbatch.evidence.fed import Witness, feeds, witnesses
 from unbatch.evidence.rows import Rows, rows_of
@@ -112,6 +113,11 @@ def presence(
             number = _number(inverse[asked.fits])
     complete = rows.clear and number is not None and rows.rank == number * each
     made_up = bool(inner) and inner[0].rows is not None and _surplus(observation, rows, [a.rows for a in inner if a.rows], records)
+    apart = torch.ones_like(chosen, dtype=torch.bool)
+    if witness.linear and inner and records.is_floating_point():
+        behind = [a.rows for a in inner if a.rows is not None]
+        left = torch.stack([a.allowed for a in inner]).amax(dim=0)
+        apart = apart_from_blends(lambda given, name: feeds(observation, given, [name])[name], rows, behind, records[chosen], left)
     case = Case(
         rows=rows,
         residual=whole.residual,
@@ -122,7 +128,7 @@ def presence(
         chosen=chosen,
         inner=None if not inner else torch.stack([a.residual for a in inner]).amax(dim=0),
         inner_fits=None if not inner else torch.stack([a.fits for a in inner]).all(dim=0),
-        inner_holds=None if not inner else torch.stack([a.holds() for a in inner]).any(dim=0),
+        inner_holds=None if not inner else torch.stack([a.holds() for a in inner]).any(dim=0) & apart,
         inner_complete=any(a.rows is not None and number is not None and a.rows.clear and a.rows.rank >= number * each for a in inner),
         linear=witness.linear,
         label=label,

@@ -1,0 +1,78 @@
+r"""Where a network is linear about several members at once, and what is left there to tell them from mixtures of each other.
+
+Random mixtures, by which equations are counted elsewhere, see all the regions of a ReLU network; whoever makes up a batch may stay in one.
+There the column of a sample is d = Jᵀ s: a vector of at most C − 1 dimensions behind a softmax, and J is the same for all q members that
+share the region. Another batch that leaves the same update is X' = X M with columns D' = D M⁻ᵀ, M (q, q) among these:
+
+    unknown     q² numbers of M, and q more where what the samples count is free
+    equations   q ρ, of the dimensions ρ that d can have there; q more where the gradient of the bias says M⁻ᵀ 1 = 1
+
+D has rank q, so ρ ≥ q. With a bias and the weights of a plain mean there are always q equations too many. Where one of both is missing,
+ρ = q leaves as many equations as unknowns, and such a system has other solutions (found: three members, four classes, no bias, all three
+wrong, to 1e-14). So ρ − q is measured: by what the columns of random slopes have outside of the space of the proposed columns.
+
+The same holds for one sample that is held against the gradient by itself: of the directions in which the layers behind let it move, as they
+let mixtures of its region, each takes one of the ρ − q away, and one must be left.
+
+One member alone with a bias is settled by it whatever ρ is: M = 1, and its weight follows.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Generator, Tensor
+
+from unbatch.evidence.slopes import slopes_of
+from unbatch.types import Observation
+
+__all__ = ["outside_of", "random_slopes", "settled"]
+
+VISIBLE = 1e-3
+"""A column is outside of a space by this share of its length, or it is not. Chosen, not swept."""
+
+SILENT = 1e-10
+"""A neuron that says less than this share of what the loudest says is silent for the whole batch. Chosen, as in ``certificate``."""
+
+DIRECTIONS = 3
+"""Slopes that are tried: at most two equations are ever missing."""
+
+
+def random_slopes(observation: Observation, count: int, directions: int = DIRECTIONS) -> Float[Tensor, "s k c"]:
+    """∂ℓ/∂outputs of made-up outputs and labels: what the loss can ask of a sample."""
+    device, classes = observation.device, observation.classes
+    generator = Generator(device).manual_seed(0)
+    made = torch.randn((directions * count, classes), generator=generator, dtype=torch.float64, device=device)
+    labels: Int64[Tensor, " n"] = torch.randint(classes, (len(made),), generator=generator, device=device)
+    return slopes_of(observation, made, labels).nan_to_num(0.0).reshape(directions, count, classes)
+
+
+def outside_of(pulled: Float[Tensor, "s k m"], columns: Float[Tensor, "m q"]) -> tuple[Int64[Tensor, " k"], Int64[Tensor, " k"]]:
+    """Of every sample, how many dimensions its possible columns have outside of the given ones, and in all; at most s.
+
+    Args:
+        pulled: (s, k, m) columns of random slopes.
+        columns: (m, q) proposed ones.
+    """
+    loud = columns.abs().amax(dim=1)
+    heard = loud > SILENT * loud.max()  # silent neurons set no equation that is worth one
+    basis, _ = torch.linalg.qr(columns[heard] / columns.norm(dim=0).clamp_min(torch.finfo(columns.dtype).tiny))
+    found = pulled[:, :, heard].transpose(0, 1)
+    found = found / found.norm(dim=2, keepdim=True).clamp_min(torch.finfo(found.dtype).tiny)
+    rest = found - (found @ basis) @ basis.T
+    beyond, in_all = ((torch.linalg.svdvals(part) > VISIBLE).sum(dim=1) for part in (rest, found))
+    return beyond, in_all
+
+
+def settled(pulled: Float[Tensor, "s k m"], columns: Float[Tensor, "m q"], *, bias: bool, free: bool) -> Bool[Tensor, " k"]:
+    """Whether no mixture of samples that share a region could stand in the place of each sample; see the module.
+
+    Args:
+        pulled: (s, k, m) columns of random slopes.
+        columns: (m, q) proposed ones.
+        bias: whether the gradient of the bias says what the samples count.
+        free: whether what they count is that of no plain mean.
+    """
+    outside, all_ways = outside_of(pulled, columns)
+    enough = outside >= int(not bias) + int(free)
+    return enough | (all_ways == 1) if bias else enough
