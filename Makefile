@@ -32,7 +32,7 @@ docs: .venv/ready
 	$(BIN)/python benchmarks/write_docs.py
 	$(MAKE) site
 
-# Material tells of its successor, Zensical, at every start; mkdocs.yml is ready for it as soon as it is out of its beta.
+# Material tells of its successor, Zensical, at every start; that is in its beta, and does not take our hooks yet.
 site: .venv/ready
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 	$(BIN)/python -m pytest -n 0 tests/test_site.py

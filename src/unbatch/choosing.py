@@ -46,7 +46,7 @@ EXPLAINED = (Status.UNPROVEN, Status.APPROXIMATE)
 """Ends of an exact attack after which an approximate one has nothing to add: a batch that explains the update, and is not proved."""
 
 LEAST = 0.5
-"""Seconds below which no further attempt is begun."""
+"""Seconds below which no further attempt is begun. Chosen."""
 
 
 def built(attack: str | Attack | Auto) -> Attack | Auto:

@@ -6,11 +6,11 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from unbatch.cli.again import Told, options_of, words
-from unbatch.origin import NextStep
 
 if TYPE_CHECKING:
     from unbatch.choosing import Auto
     from unbatch.contracts import Attack
+    from unbatch.origin import NextStep
     from unbatch.types import Finding, Observation
 
 __all__ = ["after_audit", "after_exposure", "after_labels"]
@@ -74,6 +74,8 @@ def _step(why: str, command: str, told: Told) -> NextStep:
         kept.pop("attack", None)
     if command != "audit" and "updates" in told:
         kept |= {"update": told["updates"]} if command == "labels" else {}
+    from unbatch.origin import NextStep
+
     return NextStep(why=why, command=words(command, kept))
 
 

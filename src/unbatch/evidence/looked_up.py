@@ -32,19 +32,19 @@ from unbatch.types import Lookup, Observation
 __all__ = ["lookups"]
 
 MARGIN = 10.0
-"""A row leaves its own direction when it does so by this many times what rounding explains."""
+"""A row leaves its own direction when it does so by this many times what rounding explains. Chosen."""
 
 SEVERAL = 8
 """So many rows that do not move, or all in one way, show what becomes of rows that are not looked up: one may be held by the client."""
 
 UNEVEN = 0.1
-"""Spread of a row's sizes, beside their mean, from which on a step along the row is no other step."""
+"""Spread of a row's sizes, beside their mean, from which on a step along the row is no other step. Chosen."""
 
 STRAY = 6.0
-"""Decimal digits against that any row at all was filled by strays."""
+"""Decimal digits against that any row at all was filled by strays. Chosen: one in a million."""
 
 FEW = 0.1
-"""Rows between those that moved along themselves and those that did not, as a share of the first: more are noise."""
+"""Rows between those that moved along themselves and those that did not, as a share of the first: more are noise. Chosen."""
 
 ABSENT = "a token that is not named may have been there all the same, with a gradient that cancels or is rounded to zero"
 ALONE = "the table enters the model by lookups alone, and its gradient is zero by whole rows: only lookups leave such zeros"

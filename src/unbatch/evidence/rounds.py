@@ -11,7 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from unbatch.evidence.accuracy import SAFETY, TELLING, counted_by, from_rows
-from unbatch.evidence.certificate import EVIDENCE, SPARE
+from unbatch.evidence.certificate import EVIDENCE, FINEST, SPARE
 from unbatch.evidence.replay import CARRIED, Replay, carried, gap, length_misfit, replay, rest_of, with_carried
 from unbatch.evidence.whole import apart_from_mixtures, by_turning, surplus, weights_that_fit
 from unbatch.linalg.lowrank import multiply
@@ -112,7 +112,7 @@ def _accuracy(observation: Observation, inputs: Tensor, labels: Tensor, replayed
         return nothing
     columns = multiply(gradient, torch.linalg.pinv(flat).T)
     # Neurons that are not silent are no equations yet: behind few classes their columns depend on each other. Counted as for one gradient.
-    digits = surplus(observation, columns, inputs, SPARE) * -float(torch.tensor(max(result.residual, 1e-15)).log10())
+    digits = surplus(observation, columns, inputs, SPARE) * -float(torch.tensor(max(result.residual, FINEST)).log10())
     if digits < EVIDENCE:
         return nothing
     rest = rest_of(gradient.double() - replayed[first.weight], [], torch.linalg.pinv(columns))

@@ -12,7 +12,7 @@ from scipy.optimize import nnls
 from torch import Tensor
 
 from unbatch.evidence.accuracy import SAFETY, TELLING, TOLD, across, counted_by, from_rows
-from unbatch.evidence.certificate import EVIDENCE, INDEPENDENT, SPARE
+from unbatch.evidence.certificate import EVIDENCE, FINEST, INDEPENDENT, SPARE
 from unbatch.evidence.completeness import BETWEEN, plain, plain_size
 from unbatch.evidence.masks import Kink, ReluMasks, turned
 from unbatch.evidence.regions import random_slopes, settled
@@ -27,10 +27,14 @@ from unbatch.types import Observation
 __all__ = ["Whole", "apart_from_mixtures", "by_turning", "prove_whole", "surplus", "weights_that_fit"]
 
 NEAR = 0.1
-"""A replay this near to the update may miss it by single neurons at their kink."""
+"""A replay this near to the update may miss it by single neurons at their kink. Chosen: it decides what is tried, not what is proved."""
+
+HELD = 1e-8
+"""A column of a pruned gradient determines the samples when its smallest eigenvalue is above this, beside a trace of one a sample. Chosen:
+half of float64's digits."""
 
 UNSURE = 30.0
-"""A pre-activation below this many roundings, beside the typical one of its layer, may have been on either side of zero."""
+"""A pre-activation below this many roundings, beside the typical one of its layer, may have been on either side of zero. Chosen. Swept."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -113,7 +117,7 @@ def _attempt(observation: Observation, inputs: Tensor, labels: Tensor, weights: 
     accuracy = _with_length(observation, inputs, labels, weights, result, accuracy)
     if pruned:
         accuracy = accuracy.maximum(_under_pruning(observation.update[result.entrance], result.columns, result.inputs))
-    each = max(-_log10(max(result.residual, 1e-15)), 1.0)
+    each = max(-_log10(max(result.residual, FINEST)), 1.0)
     digits = 0.0
     for most in (min(SPARE, 2 + math.ceil(EVIDENCE / each)), SPARE):  # a few probes are enough, unless the network makes them alike
         digits = digits if digits >= EVIDENCE else surplus(observation, result.columns, inputs, most) * each
@@ -196,7 +200,7 @@ def columns_off(gradient: Float[Tensor, "m n"], columns: Float[Tensor, "m k"], i
 
 
 DEPENDENT = 1e-6
-"""A sample of which less than this share is no mixture of the others is one."""
+"""A sample of which less than this share is no mixture of the others is one. Chosen, not swept."""
 
 
 def by_turning(
@@ -250,7 +254,7 @@ def _beyond_rounding(
 
 
 JITTER = 30.0
-"""Roundings, as many as a deep network makes of one in its input."""
+"""Roundings, as many as a deep network makes of one in its input. Chosen, as ``UNSURE``."""
 
 
 def _log10(value: float) -> float:
@@ -363,7 +367,7 @@ def _under_pruning(observed: Float[Tensor, "m n"], columns: Float[Tensor, "m k"]
         noise = rest.square().sum(dim=0) / spare
         scale = columns.norm(dim=0)
         gram = torch.einsum("mk,mp,ml->pkl", columns / scale, sent, columns / scale)
-        held = torch.linalg.eigvalsh(gram)[:, 0] > 1e-8
+        held = torch.linalg.eigvalsh(gram)[:, 0] > HELD
         spread = torch.linalg.inv(gram + torch.eye(len(inputs), dtype=gram.dtype, device=gram.device) * ~held[:, None, None])
         error = noise[:, None] * spread.diagonal(dim1=1, dim2=2) / scale.square()
         # A column that too few entries hold: all that is known is that none of the others is larger than the smallest sent.

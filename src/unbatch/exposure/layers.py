@@ -21,7 +21,7 @@ from unbatch.types import Schema
 __all__ = ["Assessment", "assess", "describe"]
 
 ZEROS = 0.01
-"""Share of exact zeros among a layer's sensitivities from which on they are no accident of rounding."""
+"""Share of exact zeros among a layer's sensitivities from which on they are no accident of rounding. Chosen."""
 
 _WHOLE = {"raw input", "raw input, scaled", "raw input, rearranged"}
 _FLAT = {"clamp", "clamp_max", "clip", "hardshrink", "hardsigmoid", "hardswish", "hardtanh", "relu6", "softshrink", "threshold"}

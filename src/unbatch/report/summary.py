@@ -34,6 +34,15 @@ __all__ = [
     "severity_of",
 ]
 
+SHOWN = 12
+"""Items of a list that are shown."""
+
+SMALL, LARGE, WHOLE = 1e-3, 1e6, 1000
+"""Numbers below and from here on are written as powers of ten; from the last on, without decimals. Four digits are left in each case."""
+
+SECOND, MINUTE, HOUR = 0.9995, 59.95, 3600
+"""Seconds from which a time is written in seconds, in minutes, in hours. Rounding to the digits shown makes a whole one there."""
+
 
 class Severity(Enum):
     """How bad it is, in one word. There is no "safe": a failed attack proves nothing."""
@@ -255,8 +264,8 @@ def _told(value: JsonValue) -> str:
     if isinstance(value, float):
         return number(value)
     if isinstance(value, list):
-        shown = ", ".join(map(_told, value[:12]))
-        return shown + (f" and {len(value) - 12} more" if len(value) > 12 else "") or DASH
+        shown = ", ".join(map(_told, value[:SHOWN]))
+        return shown + (f" and {len(value) - SHOWN} more" if len(value) > SHOWN else "") or DASH
     if isinstance(value, dict):
         return ", ".join(f"{key.replace('_', ' ')}: {_told(item)}" for key, item in value.items()) or DASH
     return value.replace("inf", "∞") if value in ("inf", "-inf") else value
@@ -295,10 +304,10 @@ def number(value: float) -> str:
     size = abs(value)
     if size == 0:
         return "0"
-    if size < 1e-3 or size >= 1e6:
+    if size < SMALL or size >= LARGE:
         mantissa, _, exponent = f"{value:.1e}".partition("e")
         return f"{mantissa.replace('-', '−')} × 10{str(int(exponent)).translate(_SUPERSCRIPT)}"
-    if size >= 1000:
+    if size >= WHOLE:
         return f"{value:,.0f}".replace("-", "−")
     return f"{value:.4g}".replace("-", "−")
 
@@ -315,11 +324,11 @@ def seconds(value: float) -> str:
     """
     if not 0 <= value < math.inf:
         return DASH
-    if value < 0.9995:
+    if value < SECOND:
         return f"{value * 1000:.0f} ms"
-    if value < 59.95:
+    if value < MINUTE:
         return f"{value:.1f} s"
     whole = round(value)
-    if whole < 3600:
+    if whole < HOUR:
         return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // HOUR} h {whole % HOUR // 60} min"

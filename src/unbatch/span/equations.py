@@ -20,13 +20,13 @@ from unbatch.span.network import MovingNetwork, Network
 __all__ = ["MARGIN", "Equations", "Space", "spaces_of_gradient"]
 
 ROUNDING = 10.0
-"""A residual of this many times the noise that is expected is still noise."""
+"""A residual of this many times the noise that is expected is still noise. Chosen. Swept."""
 
 LARGEST = 300.0
-"""Noise of this many times the precision of the arithmetic is too much for a proof."""
+"""Noise of this many times the precision of the arithmetic is too much for a proof. Chosen. Swept."""
 
 MARGIN = 4
-"""How many more equations than unknowns there must be: with fewer, a zero proves nothing."""
+"""How many more equations than unknowns there must be: with fewer, a zero proves nothing. Chosen. Swept."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -156,7 +156,7 @@ def spaces_of_gradient(
     left, values, right = torch.linalg.svd(whole, full_matrices=False)
     noise = float(values[batch:].square().sum()) ** 0.5 / max(1, (len(whole) - batch) * (whole.shape[1] - batch)) ** 0.5
     noise = max(noise, resolution * float(values[0]) / max(whole.shape) ** 0.5)
-    if values[batch - 1] < 10 * noise * max(whole.shape) ** 0.5:
+    if values[batch - 1] < ROUNDING * noise * max(whole.shape) ** 0.5:
         return []
     found: list[Space] = []
     for kind, basis, other in (("column", left[:, :batch], whole.shape[0]), ("row", right[:batch].T, whole.shape[1])):
