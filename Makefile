@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-long test-flower check lint types docs format clean
+.PHONY: demo test test-long test-flower check lint types docs site notebooks package format clean
 
 demo: .venv/ready
 	$(BIN)/unbatch demo --out out/demo
@@ -27,9 +27,24 @@ lint: .venv/ready
 types: .venv/ready
 	$(BIN)/mypy
 
+# Pages that are drawn from results are drawn again; then the site, which lies in site/: `python -m http.server -d site`.
 docs: .venv/ready
 	$(BIN)/python benchmarks/write_docs.py
-	$(BIN)/mkdocs build --strict --quiet
+	$(MAKE) site
+
+# Material tells of its successor, Zensical, at every start; that is in its beta, and does not take our hooks yet.
+site: .venv/ready
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+	$(BIN)/python -m pytest -n 0 tests/test_site.py
+
+# What the cells print and draw is kept in the notebooks, for the site.
+notebooks: .venv/ready
+	UNBATCH_WRITE_NOTEBOOKS=1 $(BIN)/python -m pytest -n 0 tests/test_notebooks.py
+
+# The wheel and the sdist in dist/; the wheel is tried in an environment that holds nothing else.
+package: .venv/ready
+	$(BIN)/python -m pytest -n 0 tests/test_packaging.py
+	$(BIN)/python -m build --outdir dist
 
 format: .venv/ready
 	$(BIN)/ruff check --fix .
@@ -49,4 +64,4 @@ format: .venv/ready
 	touch $@
 
 clean:
-	rm -rf .venv .venv-flower out build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf .venv .venv-flower out build dist site .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -8,6 +8,7 @@ from typing import Any
 import matplotlib as mpl
 
 mpl.use("svg")
+import against_page
 import comparison_page
 import defenses_page
 import honesty_page
@@ -15,6 +16,7 @@ import inversion_page
 import matplotlib.pyplot as plt
 import span_page
 import tables_page
+import thresholds_page
 
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
@@ -216,4 +218,6 @@ honesty_page.fill()
 inversion_page.fill()
 comparison_page.fill()
 span_page.fill()
+thresholds_page.fill()
+against_page.fill()
 tables_page.fill()

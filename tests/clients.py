@@ -113,3 +113,9 @@ def lora() -> nn.Module:
     net[3] = Lora(net[3])
     net[5] = Lora(net[5])
     return net
+
+
+def tied_language_model() -> nn.Module:
+    net = Gpt(every=True)
+    net.head.weight = net.tokens.weight
+    return net

@@ -29,14 +29,6 @@ def convolutions():
 
 def bracket():
     return seeded(lambda: nn.ModuleDict({"[red]": nn.Linear(4, 3)}))
-
-class Words(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.words, self.head = nn.Embedding(50, 8), nn.Linear(8, 3)
-
-    def forward(self, x):
-        return self.head(self.words(x).mean(dim=1))
 """
 
 
@@ -133,7 +125,6 @@ def test_weights_and_data_are_read(net: str, tmp_path: Path, capsys: pytest.Capt
         (["--model={net}:build", "--input-shape=3,4"], "float inputs of shape (3, 4)"),
         (["--model={net}:build", "--input-shape=three"], "an input shape like"),
         (["--model={net}:build", "--input-shape=-3,4,4"], "positive whole numbers"),
-        (["--model={net}:Words", "--input-shape=7"], "looks its inputs up in the embedding 'words'"),
         (["--model={net}:bracket", "--input-shape=4"], "float inputs"),
         (["--model={net}:build", "--input-shape=3,4,4", "--weights=nowhere.npz"], "readable file"),
         (["--model={net}:build", "--input-shape=3,4,4", "--data=nowhere.npz"], "readable file"),

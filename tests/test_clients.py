@@ -34,6 +34,7 @@ class Client:
         steps: of training on the whole batch.
         audit: exit codes that the attack may end with.
         train: whether the network is in train mode.
+        prefix: before every name of the update, which then holds the adapters alone.
     """
 
     shape: tuple[int, ...]
@@ -45,6 +46,7 @@ class Client:
     steps: int = 1
     audit: tuple[int, ...] = (0,)
     train: bool = False
+    prefix: str = ""
 
 
 FOUND, OPEN = ({"PRESENT"}, {"ABSENT"}), ({"UNDECIDED"}, {"UNDECIDED"})
@@ -80,8 +82,11 @@ CLIENTS = {
     ),
     "resnet": Client(PICTURES, sgd(), SGD, OPEN, audit=(0, 2), train=True),
     "ViT": Client(PICTURES, sgd(), SGD, OPEN, factory="Vit", audit=(0, 2)),
-    "GPT": Client(TOKENS, sgd(), SGD, OPEN, factory="Gpt", audit=(0, 2)),
+    "GPT": Client(TOKENS, sgd(), SGD, OPEN, factory="Gpt"),
     "LoRA": Client(PICTURES, sgd(), f"{SGD} --rest-frozen", OPEN, factory="lora", audit=(0, 2)),
+    "LoRA, as PEFT saves it": Client(
+        PICTURES, sgd(), f"{SGD} --rest-frozen", OPEN, factory="lora", audit=(0, 2), prefix="base_model.model."
+    ),
 }
 
 
@@ -99,7 +104,10 @@ def write(folder: Path, client: Client, name: str) -> tuple[str, Tensor]:
         optimizer.zero_grad()
         client.loss(model(records[:6]), torch.arange(6) % 4).backward()
         optimizer.step()
-    torch.save(model.state_dict(), folder / "after.pt")
+    after = model.state_dict()
+    if client.prefix:
+        after = {client.prefix + name: tensor for name, tensor in after.items() if "lora_" in name}
+    torch.save(after, folder / "after.pt")
     np.savez(folder / "records.npz", inputs=records.numpy())
     return f"--model {Path(clients.__file__)}:{factory} --weights {folder}/before.pt", records
 
@@ -140,6 +148,8 @@ REFUSED = {
     "Adam as SGD": ("mlp", adam, SGD, "--optimizer adam"),
     "Adam in float32": ("mlp", adam, "--update-is weights --learning-rate 1e-3 --optimizer adam", "signs only"),
     "Adam without a rate": ("mlp", adam, "--update-is weights --optimizer adam", "learning rate"),
+    "Adam at another rate": ("mlp", adam, "--update-is weights --learning-rate 0.1 --optimizer adam", "say --learning-rate 0.001"),
+    "a norm that it is longer than": ("mlp", sgd(), f"{SGD} --clip-norm 1e-3", "check the norm and the learning rate"),
 }
 
 

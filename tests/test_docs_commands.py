@@ -1,7 +1,7 @@
 """Every command of README.md and docs/*.md, run as it stands there, with its exit code; and the Python between them.
 
 A page may only hold commands that are listed here, so that a new one is run too. The files that a command names are made: one round of a
-client with the model that the page speaks of.
+client with the model that the page speaks of. Tutorials are done from top to bottom by ``test_tutorials.py``.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from unbatch.cli import execute
 from unbatch.importers import load_model
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+PAGES = [ROOT / "README.md", *(page for page in sorted((ROOT / "docs").rglob("*.md")) if page.parent.name != "tutorials")]
 BLOCK = re.compile(r"^( *)```(\w*)\n(.*?)^ *```", re.DOTALL | re.MULTILINE)
 RUN = re.compile(r"- run: (?:>\n)?(.*?)(?=\n *- |\Z)", re.DOTALL)
 
@@ -110,6 +110,7 @@ EXPECTED: dict[str, Run] = {
     "unbatch exposure --model my_model.py:build --input-shape 3,32,32": Run(0),
     "unbatch audit ... --fail-on exact": Run(3),
     "unbatch audit ... --batch-size 4 --attack inverting_gradients:restarts=4": Run(0, samples=4, long=True),
+    "unbatch demo": Run(0, long=True),
     "unbatch demo --batch-size 4 --attack cocktail_party:steps=300,seconds=20": Run((0, 1)),
     "unbatch demo --batch-size 1 --model lenet_zhu --attack dlg:batch_size=1,restarts=4,seconds=60": Run((0, 1), long=True),
     # Whether the demo's batch is found under these is the attack's affair; that it runs to its end is the page's.

@@ -209,7 +209,6 @@ class Words(nn.Module):
 @pytest.mark.parametrize(
     ("model", "shape", "message"),
     [
-        (Words, (7,), "looks its inputs up in the embedding 'words'"),
         (lambda: nn.Sequential(nn.Flatten(), nn.ReLU()), (7,), "a model with parameters"),
         (lambda: nn.Linear(4, 3), (7,), "runs on float inputs of shape"),
         (lambda: nn.Linear(4, 3), (), "input shape"),
@@ -225,6 +224,16 @@ def test_misuse_is_one_sentence(model: Callable[[], nn.Module], shape: tuple[int
     with pytest.raises(Misuse, match=message) as raised:
         expose(model(), shape)
     assert "\n" not in str(raised.value)
+
+
+def test_a_model_that_looks_words_up_is_run_on_words() -> None:
+    found = expose(Words(), (7,), data=torch.randint(50, (4, 7)))
+    assert {layer.name: layer.exact for layer in found.layers}["words"] == "tokens"
+    assert found.verdict.startswith("The tokens of a batch of any size can be read off the gradient of words.")
+    assert any("7 × b of 50" in note for note in found.notes)
+    for wrong, message in ((torch.rand(4, 7), r"tokens of shape \(s, 7\)"), (torch.full((4, 7), 50), "tokens below 50")):
+        with pytest.raises(Misuse, match=message):
+            expose(Words(), (7,), data=wrong)
 
 
 @pytest.mark.parametrize("data", [torch.zeros(3, 5), torch.zeros(0, 4), torch.zeros((3, 4), dtype=torch.int64)])

@@ -14,7 +14,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from unbatch.auditing import audit, invert, polish
+    from unbatch.auditing import audit, invert, polish, tokens
     from unbatch.errors import (
         BadFile,
         BadUpdate,
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
         Counts,
         Finding,
         Knowledge,
+        Lookup,
         Membership,
         Observation,
         Presence,
@@ -55,6 +56,7 @@ __all__ = [
     "Finding",
     "Knowledge",
     "LocalTraining",
+    "Lookup",
     "Membership",
     "Misuse",
     "NotDeterministic",
@@ -77,10 +79,11 @@ __all__ = [
     "per_example",
     "polish",
     "restore_labels",
+    "tokens",
 ]
 
 _MODULES = {
-    "auditing": ("audit", "invert", "polish"),
+    "auditing": ("audit", "invert", "polish", "tokens"),
     "restoring": ("restore_labels",),
     "exposure": ("Exposure", "expose"),
     "gradients": ("capture", "per_example"),
@@ -91,6 +94,7 @@ _MODULES = {
         "Counts",
         "Finding",
         "Knowledge",
+        "Lookup",
         "Membership",
         "Observation",
         "Presence",

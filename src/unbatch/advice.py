@@ -14,7 +14,7 @@ from typing import Final, Literal
 from unbatch.records import Record
 from unbatch.types import Finding, Status
 
-__all__ = ["GENERAL", "USUAL_BATCH", "Advice", "advise", "for_batches", "for_labels", "for_single", "for_untested"]
+__all__ = ["GENERAL", "USUAL_BATCH", "Advice", "advise", "for_batches", "for_labels", "for_single", "for_tokens", "for_untested"]
 
 USUAL_BATCH: Final = 64
 """A batch that a client can be expected to afford."""
@@ -222,6 +222,19 @@ def for_single(name: str, *, raw: bool) -> Advice:
         + ("sample." if raw else "features of the sample."),
         costs="Unmixing attacks (Cocktail Party, ICML 2023) approximate small batches. Leaving out the bias is weak: it hides the scale"
         " only.",
+    )
+
+
+def for_tokens(name: str) -> Advice:
+    """Against an embedding whose gradient names the tokens."""
+    return Advice(
+        title=f"Freeze {name}, or send only the sum over many clients",
+        strength="obstacle",
+        works="A frozen embedding sends no gradient, and adapters elsewhere train without it. In a sum over clients the rows of"
+        f" {name} are the tokens of all of them together. Tying it to the output layer gives every row a gradient, which hides the tokens"
+        " behind the sizes of numbers only.",
+        costs="Larger batches, more local steps, clipping, Adam and half precision leave the zeros where they are. Noise hides them only"
+        " if it is put on every row, zeros included, which DP-SGD does and its sparse variants do not.",
     )
 
 

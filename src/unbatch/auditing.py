@@ -17,12 +17,13 @@ from unbatch.chains import Polishing
 from unbatch.choosing import Auto
 from unbatch.contracts import Attack, Metric, Polisher
 from unbatch.errors import Misuse
+from unbatch.evidence import lookups
 from unbatch.realism import upper_bounds
 from unbatch.restoring import counts_of
 from unbatch.scoring import score
-from unbatch.types import Batch, Candidate, Finding, Observation, Progress, Reconstruction, Schema, silent
+from unbatch.types import Batch, Candidate, Finding, Lookup, Observation, Progress, Reconstruction, Schema, silent
 
-__all__ = ["audit", "environment", "invert", "polish"]
+__all__ = ["audit", "environment", "invert", "polish", "tokens"]
 
 
 def invert(observation: Observation, attack: str | Attack | Auto = "spear", seed: int = 0, progress: Progress = silent) -> Reconstruction:
@@ -104,10 +105,34 @@ def audit(
         seconds,
         truth,
         counts=counts_of(observation, made, seed),
+        lookups=tokens(observation),
         environment=environment(),
         upper_bounds=upper_bounds(observation),
     )
     return finding if truth is None or made.inputs is None else _scored(finding, truth, made.inputs, metrics)
+
+
+def tokens(observation: Observation) -> tuple[Lookup, ...]:
+    """Which tokens the batch of an update held, by the rows of an embedding that have a gradient: no attack, no search.
+
+    Args:
+        observation: what the server saw: a gradient, the difference after any number of local steps, of SGD or of Adam.
+
+    Returns:
+        an answer a table that the model looks something up in; none for a model that takes numbers.
+
+    Example:
+        >>> from torch import nn
+        >>> from unbatch.gradients import capture
+        >>> torch.manual_seed(0)  # doctest: +ELLIPSIS
+        <torch...>
+        >>> net = nn.Sequential(nn.Embedding(50, 16), nn.Flatten(), nn.Linear(48, 4))
+        >>> secret = torch.tensor([[7, 7, 31], [8, 2, 31]])
+        >>> found = tokens(Observation(net, capture(net, secret, torch.tensor([0, 1])), (3,)))
+        >>> found[0].used.tolist(), found[0].names
+        ([2, 7, 8, 31], True)
+    """
+    return lookups(observation)
 
 
 def _check_truth(observation: Observation, truth: Batch) -> None:

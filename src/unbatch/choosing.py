@@ -46,7 +46,7 @@ EXPLAINED = (Status.UNPROVEN, Status.APPROXIMATE)
 """Ends of an exact attack after which an approximate one has nothing to add: a batch that explains the update, and is not proved."""
 
 LEAST = 0.5
-"""Seconds below which no further attempt is begun."""
+"""Seconds below which no further attempt is begun. Chosen."""
 
 
 def built(attack: str | Attack | Auto) -> Attack | Auto:
@@ -108,6 +108,8 @@ class Auto:
             seed: of each attempt's randomness.
             progress: told what goes on.
         """
+        if observation.unreadable:
+            return Reconstruction(Status.NOT_APPLICABLE, reason=observation.unreadable, attack=self.spec)
         waiting, ends, late, explained = list(_in_order(observation)), list[Reconstruction](), "", False
         clock = Clock.of(self.seconds)  # what was imported for the first time is no work on the update
         for attack in waiting:

@@ -34,7 +34,7 @@ __all__ = [
 ]
 
 FAINT = 1e-4
-"""A tensor below this share of the whole update is compared with that share instead of with itself."""
+"""A tensor below this share of the whole update is compared with that share instead of with itself. Chosen."""
 
 
 @dataclass(frozen=True)

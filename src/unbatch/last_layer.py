@@ -21,13 +21,29 @@ from unbatch.errors import Inapplicable
 from unbatch.trace import LinearCall, run
 from unbatch.types import Observation
 
-__all__ = ["LastLayer", "labels_of_batch", "last_layer", "noise_inputs", "obstacle"]
+__all__ = ["ROUNDINGS", "LastLayer", "labels_of_batch", "last_layer", "noise_inputs", "obstacle"]
+
+ROUNDINGS = 100.0
+"""Roundings that a sum over classes or features may be off by. Chosen. Swept."""
+
+NOISES = 4.0
+"""Deviations of the noise that an entry must be above: of a thousand classes, one in thirty batches has a wrong one. Chosen. Swept."""
+
+KEPT = 0.98
+"""Share of the entries that are not zero from which on nothing was pruned. Chosen."""
+
+SAME = 1e-9
+"""How far scores may be from a logarithm of a softmax. Chosen."""
 
 SURELY = 3.5
-"""Deviations about a share that are called its range: nineteen of twenty classes are within, measured over all kinds of networks."""
+"""Deviations about a share that are called its range: nineteen of twenty classes are within, measured over all kinds of networks.
+Swept."""
+
+FEW = 2
+"""Samples that show which layers a model runs."""
 
 TINIEST = 0.1
-"""Least entry of a gradient, as a share of its median entry, above which the smallest ones were cut off."""
+"""Least entry of a gradient, as a share of its median entry, above which the smallest ones were cut off. Chosen. Swept."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -70,14 +86,14 @@ class LastLayer:
         blocks = [self.gradient] if self.shift is None else [self.gradient, self.shift[:, None]]
         deviations = [float(block.sum(dim=0).square().mean().sqrt()) / self.classes**0.5 for block in blocks]
         sizes = [float(block.abs().sum(dim=0).max()) for block in blocks]
-        seen = max(d if d > 100 * self.rounding * size else 0.0 for d, size in zip(deviations, sizes, strict=True))
+        seen = max(d if d > ROUNDINGS * self.rounding * size else 0.0 for d, size in zip(deviations, sizes, strict=True))
         return max(seen, _pruned(self.gradient))
 
     @property
     def there(self) -> Bool[Tensor, " c"]:
         """(C,) which classes surely have samples: n_j/K = mean p_j − g_j, and a mean probability is not negative."""
         size = self.bias_gradient.abs().max()
-        return self.bias_gradient < -max(100 * self.rounding * float(size), 4 * self.noise)
+        return self.bias_gradient < -max(ROUNDINGS * self.rounding * float(size), NOISES * self.noise)
 
     @property
     def excess(self) -> float:
@@ -88,7 +104,7 @@ class LastLayer:
         if self.shift is None:
             return 0.0
         noise = self.noise * self.classes
-        return max(0.0, float(self.shift.clamp_min(0).sum()) - noise) / (1 + 100 * self.rounding)
+        return max(0.0, float(self.shift.clamp_min(0).sum()) - noise) / (1 + ROUNDINGS * self.rounding)
 
     @property
     def bounds(self) -> Float[Tensor, "c 2"] | None:
@@ -98,8 +114,8 @@ class LastLayer:
         """
         if self.shift is None:
             return None
-        least = (-self.bias_gradient - 4 * self.noise).clamp_min(0)
-        most = least + (1 - least.sum()).clamp_min(0) + 100 * self.rounding
+        least = (-self.bias_gradient - NOISES * self.noise).clamp_min(0)
+        most = least + (1 - least.sum()).clamp_min(0) + ROUNDINGS * self.rounding
         return torch.stack([least, most.clamp_max(1)], dim=1)
 
     def ranges(self, shares: Float[Tensor, " c"], deviation: Float[Tensor, " c"]) -> Float[Tensor, "c 2"] | None:
@@ -141,14 +157,14 @@ def _pruned(gradient: Float[Tensor, "c d"], fewest: int = 200) -> float:
     """Deviation of the entries that were set to zero, if the smallest were: up to the least that was kept, all alike."""
     sizes = gradient.abs().flatten()
     kept = sizes[sizes > 0]
-    if len(kept) < fewest or len(kept) > 0.98 * len(sizes) or float(kept.min()) < TINIEST * float(kept.median()):
+    if len(kept) < fewest or len(kept) > KEPT * len(sizes) or float(kept.min()) < TINIEST * float(kept.median()):
         return 0.0
     return float(kept.min()) * ((1 - len(kept) / len(sizes)) / 3) ** 0.5
 
 
 def obstacle(observation: Observation, *, bias: bool = False) -> str | None:
     """Why the gradient of the last layer does not tell the labels: no such layer, no softmax cross-entropy, no bias where one is needed."""
-    found = _find(observation, _probe(observation))
+    found = _find(observation, _probe(observation, samples=FEW))  # what the samples say is asked by ``last_layer``
     if isinstance(found, str):
         return found
     if bias and (found.bias is None or found.bias not in observation.update):
@@ -198,7 +214,7 @@ def _find(observation: Observation, ran: tuple[Tensor, list[LinearCall]]) -> Lin
     if not bool(outputs.isfinite().all()):
         return "the scores of the model overflow: the weights, or the update of local training, are too large"
     plain = torch.equal(outputs, call.output)
-    logarithmic = torch.allclose(outputs, torch.log_softmax(call.output, dim=1), rtol=1e-9, atol=1e-9)
+    logarithmic = torch.allclose(outputs, torch.log_softmax(call.output, dim=1), rtol=SAME, atol=SAME)
     if (observation.loss == "cross_entropy" and (plain or logarithmic)) or (observation.loss == "nll" and logarithmic):
         return call
     loss = observation.loss if isinstance(observation.loss, str) else "a function"

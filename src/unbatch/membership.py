@@ -13,7 +13,7 @@ from unbatch.errors import Misuse
 from unbatch.evidence import presence
 from unbatch.types import Membership, Observation
 
-__all__ = ["members"]
+__all__ = ["check_readable", "members"]
 
 
 def members(
@@ -50,6 +50,7 @@ def members(
         >>> members(seen, x).summary()
         '20 records asked for: 10 PRESENT, 10 ABSENT'
     """
+    check_readable(observation)
     start = time.perf_counter()
     candidates = _checked(observation, candidates, "candidates")
     reference = None if reference is None else _checked(observation, reference, "reference")
@@ -66,6 +67,17 @@ def members(
     return replace(found, stats={**found.stats, "seconds": time.perf_counter() - start})
 
 
+def check_readable(observation: Observation) -> None:
+    """Refuse an update that no record can be held against.
+
+    Raises:
+        Misuse: with the reason, and what to ask instead.
+    """
+    if observation.unreadable:
+        advice = "ask which tokens were used instead: unbatch audit, or unbatch.tokens(observation)"
+        raise Misuse("an update that records can be held against", observation.unreadable, advice)
+
+
 def _checked(observation: Observation, records: Tensor, what: str) -> Tensor:
     if tuple(records.shape[1:]) != observation.input_shape or not len(records):
         came = f"{tuple(records.shape)}"
@@ -75,6 +87,6 @@ def _checked(observation: Observation, records: Tensor, what: str) -> Tensor:
         raise Misuse(f"{what} that are {'tokens' if tokens else 'numbers'}", str(records.dtype), "give them as the network sees them")
     if tokens and not 0 <= int(records.min()) <= int(records.max()) < (observation.schema.vocabulary if observation.schema else 0):
         raise Misuse(f"{what} of the model's vocabulary", f"{int(records.min())} to {int(records.max())}", "use the model's own tokenizer")
-    if not tokens and not bool(records.isfinite().all()):
+    if not tokens and not bool(torch.stack(records.aminmax()).isfinite().all()):
         raise Misuse(f"finite {what}", "NaN or infinity", "give them as the network sees them")
     return records.to(observation.device)

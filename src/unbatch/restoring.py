@@ -20,10 +20,10 @@ RESTORER, QUICK = "anchored", "spear:seconds=20.0"
 """What restores labels if nothing else is named, and what is tried where that doubts its own counts."""
 
 NEGLIGIBLE = 1e3
-"""Units of rounding below which nothing is left of an update."""
+"""Units of rounding below which nothing is left of an update. Chosen."""
 
 DOUBT = 0.4
-"""Deviation to expect of a count, in samples, above which some of ten are wrong more likely than not."""
+"""Deviation to expect of a count, in samples, above which some of ten are wrong more likely than not. Derived. Swept."""
 
 
 def restore_labels(

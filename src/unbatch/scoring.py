@@ -20,7 +20,7 @@ __all__ = ["EXACT", "Scores", "baselines", "match_samples", "score"]
 
 EXACT = 1e-5
 """A sample is recovered exactly when its root mean square error is below this share of the batch's data range (100 dB); a number in a
-table whose column is not rounded, when its error is below this share of the column's deviation."""
+table whose column is not rounded, when its error is below this share of the column's deviation. Chosen."""
 
 SAMPLE, NUMBERS = 5000, 1 << 25
 """Most samples of a pool, and most numbers, that a baseline looks at: means are known to about a hundredth of a deviation then."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -238,9 +238,9 @@ def linear_layers(model: nn.Module, input_shape: Sequence[int], samples: int = 2
         [('1.weight', 'relu', True), ('3.weight', None, False)]
     """
     calls = trial(model, input_shape, samples).linears
-    if any(call.raw for call in calls):
-        raw = _raw_over_the_range(model, input_shape)
-        order = _occurrences(call.weight for call in calls)
+    order = _occurrences(call.weight for call in calls)
+    if asked := {key for call, key in zip(calls, order, strict=True) if call.raw}:
+        raw = _raw_over_the_range(model, input_shape, asked)
         for call, key in zip(calls, order, strict=True):
             call.raw = call.raw and all(key in fed for fed in raw)
     return calls
@@ -263,6 +263,12 @@ def trial(model: nn.Module, input_shape: Sequence[int], samples: int = 2) -> Run
     noise = torch.randn((samples, *input_shape), generator=generator, dtype=torch.float64)
     try:
         return run(model, noise.to(first.device), dtype=dtype)
+    except Misuse:  # a model may index something else before it looks its tokens up
+        rows = next((module.num_embeddings for module in model.modules() if isinstance(module, (nn.Embedding, nn.EmbeddingBag))), 0)
+        if not rows:
+            raise
+        tokens = torch.randint(rows, (samples, *input_shape), generator=generator)
+        return replace(run(model, tokens.to(first.device), dtype=dtype), vocabulary=rows)
     except LooksUp as lookup:
         tokens = torch.randint(lookup.rows, (samples, *input_shape), generator=generator)
         return replace(run(model, tokens.to(first.device), dtype=dtype), vocabulary=lookup.rows)
@@ -307,13 +313,24 @@ def _over_the_range(shape: Sequence[int], kinds: Iterable[str] = _RANGE) -> Iter
         yield _RANGE[kind](noise, fractions)
 
 
-class _Feeds(TorchFunctionMode):
-    """Sees what every Linear layer is fed; none is computed, so that a pass costs next to nothing however wide they are."""
+class _Enough(UnbatchError):
+    """Every call that was asked for has been seen: the rest of the pass says nothing."""
 
-    def __init__(self, names: Mapping[int, str], inputs: Tensor) -> None:
+
+class _Feeds(TorchFunctionMode):
+    """Sees what every Linear layer is fed; none is computed, so that a pass costs next to nothing however wide they are.
+
+    Args:
+        names: of the weights, by the tensor's identity.
+        inputs: of the model.
+        asked: the calls, by weight and number, after which the pass may end.
+    """
+
+    def __init__(self, names: Mapping[int, str], inputs: Tensor, asked: set[tuple[str, int]]) -> None:
         super().__init__()
-        self.names, self.inputs = names, inputs
-        self.fed: list[tuple[str, bool]] = []
+        self.names, self.inputs, self.left = names, inputs, set(asked)
+        self.count: Counter[str] = Counter()
+        self.raw: set[tuple[str, int]] = set()
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
@@ -325,26 +342,32 @@ class _Feeds(TorchFunctionMode):
     def _linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         if (name := self.names.get(id(weight))) is None:
             return F.linear(input, weight, bias)
-        self.fed.append((name, _same(input, self.inputs)))
+        self.count[name] += 1
+        key = (name, self.count[name])
+        if _same(input, self.inputs):
+            self.raw.add(key)
+        if key in self.left:
+            self.left.remove(key)
+            if not self.left:
+                raise _Enough
         return input.new_zeros((*input.shape[:-1], weight.shape[0]))
 
 
-def _raw_over_the_range(model: nn.Module, input_shape: Sequence[int]) -> list[set[tuple[str, int]]]:
-    """For every kind of input that the model takes: the Linear calls, by weight and number, that were fed it raw."""
+def _raw_over_the_range(model: nn.Module, input_shape: Sequence[int], asked: set[tuple[str, int]]) -> list[set[tuple[str, int]]]:
+    """For every kind of input that the model takes: the Linear calls, by weight and number, that were fed it raw, of those asked."""
     first = next(model.parameters(), torch.zeros(()))
     dtype, blocked = torch.promote_types(first.dtype, torch.float32), _blocked(model)
     tensors = blocked | {name: p.detach().to(dtype) for name, p in model.named_parameters() if name not in blocked}
     names, found = {id(tensor): name for name, tensor in tensors.items()}, []
     for kind in _over_the_range(input_shape):
         inputs = kind.to(first.device, dtype)
-        watch = _Feeds(names, inputs)
+        watch = _Feeds(names, inputs, asked)
         try:
-            with torch.no_grad(), model_errors(inputs), watch:
+            with torch.no_grad(), suppress(_Enough), model_errors(inputs), watch:
                 torch.func.functional_call(model, {**tensors, **_buffers(model, dtype)}, (inputs.clone(),), tie_weights=True)
         except Misuse:  # inputs that the model refuses are none that it sees changed
             continue
-        keys = _occurrences(name for name, _ in watch.fed)
-        found.append({key for key, (_, raw) in zip(keys, watch.fed, strict=True) if raw})
+        found.append(watch.raw)
     return found
 
 

@@ -198,3 +198,12 @@ def test_batch_statistics_before_the_activation_are_an_obstacle() -> None:
     found = invert(plugins.build("protocols", "fedsgd").observe(model, batch))
     assert found.status is Status.NOT_APPLICABLE
     assert "instead of ReLU" in found.reason
+
+
+def test_an_order_that_nobody_knows_leaves_an_approximation() -> None:
+    """12 samples in steps of 5, 5 and 2: a sample of the small step counts more than twice what the others do, in an epoch."""
+    observation, batch = seen("fedavg:epochs=3,batch_size=5,learning_rate=0.01")
+    found = invert(observation, "auto:seconds=30")
+    assert (found.status, found.attack.partition(":")[0]) == (Status.APPROXIMATE, "spear")
+    assert "order" in found.reason
+    assert error(found, batch) < 1e-6

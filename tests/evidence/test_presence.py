@@ -155,3 +155,18 @@ def test_misuse_is_one_sentence() -> None:
             unbatch.members(observation, *given)
     with pytest.raises(Misuse, match="labels of type int64"):
         unbatch.members(observation, records(3), torch.zeros(2))
+
+
+def test_a_blend_that_no_layer_tells_from_a_member_is_in_the_span() -> None:
+    """A tanh is a line for inputs of 1e-6, and zeros lie in every span."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(30, 40), nn.Tanh(), nn.Linear(40, 40), nn.Tanh(), nn.Linear(40, 3)).double()
+    x, y = 1e-6 * torch.rand(4, 30).double(), torch.tensor([0, 1, 2, 0])
+    asked = torch.cat([x, (x[:1] + x[1:2]) / 2])
+    found = unbatch.members(unbatch.Observation(net, unbatch.capture(net, x, y), (30,), batch_size=4), asked)
+    assert all(answer.verdict is not Verdict.PRESENT for answer in found.answers)
+    flat = nn.Sequential(nn.Linear(30, 40, bias=False), nn.Tanh(), nn.Linear(40, 40, bias=False), nn.Tanh(), nn.Linear(40, 3)).double()
+    asked = torch.cat([1e6 * x, torch.zeros(1, 30).double()])
+    found = unbatch.members(unbatch.Observation(flat, unbatch.capture(flat, 1e6 * x, y), (30,), batch_size=4), asked)
+    assert found.answers[-1].verdict is not Verdict.PRESENT
+    assert all(answer.verdict is not Verdict.ABSENT for answer in found.answers[:4])

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -39,3 +41,18 @@ def test_the_page_does_what_it_says(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     strategy.start(grid=grid, initial_arrays=ArrayRecord(network().state_dict()), num_rounds=1)
     assert strategy.disclosed == {"101": [1]}
     assert (tmp_path / "findings" / "round-1" / "client-101" / "report.html").is_file()
+
+
+def test_the_tutorial_ends_as_it_says(tmp_path: Path) -> None:
+    """A whole simulation: it starts processes of its own."""
+    pytest.importorskip("ray", reason="ray is not installed: run `make test-flower`")
+    page = (PAGE.parent / "tutorials" / "federation.md").read_text(encoding="utf-8")
+    found = re.search(r'```python title="federation.py"\n(.*?)```', page, re.DOTALL)
+    assert found is not None
+    (tmp_path / "federation.py").write_text(found[1], encoding="utf-8")
+    done = subprocess.run([sys.executable, "federation.py"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    summary = (tmp_path / "findings" / "summary.txt").read_text(encoding="utf-8")
+    for line in ("client ward 0: RECONSTRUCTED, 8 of 8", "client ward 1: RECONSTRUCTED, 8 of 8", "client ward 2: NOT_APPLICABLE"):
+        assert line in summary
+        assert line in page

@@ -21,7 +21,8 @@ from unbatch.types import Candidate, Inverted, Observation, Progress
 __all__ = ["OneSample"]
 
 NOISY = 0.1
-"""A layer that is this far from one sample's outer product, in the share of its length, shows no single sample even through noise."""
+"""A layer that is this far from one sample's outer product, in the share of its length, shows no single sample even through noise.
+Chosen."""
 
 
 @dataclass(frozen=True)

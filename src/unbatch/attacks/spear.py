@@ -46,14 +46,15 @@ SMALL = 40
 
 NOISE_FITS, DRIFT_FITS, ROUNDING_FITS = 0.98, 0.9, 0.99
 """Share of the zeros that the signs of W X + bias must fit: on average under noise; for every sample where weights moved, or where numbers
-are rounded. Chosen between all of them, which a true sample fits but for noise, and the three quarters that a wrong one fits; not swept."""
+are rounded. Chosen between all of them, which a true sample fits but for noise, and the three quarters that a wrong one fits. Swept."""
 
 SEARCH = 0.5
-"""Share of the budget after which what is found so far is handed to ``span``, which needs no zeros for the samples that are missing."""
+"""Share of the budget after which what is found so far is handed to ``span``, which needs no zeros for the samples that are missing.
+Chosen. Swept."""
 
 HOPELESS = 0.05
 """Share of the budget for the sparse directions of inputs that depend on each other, where the layers behind do not tell them apart: only
-samples that are in no dependence can be found."""
+samples that are in no dependence can be found. Chosen."""
 
 
 TRUSTED = 0.25

@@ -25,7 +25,7 @@ from unbatch.types import Candidate, Observation, Progress, Schema
 __all__ = ["PRESETS", "TabLeak"]
 
 CERTAIN = 0.9
-"""A cell on which the members agree so far is called certain."""
+"""A cell on which the members agree so far is called certain. Chosen."""
 
 
 @dataclass(frozen=True)

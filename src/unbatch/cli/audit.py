@@ -10,7 +10,7 @@ import typer
 from unbatch.cli import gate, many, next_steps, shared
 from unbatch.cli.again import told
 from unbatch.cli.app import FAILED, MISUSE, app, say
-from unbatch.cli.client import Nesterov, Optimizer, WeightDecay, optimized
+from unbatch.cli.client import ClipNorm, Nesterov, Optimizer, WeightDecay, optimized
 from unbatch.cli.output import Baseline, ExitZero, Format, Output, Redact, Verbose, prepare
 from unbatch.cli.shared import AttackSpec, Device, InputShape, Loss, Model, Out, Quiet, Seed, Weights
 from unbatch.errors import Misuse
@@ -38,7 +38,7 @@ RestFrozen = Annotated[
     bool, typer.Option("--rest-frozen", help="Parameters that the update lacks, or that did not move, were not trained.")
 ]
 FailOn = Annotated[
-    list[str] | None, typer.Option(help="End with exit code 3 on exact, labels or psnr:DECIBELS; several with commas between.")
+    list[str] | None, typer.Option(help="End with exit code 3 on exact, labels, tokens or psnr:DECIBELS; several with commas between.")
 ]
 Inconclusive = Annotated[
     str | None, typer.Option(help="What --fail-on does where the audit could not tell: fail (exit code 4, if not given) or pass.")
@@ -85,6 +85,7 @@ def audit(
     nesterov: Nesterov = False,
     weight_decay: WeightDecay = None,
     optimizer: Optimizer = "sgd",
+    clip_norm: ClipNorm = None,
     unknown_factor: UnknownFactor = False,
     rest_frozen: RestFrozen = False,
     fail_on: FailOn = None,
@@ -117,7 +118,7 @@ def audit(
     output = prepare(out, format_, baseline=baseline, exit_zero=exit_zero, redact=redact, quiet=quiet, verbose=verbose)
     if update.is_dir():
         raise typer.Exit(many.audit_all(told(context), update, truth, output, jobs))
-    fail_on = fail_on or (["exact", "labels"] if baseline is not None else [])
+    fail_on = fail_on or (["exact", "labels", "tokens"] if baseline is not None else [])
     limits = gate.parse(fail_on, truth_known=truth is not None, labels_told=labels is not None)
     passes = _passes(inconclusive, fail_on)
     shape = shared.numbers(input_shape, int, "an input shape like 3,32,32")
@@ -136,7 +137,7 @@ def audit(
         update,
         shape,
         kind=cast("Kind", update_is),
-        **optimized(training, optimizer, weight_decay, nesterov),
+        **optimized(training, optimizer, weight_decay, nesterov, clip_norm),
         rest_frozen=rest_frozen,
         factor_known=not unknown_factor,
         loss=loss,
@@ -183,7 +184,8 @@ def _end(finding: Finding, limits: gate.Limits, gated: bool, passes: bool, outpu
     """Write the report, say what became of ``--fail-on``, and end with its exit code."""
     answers = gate.judge(limits, finding)
     status, attack = finding.reconstruction.status.name, finding.reconstruction.attack.partition(":")[0]
-    if status == "NOT_APPLICABLE" and not answers.leaks and (answers.open or not gated) and not passes:
+    named = any(lookup.proved for lookup in finding.lookups)
+    if status == "NOT_APPLICABLE" and not named and not answers.leaks and (answers.open or not gated) and not passes:
         if not output.speaks or output.file is not None:  # a program reads it: that nothing was measured is a result too
             shared.deliver_audit(finding, output, origin, MISUSE)
         shared.check_applies(finding, attack, None if output.quiet else origin)

@@ -78,7 +78,7 @@ def exposure(
     victim = importers.load_model(model)
     if weights is not None:
         victim = importers.load_weights(victim, importers.read_tensors(weights))
-    inputs = None if data is None else importers.read_truth(data, shared.schema(shape, mean, std), shape).inputs
+    inputs = None if data is None else importers.read_records(data, shared.schema(shape, mean, std), shape)[0]
     found = expose(victim.train(train_mode), shape, data=inputs, loss=loss, seed=seed)
     found = found.model_copy(update={"environment": auditing.environment(), "origin": origin})
     written = None if output.folder is None else page.write(found, output.folder)

@@ -39,11 +39,13 @@ class Limits:
     Attributes:
         exact: a sample that was proved, or, where the truth is known, recovered exactly.
         labels: how many samples of each class the batch held.
+        tokens: which tokens the batch held, of a model that looks its inputs up.
         psnr: in dB, a sample that was recovered at least so well, where the truth is known.
     """
 
     exact: bool = False
     labels: bool = False
+    tokens: bool = False
     psnr: float = math.inf
 
 
@@ -61,14 +63,14 @@ class Answers:
 
 
 def parse(wishes: Sequence[str], *, truth_known: bool, labels_told: bool = False) -> Limits:
-    """The limits that a user names: ``exact``, ``labels``, ``psnr:25``, repeated or with commas between.
+    """The limits that a user names: ``exact``, ``labels``, ``tokens``, ``psnr:25``, repeated or with commas between.
 
     Raises:
         Misuse: it is none of these, needs a truth that is not given, or asks for labels that are.
 
     Example:
         >>> parse(["exact,psnr:25", "psnr:30"], truth_known=True)
-        Limits(exact=True, labels=False, psnr=25.0)
+        Limits(exact=True, labels=False, tokens=False, psnr=25.0)
     """
     parts = [part.strip() for wish in wishes for part in wish.split(",")]
     lowest = math.inf
@@ -78,11 +80,11 @@ def parse(wishes: Sequence[str], *, truth_known: bool, labels_told: bool = False
             lowest = min(lowest, _decibels(value))
             if not truth_known:
                 raise Misuse("--truth with --fail-on psnr", "none", "give the client's batch, against which it is measured")
-        elif part not in ("exact", "labels"):
-            raise Misuse("--fail-on exact, labels or psnr:DECIBELS", repr(part), "name one of them")
+        elif part not in ("exact", "labels", "tokens"):
+            raise Misuse("--fail-on exact, labels, tokens or psnr:DECIBELS", repr(part), "name one of them")
         elif part == "labels" and labels_told:
             raise Misuse("--fail-on labels without --labels", "both", "what the attack is told is no leak")
-    return Limits("exact" in parts, "labels" in parts, lowest)
+    return Limits("exact" in parts, "labels" in parts, "tokens" in parts, lowest)
 
 
 def _decibels(text: str) -> float:
@@ -129,7 +131,8 @@ def without(limits: Limits, claims: Sequence[Claim], known: frozenset[str]) -> L
         known: fingerprints of what the baseline proved.
     """
     rules = {claim.rule for claim in claims if claim.fingerprint in known}
-    return Limits(limits.exact and "samples" not in rules, limits.labels and "labels" not in rules, limits.psnr)
+    left = {name: rule not in rules for name, rule in (("exact", "samples"), ("labels", "labels"), ("tokens", "tokens"))}
+    return Limits(limits.exact and left["exact"], limits.labels and left["labels"], limits.tokens and left["tokens"], limits.psnr)
 
 
 def ending(answers: Answers, gated: bool, passes: bool, exit_zero: bool) -> Ending:
@@ -167,6 +170,8 @@ def _answers(limits: Limits, finding: Finding) -> Iterator[_Leak | _Open | None]
         yield _exact(finding)
     if limits.labels:
         yield _labels(finding)
+    if limits.tokens:
+        yield _tokens(finding)
     if limits.psnr < math.inf:
         yield _psnr(finding, limits.psnr)
 
@@ -200,6 +205,14 @@ def _labels(finding: Finding) -> _Leak | _Open | None:
     if error <= TOLD:
         return _Leak(f"the label counts can be told from the last layer, each to about {error:.2g} of a sample")
     return None if error >= UNTOLD else _Open(f"labels: the restored counts are off by about {error:.2g} of a sample before rounding")
+
+
+def _tokens(finding: Finding) -> _Leak | _Open | None:
+    """A model that takes numbers has none; rows that are not proved may have been looked up all the same."""
+    if named := [lookup for lookup in finding.lookups if lookup.proved]:
+        return _Leak("; ".join(lookup.summary() for lookup in named))
+    open_ = [lookup.summary() for lookup in finding.lookups if lookup.undecided]
+    return _Open("tokens: " + "; ".join(open_)) if open_ else None
 
 
 def _psnr(finding: Finding, limit: float) -> _Leak | _Open | None:

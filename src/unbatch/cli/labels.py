@@ -12,7 +12,7 @@ from unbatch.cli import next_steps, shared
 from unbatch.cli.again import told
 from unbatch.cli.app import DONE, LEAKED, MISUSE, app, echo, say
 from unbatch.cli.audit import LearningRate, LocalEpochs, MiniBatch, Momentum, RestFrozen, UnknownFactor, UpdateIs, _training
-from unbatch.cli.client import Nesterov, Optimizer, WeightDecay, optimized
+from unbatch.cli.client import ClipNorm, Nesterov, Optimizer, WeightDecay, optimized
 from unbatch.cli.output import Baseline, ExitZero, Format, Output, Redact, Verbose, deliver, new_leaks, prepare
 from unbatch.cli.shared import InputShape, Loss, Model, Quiet, Seed, Update, Weights
 from unbatch.errors import Misuse, printable
@@ -57,6 +57,7 @@ def labels(
     nesterov: Nesterov = False,
     weight_decay: WeightDecay = None,
     optimizer: Optimizer = "sgd",
+    clip_norm: ClipNorm = None,
     unknown_factor: UnknownFactor = False,
     rest_frozen: RestFrozen = False,
     loss: Loss = "cross_entropy",
@@ -92,7 +93,7 @@ def labels(
         update,
         shape,
         kind=cast("Kind", update_is),
-        **optimized(training, optimizer, weight_decay, nesterov),
+        **optimized(training, optimizer, weight_decay, nesterov, clip_norm),
         rest_frozen=rest_frozen,
         factor_known=not unknown_factor,
         loss=loss,

@@ -11,7 +11,7 @@ from unbatch.cli import shared
 from unbatch.cli.app import INCONCLUSIVE, LEAKED, app, echo, say
 from unbatch.cli.audit import LearningRate, LocalEpochs, Mean, MiniBatch, Momentum, RestFrozen, Std, TrainMode, UnknownFactor, UpdateIs
 from unbatch.cli.audit import _training as local_training
-from unbatch.cli.client import Nesterov, Optimizer, WeightDecay, optimized
+from unbatch.cli.client import ClipNorm, Nesterov, Optimizer, WeightDecay, optimized
 from unbatch.cli.shared import Device, InputShape, Loss, Model, Update, Weights
 from unbatch.errors import Misuse
 
@@ -52,6 +52,7 @@ def members(
     nesterov: Nesterov = False,
     weight_decay: WeightDecay = None,
     optimizer: Optimizer = "sgd",
+    clip_norm: ClipNorm = None,
     unknown_factor: UnknownFactor = False,
     rest_frozen: RestFrozen = False,
     loss: Loss = "cross_entropy",
@@ -85,7 +86,7 @@ def members(
         update,
         shape,
         kind=cast("Kind", update_is),
-        **optimized(training, optimizer, weight_decay, nesterov),
+        **optimized(training, optimizer, weight_decay, nesterov, clip_norm),
         rest_frozen=rest_frozen,
         factor_known=not unknown_factor,
         loss=loss,
@@ -93,6 +94,7 @@ def members(
         schema=schema,
         device=shared.device(device),
     )
+    membership.check_readable(observation)
     records, labels = importers.read_records(candidates, schema, shape, observation.classes)
     others = None if reference is None else importers.read_records(reference, schema, shape)[0]
     found = membership.members(observation, records, labels, reference=others, noise=noise)

@@ -6,11 +6,11 @@ from dataclasses import fields, replace
 from typing import TYPE_CHECKING, Any, Final
 
 from unbatch.cli.again import Told, options_of, words
-from unbatch.origin import NextStep
 
 if TYPE_CHECKING:
     from unbatch.choosing import Auto
     from unbatch.contracts import Attack
+    from unbatch.origin import NextStep
     from unbatch.types import Finding, Observation
 
 __all__ = ["after_audit", "after_exposure", "after_labels"]
@@ -35,6 +35,8 @@ def after_audit(told: Told, finding: Finding, observation: Observation) -> tuple
     status = finding.reconstruction.status.name
     attack = choosing.built(finding.reconstruction.attack) if finding.reconstruction.attack else None
     steps: list[NextStep] = []
+    if observation.unreadable:
+        return (_step("See what the model gives away layer by layer, and the cheapest change that closes it.", "exposure", told),)
     if status in ("BUDGET_EXHAUSTED", "PARTIAL") and attack is not None and (longer := _longer(attack)):
         steps.append(_step("Give the same attack ten times as long.", "audit", {**told, "attack": longer}))
     if status == "NOT_APPLICABLE":
@@ -72,6 +74,8 @@ def _step(why: str, command: str, told: Told) -> NextStep:
         kept.pop("attack", None)
     if command != "audit" and "updates" in told:
         kept |= {"update": told["updates"]} if command == "labels" else {}
+    from unbatch.origin import NextStep
+
     return NextStep(why=why, command=words(command, kept))
 
 

@@ -113,7 +113,7 @@ def attacked(observation: Observation, truth: Batch | None, attack: str, seed: i
 
 def check_applies(finding: Finding, attack: str, origin: Origin | None = None) -> None:
     """End with exit code 2 if the attack did not apply, with what to run instead."""
-    if finding.reconstruction.status.name == "NOT_APPLICABLE":
+    if finding.reconstruction.status.name == "NOT_APPLICABLE" and not any(lookup.proved for lookup in finding.lookups):
         for step in () if origin is None else origin.next_steps:
             typer.echo(printable(f"next     {step.why}\n         {shlex.join(step.command)}"), err=True)
         raise typer.Exit(say(f"{attack} does not apply to this update: {finding.reconstruction.reason}", MISUSE))
@@ -174,6 +174,7 @@ def _print_result(finding: Finding, page: Path | None) -> None:
         total = len(finding.truth)
         rows.append(("exact", f"{sum(finding.exact)} of {total} samples"))
         rows.append(("labels", f"{sum(finding.labels_right)} of {total} right"))
+    rows += [("tokens", lookup.summary()) for lookup in finding.lookups]
     if page is not None:
         rows.append(("report", str(page)))
     for name, text in rows:

@@ -72,6 +72,8 @@ class Attack(Plugin, ABC):
             observation: what the server saw.
         """
         try:
+            if observation.unreadable:
+                return observation.unreadable
             check_deterministic(observation.model, observation.probe, alone=self.needed.uncoupled)
         except NotDeterministic as error:
             return str(error)

@@ -56,7 +56,7 @@ NEEDS_BATCH_SIZE = "the update does not tell how many samples it was made of, on
 """Why a restorer without a batch size has no counts."""
 
 OFF = 0.5
-"""How far from the estimate, in samples, a count may be that is called determined."""
+"""How far from the estimate, in samples, a count may be that is called determined. Derived: where rounding ends."""
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,8 @@ class LabelRestorer(Plugin, ABC):
             seed: of all randomness.
         """
         start = time.perf_counter()
+        if observation.unreadable:
+            return Counts(reason=observation.unreadable, restorer=self.spec)
         try:
             check_deterministic(observation.model, observation.probe)
             if (reason := self.unsupported(observation)) is not None:

@@ -12,6 +12,9 @@ from unbatch.types import Observation, Presence, Verdict
 
 __all__ = ["Case", "answers", "limits"]
 
+NEAR = 3
+"""A record that leaves up to this many times what one that was there may leave is too near to be called absent. Chosen. Swept."""
+
 
 @dataclass(frozen=True, eq=False)
 class Case:
@@ -70,11 +73,11 @@ def answers(case: Case) -> Iterator[Presence]:
 
 def _outside(case: Case, residual: float, allowed: float, p_value: float) -> tuple[Verdict, str]:
     left = f"{residual:.1e} of it lies outside of the row space, where a record that was there leaves at most {allowed:.0e}"
-    if residual <= 3 * allowed:
+    if residual <= NEAR * allowed:
         return Verdict.UNDECIDED, f"{left}: too near to tell"
     copy = "; unrelated records leave more, so it may be a changed copy of one that was" if p_value <= case.alpha else ""
     if case.complete:
-        return Verdict.ABSENT, f"{left}, and its {case.rows.rank} directions account for all {case.number} samples{copy}"
+        return Verdict.ABSENT, f"{left}, and its {len(case.rows.values)} directions account for all {case.number} samples{copy}"
     return Verdict.UNDECIDED, f"{left}; but {_unaccounted(case)}{copy}"
 
 

@@ -25,10 +25,11 @@ Feeding = Callable[[Tensor, str], Tensor]
 """Records (k, *shape) and the name of a weight -> (k, t, n), what its layer is fed."""
 
 STEP = 1e-6
-"""Of the finite differences, as a share of the record's length."""
+"""Of the finite differences, as a share of the record's length. Chosen, as in ``accuracy``."""
 
 VISIBLE = 1e-4
-"""A direction is seen when it leaves the row space by this share of what the record moves, and by more than rounding may."""
+"""A direction is seen when it leaves the row space by this share of what the record moves, and by more than rounding may. Chosen, not
+swept."""
 
 MOST = 1 << 14
 """Records are moved in so many ways in all."""

@@ -23,20 +23,43 @@ from torch import Generator, Tensor
 
 from unbatch.evidence.spaces import Space
 from unbatch.evidence.tail import Seen, Tail
+from unbatch.linalg.lowrank import NOISELESS
 
-__all__ = ["EVIDENCE", "Certificates", "Entrance", "certify", "conditions", "equations_of", "labels_that_fit"]
+__all__ = [
+    "EVIDENCE",
+    "FINEST",
+    "INDEPENDENT",
+    "MARGIN",
+    "SPARE",
+    "Certificates",
+    "Entrance",
+    "certify",
+    "conditions",
+    "equations_of",
+    "labels_that_fit",
+]
 
 EVIDENCE = 24.0
-"""Surplus equations times the decimal digits to which they hold, below which a coincidence, or a search for one, is not excluded."""
+"""Surplus equations times the decimal digits to which they hold, below which a coincidence, or a search for one, is not excluded. Chosen:
+chance would have to be one in 1e24. Swept."""
 
 LOOSEST = 1e-3
-"""Relative violation above which a sample is never taken for a member, whatever the noise."""
+"""Relative violation above which a sample is never taken for a member, whatever the noise. Chosen. Swept."""
 
 MARGIN = 10.0
-"""A violation may be this many times what the noise explains, and so much rounding."""
+"""A violation may be this many times what the noise explains, and so much rounding. Chosen. Swept."""
+
+LOST = 1e-7
+"""What passes and attacks may lose of float64: half of its digits. Chosen. Swept."""
+
+FINEST = 1e-15
+"""No condition is taken to hold better than this: float64 has no more digits. Derived."""
+
+OVER = 1e-9
+"""By how much rounding may make a part longer than the whole. Chosen, far above the rounding of a norm."""
 
 SPARE = 32
-"""Surplus equations that are counted at most: more say nothing new."""
+"""Surplus equations that are counted at most: more say nothing new. Chosen. Swept."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,7 +100,7 @@ class Certificates:
         length_error: (k,) how far, relatively, the first layer's bias gradient leaves the length of a sample open; infinite without one.
         equations: how many conditions there are, independent of each other; counted up to r + ``SPARE``.
         met: (k,) whether they are met, up to the noise.
-        parts: of how many relative violations the largest was taken.
+        together: (k,) length of all relative violations side by side.
     """
 
     violation: Float[Tensor, " k"]
@@ -87,17 +110,17 @@ class Certificates:
     length_error: Float[Tensor, " k"]
     equations: int
     met: Bool[Tensor, " k"]
-    parts: int = 1
+    together: Float[Tensor, " k"]
 
     @property
     def misfit(self) -> Float[Tensor, " k"]:
-        """(k,) at most this is the length of all violations together, what noise hides of them included."""
-        return self.parts**0.5 * self.violation.maximum(self.noise)
+        """(k,) what an error may hide behind: all violations together, and no less than the noise."""
+        return self.together.maximum(self.noise)
 
     def digits(self, tuned: int) -> Float[Tensor, " k"]:
         """(k,) surplus equations, beyond the numbers that are tuned, times the decimal digits to which each sample meets them."""
         surplus = min(SPARE, max(0, self.equations - tuned))
-        return -surplus * self.violation.maximum(self.noise).clamp_min(1e-15).log10()
+        return -surplus * self.violation.maximum(self.noise).clamp_min(FINEST).log10()
 
 
 def certify(
@@ -139,11 +162,12 @@ def certify(
     inverse = torch.stack(inverses)
     middle = inverse.median(dim=0).values
     spread = ((inverse - middle).abs() / middle).amax(dim=0).nan_to_num(nan=torch.inf)
-    violation = torch.stack([*violations, spread]).amax(dim=0).nan_to_num(nan=torch.inf)
+    together = torch.stack([*violations, spread]).nan_to_num(nan=torch.inf)
+    violation = together.amax(dim=0)
     noise = torch.stack(noises).amax(dim=0).nan_to_num(nan=torch.inf)
     met = violation <= (MARGIN * noise + rounding_of(entrance)).clamp(max=LOOSEST)
     equations = equations_of(entrance, coordinates) if bool(met.any()) else 0
-    return Certificates(violation, noise, middle, noises[2], length_error, equations, met, len(violations))
+    return Certificates(violation, noise, middle, noises[2], length_error, equations, met, torch.linalg.vector_norm(together, dim=0))
 
 
 def labels_that_fit(entrance: Entrance, coordinates: Float[Tensor, "k r"], most: int = 4096) -> Int64[Tensor, " k"]:
@@ -162,7 +186,7 @@ def labels_that_fit(entrance: Entrance, coordinates: Float[Tensor, "k r"], most:
 
 def rounding_of(entrance: Entrance) -> float:
     """What a few more digits lost in the passes, or in the attack, may leave where the noise itself is that of float64."""
-    return 1e-7 if entrance.first.noise < 1e-10 * float(entrance.first.core.norm()) else 0.0
+    return LOST if entrance.first.noise < NOISELESS * float(entrance.first.core.norm()) else 0.0
 
 
 def conditions(
@@ -192,7 +216,8 @@ def _speaks(basis: Tensor) -> Tensor:
 
 
 SILENT = 1e-10
-"""A row of a basis below this share of the largest belongs to a neuron that is silent for the whole batch."""
+"""A row of a basis below this share of the largest belongs to a neuron that is silent for the whole batch. Chosen: such rows are zero but
+for the rounding of the factors."""
 
 
 def equations_of(entrance: Entrance, coordinates: Float[Tensor, "k r"]) -> int:
@@ -207,13 +232,13 @@ def equations_of(entrance: Entrance, coordinates: Float[Tensor, "k r"]) -> int:
     labels = torch.randint(classes, (count,), generator=generator, device=device)
     seen = entrance.tail(entrance.at(drawn), labels)
     found = conditions(entrance, seen, sizes_of(seen))
-    found = found[(found.abs() <= 1 + 1e-9).all(dim=1)]  # no part is longer than the whole, unless it left the range of float64
+    found = found[(found.abs() <= 1 + OVER).all(dim=1)]  # no part is longer than the whole, unless it left the range of float64
     values = torch.linalg.svdvals(found @ found.T).clamp_min(0).sqrt() if len(found) else found.new_zeros(1)
     return int((values > INDEPENDENT * max(float(values[0]), 1.0)).sum())
 
 
 INDEPENDENT = 1e-5
-"""A way to violate the conditions counts when it is this large beside the largest."""
+"""A way to violate the conditions counts when it is this large beside the largest. Chosen. Swept."""
 
 
 def sizes_of(seen: Mapping[str, Seen]) -> dict[str, tuple[Tensor | None, Tensor | None]]:

@@ -22,7 +22,11 @@ __all__ = ["BETWEEN", "Completeness", "as_counted", "completeness", "plain", "pl
 
 WHOLE = 1e-3
 """A weight times the batch size may be this far from a whole number, and all weights together so far from one; of a large batch less than
-one sample is."""
+one sample is. Chosen. Swept."""
+
+SHORT = 0.25
+"""Of one sample's weight, what all weights together may lack: a missing one lacks 1, half of what tells them apart is kept as a margin.
+Chosen."""
 
 MOST = 100_000
 """A larger batch is not told from a factor."""
@@ -83,7 +87,7 @@ def _with_scale(observation: Observation, weights: Tensor, labels: Tensor, *, ex
     one_each = torch.ones_like(labels)
     size, told = observation.batch_size, len(labels)
     total = float(weights.sum())
-    if explained and abs(total - 1) < min(WHOLE, 0.25 / told):
+    if explained and abs(total - 1) < min(WHOLE, SHORT / told):
         copies = _copies(weights, size or told)
         if copies is None and size is None and (smallest := _ratios(weights)) is not None:
             said = f"they explain the whole update, counted as {_listed(smallest)}: some were repeated, or weighted by the loss"
@@ -138,7 +142,7 @@ def as_counted(observation: Observation, weights: Float[Tensor, " k"], accuracy:
 
 
 BETWEEN = 0.05
-"""Whole multiples of 1/n are told from other numbers where errors are below this share of their distance."""
+"""Whole multiples of 1/n are told from other numbers where errors are below this share of their distance. Chosen, not swept."""
 
 
 def _of_missing(told: int, number: int, missing: int, explained: bool) -> str:

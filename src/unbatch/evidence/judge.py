@@ -27,16 +27,21 @@ from unbatch.types import Candidate, Observation, Reconstruction, Status
 __all__ = ["TOLERANCE", "acceptable", "judge"]
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-5, torch.float16: 2e-3, torch.bfloat16: 2e-2}
-"""What of a tensor may be rounding, beside what was added up for it, by the update's type: hundreds of roundings, as a deep network
-makes; for the half types, whose updates are computed finer and rounded once, two or three."""
+"""What of a tensor may be rounding, beside what was added up for it, by the update's type: hundreds of roundings, as a deep network makes;
+for the half types, whose updates are computed finer and rounded once, two or three. Chosen by these numbers of roundings. Swept."""
+
+ACCEPTABLE, ACCEPTABLE_HALF = 1e-3, 2e-2
+"""Largest relative error of a sample that is called proved, and of one whose update has a half type, which holds two to three digits.
+Chosen: nobody sees a thousandth in a picture. Swept."""
 
 EXPLAINED = 0.3
-"""A batch whose replay is at most this far from the update explains nine tenths of its energy: approximate, not wrong."""
+"""A batch whose replay is at most this far from the update explains nine tenths of its energy: approximate, not wrong. Derived: 0.3² is a
+tenth. Swept."""
 
 
 def acceptable(observation: Observation) -> float:
     """Largest relative error of a sample that is called proved, by what the update's rounding allows."""
-    return 2e-2 if observation.rounding in (torch.float16, torch.bfloat16) else 1e-3
+    return ACCEPTABLE_HALF if observation.rounding in (torch.float16, torch.bfloat16) else ACCEPTABLE
 
 
 def judge(observation: Observation, candidate: Candidate) -> Reconstruction:
@@ -244,7 +249,7 @@ def _lengths_agree(observation: Observation, samples: _Samples, weights: Tensor,
     size = observation.batch_size
     if size is None or not observation.factor_known or not observation.one_gradient or plain_size(weights) == size:
         return torch.ones_like(samples.labels, dtype=torch.bool)
-    return by_turning(observation, samples.inputs, samples.labels, accuracy, averaged=True) <= acceptable(observation)
+    return by_turning(observation, samples.inputs, samples.labels, accuracy) <= acceptable(observation)
 
 
 def _known_to(accuracy: Tensor) -> str:
@@ -254,7 +259,7 @@ def _known_to(accuracy: Tensor) -> str:
 
 
 VISIBLE = 1e-5
-"""Relative error from which it is told."""
+"""Relative error from which it is told. Chosen: what ``scoring`` calls exact."""
 
 
 def _unproved(candidate: Candidate, samples: _Samples, residual: float, why: str) -> Reconstruction:

@@ -18,6 +18,9 @@ from torch.overrides import TorchFunctionMode
 
 __all__ = ["Kink", "ReluMasks", "turned"]
 
+TURNED = 0.5
+"""Derived: a neuron that was the other way has a share of 1 in what is left, one that was not has 0; the middle."""
+
 _RELU: set[Callable[..., Any]] = {F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_}
 
 
@@ -87,7 +90,7 @@ def turned(
         sign = torch.where(mask[samples, row], -1.0, 1.0).to(at_output)
         changes = (sign * at_output[samples, row])[:, None] * inputs[samples]
         shares = torch.linalg.lstsq(changes.T, rest[row][:, None]).solution[:, 0]
-        chosen = shares > 0.5
+        chosen = shares > TURNED
         left = rest[row] - chosen.to(changes) @ changes
         if bool(chosen.any()) and left.norm() < rest[row].norm():
             mask[samples[chosen], row] ^= True

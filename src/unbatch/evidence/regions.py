@@ -29,10 +29,10 @@ from unbatch.types import Observation
 __all__ = ["outside_of", "random_slopes", "settled"]
 
 VISIBLE = 1e-3
-"""A column is outside of a space by this share of its length, or it is not."""
+"""A column is outside of a space by this share of its length, or it is not. Chosen, not swept."""
 
 SILENT = 1e-10
-"""A neuron that says less than this share of what the loudest says is silent for the whole batch."""
+"""A neuron that says less than this share of what the loudest says is silent for the whole batch. Chosen, as in ``certificate``."""
 
 DIRECTIONS = 3
 """Slopes that are tried: at most two equations are ever missing."""

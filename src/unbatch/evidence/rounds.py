@@ -11,9 +11,9 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from unbatch.evidence.accuracy import SAFETY, TELLING, counted_by, from_rows
-from unbatch.evidence.certificate import EVIDENCE, SPARE
-from unbatch.evidence.replay import CARRIED, Replay, carried, gap, length_misfit, rest_of, with_carried
-from unbatch.evidence.whole import apart_from_mixtures, by_turning, surplus
+from unbatch.evidence.certificate import EVIDENCE, FINEST, SPARE
+from unbatch.evidence.replay import CARRIED, Replay, carried, gap, length_misfit, replay, rest_of, with_carried
+from unbatch.evidence.whole import apart_from_mixtures, by_turning, surplus, weights_that_fit
 from unbatch.linalg.lowrank import multiply
 from unbatch.trace import linear_layers
 from unbatch.training import LocalTraining, train
@@ -84,11 +84,19 @@ def prove_round(
             replayed = {name: factor * tensor for name, tensor in replayed.items()}
     gaps = {name: gap(observation.update[name], replayed[name]) for name in observation.update if name in replayed}
     result = Replay(with_carried(observation, gaps))
+    residual = result.residual if known else min(result.residual, _in_some_order(observation, inputs, labels))
     missed = result.missed(limit) if known else {name: g.distance / g.size if g.size else 0.0 for name, g in gaps.items()}
     nothing = torch.full((count,), torch.inf, dtype=torch.float64, device=inputs.device)
     if missed:
-        return Round(result.residual, missed, nothing, remark)
-    return Round(result.residual, missed, _accuracy(observation, inputs, labels, replayed, result), remark)
+        return Round(residual, missed, nothing, remark)
+    return Round(residual, missed, _accuracy(observation, inputs, labels, replayed, result), remark)
+
+
+def _in_some_order(observation: Observation, inputs: Tensor, labels: Tensor) -> float:
+    """What one gradient leaves in which every sample counts what fits best: in small steps the order changes little but that."""
+    at_start = replace(observation, training=None)
+    weights = weights_that_fit(at_start, inputs, labels)
+    return float("inf") if weights is None else replay(at_start, inputs, labels, weights).residual
 
 
 def _accuracy(observation: Observation, inputs: Tensor, labels: Tensor, replayed: dict[str, Tensor], result: Replay) -> Float[Tensor, " k"]:
@@ -104,7 +112,7 @@ def _accuracy(observation: Observation, inputs: Tensor, labels: Tensor, replayed
         return nothing
     columns = multiply(gradient, torch.linalg.pinv(flat).T)
     # Neurons that are not silent are no equations yet: behind few classes their columns depend on each other. Counted as for one gradient.
-    digits = surplus(observation, columns, inputs, SPARE) * -float(torch.tensor(max(result.residual, 1e-15)).log10())
+    digits = surplus(observation, columns, inputs, SPARE) * -float(torch.tensor(max(result.residual, FINEST)).log10())
     if digits < EVIDENCE:
         return nothing
     rest = rest_of(gradient.double() - replayed[first.weight], [], torch.linalg.pinv(columns))
@@ -120,7 +128,8 @@ def _accuracy(observation: Observation, inputs: Tensor, labels: Tensor, replayed
     # The column of the first step, at least, must turn where no bias gradient tells the length: in all neurons at once (``columns_off``).
     rate = observation.training and observation.training.learning_rate
     counted = observation.factor_known and rate is not None and counted_by(told, len(inputs))
-    return rows + told.minimum(by_turning(observation, inputs, labels, rows, counted=counted, averaged=True))
+    turned = by_turning(observation, inputs, labels, rows, counted=counted)
+    return rows + told.minimum((turned - rows).clamp_min(0) if counted else turned)
 
 
 def _rate(observation: Observation, moved: Callable[[float], dict[str, Tensor]], start: float, rounds: int = 12) -> float:

@@ -26,10 +26,13 @@ from unbatch.types import Observation
 __all__ = ["Space", "spaces_of"]
 
 ABOVE = 10.0
-"""A singular value counts when it is this many times the noise."""
+"""A singular value counts when it is this many times the noise. Chosen. Swept."""
+
+ROUNDINGS = 4
+"""Roundings that a singular value may be off by, of the largest one's size; as in ``linalg.lowrank``."""
 
 WEAK = 1e4
-"""A direction this near to the noise may be lost in another layer, which then shows a smaller rank."""
+"""A direction this near to the noise may be lost in another layer, which then shows a smaller rank. Chosen. Swept."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +111,7 @@ def _space(observation: Observation, weight: str, bias: str | None) -> tuple[Spa
     height, width = gradient.shape
     # Weak samples lie beyond the last clear gap: every direction above the rounding belongs to the batch, unless noise fills them all.
     spectrum = factors.singular_values
-    seen = int((spectrum > ABOVE * 4 * eps * spectrum[0]).sum())
+    seen = int((spectrum > ABOVE * ROUNDINGS * eps * spectrum[0]).sum())
     if factors.rank < seen < min(height, width):
         factors = factor(gradient, Generator(gradient.device).manual_seed(0), rank=seen)
     # Random sums of columns stand for a wide gradient, so the spectrum is read off the factors themselves.

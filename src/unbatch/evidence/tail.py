@@ -23,6 +23,10 @@ from unbatch.types import Observation
 
 __all__ = ["Seen", "Tail", "tail_of"]
 
+OTHER = 0.5
+"""What is put in the place of a layer's inputs a second time: any number but the first, which is 0, shows whether they are still used.
+Chosen."""
+
 
 @dataclass(frozen=True, eq=False)
 class Seen:
@@ -162,7 +166,7 @@ def tail_of(observation: Observation, start: str) -> Tail | None:
     z = torch.randn((3, len(parameters[start])), generator=generator, dtype=torch.float64, device=observation.device)
     try:
         first, calls, _ = tail._forward(z, None, 0.0)
-        second, _, _ = tail._forward(z, None, 0.5)
+        second, _, _ = tail._forward(z, None, OTHER)
     except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError):
         return None
     if calls.starts != 1 or first is None or second is None or first.ndim != 2 or not torch.equal(first, second):

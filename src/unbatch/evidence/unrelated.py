@@ -13,13 +13,22 @@ from jaxtyping import Float
 from scipy.special import stdtr
 from torch import Tensor
 
-__all__ = ["FEW", "Reference", "decoys", "holm", "reference_of"]
+from unbatch.evidence.certificate import FINEST
+
+__all__ = ["FEW", "INDEPENDENT", "Reference", "decoys", "holm", "reference_of"]
 
 FEW = 24
 """Records that a reference has at least, made-up ones included."""
 
+LEAST = 3
+"""Records of which a spread can be told at all. Derived."""
+
+NARROWEST = 1e-3
+"""Spread of logarithms below which none is believed: a reference of nearly equal records would make all others improbable. Chosen.
+Swept."""
+
 INDEPENDENT = 1e-5
-"""A way to leave the row space counts when it is this large beside the largest."""
+"""A way to leave the row space counts when it is this large beside the largest. Chosen, as in ``certificate``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,15 +49,15 @@ class Reference:
 
     def p_values(self, residuals: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
         """How likely an unrelated record leaves as little, by Student's distribution of the next draw."""
-        if self.count < 3 or not self.typical > 0:
+        if self.count < LEAST or not self.typical > 0:
             return torch.ones_like(residuals)
-        scale = max(self.spread, 1e-3) * (1 + 1 / self.count) ** 0.5
+        scale = max(self.spread, NARROWEST) * (1 + 1 / self.count) ** 0.5
         t = (residuals.clamp_min(1e-17).log() - torch.tensor(self.typical).double().log()) / scale
         return torch.from_numpy(stdtr(self.count - 1, t.cpu().numpy())).to(residuals)
 
     def digits(self, left: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
         """Independent ways times the decimal digits by which records stay below an unrelated one."""
-        return self.equations * (self.typical / left.clamp_min(1e-15)).log10().clamp_min(0)
+        return self.equations * (self.typical / left.clamp_min(FINEST)).log10().clamp_min(0)
 
 
 def reference_of(outside: Float[Tensor, "k n"], lengths: Float[Tensor, " k"]) -> Reference:

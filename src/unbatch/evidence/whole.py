@@ -12,7 +12,7 @@ from scipy.optimize import nnls
 from torch import Tensor
 
 from unbatch.evidence.accuracy import SAFETY, TELLING, TOLD, across, counted_by, from_rows
-from unbatch.evidence.certificate import EVIDENCE, INDEPENDENT, SPARE
+from unbatch.evidence.certificate import EVIDENCE, FINEST, INDEPENDENT, SPARE
 from unbatch.evidence.completeness import BETWEEN, plain, plain_size
 from unbatch.evidence.masks import Kink, ReluMasks, turned
 from unbatch.evidence.regions import random_slopes, settled
@@ -24,13 +24,17 @@ from unbatch.linalg.lowrank import multiply
 from unbatch.trace import linear_layers, run
 from unbatch.types import Observation
 
-__all__ = ["Whole", "apart_from_mixtures", "by_turning", "prove_whole", "surplus"]
+__all__ = ["Whole", "apart_from_mixtures", "by_turning", "prove_whole", "surplus", "weights_that_fit"]
 
 NEAR = 0.1
-"""A replay this near to the update may miss it by single neurons at their kink."""
+"""A replay this near to the update may miss it by single neurons at their kink. Chosen: it decides what is tried, not what is proved."""
+
+HELD = 1e-8
+"""A column of a pruned gradient determines the samples when its smallest eigenvalue is above this, beside a trace of one a sample. Chosen:
+half of float64's digits."""
 
 UNSURE = 30.0
-"""A pre-activation below this many roundings, beside the typical one of its layer, may have been on either side of zero."""
+"""A pre-activation below this many roundings, beside the typical one of its layer, may have been on either side of zero. Chosen. Swept."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -87,7 +91,7 @@ def prove_whole(
         best = sparse if sparse.residual < best.residual else best
     for turn in range(2):
         if best.missed and not coupled:
-            own = weights if turn == 0 else _weights(observation, inputs, labels)
+            own = weights if turn == 0 else weights_that_fit(observation, inputs, labels)
             for tried in () if own is None else (plain(own), own):
                 weighted = _attempt(observation, inputs, labels, tried, limit, pruned=best.pruned)
                 if best.missed and not weighted.missed:
@@ -113,7 +117,7 @@ def _attempt(observation: Observation, inputs: Tensor, labels: Tensor, weights: 
     accuracy = _with_length(observation, inputs, labels, weights, result, accuracy)
     if pruned:
         accuracy = accuracy.maximum(_under_pruning(observation.update[result.entrance], result.columns, result.inputs))
-    each = max(-_log10(max(result.residual, 1e-15)), 1.0)
+    each = max(-_log10(max(result.residual, FINEST)), 1.0)
     digits = 0.0
     for most in (min(SPARE, 2 + math.ceil(EVIDENCE / each)), SPARE):  # a few probes are enough, unless the network makes them alike
         digits = digits if digits >= EVIDENCE else surplus(observation, result.columns, inputs, most) * each
@@ -169,57 +173,67 @@ def _with_length(
         return rows + told
     if result.columns is None or result.inputs is None:
         return torch.full_like(rows, torch.inf)
-    misfit = rows.maximum(columns_off(observation.update[result.entrance], result.columns, result.inputs, rows))
+    off = columns_off(observation.update[result.entrance], result.columns, result.inputs)
     number = len(inputs) if weights is None else plain_size(weights)
-    counted = observation.factor_known and counted_by(told, number)  # then all of w d xᵀ is known, its length included
-    return rows + told.minimum(by_turning(observation, inputs, labels, misfit, counted=counted))
+    counted = observation.factor_known and counted_by(told, number)
+    turned = by_turning(observation, inputs, labels, rows, off, counted=counted)
+    # Counted, all of w d xᵀ is known to the accuracy of the rows, its length included.
+    return rows + told.minimum((turned - rows).clamp_min(0) if counted else turned)
 
 
-def columns_off(
-    gradient: Float[Tensor, "m n"], columns: Float[Tensor, "m k"], inputs: Float[Tensor, "k n"], rows: Float[Tensor, " k"]
-) -> Float[Tensor, " k"]:
-    """By how much each column is another than the one that the gradient has for its sample, relatively: δd = (G − D X) X⁺.
+def columns_off(gradient: Float[Tensor, "m n"], columns: Float[Tensor, "m k"], inputs: Float[Tensor, "k n"]) -> Float[Tensor, "k m"] | None:
+    """How each column differs from the one that the gradient has for its sample, beside its own length: δd = (G − D X) X⁺.
 
-    What the rows say of a sample is an average over the neurons: noise has another sign in each. A column that turns is off in all of
-    them at once, by √m times as much. So much is taken where the samples, or a pruned gradient, do not tell the columns.
+    None where the samples depend on each other, or a pruned gradient does not tell.
 
     Args:
         gradient: (m, n) G.
         columns: (m, k) D, weights included.
         inputs: (k, n) X.
-        rows: (k,) relative errors of the samples if their columns are right.
     """
     own, small = torch.linalg.qr(inputs.T)
-    diagonal = small.diagonal().abs()
-    told = len(inputs) <= inputs.shape[1] and bool((diagonal > DEPENDENT * inputs.norm(dim=1)).all())
+    told = len(inputs) <= inputs.shape[1] and bool((small.diagonal().abs() > DEPENDENT * inputs.norm(dim=1)).all())
     if not told or is_pruned(gradient):
-        return len(columns) ** 0.5 * rows
-    implied = torch.linalg.solve_triangular(small, multiply(gradient, own.T).T, upper=True).T
-    return SAFETY * (implied - columns).norm(dim=0) / columns.norm(dim=0).clamp_min(torch.finfo(columns.dtype).tiny)
+        return None
+    implied = torch.linalg.solve_triangular(small, multiply(gradient, own.T).T, upper=True)
+    return (implied - columns.T) / columns.norm(dim=0).clamp_min(torch.finfo(columns.dtype).tiny)[:, None]
 
 
 DEPENDENT = 1e-6
-"""A sample of which less than this share is no mixture of the others is one."""
+"""A sample of which less than this share is no mixture of the others is one. Chosen, not swept."""
 
 
 def by_turning(
-    observation: Observation, inputs: Tensor, labels: Tensor, misfit: Float[Tensor, " k"], *, counted: bool = False, averaged: bool = False
+    observation: Observation,
+    inputs: Tensor,
+    labels: Tensor,
+    rows: Float[Tensor, " k"],
+    off: Float[Tensor, "k m"] | None = None,
+    *,
+    counted: bool = False,
 ) -> Float[Tensor, " k"]:
     """Relative errors of the samples' lengths by the turning of their columns alone.
+
+    A column t that turns as its sample grows by ε is off by ε t. So what it is off by, along t, is the error; and across t it is noise, of
+    which a share of 1/√m lies along t. Where only the rows are known, which average over the m neurons, all of it may lie there.
 
     Args:
         observation: what the server saw.
         inputs: (k, *shape).
         labels: (k,).
-        misfit: (k,) by how much each column may be another, see ``columns_off``.
+        rows: (k,) relative errors of the samples if their columns are right.
+        off: (k, m) see ``columns_off``.
         counted: whether what the samples count is known.
-        averaged: whether the misfits are averages over the neurons, as those by rows are.
     """
     here = columns_of(observation, inputs, labels)
     if here is None:
-        return torch.full_like(misfit, torch.inf)
-    misfit = here.shape[1] ** 0.5 * misfit if averaged else misfit
-    return misfit / across(here, lambda factor: columns_of(observation, factor * inputs, labels), counted=counted)
+        return torch.full_like(rows, torch.inf)
+    turning = across(here, lambda factor: columns_of(observation, factor * inputs, labels), counted=counted)
+    length, neurons = turning.norm(dim=1), here.shape[1]
+    if off is None:
+        return neurons**0.5 * rows / length
+    noise = (SAFETY * off.norm(dim=1) / neurons**0.5).maximum(rows)
+    return ((off * turning).sum(dim=1).abs() / length + noise) / length
 
 
 def _beyond_rounding(
@@ -240,7 +254,7 @@ def _beyond_rounding(
 
 
 JITTER = 30.0
-"""Roundings, as many as a deep network makes of one in its input."""
+"""Roundings, as many as a deep network makes of one in its input. Chosen, as ``UNSURE``."""
 
 
 def _log10(value: float) -> float:
@@ -282,7 +296,7 @@ def columns_of(observation: Observation, inputs: Tensor, labels: Tensor) -> Floa
     return slope
 
 
-def _weights(observation: Observation, inputs: Tensor, labels: Tensor) -> Float[Tensor, " k"] | None:
+def weights_that_fit(observation: Observation, inputs: Tensor, labels: Tensor) -> Float[Tensor, " k"] | None:
     """What every sample counts: the weights, none negative, that bring the first layer's gradient nearest to the observed one."""
     even = replay(replace(observation, factor_known=True), inputs, labels)
     if even.columns is None or even.inputs is None:
@@ -353,7 +367,7 @@ def _under_pruning(observed: Float[Tensor, "m n"], columns: Float[Tensor, "m k"]
         noise = rest.square().sum(dim=0) / spare
         scale = columns.norm(dim=0)
         gram = torch.einsum("mk,mp,ml->pkl", columns / scale, sent, columns / scale)
-        held = torch.linalg.eigvalsh(gram)[:, 0] > 1e-8
+        held = torch.linalg.eigvalsh(gram)[:, 0] > HELD
         spread = torch.linalg.inv(gram + torch.eye(len(inputs), dtype=gram.dtype, device=gram.device) * ~held[:, None, None])
         error = noise[:, None] * spread.diagonal(dim1=1, dim2=2) / scale.square()
         # A column that too few entries hold: all that is known is that none of the others is larger than the smallest sent.

@@ -20,26 +20,30 @@ from torch import Tensor
 
 from unbatch.evidence.answering import Case, answers, limits
 from unbatch.evidence.blends import apart_from_blends
-from unbatch.evidence.certificate import EVIDENCE, MARGIN
+from unbatch.evidence.certificate import EVIDENCE, FINEST, MARGIN, SPARE
 from unbatch.evidence.fed import Witness, feeds, witnesses
 from unbatch.evidence.rows import Rows, rows_of
-from unbatch.evidence.unrelated import FEW, Reference, decoys, holm, reference_of
+from unbatch.evidence.unrelated import FEW, INDEPENDENT, Reference, decoys, holm, reference_of
 from unbatch.gradients import couples, sensitivities
 from unbatch.types import Membership, Observation, Presence, Verdict
 
 __all__ = ["presence"]
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 2e-5, torch.float16: 4e-3, torch.bfloat16: 3e-2}
-"""What a record that was there may leave by the rounding of the client's own pass, by the type of the update or the weights."""
+"""What a record that was there may leave by the rounding of the client's own pass, by the type of the update or the weights. Chosen, as in
+``judge``. Swept."""
 
 INNER = 2
 """Layers behind the first that are asked."""
 
 SHOWN = 0.9
-"""A layer behind the first must show this share of its rank: otherwise it is too narrow for the batch."""
+"""A layer behind the first must show this share of its rank: otherwise it is too narrow for the batch. Chosen. Swept."""
 
 ALPHA = 1e-3
-"""Chance that any unrelated record is taken for a member by what it leaves."""
+"""Chance that any unrelated record is taken for a member by what it leaves. Chosen. Swept."""
+
+LONGER = 1.1
+"""A record is made so much longer to see whether its column tells. Chosen: far above rounding, and near enough to meet few kinks."""
 
 TRIED = 8
 """Records of which the number of samples is read off."""
@@ -112,11 +116,8 @@ def presence(
             number = _number(inverse[asked.fits])
     complete = rows.clear and number is not None and rows.rank == number * each
     made_up = bool(inner) and inner[0].rows is not None and _surplus(observation, rows, [a.rows for a in inner if a.rows], records)
-    apart = torch.ones_like(chosen, dtype=torch.bool)
-    if witness.linear and inner and records.is_floating_point():
-        behind = [a.rows for a in inner if a.rows is not None]
-        left = torch.stack([a.allowed for a in inner]).amax(dim=0)
-        apart = apart_from_blends(lambda given, name: feeds(observation, given, [name])[name], rows, behind, records[chosen], left)
+    asked_labels = labels if labels is None else labels[chosen]
+    apart = _apart(observation, witness, rows, inner, records[chosen], asked_labels)
     case = Case(
         rows=rows,
         residual=whole.residual,
@@ -148,6 +149,26 @@ def presence(
         made_up,
         remarks=limits(observation, case, made_up, given=reference is not None),
     )
+
+
+def _apart(
+    observation: Observation, witness: Witness, rows: Rows, inner: list[_Asked], records: Tensor, labels: Tensor | None
+) -> Bool[Tensor, " k"]:
+    """Whether a record of another length, or a blend of members, would show in each record's place."""
+    apart = torch.ones(len(records), dtype=torch.bool, device=observation.device)
+    if not inner or not records.is_floating_point():
+        return apart
+    if inner[0].rows is None:
+        # Where the row space says nothing of a record's length, as without a bias, its column must.
+        longer = LONGER * records
+        there, _, _ = _by_columns(observation, rows, longer, labels)
+        residual, noise, _ = _left(observation, rows, longer)
+        apart &= ~(there.fits & (residual <= _allowed(observation, noise)))
+    if witness.linear:
+        behind = [a.rows for a in inner if a.rows is not None]
+        left = torch.stack([a.allowed for a in inner]).amax(dim=0)
+        apart &= apart_from_blends(lambda given, name: feeds(observation, given, [name])[name], rows, behind, records, left)
+    return apart
 
 
 def _first(
@@ -198,7 +219,8 @@ def _left(observation: Observation, rows: Rows, records: Tensor) -> tuple[Tensor
         residuals.append(residual.gather(1, worst)[:, 0])
         noises.append(noise.gather(1, worst)[:, 0])
         if not vectors:
-            some = rows.extended(fed[torch.arange(count, device=fed.device), worst[:, 0]][:64])
+            few = worst[:64, 0]
+            some = rows.extended(fed[torch.arange(len(few), device=fed.device), few])
             vectors.append((some - some @ rows.right.T @ rows.right) / some.norm(dim=1, keepdim=True).clamp_min(1e-300))
     return torch.cat(residuals), torch.cat(noises), vectors[0]
 
@@ -272,24 +294,31 @@ def _by_columns(observation: Observation, rows: Rows, records: Tensor, labels: T
 
 def _number(inverse: Tensor) -> int | None:
     """The number of samples: what 1/w of records that were there is, or a whole multiple of it where they were repeated."""
-    if not len(inverse) or not bool((inverse > 0.5).all()):
+    if not len(inverse) or not bool((inverse > ONE).all()):
         return None
     number = float(inverse.max())
     times = (number / inverse).round()
     each = inverse * times
     spread = float((each.max() - each.min()) / number)
-    whole = spread < NEAR and abs(float(each.median()) - round(float(each.median()))) < min(0.1, number * max(1e-6, 10 * spread))
+    whole = spread < NEAR and abs(float(each.median()) - round(float(each.median()))) < min(OFF, number * max(SHARP, MARGIN * spread))
     return round(float(each.median())) if whole else None
 
 
 NEAR = 1e-3
-"""What members say of 1/w may differ by this share."""
+"""What members say of 1/w may differ by this share. Chosen, as ``completeness.WHOLE``."""
+
+ONE = 0.5
+"""Derived: no batch has less than one sample, and 1/w is rounded to a whole number."""
+
+OFF, SHARP = 0.1, 1e-6
+"""How far 1/w may be from a whole number, in samples; and the share of it that is allowed in any case, however well members agree.
+Chosen."""
 
 
 def _surplus(observation: Observation, rows: Rows, inner: list[Rows], records: Tensor) -> bool:
     """Whether records made up in the first row space violate the inner conditions in more independent ways than there are to tune."""
     numbers = records[0].numel()
-    count = rows.rank + 32
+    count = rows.rank + SPARE
     if (
         not records.is_floating_point()
         or count > MOST
@@ -306,6 +335,6 @@ def _surplus(observation: Observation, rows: Rows, inner: list[Rows], records: T
         fed = part.extended(feeds(observation, made.reshape(-1, *records.shape[1:]), [part.weight])[part.weight][:, 0])
         found.append((fed - fed @ part.right.T @ part.right) / fed.norm(dim=1, keepdim=True).clamp_min(1e-300))
     values = torch.linalg.svdvals(torch.cat(found, dim=1))
-    ways = int((values > 1e-5 * float(values[0])).sum()) - rows.rank
-    eps = max(TOLERANCE.get(observation.rounding, 1.0), 1e-15)
+    ways = int((values > INDEPENDENT * float(values[0])).sum()) - rows.rank
+    eps = max(TOLERANCE.get(observation.rounding, 1.0), FINEST)
     return ways * -float(torch.tensor(eps).log10()) >= EVIDENCE

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from unbatch import lookups
 from unbatch.errors import Misuse, NotDeterministic
 from unbatch.exposure.findings import Exposure, LabelLeak, LayerExposure, Limits
 from unbatch.exposure.firing import in_chunks, measure, samples_for
@@ -29,7 +31,7 @@ def expose(
     Args:
         model: as it would be broadcast, with its weights, in the mode in which clients run it. It is not changed.
         input_shape: of one sample, without the batch.
-        data: (s, *input_shape) inputs to measure on how often neurons fire; white noise of variance 1 if None.
+        data: (s, *input_shape) inputs to measure on how often neurons fire; white noise of variance 1, or random tokens, if None.
         loss: of the clients.
         seed: of the noise.
 
@@ -38,7 +40,7 @@ def expose(
         against each.
 
     Raises:
-        Misuse: no parameters, a shape that cannot be, a model that does not run on float inputs of that shape, or data of another shape.
+        Misuse: no parameters, a shape that cannot be, a model that does not run on inputs of that shape, or data of another shape.
 
     Example:
         >>> net = nn.Sequential(nn.Linear(50, 40), nn.ReLU(), nn.Linear(40, 5))
@@ -48,21 +50,23 @@ def expose(
         >>> 8 <= found.layers[0].limits.sure <= 15, found.labels.leaks
         (True, True)
     """
-    shape = _checked(model, input_shape, data)
+    shape = _checked(model, input_shape)
     loss_function(loss)
     trace = trace_parameters(model, shape)
-    refusal = _refusal(model, shape)
-    assessed = [(module, assess(module, trace, refusal, _mixed(model))) for module in trace.modules]
+    _check_data(data, shape, trace.vocabulary)
+    refusal = _refusal(model, shape, trace.vocabulary)
+    tables = {table.weight: table for table in (lookups.tables(model, shape, trace.vocabulary) if trace.vocabulary else ())}
+    assessed = [(module, assess(module, trace, refusal, _mixed(model), tables)) for module in trace.modules]
     wanted = [each.call.weight for _, each in assessed if each.call is not None and _by_zeros(each)]
     count = samples_for(trace.footprint, sum(p.numel() for p in model.parameters())) if data is None else len(data)
-    fires = measure(model, _chunks(model, shape, data, in_chunks(count, trace.footprint), seed), wanted)
+    fires = measure(model, _chunks(model, shape, data, in_chunks(count, trace.footprint), seed, trace.vocabulary), wanted)
     layers = tuple(describe(module, trace, each, None if each.call is None else fires.get(each.call.weight)) for module, each in assessed)
     labels = label_leak(model, shape, loss, trace, refusal)
     return Exposure(
         model=type(model).__name__,
         input_shape=shape,
         mode="train" if model.training else "eval",
-        measured_on=_measured_on(count, data is None) if wanted else "nothing: no layer needs it",
+        measured_on=_measured_on(count, data is None, trace.vocabulary) if wanted else "nothing: no layer needs it",
         verdict=_verdict(layers),
         layers=layers,
         labels=labels,
@@ -76,22 +80,38 @@ def _by_zeros(assessed: Assessment) -> bool:
     return call is not None and call.activation == "relu" and call.bias is not None and assessed.exact in ("samples", "features")
 
 
-def _chunks(model: nn.Module, shape: tuple[int, ...], data: Tensor | None, sizes: list[int], seed: int) -> Iterator[Tensor]:
+def _chunks(
+    model: nn.Module, shape: tuple[int, ...], data: Tensor | None, sizes: list[int], seed: int, vocabulary: int
+) -> Iterator[Tensor]:
     """The inputs to measure on, a chunk at a time, where and as precise as the model is."""
     generator = torch.Generator().manual_seed(seed)
     device = next(model.parameters()).device
     start = 0
     for size in sizes:
-        chunk = noise(model, shape, size, generator) if data is None else data[start : start + size]
+        made = torch.randint(vocabulary, (size, *shape), generator=generator) if vocabulary else noise(model, shape, size, generator)
+        chunk = made if data is None else data[start : start + size]
         start += size
-        yield chunk.to(device, precision(model))
+        yield chunk.to(device, precision(model)) if chunk.is_floating_point() else chunk.to(device)
 
 
-def _measured_on(count: int, made_up: bool) -> str:
-    return f"{count:,} {'input' if count == 1 else 'inputs'} {'of white noise' if made_up else 'as given'}"
+def _measured_on(count: int, made_up: bool, vocabulary: int) -> str:
+    kind = ("of random tokens" if vocabulary else "of white noise") if made_up else "as given"
+    return f"{count:,} {'input' if count == 1 else 'inputs'} {kind}"
 
 
-def _checked(model: nn.Module, input_shape: Sequence[int], data: Tensor | None) -> tuple[int, ...]:
+def _check_data(data: Tensor | None, shape: tuple[int, ...], vocabulary: int) -> None:
+    if data is None:
+        return
+    if tuple(data.shape[1:]) != shape or not len(data) or data.is_floating_point() == bool(vocabulary):
+        kind = "tokens" if vocabulary else "floats"
+        raise Misuse(
+            f"{kind} of shape (s, {', '.join(map(str, shape))})", f"{data.dtype} of shape {tuple(data.shape)}", "give whole inputs"
+        )
+    if vocabulary and not 0 <= int(data.min()) <= int(data.max()) < vocabulary:
+        raise Misuse(f"tokens below {vocabulary}", f"{int(data.min())} to {int(data.max())}", "use the model's own tokenizer")
+
+
+def _checked(model: nn.Module, input_shape: Sequence[int]) -> tuple[int, ...]:
     if not isinstance(model, nn.Module):
         raise Misuse("a torch.nn.Module", type(model).__name__, "give the module that the server broadcasts")
     shape = tuple(input_shape)
@@ -105,17 +125,13 @@ def _checked(model: nn.Module, input_shape: Sequence[int], data: Tensor | None) 
         )
     if odd := next((name for name, p in model.named_parameters() if not p.is_floating_point() or p.is_meta), None):
         raise Misuse("parameters of real floating-point numbers", f"another kind in {odd!r}", "load the weights, and give them as floats")
-    if data is not None and (tuple(data.shape[1:]) != shape or not len(data) or not data.is_floating_point()):
-        raise Misuse(
-            f"floats of shape (s, {', '.join(map(str, shape))})", f"{data.dtype} of shape {tuple(data.shape)}", "give whole inputs"
-        )
     return shape
 
 
-def _refusal(model: nn.Module, shape: tuple[int, ...]) -> str | None:
+def _refusal(model: nn.Module, shape: tuple[int, ...], vocabulary: int) -> str | None:
     """Why our attacks refuse the model as a whole: a gradient that is no function of the batch alone."""
     try:
-        check_deterministic(model, probe(model, shape))
+        check_deterministic(model, probe(model, shape, vocabulary))
     except NotDeterministic as error:
         return error.came
     return "BatchNorm without running statistics" if _mixed(model) else None
@@ -131,6 +147,15 @@ def _verdict(layers: tuple[LayerExposure, ...]) -> str:
     """The one sentence, from the worst that is known."""
     if not any(layer.trained for layer in layers):
         return "Every parameter is frozen: the client sends no gradient, and nothing can be read from it."
+    names = "".join(f"The tokens of a batch of any size can be read off the gradient of {one.name}. " for one in _tables(layers)[:1])
+    return names + _verdict_on_samples(layers)
+
+
+def _tables(layers: tuple[LayerExposure, ...]) -> list[LayerExposure]:
+    return [layer for layer in layers if layer.exact == "tokens"]
+
+
+def _verdict_on_samples(layers: tuple[LayerExposure, ...]) -> str:
     name, within = _widest(layers, "samples")
     solved = max((layer for layer in layers if layer.exact == "samples" and layer.reach is not None), key=_reached, default=None)
     if solved is not None and _reached(solved) > max(1, within.sure if within else 1):
@@ -169,6 +194,12 @@ def _widest(layers: tuple[LayerExposure, ...], exact: str) -> tuple[str, Limits 
 
 def _notes(layers: tuple[LayerExposure, ...], labels: LabelLeak, trace: ParameterTrace, refusal: str | None, *, given: bool) -> list[str]:
     notes = []
+    if tables := _tables(layers):
+        length = math.prod(trace.inputs.shape[1:])
+        notes.append(
+            f"A sample is {length:,} tokens: a batch of b names up to {length:,} × b of {trace.vocabulary:,}, by the rows of"
+            f" {tables[0].name} that have a gradient, through any number of local steps of SGD or Adam. Order and number are not named."
+        )
     if refusal is not None:
         notes.append(f"The model has {refusal}: our attacks refuse it as it is, because its gradient is no function of the batch alone.")
     if any(layer.limits is not None for layer in layers):

@@ -20,9 +20,9 @@ __all__ = ["FORMAT", "Exposure", "LabelLeak", "LayerExposure", "Limits", "Neuron
 FORMAT: Final = 2
 """Version of the JSON: raised whenever a reader of the former one would misread it."""
 
-Exact = Literal["samples", "features", "untested", "none"]
-"""What the inversion of a whole batch gives: the samples, what an inner layer sees of them, unknown because our search does not take the
-layer although the algebra may, or nothing that is known."""
+Exact = Literal["samples", "features", "tokens", "untested", "none"]
+"""What the gradient of a whole batch gives: the samples, what an inner layer sees of them, unknown because our search does not take the
+layer although the algebra may, which tokens there were, or nothing that is known."""
 
 Single = Literal["sample", "features", "none"]
 """What the gradient of one sample alone gives, exactly."""

@@ -77,8 +77,9 @@ def _stand_in(model: nn.Module, input_shape: tuple[int, ...], loss: Loss) -> tup
         if parameter.requires_grad
     }
     try:
-        return Observation(model, update, input_shape, loss), ""
+        made = Observation(model, update, input_shape, loss)
     except BadUpdate:
         return None, "every parameter is frozen: the client sends no gradient"
     except Misuse as error:
         return None, f"labels need {error.expected}, and this one gives {error.came}"
+    return (None, made.unreadable) if made.unreadable else (made, "")

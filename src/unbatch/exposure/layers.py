@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 from torch import Tensor
 
-from unbatch.advice import for_batches, for_single, for_untested
+from unbatch.advice import for_batches, for_single, for_tokens, for_untested
 from unbatch.exposure.findings import Exact, LayerExposure, Reach, Sees, Single
 from unbatch.exposure.firing import Firing
 from unbatch.exposure.limits import limits
 from unbatch.exposure.reach import reach
 from unbatch.exposure.tracing import ParameterTrace, TracedModule, Use
+from unbatch.lookups import Table
 from unbatch.trace import LinearCall
 from unbatch.types import Schema
 
 __all__ = ["Assessment", "assess", "describe"]
 
 ZEROS = 0.01
-"""Share of exact zeros among a layer's sensitivities from which on they are no accident of rounding."""
+"""Share of exact zeros among a layer's sensitivities from which on they are no accident of rounding. Chosen."""
 
 _WHOLE = {"raw input", "raw input, scaled", "raw input, rearranged"}
 _FLAT = {"clamp", "clamp_max", "clip", "hardshrink", "hardsigmoid", "hardswish", "hardtanh", "relu6", "softshrink", "threshold"}
@@ -40,7 +43,9 @@ class Assessment:
     reach: Reach | None = None
 
 
-def assess(module: TracedModule, trace: ParameterTrace, refusal: str | None, mixed: bool) -> Assessment:
+def assess(
+    module: TracedModule, trace: ParameterTrace, refusal: str | None, mixed: bool, tables: Mapping[str, Table] = MappingProxyType({})
+) -> Assessment:
     """What inverting this module's gradients gives.
 
     Args:
@@ -48,12 +53,15 @@ def assess(module: TracedModule, trace: ParameterTrace, refusal: str | None, mix
         trace: that it comes from.
         refusal: why our attacks refuse the model as a whole, or None.
         mixed: whether statistics of the batch mix its samples.
+        tables: weight -> how the model looks something up in it.
     """
     trained = [name for name, parameter in module.parameters.items() if parameter.requires_grad]
     if not trained:
         return Assessment(why="frozen: the update holds no gradient of it", times=_times(module, trace))
     if not module.uses and not module.calls:
         return Assessment(why="not used by the forward pass: its gradient is missing or zero")
+    if (table := next((tables[name] for name in trained if name in tables), None)) is not None and not module.calls:
+        return _assess_table(table, _times(module, trace))
     if module.calls:
         return _assess_linear(module, trace, set(trained), refusal, mixed)
     return _assess_other(module, trace)
@@ -144,12 +152,23 @@ def _assess_other(module: TracedModule, trace: ParameterTrace) -> Assessment:
         return Assessment(why=reason, times=times)
     if name in _NORMS:
         return _assess_norm(module, raw, times)
-    if name.startswith("embedding"):
-        return Assessment("untested", why="a lookup: which rows have a gradient tells what was looked up", times=times)
     if name in _PRODUCTS:
         reason = f"enters by {_listed([name])}: a Linear layer in all but name, which our search does not read"
         return Assessment("untested", why=reason, times=times)
     return Assessment("untested", why=f"enters by {_listed([name])}: not analyzed", times=times)
+
+
+def _assess_table(table: Table, times: int | None) -> Assessment:
+    """A parameter that something is looked up in: its rows that have a gradient are those that were."""
+    if not table.by_input:
+        return Assessment(why="a lookup that does not depend on the input, as of positions", times=times)
+    if table.other:
+        others = _listed(list(table.other))
+        reason = f"a lookup, but it enters by {others} as well, so that rows have a gradient that were not looked up"
+        return Assessment("untested", why=reason, times=times)
+    if not table.named:
+        return Assessment("tokens", why="its rows that have a gradient were looked up: they are made of the tokens", times=times)
+    return Assessment("tokens", why="its rows that have a gradient are the tokens of the batch; in which order is not shown", times=times)
 
 
 def _assess_convolution(module: TracedModule, raw: bool, times: int | None) -> Assessment:
@@ -224,6 +243,8 @@ def describe(module: TracedModule, trace: ParameterTrace, assessed: Assessment, 
         remedy = for_batches(name, min(assessed.call.output.shape[-1], assessed.call.input.shape[-1]) - 1, raw=raw)
     elif assessed.single != "none":
         remedy = for_single(name, raw=raw)
+    elif assessed.exact == "tokens":
+        remedy = for_tokens(name)
     elif assessed.exact == "untested":
         remedy = for_untested(name)
     call = assessed.call

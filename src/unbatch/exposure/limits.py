@@ -13,7 +13,7 @@ from unbatch.exposure.firing import Firing
 __all__ = ["PICTURES", "VECTORS", "limits", "searched"]
 
 FAILURE = 0.01
-"""Accepted probability that some sample of the batch is not determined by its zeros."""
+"""Accepted probability that some sample of the batch is not determined by its zeros. Chosen."""
 
 DRAWS = 16
 """Draws in which the rank of the zeros' rows is checked."""

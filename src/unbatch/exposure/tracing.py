@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from unbatch.errors import Misuse
 from unbatch.exposure.findings import Sees
-from unbatch.trace import LinearCall, LooksUp, Run, run
+from unbatch.trace import LinearCall, LooksUp, Run, run, trial
 
 __all__ = ["USER_ERRORS", "ParameterTrace", "TracedModule", "Use", "noise", "precision", "trace_parameters"]
 
@@ -86,6 +86,7 @@ class ParameterTrace:
         footprint: numbers in all intermediate results, per sample.
         followers: for every Linear call, by its id, the first function that took its output.
         zeros: for every Linear call, by its id, the share of exact zeros among its sensitivities.
+        vocabulary: how many tokens there are, of a model that looks its inputs up; 0 for one that takes numbers.
     """
 
     modules: list[TracedModule]
@@ -94,6 +95,7 @@ class ParameterTrace:
     footprint: int
     followers: dict[int, str]
     zeros: dict[int, float]
+    vocabulary: int = 0
 
     def sees(self, source: Tensor) -> Sees:
         """Whether something that a layer was fed is the raw input; noise has no two equal numbers, which tells them apart."""
@@ -172,12 +174,12 @@ def _tensors(values: Any) -> Iterator[Tensor]:
 
 
 def trace_parameters(model: nn.Module, input_shape: tuple[int, ...]) -> ParameterTrace:
-    """Run the model on noise and see what it does with its parameters. Model and global randomness are left alone.
+    """Run the model on noise, or on random tokens, and see what it does with its parameters. Model and global randomness are left alone.
 
     Raises:
-        Misuse: the model does not run on float inputs of this shape.
+        Misuse: the model does not run on inputs of this shape.
     """
-    inputs = noise(model, input_shape, SAMPLES, torch.Generator().manual_seed(0))
+    inputs, vocabulary = _inputs(model, input_shape)
     watch = _Watch(model)
     with torch.random.fork_rng(devices=_cuda(inputs)):
         torch.manual_seed(0)
@@ -188,7 +190,21 @@ def trace_parameters(model: nn.Module, input_shape: tuple[int, ...]) -> Paramete
             raise _does_not_run(model, input_shape, error.__cause__ or error) from error.__cause__
     modules = [part for module in _modules(model) for part in _parts(module, watch.uses, ran)]
     followers = {id(call): watch.followers[id(call.handed_out)] for call in ran.linears if id(call.handed_out) in watch.followers}
-    return ParameterTrace(modules, inputs.to(precision(model)), ran, max(1, watch.numbers // SAMPLES), followers, _zeros(ran))
+    inputs = inputs if vocabulary else inputs.to(precision(model))
+    return ParameterTrace(modules, inputs, ran, max(1, watch.numbers // SAMPLES), followers, _zeros(ran), vocabulary)
+
+
+def _inputs(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[Tensor, int]:
+    """Noise, or tokens for a model that looks its inputs up, and how many of these there are."""
+    generator = torch.Generator().manual_seed(0)
+    inputs = noise(model, input_shape, SAMPLES, generator)
+    try:
+        vocabulary = trial(model, input_shape).vocabulary
+    except Misuse:  # what it is asked for again says why
+        return inputs, 0
+    if not vocabulary:
+        return inputs, 0
+    return torch.randint(vocabulary, (SAMPLES, *input_shape), generator=generator).to(inputs.device), vocabulary
 
 
 def _zeros(ran: Run) -> dict[int, float]:

@@ -32,9 +32,9 @@ def state_of(model: nn.Module) -> dict[str, Tensor]:
 def by_name(model: nn.Module, tensors: Mapping[str, Tensor], wrong: type[Misuse] = Misuse) -> dict[str, Tensor]:
     """The same tensors under the model's names.
 
-    Names that fit are left alone. Otherwise arrays that are only numbered (``arr_0`` of ``numpy.savez(path, *arrays)``, ``0`` of a
-    Flower record made of a list) are taken in the order of ``state_dict()``, and prefixes of wrappers are taken off where exactly one
-    way to do so makes every name fit.
+    Names that fit are left alone, and those of adapters are matched without what PEFT adds to them. Otherwise arrays that are only
+    numbered (``arr_0`` of ``numpy.savez(path, *arrays)``, ``0`` of a Flower record made of a list) are taken in the order of
+    ``state_dict()``, and prefixes of wrappers are taken off where exactly one way to do so makes every name fit.
 
     Args:
         model: whose names are wanted.
@@ -51,7 +51,41 @@ def by_name(model: nn.Module, tensors: Mapping[str, Tensor], wrong: type[Misuse]
     if (arrays := _numbered(tensors)) is not None:
         return _in_order(model, wanted, arrays, wrong)
     fitting = [found for found in _unwrapped(tensors) if found.keys() <= wanted.keys()]
-    return fitting[0] if len(fitting) == 1 else dict(tensors)
+    if len(fitting) == 1:
+        return fitting[0]
+    adapters = any(is_adapter(name) for name in (*tensors, *wanted))
+    return (_as_adapters(wanted, tensors) or dict(tensors)) if adapters else dict(tensors)
+
+
+def is_adapter(name: str) -> bool:
+    """Whether a name is one of LoRA's."""
+    return re.search(r"(^|\.)lora_(embedding_)?[AB](\.|$)", name) is not None
+
+
+def _as_adapters(wanted: Mapping[str, Tensor], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors of a file of PEFT, or for a model of PEFT's, whose names are alike but for what it adds; none where that is not clear."""
+    homes: dict[str, list[str]] = {}
+    for name in wanted:
+        homes.setdefault(plain_name(name), []).append(name)
+    found = {name: homes.get(plain_name(name), []) for name in tensors}
+    taken = [homes[0] for homes in found.values() if len(homes) == 1]
+    if len(taken) < len(found) or len(set(taken)) < len(taken):
+        return {}
+    return {found[name][0]: tensor for name, tensor in tensors.items()}
+
+
+def plain_name(name: str) -> str:
+    """A name without what PEFT, its adapters' names and wrappers add to it.
+
+    Example:
+        >>> plain_name("base_model.model.head.lora_A.default.weight"), plain_name("head.lora_A"), plain_name("head.base_layer.weight")
+        ('head.lora_A', 'head.lora_A', 'head.weight')
+    """
+    while (start := next((wrapper for wrapper in ("base_model.", *WRAPPERS) if name.startswith(wrapper)), None)) is not None:
+        name = name.removeprefix(start)
+    name = re.sub(r"(^|\.)(lora_(?:embedding_)?[AB])(\.[^.]+)?\.weight$", r"\1\2", name)
+    name = re.sub(r"(^|\.)(lora_embedding_[AB])\.[^.]+$", r"\1\2", name)
+    return re.sub(r"(^|\.)(?:base_layer|modules_to_save\.[^.]+)\.(?=[^.]+$)", r"\1", name)
 
 
 def _unwrapped(tensors: Mapping[str, Tensor], before: str = "") -> Iterator[dict[str, Tensor]]:
@@ -98,6 +132,11 @@ def check_tensors(model: nn.Module, tensors: Mapping[str, Tensor], wrong: type[M
     """
     wanted = state_of(model)
     if extra := [name for name in tensors if name not in wanted]:
+        if any(map(is_adapter, extra)) and not any(map(is_adapter, wanted)):
+            advice = "the file holds LoRA adapters and the model has none: let its factory put them in (peft.get_peft_model, same rank and"
+            advice += " layers) before it returns it, and say --rest-frozen (rest_frozen=True)"
+        elif any(map(is_adapter, extra)):
+            advice = "the model's adapters sit in other layers: build it with the LoraConfig that the client used"
         raise wrong(what, some(extra), advice)
     for name in wanted:
         if name in tensors:

@@ -15,13 +15,13 @@ from unbatch.errors import BadUpdate
 __all__ = ["adam_rate", "check_is_update", "decay_in", "told_by", "undo_adam"]
 
 FLAT = 0.9
-"""Share of numbers of one size from which on an update is Adam's first step."""
+"""Share of numbers of one size from which on an update is Adam's first step. Chosen."""
 
 ALIKE = 1e-2
-"""Numbers are of one size when they differ by less than this share."""
+"""Numbers are of one size when they differ by less than this share. Chosen."""
 
 NEAR = 0.5
-"""An update this near to the weights themselves, as a share of their length, is weights."""
+"""An update this near to the weights themselves, as a share of their length, is weights. Chosen."""
 
 FEW = 100
 """Fewer numbers than this show nothing."""
@@ -145,10 +145,10 @@ def _decay_of(moved: Float[Tensor, "m n"], weight: Float[Tensor, "m n"]) -> floa
 
 
 CLEAR = 20.0
-"""The update along the weights must be this many times what is left of it there."""
+"""The update along the weights must be this many times what is left of it there. Chosen."""
 
 FAINT = 1e-11
-"""Decay below this share of the update is nobody's concern."""
+"""Decay below this share of the update is nobody's concern. Chosen."""
 
 
 def told_by(moved: Mapping[str, Tensor]) -> str:
@@ -163,7 +163,7 @@ def told_by(moved: Mapping[str, Tensor]) -> str:
 
 
 EVEN = 6.0
-"""The largest number beside the typical one, up to which an update looks like one of Adam."""
+"""The largest number beside the typical one, up to which an update looks like one of Adam. Chosen."""
 
 
 def _sizes(moved: Mapping[str, Tensor], most: int = 100_000) -> Tensor:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import Literal, get_args
+from dataclasses import dataclass, replace
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
@@ -16,6 +17,7 @@ from unbatch.importers.files import room_for
 from unbatch.importers.names import by_name, check_tensors
 from unbatch.importers.optimizers import adam_rate, check_is_update, decay_in, told_by, undo_adam
 from unbatch.importers.records import Sent, tensors_of
+from unbatch.importers.scales import clipped, differences
 from unbatch.types import HUGE, LocalTraining, Observation, Schema
 
 __all__ = ["Kind", "Optimizer", "load_observation"]
@@ -40,6 +42,7 @@ def load_observation(
     factor_known: bool = True,
     optimizer: Optimizer = "sgd",
     weight_decay: float | None = None,
+    clip_norm: float | None = None,
     loss: Loss = "cross_entropy",
     batch_size: int | None = None,
     labels: Tensor | None = None,
@@ -62,6 +65,7 @@ def load_observation(
         optimizer: see ``Optimizer``. Adam's first step is turned back into the gradient where the rounding of the weights lets it.
         weight_decay: λ, which adds λ times the weights to every gradient and is taken out; None to look for it in the update. That of
             ``training`` where that has one.
+        clip_norm: to which the client clips its gradient; None to recognize a usual one by the length of the update.
         loss: see ``Observation``.
         batch_size: see ``Observation``.
         labels: see ``Observation``.
@@ -88,12 +92,13 @@ def load_observation(
         raise Misuse(f"an optimizer among {', '.join(get_args(Optimizer))}", repr(optimizer), "say what the client trained with")
     if kind != "gradient" and training is None:
         training = LocalTraining()
+    held: tuple[str, ...] = ()
     tensors = by_name(model, tensors_of(sent, room_for(model)), BadUpdate)
     check_tensors(model, tensors, BadUpdate, "only tensors named like parameters of the model", _SAME)
     parameters = dict(model.named_parameters())
     update = {name: tensor for name, tensor in tensors.items() if name in parameters}
     if kind == "weights":
-        update = _differences(parameters, update)
+        update, held = differences(parameters, update)
     else:
         check_is_update(update, parameters)
     update = update if kind == "gradient" else _without_fixed(model, update)
@@ -102,27 +107,51 @@ def load_observation(
     before = {name: parameters[name].detach().cpu() for name in moved}
     if training is not None and weight_decay is not None:
         training = replace(training, weight_decay=weight_decay)
+    server = _Server(model.to(device), tuple(input_shape), loss, batch_size, None if labels is None else labels.to(device), schema)
     if optimizer != "sgd":
-        update, remarks = _before_adam(moved, before, training, batch_size, optimizer)
-        training = None
-    else:
-        update, training, remarks = _averaged(moved, before, training, batch_size, weight_decay)
-    return Observation(
-        model.to(device),
-        {name: tensor.to(device) for name, tensor in update.items()},
-        tuple(input_shape),
-        loss,
-        batch_size,
-        None if labels is None else labels.to(device),
-        protocol=f"the first step of {optimizer}" if optimizer != "sgd" else "fedsgd" if training is None else _protocol(training),
-        schema=schema,
-        remarks=remarks,
-        training=training,
-        factor_known=factor_known and (training is None or training.factor(batch_size) is not None),
-    )
+        return _of_adam(server, moved, before, training, optimizer, held)
+    update, training, remarks = _averaged(moved, before, training, batch_size, weight_decay)
+    known = factor_known and (training is None or training.factor(batch_size) is not None)
+    known, told = clipped(update, clip_norm, one_step=training is None or training.one_step(batch_size), known=known)
+    protocol = "fedsgd" if training is None else _protocol(training)
+    return server.observe(update, protocol, (*held, *remarks, *told), training=training, factor_known=known)
 
 
 Sizes = Mapping[str, Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class _Server:
+    """What the server knows besides the update."""
+
+    model: nn.Module
+    input_shape: tuple[int, ...]
+    loss: Loss
+    batch_size: int | None
+    labels: Tensor | None
+    schema: Schema | None
+
+    def observe(self, update: Sizes, protocol: str, remarks: tuple[str, ...], **known: Any) -> Observation:
+        """The observation, with the update where the model is."""
+        device = next(self.model.parameters()).device
+        moved = {name: tensor.to(device) for name, tensor in update.items()}
+        return Observation(**vars(self), update=moved, protocol=protocol, remarks=remarks, **known)
+
+
+def _of_adam(
+    server: _Server, moved: Sizes, before: Sizes, training: LocalTraining | None, optimizer: Optimizer, held: tuple[str, ...]
+) -> Observation:
+    """The gradient behind Adam's first step; where there is none to be had, of a model that looks tokens up, which rows moved."""
+    try:
+        update, remarks = _before_adam(moved, before, training, server.batch_size, optimizer)
+    except (Misuse, BadUpdate):
+        remark = f"that the client trained with {optimizer}: which numbers moved is known, the gradient is not"
+        local = replace(training or LocalTraining(), learning_rate=None, weight_decay=0.0)
+        rows = server.observe(moved, f"steps of {optimizer}", (*held, remark), training=local, factor_known=False, only_moved=True)
+        if rows.schema is None or rows.schema.kind != "tokens" or training is None:
+            raise
+        return rows
+    return server.observe(update, f"the first step of {optimizer}", (*held, *remarks))
 
 
 def _averaged(
@@ -180,8 +209,12 @@ def _before_adam(
         raise Misuse(
             "a difference or weights after the first step of Adam on all samples, and its learning rate",
             came,
-            "say --update-is and --learning-rate; later steps divide by a mean of squares, and what is left of gradients is not known",
+            "say --update-is and --learning-rate; later steps divide by a mean of squares, and what is left of gradients is not known"
+            " (of a model that looks tokens up, unbatch audit still reads which)",
         )
+    if (rate := adam_rate(moved)) is not None and abs(math.log(rate / training.learning_rate)) > OTHER:
+        came = f"{training.learning_rate:g}, where nearly every number moved by {rate:g}"
+        raise Misuse("the learning rate of Adam's first step", came, f"say --learning-rate {rate:g} if it was the first step")
     decay = training.weight_decay
     gradient, off = undo_adam(moved, before, training.learning_rate, ADAM, decay if optimizer == "adamw" else 0.0)
     if optimizer == "adam" and decay:
@@ -200,18 +233,11 @@ def _before_adam(
     return {name: tensor.to(kept) if largest < HUGE else tensor for name, tensor in gradient.items()}, (said,)
 
 
+OTHER = 0.2
+"""Logarithm by which a rate may differ from the size of Adam's first step: weight decay that is decoupled moves it a little."""
+
 ADAM = 1e-8
 """ε of Adam, PyTorch's default."""
-
-
-def _differences(before: Mapping[str, nn.Parameter], after: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """After less before, subtracted in float64; as exact as the coarser of the two, but not coarser than float32."""
-    return {
-        name: (tensor.double() - before[name].detach().cpu().double()).to(
-            torch.promote_types(min(tensor.dtype, before[name].dtype, key=lambda dtype: dtype.itemsize), torch.float32)
-        )
-        for name, tensor in after.items()
-    }
 
 
 def _without_fixed(model: nn.Module, moved: Mapping[str, Tensor]) -> dict[str, Tensor]:

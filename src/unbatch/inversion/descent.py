@@ -30,10 +30,10 @@ EVERY = 10
 """Steps between two looks at whether it is enough or all have diverged: by count, so that the clock never decides the result."""
 
 FORGETTING = 0.9
-"""What a step's length counts at the next: the first is slow, and what else runs on the machine comes and goes."""
+"""What a step's length counts at the next: the first is slow, and what else runs on the machine comes and goes. Chosen."""
 
 TOLD = 0.25
-"""Seconds between two reports of progress; each waits for the device."""
+"""Seconds between two reports of progress; each waits for the device. Chosen."""
 
 
 @dataclass(frozen=True, eq=False)

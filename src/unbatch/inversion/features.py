@@ -24,10 +24,10 @@ from unbatch.types import Candidate, Observation, Progress
 __all__ = ["Determined", "FeatureInversion"]
 
 EXACT = 1e-9
-"""Relative error of features from which pictures are solutions, not neighbors."""
+"""Relative error of features from which pictures are solutions, not neighbors. Chosen."""
 
 SPEED = 2e9
-"""Additions a second that a slow core makes, to judge beforehand whether counting dimensions fits into the time that is left."""
+"""Additions a second that a slow core makes, to judge beforehand whether counting dimensions fits into the time that is left. Chosen."""
 
 
 @dataclass(frozen=True, eq=False)

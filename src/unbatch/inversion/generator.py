@@ -23,7 +23,7 @@ LATENT = 128
 """Numbers of noise a picture."""
 
 SEED_SIDE, SLOPE = 4, 0.1
-"""Pixels a side to begin with; slope of LeakyReLU below zero."""
+"""Pixels a side to begin with; slope of LeakyReLU below zero. Published."""
 
 FULL = 32
 """Up to this side blocks keep their width; every doubling beyond halves it."""

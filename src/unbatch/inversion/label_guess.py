@@ -16,6 +16,9 @@ from unbatch.types import Observation
 
 __all__ = ["Labels", "assuming", "batch_size", "fixed_labels", "label_obstacle"]
 
+NOTHING = 1e-12
+"""A class whose bias gradient is below this share of the largest has none, but for the rounding of float64. Chosen."""
+
 Labels = Literal["restored", "searched"]
 """Where the server was not told the labels: ``restored`` from the last layer's gradient, or ``searched`` with the inputs."""
 
@@ -80,7 +83,7 @@ def _counts(layer: LastLayer, total: int) -> Int64[Tensor, " c"]:
     With P the matrix of these, (Pᵀ − I) n = K g and Σ n = K. Adding the second to each of the first makes one square system.
     """
     shift = layer.bias_gradient
-    zero = shift.abs() <= 1e-12 * shift.abs().max()
+    zero = shift.abs() <= NOTHING * shift.abs().max()
     features = torch.where(
         zero[:, None], (shift @ layer.gradient) / shift.square().sum(), layer.gradient / shift.where(~zero, 1.0)[:, None]
     )

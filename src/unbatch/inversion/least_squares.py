@@ -17,6 +17,17 @@ from torch import Tensor
 
 __all__ = ["Solved", "solve"]
 
+DAMPING, FACTOR = 1e-3, 10
+"""The first damping, as a share of the error, and what a good step divides and a bad one multiplies it by: Marquardt's (1963).
+Published."""
+
+LEAST, MOST = 1e-12, 1e6
+"""Between which the damping stays. At the upper end a step is a millionth of one along the gradient, and the solution has stalled.
+Chosen."""
+
+SOLVED = 1e-28
+"""Square of the relative length of a slope at which conjugate gradients end: a hundred roundings of float64. Derived: (1e-14)²."""
+
 Product = Callable[[Tensor], Tensor]
 
 
@@ -63,7 +74,7 @@ def solve(
         True
     """
     scale = wanted.norm(dim=1, keepdim=True).clamp_min(torch.finfo(wanted.dtype).tiny)
-    point, damping = start.detach(), torch.full_like(scale, 1e-3)
+    point, damping = start.detach(), torch.full_like(scale, DAMPING)
     errors, taken = torch.full_like(scale, torch.inf), 0
     for taken in range(steps + 1):
         leaf = point.clone().requires_grad_()
@@ -86,8 +97,8 @@ def solve(
             tried = (function(point + step) - wanted) / scale
         better = tried.norm(dim=1, keepdim=True) < errors
         point = torch.where(better, point + step, point)
-        damping = torch.where(better, damping / 10, damping * 10).clamp(1e-12, 1e6)
-        if not bool(better.any()) and bool((damping >= 1e6).all()):
+        damping = torch.where(better, damping / FACTOR, damping * FACTOR).clamp(LEAST, MOST)
+        if not bool(better.any()) and bool((damping >= MOST).all()):
             break
     return Solved(point, errors[:, 0], taken)
 
@@ -100,7 +111,7 @@ def _least_squares(forward: Product, back: Product, wanted: Tensor, damping: Ten
     size = slope.square().sum(dim=1, keepdim=True)
     first = size.clone()
     for _ in range(most):
-        if bool((size <= 1e-28 * first).all()) or time.monotonic() > deadline:
+        if bool((size <= SOLVED * first).all()) or time.monotonic() > deadline:
             break
         pushed = forward(direction)
         curvature = pushed.square().sum(dim=1, keepdim=True) + damping * direction.square().sum(dim=1, keepdim=True)

@@ -29,6 +29,10 @@ Start = Literal["normal", "uniform", "zeros", "tiles"]
 Local = Literal["unroll", "one_gradient"]
 """What local training is taken for: unrolled step by step, or one gradient at the broadcast weights."""
 
+CLOSE = 1.6
+"""Power of the rounding at which a squared distance is nothing but rounding. Derived: 2, less a margin of a few hundred roundings, as the
+gradient of a deep network has: 1e-16 to the power of 1.6 is 160,000 times its square, 400 roundings."""
+
 TILE = 4
 
 
@@ -118,7 +122,7 @@ class GradientMatching:
     @property
     def close(self) -> float:
         """The squared distance at which only rounding is left."""
-        return self.distance.size * torch.finfo(self.observation.rounding).eps ** 1.6
+        return self.distance.size * torch.finfo(self.observation.rounding).eps ** CLOSE
 
     def start(self, how: Start, restarts: int, generator: Generator) -> Variables:
         """Fresh variables: ``inputs`` (r, b, *shape), and ``logits`` (r, b, C) where labels are searched."""

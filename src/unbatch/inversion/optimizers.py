@@ -15,6 +15,12 @@ from torch import Tensor
 
 __all__ = ["LBFGS", "Adam", "Optimizer"]
 
+EPSILON = 1e-8
+"""What Adam divides by at least, as published and in PyTorch. Published."""
+
+CURVED = 1e-10
+"""A pair has curvature when it is above this share of what its lengths allow: PyTorch's number, there without the lengths. Published."""
+
 
 class Optimizer(ABC):
     """Proposes where to go."""
@@ -44,7 +50,7 @@ class Adam(Optimizer):
         self.steps += 1
         self.mean.lerp_(gradient, 1 - self.momentum)
         self.square.mul_(self.memory).addcmul_(gradient, gradient, value=1 - self.memory)
-        scale = (self.square / (1 - self.memory**self.steps)).sqrt_().add_(1e-8)
+        scale = (self.square / (1 - self.memory**self.steps)).sqrt_().add_(EPSILON)
         return self.mean.div(scale).mul_(-rate / (1 - self.momentum**self.steps))
 
 
@@ -79,7 +85,7 @@ class LBFGS(Optimizer):
         moved, changed = point - self.point, gradient - self.gradient
         self.point, self.gradient = point, gradient
         curvature, square = _inner(moved, changed), _inner(changed, changed)
-        curved = curvature > 1e-10 * (_inner(moved, moved) * square).sqrt()
+        curved = curvature > CURVED * (_inner(moved, moved) * square).sqrt()
         # A pair without curvature has weight zero in its row, which leaves that row as if the pair were not there.
         weight = torch.where(curved, 1 / curvature, 0.0)
         self.pairs.append((moved, changed, weight))

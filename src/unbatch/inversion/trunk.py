@@ -18,7 +18,7 @@ from unbatch.types import Observation
 __all__ = ["Trunk", "dimensions"]
 
 SMALL = 1e-6
-"""A direction along which features change by less than this share of the most is not determined by them."""
+"""A direction along which features change by less than this share of the most is not determined by them. Chosen."""
 
 LARGEST = 4096
 """Up to so many directions are counted; beyond, only a bound is given."""

@@ -20,7 +20,7 @@ from unbatch.types import Observation
 __all__ = ["Shown", "check_told", "shown"]
 
 LOW = 0.8
-"""Share of a layer's smaller side below which its rank is that of the batch and not of the layer."""
+"""Share of a layer's smaller side below which its rank is that of the batch and not of the layer. Chosen. Swept."""
 
 
 @dataclass(frozen=True)

@@ -22,13 +22,13 @@ from unbatch.types import Observation
 __all__ = ["KNOTS", "along", "average_position", "halfway", "steps", "told", "unevenness", "way_average"]
 
 KNOTS = (0.0, 0.125, 0.25, 0.5, 0.75, 1.0)
-"""Places on the way, from the broadcast weights to the final ones, at which probabilities are looked at."""
+"""Places on the way, from the broadcast weights to the final ones, at which probabilities are looked at. Chosen."""
 
 MANY = 10_000
 """Steps that are told from each other; of more only the number counts."""
 
 SLOWEST = 0.1
-"""Speed on the way that is not gone below, as a share of the average speed."""
+"""Speed on the way that is not gone below, as a share of the average speed. Chosen. Swept."""
 
 
 def along(observation: Observation) -> list[Observation]:

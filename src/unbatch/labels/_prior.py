@@ -16,23 +16,37 @@ from unbatch.types import Observation
 
 __all__ = ["Anchors", "anchors", "fallback"]
 
+LEAST, LESS = 0.6, 0.2
+"""How far an even batch is bent at least, and by how much less for every sample a class. Measured: see ``ZEROS``. Both swept."""
+
+FLOOR, CUT = 0.05, 4.0
+"""Least weight of a class, and largest logarithm of one. Measured: see ``ZEROS``. Swept."""
+
+HALF, DOUBTED = 0.5, 6.0
+"""Sizes count by their square roots at most, and by half of that where logarithms of counts vary by the second. Measured: see ``ZEROS``.
+Swept."""
+
+NOTHING = 1e-12
+"""An entry below this share of the largest is zero but for rounding. Chosen."""
+
 SPECTRA = ((0.0, 1.0), (0.5, 0.5), (1.0, 1.0), (1.5, 1.0), (0.0, 0.5), (1.0, 0.5))
-"""Kinds of made-up inputs: how smooth, and how strong."""
+"""Kinds of made-up inputs: how smooth, and how strong. Chosen: from white noise to smoother than photographs."""
 
 OFFSET = 0.5
-"""Deviation of the mean input of one population, in deviations of an input."""
+"""Deviation of the mean input of one population, in deviations of an input. Chosen. Swept."""
 
 MOST_NUMBERS = 1 << 24
 """In one population of made-up inputs."""
 
 MISSED = {True: 0.2, False: 0.4}
-"""How often a trained network hides the sign of a class that is there, where features have zeros and where not."""
+"""How often a trained network hides the sign of a class that is there, where features have zeros and where not. Measured: see ``ZEROS``.
+Swept."""
 
 ZEROS = 0.1
 """Share of zeros from which on features count as having them.
 
 This, ``MISSED`` and the constants of ``fallback`` were set on MNIST networks after 100 and 1000 steps of training; they move the answer
-little.
+little. Measured. Swept.
 """
 
 
@@ -89,15 +103,15 @@ def fallback(layer: LastLayer, total: int) -> Float[Tensor, " c"]:
     signs and sizes of the negative entries are to be believed.
     """
     shift, classes = layer.bias_gradient, layer.classes
-    bent = -max(0.6, 1 - 0.2 * total / classes) * classes * shift
-    weights = (1 + bent).clamp_min(0.05) if total < 2 * classes else bent.clamp(-4, 4).exp()
+    bent = -max(LEAST, 1 - LESS * total / classes) * classes * shift
+    weights = (1 + bent).clamp_min(FLOOR) if total < 2 * classes else bent.clamp(-CUT, CUT).exp()
     if layer.non_negative and layer.noise == 0:
         missed = MISSED[float((layer.features == 0).double().mean()) > ZEROS]
         depth = (-layer.lowest).clamp_min(0)
-        there = depth > 1e-12 * layer.gradient.abs().max()
+        there = depth > NOTHING * layer.gradient.abs().max()
         concentration, absent = _concentration(int((~there).sum()), classes, total, missed)
         spread = float(polygamma(1, concentration))
-        sizes = 0.5 * spread / (spread + 6) * depth.clamp_min(torch.finfo(depth.dtype).tiny).log()
+        sizes = HALF * spread / (spread + DOUBTED) * depth.clamp_min(torch.finfo(depth.dtype).tiny).log()
         hidden = (1 - absent) * missed / (absent + (1 - absent) * missed)
         # What is hidden is rarely large: hence the power.
         weights = weights * torch.where(there, (sizes - sizes[there].mean()).exp(), hidden**3)

@@ -14,14 +14,18 @@ from unbatch.errors import Inapplicable
 
 __all__ = ["UNKNOWN", "factors_of", "likeliest"]
 
+FLOOR = 0.01
+"""Deviation of a count, in samples, that is expected at least. Chosen. Swept."""
+
 UNKNOWN = "the update is multiplied by a factor that the server does not know"
 """Why a method that needs the scale does not apply."""
 
 OFF = 0.2
-"""How far from whole, in samples (root mean square), the counts of the right factor may be; those of a wrong one are 0.29 off."""
+"""How far from whole, in samples (root mean square), the counts of the right factor may be; those of a wrong one are 0.29 off. Chosen
+below that. Swept."""
 
 DECISIVE = 7.0
-"""Logarithm of how many times likelier one factor must be than any other."""
+"""Logarithm of how many times likelier one factor must be than any other. Chosen: a thousand times. Swept."""
 
 
 def factors_of(mean: Float[Tensor, " c"], scaled: Float[Tensor, " c"], total: int) -> Float[Tensor, " m"]:
@@ -60,7 +64,7 @@ def likeliest(off: Float[Tensor, " m"], error: float, classes: int) -> int:
         raise Inapplicable(f"{UNKNOWN}, and counts are known to {error:.1f} samples only: too little to tell the factor by whole counts")
     if float(off[best]) > OFF:
         raise Inapplicable(f"{UNKNOWN}, and none makes the counts whole: the samples count unevenly, or the batch size is wrong")
-    spread = max(error, float(off[best]), 0.01)
+    spread = max(error, float(off[best]), FLOOR)
     ahead = max(0, classes - 2) / 2 * (off.square() - off[best].square()) / spread**2
     if int((ahead < DECISIVE).sum()) > 1 or classes < 3:
         raise Inapplicable(f"{UNKNOWN}, and several factors make whole counts")

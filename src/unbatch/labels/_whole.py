@@ -27,19 +27,19 @@ DECISIVE = math.log(100)
 """Of a hundred updates that are not what was told, at most one looks as whole."""
 
 SCALES = (0.125, 0.25, 0.5, 1.0, 2.0, 4.0)
-"""By what the expected deviation may be wrong."""
+"""By what the expected deviation may be wrong. Chosen."""
 
 FINEST = 1e-3
-"""Deviation of a count, in samples, below which none is believed."""
+"""Deviation of a count, in samples, below which none is believed. Chosen."""
 
 OFF = 0.5
-"""A count is rounded to zero, and not below, from minus this on."""
+"""A count is rounded to zero, and not below, from minus this on. Derived: where rounding ends."""
 
 SMOOTHEST = 0.25
-"""Smoothing of labels that is asked about: it is 0.1 where it is used."""
+"""Smoothing of labels that is asked about: it is 0.1 where it is used. Chosen above that."""
 
 MISTAKEN = 0.01
-"""Least error that is expected of a count: that counts are called determined wrongly is part of it."""
+"""Least error that is expected of a count: that counts are called determined wrongly is part of it. Chosen. Swept."""
 
 
 def expected_error(counts: Float[Tensor, " c"], deviation: Float[Tensor, " c"], total: int, fitted: int = 0) -> float | None:

@@ -38,20 +38,29 @@ from unbatch.types import Observation
 
 __all__ = ["Anchored"]
 
+TIMES, OFF, OFF_STEPS = 5.0, 0.02, 0.2
+"""Counts contradict what was told when they are off whole numbers by more than this many times the expected error, and more samples than
+the second, or after local steps the third. Chosen. The first two swept."""
+
+STEADY, PRESENT = 16.0, 1e-3
+"""What made-up inputs count beside the fit, over C³: they decide where C is 2, and fade beyond. And the share of an even class from which
+on one is there. Chosen. The first one swept."""
+
 FLOOR = 0.05
-"""Share of an even class that a class without samples is still taken to deviate by, in the weights of the fit."""
+"""Share of an even class that a class without samples is still taken to deviate by, in the weights of the fit. Chosen. Swept."""
 
 SURE, LOST = 0.15, 0.35
-"""Expected error of a count, as a share of K/C: below the first the fit alone is believed, above the second the fallback alone."""
+"""Expected error of a count, as a share of K/C: below the first the fit alone is believed, above the second the fallback alone. Chosen.
+Both swept."""
 
 BEND = 2.0
-"""How much further real inputs bend the softmax than made-up ones do."""
+"""How much further real inputs bend the softmax than made-up ones do. Chosen. Swept."""
 
 DRIFT = 0.6
-"""Error of the mean probability along a way, as a share of how far it went."""
+"""Error of the mean probability along a way, as a share of how far it went. Chosen. Swept."""
 
 WHOLE = 0.1
-"""Expected error of a count, in samples, below which counts that are not whole mean something."""
+"""Expected error of a count, in samples, below which counts that are not whole mean something. Chosen. Swept."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,7 +192,7 @@ def _deviation(observation: Observation, layer: LastLayer, made: Fit, total: int
 
 def _check_whole(observation: Observation, layer: LastLayer, counts: Float[Tensor, " c"], error: float) -> None:
     off = _off(counts)
-    if layer.noise == 0 and error < WHOLE and off > max(5 * error, 0.02 if observation.one_gradient else 0.2):
+    if layer.noise == 0 and error < WHOLE and off > max(TIMES * error, OFF if observation.one_gradient else OFF_STEPS):
         raise Inapplicable(
             f"the counts of {observation.batch_size} samples come out {off:.2f} off whole numbers where {error:.3f} is expected: the labels"
             " are soft (smoothing, mixup), the loss weights its classes or is another one, the scale or the batch size is wrong"
@@ -221,7 +230,7 @@ def fit(layer: LastLayer, known_scores: Anchors, rounds: int) -> Fit:
     weight, bias = layer.weight - layer.weight.mean(dim=0), layer.bias - layer.bias.mean()
     anchor = known_scores.scores.mean(dim=0)
     spread, typical = float(known_scores.scores.var(dim=0).mean()), max(known_scores.within, torch.finfo(shift.dtype).tiny)
-    tiny, instead = torch.finfo(shift.dtype).tiny, 16 / classes**3
+    tiny, instead = torch.finfo(shift.dtype).tiny, STEADY / classes**3
     observed = layer.gradient @ weight.T
     sizes = observed.square().sum(dim=1)
     scores, precision = anchor, 0.0
@@ -249,6 +258,6 @@ def fit(layer: LastLayer, known_scores: Anchors, rounds: int) -> Fit:
 
 def _mixture(observed: Tensor, shift: Tensor, scores: Tensor, bias: Tensor, shares: Tensor) -> Float[Tensor, " c"]:
     """The mean softmax if every class has the mean scores that G leaves for it; its distance from the softmax of the mean is an error."""
-    there = shares > 1e-3 / len(shares)
+    there = shares > PRESENT / len(shares)
     own = (torch.outer(shift, scores - bias) - observed)[there] / shares[there][:, None]
     return (shares[there] / shares[there].sum()) @ torch.softmax(scores + own, dim=1)

@@ -15,7 +15,7 @@ from unbatch.errors import Inapplicable
 from unbatch.labels._batch_size import check_told
 from unbatch.labels._local_training import told
 from unbatch.labels._whole import MISTAKEN
-from unbatch.last_layer import last_layer, obstacle
+from unbatch.last_layer import ROUNDINGS, last_layer, obstacle
 from unbatch.types import Observation
 
 __all__ = ["GradInversion"]
@@ -46,7 +46,7 @@ class GradInversion(LabelRestorer):
         layer, size = last_layer(observation), observation.batch_size
         check_told(observation, layer)
         presence = layer.lowest < 0
-        there = int((layer.lowest < -100 * layer.rounding * layer.gradient.abs().max()).sum())
+        there = int((layer.lowest < -ROUNDINGS * layer.rounding * layer.gradient.abs().max()).sum())
         if size is not None and layer.noise == 0 and there > size:
             raise Inapplicable(
                 f"{there} classes have a negative entry, {size} samples were told: the labels are soft, or the batch size is wrong"

@@ -17,19 +17,20 @@ from unbatch.labels._batch_size import check_told
 from unbatch.labels._local_training import halfway, told
 from unbatch.labels._scale import UNKNOWN
 from unbatch.labels._whole import expected_error
-from unbatch.last_layer import LastLayer, last_layer, obstacle
+from unbatch.last_layer import ROUNDINGS, LastLayer, last_layer, obstacle
 from unbatch.types import Observation
 
 __all__ = ["ILRG"]
 
 NOTHING, MOST_ORDERS = 1e-64, 10
-"""What stands for a gradient of zero, and the decimal exponents to which a ratio is cut off, as in the authors' code."""
+"""What stands for a gradient of zero, and the decimal exponents to which a ratio is cut off, as in the authors' code. Published."""
 
 LOST, WHOLE = 0.5, 0.2
-"""Error by rounding, in samples, above which the system says nothing; distance from whole numbers above which the counts are doubted."""
+"""Error by rounding, in samples, above which the system says nothing; distance from whole numbers above which the counts are doubted.
+Derived: half a sample turns a count into another; and 0.29 is what chance leaves, the root mean square of a fraction."""
 
 SINGULAR = 1e12
-"""Magnification above which the square system has no single solution."""
+"""Magnification above which the square system has no single solution. Chosen: four digits are left."""
 
 
 @dataclass(frozen=True)
@@ -107,7 +108,7 @@ def solve(probabilities: Float[Tensor, "c c2"], shift: Float[Tensor, " c"], tota
     classes = len(shift)
     system = probabilities.T - torch.eye(classes, dtype=shift.dtype, device=shift.device)
     factors, pivots, failed = torch.linalg.lu_factor_ex(system + 1 / classes)
-    untouched = float(shift.sum().abs()) <= 100 * torch.finfo(torch.float32).eps * float(shift.abs().sum())
+    untouched = float(shift.sum().abs()) <= ROUNDINGS * torch.finfo(torch.float32).eps * float(shift.abs().sum())
     if untouched and not bool(failed):
         solution = torch.linalg.lu_solve(factors, pivots, total * (shift + 1 / classes)[:, None])[:, 0]
         magnified = _norm_of_inverse(factors, pivots)

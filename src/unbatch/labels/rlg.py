@@ -20,7 +20,7 @@ from unbatch.last_layer import last_layer, obstacle
 from unbatch.types import Observation
 
 SEPARATED = 1e-6
-"""How far below zero the linear program must come: its solver is exact to 1e-7."""
+"""How far below zero the linear program must come: its solver is exact to 1e-7. Derived."""
 
 __all__ = ["RLG"]
 

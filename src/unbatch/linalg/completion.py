@@ -22,10 +22,10 @@ MARGIN = 4
 """A row or column with fewer known entries than the rank and this many is left out: too little holds it."""
 
 COMPLETE = 1e-6
-"""Relative residual on the known entries below which they are explained and not merely approximated."""
+"""Relative residual on the known entries below which they are explained and not merely approximated. Chosen."""
 
 PATIENCE, STALLED = 10, 0.9
-"""Sweeps that must bring the residual below this share of what it was, or no more are made."""
+"""Sweeps that must bring the residual below this share of what it was, or no more are made. Chosen."""
 
 BLOCK = 1 << 22
 """Numbers of the normal equations that are formed at a time."""

@@ -16,7 +16,7 @@ from torch import Generator, Tensor
 
 from unbatch.clock import UNLIMITED, Clock
 
-__all__ = ["NOISELESS", "Factors", "factor", "multiply"]
+__all__ = ["NOISELESS", "Factors", "factor", "multiply", "svd"]
 
 BLOCK = 1 << 22
 """Entries of the gradient that are converted to float64 at a time."""
@@ -25,10 +25,13 @@ SKETCH = 128
 """Sums of columns to begin with; doubled until the rank is well below."""
 
 NOISELESS = 1e-10
-"""Noise below this share of the gradient is rounding of float64."""
+"""Noise below this share of the gradient is rounding of float64. Chosen: a million roundings. Swept."""
 
 CLEAR = 30.0
-"""A gap is clear when a singular value is this many times its successor."""
+"""A gap is clear when a singular value is this many times its successor. Chosen. Swept."""
+
+WIDE = 1.5
+"""Columns a row from which a matrix is factored before its singular values are sought. Near there it costs what it saves. Chosen."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,6 +124,23 @@ def factor(gradient: Float[Tensor, "m n"], generator: Generator, rank: int | Non
         left, _ = torch.linalg.qr(multiply(gradient, right, clock))
         right, noise = _project(left, gradient, clock), _unexplained(left, gradient)
     return Factors(left, right, values, gap, noise, ranks)
+
+
+def svd(matrix: Float[Tensor, "m n"]) -> tuple[Float[Tensor, "m k"], Float[Tensor, " k"], Float[Tensor, "k n"]]:
+    """The thin singular value decomposition; of a wide matrix by way of its LQ factors, which is several times faster.
+
+    Example:
+        >>> wide = torch.arange(12.0).reshape(2, 6).double()
+        >>> left, values, right = svd(wide)
+        >>> tuple(right.shape), bool(((left * values) @ right - wide).abs().max() < 1e-12)
+        ((2, 6), True)
+    """
+    if matrix.shape[1] < WIDE * matrix.shape[0]:
+        left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+        return left, values, right
+    wide, lower = torch.linalg.qr(matrix.T)
+    left, values, right = torch.linalg.svd(lower.T)
+    return left, values, right @ wide.T
 
 
 def _unexplained(left: Float[Tensor, "m b"], gradient: Float[Tensor, "m n"], most: int = 4096) -> float:

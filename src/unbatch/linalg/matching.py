@@ -14,11 +14,12 @@ from unbatch.errors import Misuse
 __all__ = ["TOLERANCE", "match", "match_rows", "match_tokens", "wrong_cells"]
 
 LARGEST = 1e300
-"""Squared distances are cut here, so that a sample that ran away is a bad partner, not a forbidden one."""
+"""Squared distances are cut here, so that a sample that ran away is a bad partner, not a forbidden one. Derived: the largest float64 is
+1e308."""
 
 TOLERANCE = 0.319
 """How far a number may be from the true one and still count as right, in standard deviations of its column: TabLeak's. So near to its mean
-lies a quarter of a normal distribution."""
+lies a quarter of a normal distribution. Published."""
 
 
 def match(truth: Float[Tensor, "a ..."], guess: Float[Tensor, "k ..."]) -> tuple[int, ...]:

@@ -8,6 +8,7 @@ from unbatch.report import summary
 from unbatch.report.claims import NOWHERE, UNTESTED_ROUND, Level, Sheet, claim_of, shade
 from unbatch.store.counts import StoredCounts
 from unbatch.store.findings import StoredFinding
+from unbatch.store.lookups import StoredLookup
 from unbatch.types import Status
 
 __all__ = ["labels_answer", "of_audit"]
@@ -29,6 +30,7 @@ def of_audit(stored: StoredFinding) -> Sheet:
     if stored.status == Status.FEATURES.name:
         count = stored.proved or len(stored.accuracy)
         claims.append(claim_of("features", "proved", f"{count} vectors that {stored.layer} sees were recovered and proved.", origin, layer))
+    claims += [claim_of("tokens", *_tokens(lookup), origin, lookup.table) for lookup in stored.lookups]
     if (told := labels_answer(stored.counts, stored)) is not None:
         claims.append(claim_of("labels", *told, origin))
     tried = stored.attack.partition(":")[0] or "this one"
@@ -71,6 +73,13 @@ def _samples(stored: StoredFinding) -> tuple[Level, str]:
         return "proved", f"{stored.recovered} samples were recovered exactly, as the truth shows; the update alone does not prove it."
     level, said = _UNDECIDED[status]
     return level, said + (f" {stored.reason[0].upper()}{stored.reason[1:]}." if stored.reason and level == "not tested" else "")
+
+
+def _tokens(lookup: StoredLookup) -> tuple[Level, str]:
+    """What is known of the tokens, in numbers."""
+    if lookup.proved:
+        return "proved", lookup.sentence
+    return ("unknown" if lookup.undecided else "not tested"), lookup.sentence
 
 
 def labels_answer(counts: StoredCounts | None, stored: StoredFinding | None = None) -> tuple[Level, str] | None:

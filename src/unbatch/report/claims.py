@@ -48,9 +48,11 @@ RULES: Final[dict[str, str]] = {
     "samples": "Samples of the batch can be recovered from the update.",
     "features": "What an inner layer sees of the samples can be recovered from the update.",
     "labels": "How many samples of each class the batch held can be recovered from the update.",
+    "tokens": "Which tokens the batch held can be read off the gradient of an embedding.",
     "members": "Whether a given record was in the batch can be told from the update.",
     "exposed-batch": "Whole batches can be recovered exactly from the gradient of this layer.",
     "exposed-sample": "One sample alone can be recovered exactly from the gradient of this layer.",
+    "exposed-tokens": "Which tokens a batch holds can be read off the gradient of this embedding.",
     "exposed-labels": "Labels can be read off the gradient of the last layer.",
 }
 """What is asked, by the name under which SARIF, JUnit and baselines know it."""

@@ -23,7 +23,7 @@ JSON: Final = "exposure.json"
 
 Item = TypeVar("Item")
 
-_EXACT = {"samples": "samples", "features": "inner features", "untested": "not ruled out", "none": "none known"}
+_EXACT = {"samples": "samples", "features": "inner features", "tokens": "its tokens", "untested": "not ruled out", "none": "none known"}
 _SINGLE = {"sample": "the sample", "features": "its features", "none": "none known"}
 _BADGE = {"disclosed": "Batches are exposed", "partly": "Partly exposed", "not-shown": "No exact route known"}
 
@@ -130,6 +130,8 @@ def figures(exposure: Exposure) -> list[Figure]:
             "largest batch: with 99 % probability, or as far as our search reaches",
         )
     ]
+    if tables := [layer for layer in exposure.layers if layer.exact == "tokens"]:
+        shown.append(Figure("Tokens of a batch", "all of them", f"rows of {tables[0].name} that have a gradient, at any batch size"))
     if inner > 1:
         shown.append(Figure("Inner features", f"b ≤ {inner:,}", "what a deeper layer sees of each sample"))
     return [
@@ -223,6 +225,9 @@ def _claims(layer: LayerExposure, origin: Origin) -> Iterable[Claim]:
     if layer.exact in ("samples", "features") and layer.limits is not None and layer.limits.sure > 1:
         said = f"The {layer.exact} of batches up to {layer.limits.sure:,} are determined by its gradient, with 99 % probability."
         yield claim_of("exposed-batch", "proved", said, origin, layer.name)
+    elif layer.exact == "tokens":
+        said = f"Which tokens a batch of any size holds is shown: {layer.why}."
+        yield claim_of("exposed-tokens", "proved", said, origin, layer.name)
     elif layer.exact == "untested":
         yield claim_of("exposed-batch", "unknown", f"Not ruled out: {layer.why}.", origin, layer.name)
     if layer.single != "none":

@@ -18,6 +18,7 @@ __all__ = [
     "Figure",
     "Severity",
     "badge",
+    "by_tokens",
     "caption",
     "headline",
     "how_it_was_done",
@@ -32,6 +33,15 @@ __all__ = [
     "severity",
     "severity_of",
 ]
+
+SHOWN = 12
+"""Items of a list that are shown."""
+
+SMALL, LARGE, WHOLE = 1e-3, 1e6, 1000
+"""Numbers below and from here on are written as powers of ten; from the last on, without decimals. Four digits are left in each case."""
+
+SECOND, MINUTE, HOUR = 0.9995, 59.95, 3600
+"""Seconds from which a time is written in seconds, in minutes, in hours. Rounding to the digits shown makes a whole one there."""
 
 
 class Severity(Enum):
@@ -87,6 +97,13 @@ _BY_TRUTH = (
 )
 
 
+_BY_TOKENS = (
+    "Whoever sees this update can read which tokens the batch held, without any search: an embedding's gradient has a row for each, and it"
+    " is zero for all others. Names, diagnoses and numbers are often single tokens. In which order they stood, and how often each came, is"
+    " not shown by this; other attacks may show it."
+)
+
+
 @dataclass(frozen=True)
 class Figure:
     """One headline number: what it is, its value as text, and how to read it."""
@@ -100,7 +117,14 @@ def severity(stored: StoredFinding) -> Severity:
     """How bad it is: by proof, or by the truth where that is known and says worse."""
     if stored.recovered and not Status[stored.status].disclosed:
         return Severity.DISCLOSED if stored.recovered == stored.batch else Severity.PARTLY
+    if by_tokens(stored):
+        return Severity.PARTLY
     return _SEVERITY[Status[stored.status]][0]
+
+
+def by_tokens(stored: StoredFinding) -> bool:
+    """Whether tokens are proved to be disclosed where no sample is."""
+    return any(lookup.proved for lookup in stored.lookups) and not Status[stored.status].disclosed
 
 
 def severity_of(status: Status) -> Severity:
@@ -112,6 +136,8 @@ def badge(stored: StoredFinding) -> str:
     """The severity in two or three words."""
     if stored.recovered and not Status[stored.status].disclosed:
         return "Recovered, as the truth shows"
+    if by_tokens(stored):
+        return "Tokens disclosed"
     return _SEVERITY[Status[stored.status]][1]
 
 
@@ -119,6 +145,8 @@ def meaning(stored: StoredFinding) -> str:
     """What the verdict means to whoever is responsible for privacy."""
     if stored.recovered and not Status[stored.status].disclosed:
         return _BY_TRUTH
+    if by_tokens(stored):
+        return _BY_TOKENS
     return _MEANING[Status[stored.status]]
 
 
@@ -142,6 +170,11 @@ def headline(stored: StoredFinding) -> list[Figure]:
         figures.append(Figure("Samples found", f"{stored.reconstructed} of {true}", "samples in the true batch"))
     else:
         figures.append(Figure("Samples found", str(stored.reconstructed), "the truth was not given"))
+    figures += [
+        Figure("Tokens named", f"{lookup.proved:,} of {lookup.rows:,}", f"proved by the gradient of {lookup.table}")
+        for lookup in stored.lookups
+        if lookup.proved
+    ]
     if stored.proved:
         worst = max((value for value in stored.accuracy if value is not None), default=math.inf)
         bound = f", each right to {number(worst)} of its size" if worst < math.inf else ""
@@ -231,8 +264,8 @@ def _told(value: JsonValue) -> str:
     if isinstance(value, float):
         return number(value)
     if isinstance(value, list):
-        shown = ", ".join(map(_told, value[:12]))
-        return shown + (f" and {len(value) - 12} more" if len(value) > 12 else "") or DASH
+        shown = ", ".join(map(_told, value[:SHOWN]))
+        return shown + (f" and {len(value) - SHOWN} more" if len(value) > SHOWN else "") or DASH
     if isinstance(value, dict):
         return ", ".join(f"{key.replace('_', ' ')}: {_told(item)}" for key, item in value.items()) or DASH
     return value.replace("inf", "∞") if value in ("inf", "-inf") else value
@@ -271,10 +304,10 @@ def number(value: float) -> str:
     size = abs(value)
     if size == 0:
         return "0"
-    if size < 1e-3 or size >= 1e6:
+    if size < SMALL or size >= LARGE:
         mantissa, _, exponent = f"{value:.1e}".partition("e")
         return f"{mantissa.replace('-', '−')} × 10{str(int(exponent)).translate(_SUPERSCRIPT)}"
-    if size >= 1000:
+    if size >= WHOLE:
         return f"{value:,.0f}".replace("-", "−")
     return f"{value:.4g}".replace("-", "−")
 
@@ -291,11 +324,11 @@ def seconds(value: float) -> str:
     """
     if not 0 <= value < math.inf:
         return DASH
-    if value < 0.9995:
+    if value < SECOND:
         return f"{value * 1000:.0f} ms"
-    if value < 59.95:
+    if value < MINUTE:
         return f"{value:.1f} s"
     whole = round(value)
-    if whole < 3600:
+    if whole < HOUR:
         return f"{whole // 60} min {whole % 60} s"
-    return f"{whole // 3600} h {whole % 3600 // 60} min"
+    return f"{whole // HOUR} h {whole % HOUR // 60} min"

@@ -34,7 +34,7 @@ from unbatch.span.guesses import random_starts, scaled, unmixed
 from unbatch.span.least_squares import minimize, refine
 from unbatch.span.network import Network, network_behind
 from unbatch.span.problem import CROWDED, PRECISION, entered, layers_behind, other_spaces, pose
-from unbatch.span.search import Search, complement
+from unbatch.span.search import COARSE, CONTRASTS, FLOOR, NEAR, SINGULAR, Search, complement
 from unbatch.trace import LinearCall
 from unbatch.types import Candidate, Observation, Progress, Schema
 
@@ -47,19 +47,23 @@ IDLE = 6
 """Rounds without a new sample after which the search gives up."""
 
 SAME = 1e-4
-"""Two samples that differ by less, as a share of their length, are one."""
+"""Two samples that differ by less, as a share of their length, are one. Chosen."""
 
 TRIED = 3
 """Later layers that are asked for the number of samples, at most: each takes a factorization."""
 
 FIXED = 1e-6
-"""Largest relative error of a sample that is taken out. Of two near twins, all that lies between them obeys the equations."""
+"""Largest relative error of a sample that is taken out. Of two near twins, all that lies between them obeys the equations. Chosen."""
+
+NOBODY, EVER = 1e-6, 1e-9
+"""Share of the largest below which nobody in the batch has a level; and what is added to all, so that a column without one can be drawn.
+Chosen."""
 
 SUMMED = 8.0
-"""Roundings in a number that came about as the sum over a batch, and from which others were subtracted."""
+"""Roundings in a number that came about as the sum over a batch, and from which others were subtracted. Chosen: √64."""
 
 EVEN = 1e-3
-"""Samples whose weights are this near to 1/b, relatively, count 1/b each."""
+"""Samples whose weights are this near to 1/b, relatively, count 1/b each. Chosen, as ``completeness.WHOLE``."""
 
 
 def dependent_samples(observation: Observation, call: LinearCall, factors: Factors, generator: Generator, clock: Clock) -> int | None:
@@ -275,8 +279,8 @@ class _Stage:
         rows = Equations(self.network, [one.row for one in self.later[: min(len(self.later), self.used + idle % 2)]])
         starts, directions = self._starts(idle), self._directions()
         blank = self.classes[:1].expand(len(starts))
-        points, values = minimize(rows, starts, blank, directions, clock, floor=1e-3 * self.precision)
-        points = points[values < 100 * max(self.precision, 1e-6)]
+        points, values = minimize(rows, starts, blank, directions, clock, floor=FLOOR * self.precision)
+        points = points[values < NEAR * max(self.precision, COARSE)]
         if len(points):
             points, errors = refine(rows, points, blank[: len(points)], directions)
             points = points[errors < FIXED * (points @ self.factors.right).norm(dim=1)]
@@ -288,7 +292,7 @@ class _Stage:
         if not len(across):
             return across
         squares, vectors = torch.linalg.eigh((across @ right) @ (across @ right).T)
-        return (vectors / squares.clamp_min(1e-24 * float(squares[-1])).sqrt()).T @ across
+        return (vectors / squares.clamp_min(SINGULAR * float(squares[-1])).sqrt()).T @ across
 
     def _starts(self, idle: int) -> Float[Tensor, "k r"]:
         right, schema = self.factors.right, self.observation.schema
@@ -298,7 +302,7 @@ class _Stage:
             guessed = torch.linalg.lstsq(right.T, rows.T).solution.T
             guessed = guessed + (1 - guessed @ self.sums)[:, None] * self.sums / self.sums.square().sum()
         else:
-            shape, contrast = self.observation.input_shape, (0.1, 0.02, 0.5)[idle % 3]
+            shape, contrast = self.observation.input_shape, CONTRASTS[idle % len(CONTRASTS)]
             guessed = scaled(unmixed(right, shape, self.generator, contrast, even=idle % 2 == 0), self.sums, right)
         return torch.cat([guessed, drawn])
 
@@ -345,12 +349,12 @@ def _plausible(
     mean = right.new_tensor(schema.mean or (0.0,) * schema.width)
     deviation = right.new_tensor(schema.std or (1.0,) * schema.width)
     had = (deviation * right + torch.outer(sums, mean)).norm(dim=0)
-    had = had.where(had > 1e-6 * had.max(), 0.0)
+    had = had.where(had > NOBODY * had.max(), 0.0)
     rows = (-mean / deviation).expand(count, -1).clone()
     for fixed, span in zip(schema.discrete, schema.spans, strict=True):
         if not fixed:
             rows[:, span] = torch.randn((count, 1), generator=generator, device=right.device, dtype=right.dtype)
             continue
-        level = torch.multinomial((had[span] + 1e-9 * had.max()).expand(count, -1), 1, generator=generator)[:, 0]
+        level = torch.multinomial((had[span] + EVER * had.max()).expand(count, -1), 1, generator=generator)[:, 0]
         rows[torch.arange(count, device=rows.device), span.start + level] += 1 / deviation[span][level]
     return rows

@@ -21,16 +21,16 @@ from unbatch.span.network import MovingNetwork, Network
 __all__ = ["MARGIN", "Equations", "Space", "spaces_of_gradient"]
 
 ROUNDING = 10.0
-"""A residual of this many times the noise that is expected is still noise."""
+"""A residual of this many times the noise that is expected is still noise. Chosen. Swept."""
 
 LARGEST = 300.0
-"""Noise of this many times the precision of the arithmetic is too much for a proof."""
+"""Noise of this many times the precision of the arithmetic is too much for a proof. Chosen. Swept."""
 
 FINE = 1e-5
 """A finer precision than this makes no difference to that: a weak sample of a float64 update is known as one of a float32 update is."""
 
 MARGIN = 4
-"""How many more equations than unknowns there must be: with fewer, a zero proves nothing."""
+"""How many more equations than unknowns there must be: with fewer, a zero proves nothing. Chosen. Swept."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -164,7 +164,7 @@ def spaces_of_gradient(
     left, values, right = torch.linalg.svd(whole, full_matrices=False)
     noise = float(values[batch:].square().sum()) ** 0.5 / max(1, (len(whole) - batch) * (whole.shape[1] - batch)) ** 0.5
     noise = max(noise, resolution * float(values[0]) / max(whole.shape) ** 0.5)
-    if values[batch - 1] < 10 * noise * max(whole.shape) ** 0.5:
+    if values[batch - 1] < ROUNDING * noise * max(whole.shape) ** 0.5:
         return []
     largest = float(values[batch]) if batch < len(values) else 0.0  # samples under the rounding lie in few directions, unlike noise
     found: list[Space] = []

@@ -13,6 +13,19 @@ from unbatch.spear.dictionary_learning import sparse_directions
 
 __all__ = ["random_starts", "scaled", "unmixed"]
 
+FAR = 4
+"""An input this many times as long as the typical one is none: its scale is then taken from the others. Chosen. Swept."""
+
+SPREAD = 0.5
+"""Standard deviation of the logarithm of how far a random start is from the smallest input: real ones differ by half of their length.
+Chosen. Swept."""
+
+BLANK = 1e-9
+"""A view below this share of the longest shows nothing: the edge of a picture, and rounding. Chosen."""
+
+SINGULAR, DEPENDENT = 1e-12, 1e-14
+"""Squares of singular values below this share of the largest are rounding: of views, and of inputs that depend on each other. Chosen."""
+
 
 def unmixed(
     right: Float[Tensor, "r n"],
@@ -35,10 +48,10 @@ def unmixed(
     """
     views = views_of(right, shape, generator)
     length = views.norm(dim=0)
-    kept = length > 1e-9 * length.max()
+    kept = length > BLANK * length.max()
     views = views[:, kept] / length[kept] if even else views
     squares, vectors = torch.linalg.eigh(views @ views.T / views.shape[1])
-    whitening = (vectors / squares.clamp_min(1e-12 * float(squares[-1])).sqrt()) @ vectors.T
+    whitening = (vectors / squares.clamp_min(SINGULAR * float(squares[-1])).sqrt()) @ vectors.T
     white = (whitening @ views).float()
     rows = fast_ica(white, generator, contrast, clock=clock)
     rows = sparse_directions(white.T / white.shape[1] ** 0.5, rows, torch.ones((1, 1), device=white.device), steps=40, clock=clock)
@@ -57,7 +70,7 @@ def scaled(rows: Float[Tensor, "k r"], sums: Float[Tensor, " r"], right: Float[T
     gram = right @ right.T
     size = (points @ gram * points).sum(dim=1).clamp_min(0).sqrt()
     usual = size.median()
-    large = size > 4 * usual
+    large = size > FAR * usual
     if bool(large.any()):
         shrunk = points * (usual / size)[:, None]
         nearest = torch.linalg.lstsq(gram, sums[:, None]).solution[:, 0]  # the smallest input is gram⁻¹ sums
@@ -69,7 +82,7 @@ def scaled(rows: Float[Tensor, "k r"], sums: Float[Tensor, " r"], right: Float[T
 def random_starts(count: int, sums: Float[Tensor, " r"], right: Float[Tensor, "r n"], generator: Generator) -> Float[Tensor, "k r"]:
     """Samples with p · sums = 1, about as they were if all inputs were orthogonal and of one length; of length 1 without sums (all 0)."""
     squares, vectors = torch.linalg.eigh(right @ right.T)
-    root = squares.clamp_min(1e-14 * float(squares[-1])).sqrt()
+    root = squares.clamp_min(DEPENDENT * float(squares[-1])).sqrt()
     back = (vectors / root) @ vectors.T
     if not bool(sums.any()):
         drawn = torch.randn((count, len(sums)), generator=generator, device=right.device, dtype=right.dtype)
@@ -84,5 +97,5 @@ def random_starts(count: int, sums: Float[Tensor, " r"], right: Float[Tensor, "r
     across = frames.reshape(-1, rank)[:count]
     across = F.normalize(across - (across @ along)[:, None] * along, dim=1)
     # Inputs are of one length only roughly, and with few left there are few directions to go but many distances.
-    far = torch.exp(0.5 * torch.randn((count, 1), generator=generator, device=right.device, dtype=right.dtype))
+    far = torch.exp(SPREAD * torch.randn((count, 1), generator=generator, device=right.device, dtype=right.dtype))
     return (along + far * (rank - 1) ** 0.5 * across) @ back / length

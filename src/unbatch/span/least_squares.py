@@ -15,9 +15,17 @@ PATIENCE = 6
 """Steps after which a start must have become better by ``PROGRESS``."""
 
 PROGRESS = 0.9
+"""See ``PATIENCE``. Chosen. Swept."""
+
+DAMPING, LESS, MORE, HOPELESS = 1e-2, 0.15, 5.0, 1e8
+"""The first damping, what a good and a bad step make of it, and from which on a start is given up. Chosen; the first one swept."""
+
+EVEN = 1e-3
+"""Of the mean curvature, what every direction is damped by at least. Chosen."""
 
 REACH = 0.1
-"""Longest step of a refinement, in lengths of the point: what lies farther away is another zero, and no refinement of this one."""
+"""Longest step of a refinement, in lengths of the point: what lies farther away is another zero, and no refinement of this one. Chosen.
+Swept."""
 
 
 def minimize(
@@ -63,7 +71,7 @@ def _minimize_piece(
     values = equations.residuals(points, labels).norm(dim=1).nan_to_num(torch.inf, torch.inf)
     if not len(directions):
         return points, values
-    damping = torch.full_like(values, 1e-2)
+    damping = torch.full_like(values, DAMPING)
     before = [values.clone()]
     for _ in range(steps):
         moving = _moving(values, before, damping, floor)
@@ -72,20 +80,20 @@ def _minimize_piece(
         rest, slopes = equations.linearized(points[moving], labels[moving], directions)
         gram, pull = slopes @ slopes.mT, slopes @ rest[..., None]
         size = gram.diagonal(dim1=1, dim2=2)
-        lift = damping[moving, None] * (size + 1e-3 * size.mean(dim=1, keepdim=True)) + torch.finfo(gram.dtype).tiny
+        lift = damping[moving, None] * (size + EVEN * size.mean(dim=1, keepdim=True)) + torch.finfo(gram.dtype).tiny
         step, _ = torch.linalg.solve_ex(gram + torch.diag_embed(lift), pull)
         tried = points[moving] - step[..., 0] @ directions
         reached = equations.residuals(tried, labels[moving]).norm(dim=1).nan_to_num(torch.inf, torch.inf)
         better = reached < values[moving]
         points[moving[better]], values[moving[better]] = tried[better], reached[better]
-        damping[moving] *= torch.where(better, 0.15, 5.0)
+        damping[moving] *= torch.where(better, LESS, MORE)
         before.append(values.clone())
     return points, values
 
 
 def _moving(values: Tensor, before: list[Tensor], damping: Tensor, floor: float) -> Int64[Tensor, " k"]:
     """The starts that are worth another step."""
-    moving: Bool[Tensor, " k"] = (values > floor) & values.isfinite() & (damping < 1e8)
+    moving: Bool[Tensor, " k"] = (values > floor) & values.isfinite() & (damping < HOPELESS)
     if len(before) > PATIENCE:
         moving &= values < PROGRESS * before[-1 - PATIENCE]
     return moving.nonzero()[:, 0]

@@ -35,10 +35,14 @@ NODES = 6
 """At most so many weights stand for the way before the samples are known."""
 
 ROUGH = (1e-3, 1e-2, 5e-2)
-"""Residuals that a straight way is allowed, one after the other while samples are missing."""
+"""Residuals that a straight way is allowed, one after the other while samples are missing. Chosen."""
 
 LOOSE = float("inf")
 """How far a sample may be off, as its residual bounds it, before the way is known."""
+
+STILL, SLOW, HALF = 1e-13, 1e-9, 0.5
+"""Samples that move by less than the first are at rest, to the rounding; by less than the second, where a turn no longer halves it.
+Chosen."""
 
 TURNS = 30
 """Of steps and least squares, at most."""
@@ -103,7 +107,7 @@ def followed(observation: Observation, problem: Problem, classes: Tensor, genera
         near, moved = _turn(observation, found)
         found.found = near
         progress(f"turn {turn + 1} along the local steps: samples move by {moved:.0e}", float("nan"))
-        if clock.over or moved < 1e-13 or (moved < 1e-9 and moved > 0.5 * before):
+        if clock.over or moved < STILL or (moved < SLOW and moved > HALF * before):
             break
         before = moved
     return found

@@ -21,7 +21,7 @@ from unbatch.errors import Inapplicable
 from unbatch.linalg.lowrank import Factors, factor
 from unbatch.span.equations import MARGIN, Equations, Space, spaces_of_gradient
 from unbatch.span.network import network_behind
-from unbatch.trace import LinearCall, linear_layers
+from unbatch.trace import LinearCall, linear_layers, trial
 from unbatch.types import Observation
 
 __all__ = ["CROWDED", "PRECISION", "Problem", "entered", "find_layer", "layers_behind", "other_spaces", "pose"]
@@ -29,8 +29,13 @@ __all__ = ["CROWDED", "PRECISION", "Problem", "entered", "find_layer", "layers_b
 TRIAL = 2
 """Samples in the trial run that shows the layers."""
 
+STEP, SMOOTH = 1e-3, 0.1
+"""A step as a share of a sample, and how far a smooth layer may be off its derivative there: one with kinks is off by about 1. Chosen; the
+second one swept."""
+
 CROWDED = 0.6
-"""Above this share of unknowns to the first layer's equations the other layers' equations are used in the search, not only in the proof."""
+"""Above this share of unknowns to the first layer's equations the other layers' equations are used in the search, not only in the proof.
+Chosen. Swept."""
 
 FED = 0.45
 """The same for what the next layers are fed: with fewer equations a kinked activation has zeros that no sample has, and more are cheap."""
@@ -176,7 +181,7 @@ def _plans(equations: Equations, sums: Tensor, unknowns: int) -> tuple[Equations
     return (*([fed] if fed else []), *([own] if smooth else []), equations)
 
 
-def _smooth(equations: Equations, sums: Tensor, step: float = 1e-3) -> bool:
+def _smooth(equations: Equations, sums: Tensor, step: float = STEP) -> bool:
     """Whether ∂ℓ/∂z moves as its derivative says, seen on random samples."""
     generator = torch.Generator().manual_seed(0)
     scale = 1 / float(sums.norm()) if bool(sums.any()) else 1 / float(equations.network.right.norm())
@@ -184,11 +189,11 @@ def _smooth(equations: Equations, sums: Tensor, step: float = 1e-3) -> bool:
     labels = torch.zeros(len(points), dtype=torch.int64, device=sums.device)
     moved = equations.residuals(points + step * toward, labels) - equations.residuals(points - step * toward, labels)
     _, slope = torch.func.jvp(lambda p: equations.residuals(p, labels), (points,), (2 * step * toward,))[:2]
-    return float((moved - slope).norm(dim=1).median()) < 0.1 * float(moved.norm(dim=1).median())
+    return float((moved - slope).norm(dim=1).median()) < SMOOTH * float(moved.norm(dim=1).median())
 
 
 PRECISION = {torch.float64: 1e-9, torch.float32: 1e-5, torch.float16: 5e-3, torch.bfloat16: 3e-2}
-"""What of a residual is rounding in any case, by the update's type."""
+"""What of a residual is rounding in any case, by the update's type. Chosen, as ``evidence.judge.TOLERANCE``. Swept."""
 
 
 def _factored(observation: Observation, call: LinearCall, generator: Generator) -> Factors:
@@ -220,7 +225,7 @@ def entered(observation: Observation, call: LinearCall) -> list[LinearCall]:
 
 def layers_behind(observation: Observation, first: list[LinearCall]) -> list[LinearCall]:
     """The later layers that are applied once a sample and whose gradient the update holds."""
-    every = linear_layers(observation.model, observation.input_shape, TRIAL)
+    every = trial(observation.model, observation.input_shape, TRIAL).linears
     counted = [call.weight for call in every]
     names = {call.weight for call in first}
     behind = every if first[0].raw else every[counted.index(first[0].weight) :]

@@ -16,19 +16,44 @@ from unbatch.span.least_squares import minimize, refine
 from unbatch.span.problem import Problem
 from unbatch.types import Progress
 
-__all__ = ["Found", "Search", "across"]
+__all__ = ["COARSE", "CONTRASTS", "FLOOR", "NEAR", "SINGULAR", "Found", "Search", "across"]
 
 LENGTHS = (0.25, 0.5, 0.7, 1.0, 1.4, 2.0, 4.0)
-"""Lengths of a start that are tried where no bias tells it, in units of the usual one."""
+"""Lengths of a start that are tried where no bias tells it, in units of the usual one. Chosen."""
 
 PIECE = 16
 """Samples whose Jacobians are factored at a time."""
 
+FEW = 12
+"""Up to so many missing samples features count as strong as they are, first; see ``guesses.unmixed``."""
+
 ALIKE = 1e-6
-"""Two columns with a cosine that is this near to 1 are of one sample."""
+"""Two columns with a cosine that is this near to 1 are of one sample. Chosen."""
+
+CONTRASTS = (0.1, 0.02, 0.5)
+"""Softness of the contrast in component analysis, two rounds each. Chosen. Swept."""
+
+STARTS, MOST = 4, 128
+"""Random starts for every missing sample, and at most."""
+
+LIKELY = 3
+"""Labels are tried that leave up to this many times what the likeliest leaves. Chosen. Swept."""
+
+FLOOR = 1e-3
+"""A start is done when its residual is below this share of the precision. Chosen."""
+
+NEAR, COARSE = 100, 1e-6
+"""A start whose residual is below so many times the precision, or so many times this, is held against all equations. Chosen: it decides
+what is tried, not what is proved; the first one swept."""
+
+SAME = 0.5
+"""p · c is 1 for a sample and its own column and 0 for another's: from here on two are one. Derived: the middle."""
+
+SINGULAR = 1e-24
+"""Squares of singular values below this share of the largest are rounding of float64. Derived: (1e-12)²."""
 
 DETERMINED = 1e-2
-"""A sample is determined if its residual bounds its relative error by this."""
+"""A sample is determined if its residual bounds its relative error by this. Chosen. Swept."""
 
 
 @dataclass(eq=False)
@@ -162,13 +187,13 @@ class Search:
         labelled = any(space.kind == "column" for space in equations.spaces)
         starts = self._of_length(own, starts)
         rising, labels = own.best_labels(starts, self.classes, ranks if labelled else 1)
-        likely = (rising < 3 * rising[:, :1]) | (torch.arange(labels.shape[1], device=labels.device) == 0)
+        likely = (rising < LIKELY * rising[:, :1]) | (torch.arange(labels.shape[1], device=labels.device) == 0)
         which = likely.nonzero()[:, 0]
         directions = across(sums)
         self.counts["rounds"] += 1
         self.counts["starts"] += len(which)
-        points, values = minimize(equations, starts[which], labels[likely], directions, clock, floor=1e-3 * self.problem.precision)
-        near = values < 100 * max(self.problem.precision, 1e-6)
+        points, values = minimize(equations, starts[which], labels[likely], directions, clock, floor=FLOOR * self.problem.precision)
+        near = values < NEAR * max(self.problem.precision, COARSE)
         if bool(near.any()):
             points = points[near] if labelled else self._of_length(own, points[near])
             told = labels[likely][near] if labelled else own.best_labels(points, self.classes)[1][:, 0]
@@ -188,14 +213,14 @@ class Search:
         rank = len(sums)
         if rank == 1:
             return scaled(torch.ones_like(sums)[None], sums, right)
-        even = (rank > 12) == (idle % 2 == 0)
-        contrast = (0.1, 0.1, 0.02, 0.02, 0.5, 0.5)[idle % 6]
+        even = (rank > FEW) == (idle % 2 == 0)
+        contrast = CONTRASTS[idle // 2 % len(CONTRASTS)]
         rows = [unmixed(right, self.shape, self.generator, contrast, even=even, clock=clock)]
-        if rank <= 12 or idle:
+        if rank <= FEW or idle:
             rows.append(unmixed(right, self.shape, self.generator, contrast, even=not even, clock=clock))
         starts = [scaled(torch.cat(rows), sums, right)]
         if idle:
-            starts.append(random_starts(min(4 * rank, 128), sums, right, self.generator))
+            starts.append(random_starts(min(STARTS * rank, MOST), sums, right, self.generator))
         return torch.cat(starts)
 
     def accept(
@@ -233,10 +258,10 @@ class Search:
         if not len(points):
             return
         along, columns = self._columns(points, labels)
-        fresh = (along > 0) & ((points @ self.found.columns.T).abs() < 0.5).all(dim=1)
+        fresh = (along > 0) & ((points @ self.found.columns.T).abs() < SAME).all(dim=1)
         kept: list[int] = []
         for i in fresh.nonzero()[:, 0].tolist():
-            if bool(((columns[kept] @ points[i]).abs() < 0.5).all()):
+            if bool(((columns[kept] @ points[i]).abs() < SAME).all()):
                 kept.append(i)
         room = kept[: self.missing]
         chosen = torch.tensor(room, device=points.device, dtype=torch.int64)
@@ -325,7 +350,7 @@ class Search:
         if not len(free):
             return free
         squares, vectors = torch.linalg.eigh((free @ right) @ (free @ right).T)
-        return (vectors / squares.clamp_min(1e-24 * float(squares[-1])).sqrt()).T @ free
+        return (vectors / squares.clamp_min(SINGULAR * float(squares[-1])).sqrt()).T @ free
 
     def _tighten(self) -> None:
         """Solve once more for the proved samples, in the coordinates of the whole batch, with the equations that determine each best."""

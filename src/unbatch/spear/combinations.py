@@ -16,6 +16,9 @@ from unbatch.spear.layer import Layer, unit
 
 __all__ = ["untangled"]
 
+SHARP, BLUR = 1e-6, 30.0
+"""Ratios that differ by less than this, or by this many times the noise, are equal. Chosen. The second swept."""
+
 
 def untangled(
     layer: Layer, directions: Float[Tensor, "b b"], rounds: int = 5, equal: int = 3, clock: Clock = UNLIMITED
@@ -38,7 +41,7 @@ def untangled(
         True
     """
     directions = directions.clone()
-    tolerance = max(1e-6, 30 * layer.noise_level)
+    tolerance = max(SHARP, BLUR * layer.noise_level)
     for _ in range(rounds):
         changed = False
         for i in range(len(directions)):

@@ -17,6 +17,15 @@ from unbatch.spear.layer import Layer
 
 __all__ = ["blind_directions", "off_weights", "promising", "sparse_directions"]
 
+SETTLED, THRESHOLD = 20, 0.3
+"""Steps in which the threshold follows the columns, and its share of their root mean square. Chosen. The second swept."""
+
+FEW, MOST = 16, 0.38
+"""Up to so many samples every direction is promising; share of small entries above which any is. Chosen. Both swept."""
+
+SCATTER = 0.3
+"""Noise that is added to a row to start from, as a share of its length. Chosen."""
+
 
 def off_weights(layer: Layer, samples: Float[Tensor, "k b"], sigma: float = 0.2) -> Float[Tensor, "k m"]:
     """How probable it is that a sample leaves a neuron off, from a guess of it.
@@ -57,8 +66,8 @@ def sparse_directions(
         pulled = (sparse - dual) @ left
         directions = pulled + anchors * (1 - (anchors * pulled).sum(dim=1, keepdim=True))
         columns = directions @ left.T
-        if step < 20:  # the scale of the problem settles in the first steps
-            threshold = 0.3 * columns.square().mean(dim=1, keepdim=True).sqrt() * weights
+        if step < SETTLED:  # the scale of the problem settles in the first steps
+            threshold = THRESHOLD * columns.square().mean(dim=1, keepdim=True).sqrt() * weights
         target = dual + (columns if step == 0 else columns * relax - sparse * (relax - 1))
         sparse = target.sign() * (target.abs() - threshold).clamp_min(0)
         dual = target - sparse
@@ -70,7 +79,7 @@ def promising(left: Float[Tensor, "m b"], directions: Float[Tensor, "k b"], smal
     size = (directions @ left.to(directions.dtype).T).abs()
     near = (size < small * size.square().mean(dim=1, keepdim=True).sqrt()).double().mean(dim=1)
     height, batch = left.shape
-    return near >= (0.0 if batch <= 16 else min(batch / height + above, 0.38))
+    return near >= (0.0 if batch <= FEW else min(batch / height + above, MOST))
 
 
 def blind_directions(
@@ -99,7 +108,7 @@ def blind_directions(
         return left[torch.randint(height, shape, generator=generator, device=left.device)]
 
     noise = torch.randn((starts, batch), generator=generator, device=left.device) / height**0.5
-    directions = random_rows(starts) + 0.3 * noise
+    directions = random_rows(starts) + SCATTER * noise
     rows = random_rows(starts, max(conditioned, 1)).mT
     count = torch.arange(starts, device=left.device) % (conditioned + 1)
     held = torch.linalg.qr(rows)[0]

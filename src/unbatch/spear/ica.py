@@ -16,6 +16,9 @@ from unbatch.spear.dictionary_learning import sparse_directions
 
 __all__ = ["guesses"]
 
+BLANK, SINGULAR = 1e-9, 1e-12
+"""Shares of the longest view, and of the largest squared singular value, below which all is rounding. Chosen."""
+
 
 def guesses(
     views: Float[Tensor, "b N"], generator: Generator, contrast: float, steps: int = 100, clock: Clock = UNLIMITED
@@ -30,10 +33,10 @@ def guesses(
         clock: when to give up.
     """
     length = views.norm(dim=0)
-    kept = length > 1e-9 * length.max()
+    kept = length > BLANK * length.max()
     scaled = views[:, kept] / length[kept]
     squares, vectors = torch.linalg.eigh(scaled @ scaled.T / scaled.shape[1])
-    whitening = (vectors / squares.clamp_min(1e-12 * float(squares[-1])).sqrt()) @ vectors.T
+    whitening = (vectors / squares.clamp_min(SINGULAR * float(squares[-1])).sqrt()) @ vectors.T
     white = (whitening @ scaled).float()
     rows = fast_ica(white, generator, contrast, steps, clock=clock)
     rows = sparse_directions(white.T / white.shape[1] ** 0.5, rows, torch.ones((1, 1), device=white.device), steps=40, clock=clock)

@@ -21,6 +21,12 @@ from torch.nn import functional as F
 
 __all__ = ["Layer", "complement", "deflate", "layer_in_factors"]
 
+DEAD = 1e-9
+"""A row below this share of the longest is that of a neuron that no sample fires, or as good as. Chosen. Swept."""
+
+NOISES = 5.0
+"""Standard deviations of the noise up to which an entry is zero: a normal distribution exceeds them once in two million. Chosen. Swept."""
+
 
 @dataclass(frozen=True, eq=False)
 class Layer:
@@ -64,7 +70,7 @@ class Layer:
         """Below it an entry of left @ q is zero: five standard deviations of the noise, and never under the tolerance."""
         size = (directions @ self.left.T).abs().amax(dim=1, keepdim=True)
         noise = (directions @ self.noise.T).norm(dim=1, keepdim=True)
-        return torch.maximum(self.tolerance * size, 5 * noise / self.length)
+        return torch.maximum(self.tolerance * size, NOISES * noise / self.length)
 
     def off(self, directions: Float[Tensor, "k b"]) -> Bool[Tensor, "k m"]:
         """Where left @ q is zero."""
@@ -109,7 +115,7 @@ def layer_in_factors(
         the layer; the (b, b) matrix T such that x = rightᵀ Tᵀ p; and which rows are alive, (m,). None where fewer than b rows are.
     """
     length = left.norm(dim=1)
-    alive = length > (1e-9 * length.max()).maximum(5 * noise.norm())
+    alive = length > (DEAD * length.max()).maximum(NOISES * noise.norm())
     if int(alive.sum()) < left.shape[1]:
         return None
     columns, change = torch.linalg.qr(left[alive] / length[alive, None])
@@ -142,7 +148,7 @@ def deflate(
     basis, samples_left = complement(samples), complement(directions)
     columns = layer.left @ basis
     length = columns.norm(dim=1)
-    rows = length > (1e-9 * length.max()).maximum(5 * layer.noise.norm() / layer.length)
+    rows = length > (DEAD * length.max()).maximum(NOISES * layer.noise.norm() / layer.length)
     left, change = torch.linalg.qr(columns[rows] / length[rows, None])
     change_right = change @ torch.linalg.solve(samples_left.T @ basis, samples_left.T)
     sums = change @ (basis.T @ (layer.sums - directions.sum(dim=0)))

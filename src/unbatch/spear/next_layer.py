@@ -19,6 +19,9 @@ from unbatch.spear.rounding import masked_gram, null_of_masks
 
 __all__ = ["NextLayer", "next_layer", "solve_samples"]
 
+SINGULAR, RIDGE = 1e-9, 1e-15
+"""A direction of the next layer below this share of the largest is not seen in it; what keeps systems solvable. Chosen."""
+
 
 @dataclass(frozen=True, eq=False)
 class NextLayer:
@@ -38,7 +41,7 @@ def next_layer(gradient: Float[Tensor, "m2 m"] | None, alive: Bool[Tensor, " m"]
     if gradient is None or min(gradient.shape) < batch:
         return None
     basis, values, _ = torch.linalg.svd(gradient.T.double(), full_matrices=False)
-    if values[batch - 1] < 1e-9 * values[0]:
+    if values[batch - 1] < SINGULAR * values[0]:
         return None
     noise = float(values[batch] / values[batch - 1]) if len(values) > batch else 0.0
     return NextLayer(torch.linalg.qr(basis[alive, :batch])[0], noise)
@@ -65,7 +68,7 @@ def solve_samples(
     on = (~off).to(layer.left.dtype)
     basis, change = torch.linalg.qr(layer.seen)
     shape = null_of_masks(following.activations, off, clock=clock) @ following.activations.T
-    identity = 1e-15 * torch.eye(batch, dtype=basis.dtype, device=basis.device)
+    identity = RIDGE * torch.eye(batch, dtype=basis.dtype, device=basis.device)
     factor, _ = torch.linalg.cholesky_ex(masked_gram(basis, ~off, clock) + identity)
     wanted = torch.stack([shape * on, on * layer.bias], dim=1)
     solution = wanted.new_zeros((count, 2, batch))

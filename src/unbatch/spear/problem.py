@@ -22,15 +22,15 @@ from unbatch.types import Observation
 __all__ = ["Problem", "factored", "noiseless", "pose", "too_few"]
 
 ZERO = 1e-7
-"""What counts as zero in L q, as a share of its largest entry, in an update without noise."""
+"""What counts as zero in L q, as a share of its largest entry, in an update without noise. Chosen. Swept."""
 
 
 ROUGH = 1e-6
-"""What a gradient with zeros leaves unexplained, as a share of its size, above which the zeros are taken for pruned entries."""
+"""What a gradient with zeros leaves unexplained, as a share of its size, above which the zeros are taken for pruned entries. Chosen."""
 
 
 COMPLETING = 0.5
-"""Share of the budget for the completion of what looks pruned: where there is another way, it needs the rest."""
+"""Share of the budget for the completion of what looks pruned: where there is another way, it needs the rest. Chosen."""
 
 
 @dataclass(frozen=True, eq=False)

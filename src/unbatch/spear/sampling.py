@@ -21,6 +21,9 @@ from unbatch.spear.selection import one_a_pattern
 
 __all__ = ["draw_rows", "expected_subsets", "least_zeros", "null_directions", "sampled_directions"]
 
+LOOSE = 1e-3
+"""What counts as zero of null vectors in float32, which are refined later. Chosen."""
+
 
 def least_zeros(neurons: int, batch: int, false_rejection: float, off: float = 0.5) -> int:
     """How many zeros a direction must leave, so that a true one is rejected with probability ``false_rejection`` at most.
@@ -84,7 +87,7 @@ def sampled_directions(
     rows = draw_rows(len(layer.left), count, layer.batch - 1, generator)
     directions = null_directions(layer.left.to(precision), rows)
     size = (directions @ layer.left.to(precision).T).abs()
-    loose = layer.tolerance if precision == torch.float64 else max(layer.tolerance, 1e-3)
+    loose = layer.tolerance if precision == torch.float64 else max(layer.tolerance, LOOSE)
     hits = ((size < loose * size.amax(dim=1, keepdim=True)).sum(dim=1) >= least).nonzero()[:, 0]
     smallest = torch.zeros((len(hits), len(layer.left)), dtype=torch.bool, device=hits.device)
     smallest.scatter_(1, size[hits].topk(least, dim=1, largest=False).indices, value=True)

@@ -30,25 +30,63 @@ from unbatch.spear.selection import Solution, agreement, best_matching, independ
 __all__ = ["NOISY", "Search"]
 
 CONTRASTS = (0.1, 0.3, 0.03)
-"""Softness of the contrast in FastICA, in turn."""
+"""Softness of the contrast in FastICA, in turn. Chosen. Swept."""
 
 ROUNDED = 1e-11
-"""Above this level a certified sample is so inexact that taking it out blurs the zeros of the others: only after stalls, and at the end."""
+"""Above this level a certified sample is so inexact that taking it out blurs the zeros of the others: only after stalls, and at the end.
+Chosen. Swept."""
 
 NOISY = 1e-5
-"""Above this level of noise no sample is certified by itself: a wrong pattern can be as close."""
+"""Above this level of noise no sample is certified by itself: a wrong pattern can be as close. Chosen. Swept."""
+
+DRIFTED, BLURRED = 50, 100
+"""One of so many neurons may contradict a sample's signs where weights moved, and where there is noise. Chosen: a true sample contradicts
+few; the first one swept."""
+
+PATIENCE, WAITING = 8, 4
+"""Rounds that a search that is whole but does not fit waits for something better; and, of sampling, as many more for each that it took."""
+
+TOOLS = 4
+"""Rounds after a stall in which every tool has its turn."""
+
+MANY, SPARSE = 120, 0.13
+"""Between so many samples and this share of the neurons blind starts have every other round. Chosen on the frontier at m=1000
+(benchmarks/frontier.py); not swept, which would take hours."""
+
+WORK = 4e8
+"""Multiplications of one round of sampling, so that the clock is asked in between. Chosen."""
+
+LAST = 6
+"""With so few directions missing, random samples are tried beside the guessed ones."""
+
+SIGNS, SIGNS_ALONE, SIGNS_BLIND = 0.3, 0.7, 0.5
+"""Share of the neurons that are off by a guessed sample's signs that must be zeros: where a certificate decides later; where nothing else
+does; and of random samples, of which the signs are less certain. Chosen; the first one swept."""
+
+AGREE = 0.8
+"""Share of the zeros of a direction that must be off by its sample's signs: a true one has all, a wrong one half or so. Chosen. Swept."""
+
+SPARE = 4
+"""Zeros beyond the number of samples b that a blind direction must have: one through any b − 1 rows has b − 1 by construction."""
+
+SHARP, BLUR = 1e-6, 100
+"""What rounding leaves of a zero in any case; and how many times the noise: it is that of the typical entry, and the worst has more.
+Chosen. Both swept."""
+
+NEARLY, CLOSE = 0.2, 1e-2
+"""Largest part of a direction beside all others that may be noise; largest change of one that is averaged over its zeros. Chosen."""
 
 ENDING = 0.05
-"""Share of the budget that is kept for the certificates of what a search that ran out of time has found."""
+"""Share of the budget that is kept for the certificates of what a search that ran out of time has found. Chosen."""
 
 LIKELY = 0.5
-"""Weight from which a neuron is rather off than on for a sample: the middle."""
+"""Weight from which a neuron is rather off than on for a sample: the middle. Derived."""
 
 SINGULAR = 1e12
-"""Condition of directions above which they are kept as they were: solving with them would leave four digits of float64."""
+"""Condition of directions above which they are kept as they were: solving with them would leave four digits of float64. Derived."""
 
 STALLED = 4
-"""Rounds without a find, one of every tool, after which another method has its turn."""
+"""Rounds without a find, one of every tool, after which another method has its turn. Chosen. Swept."""
 
 VERY_FEW, FEW = 9, 18
 """Up to so many samples, sampling subsets of rows is the first tool, or worth a round after a stall."""
@@ -93,7 +131,7 @@ class Search:
         self.clock = UNLIMITED
         whole = self.layer
         # Neurons that noise alone, or weights that moved, may contradict; a wrong direction contradicts a quarter of them.
-        self.allowed = len(whole.left) // 50 if self.drifting else 0 if self.exact else len(whole.left) // 100
+        self.allowed = len(whole.left) // DRIFTED if self.drifting else 0 if self.exact else len(whole.left) // BLURRED
         if self.noisy or self.drifting:
             self.following = None
         self.rest, self.rows = whole, torch.ones_like(whole.bias, dtype=torch.bool)
@@ -112,6 +150,11 @@ class Search:
     def exact(self) -> bool:
         """Whether the update is as good as free of noise."""
         return self.layer.noise_level < ROUNDED
+
+    @property
+    def _blurred(self) -> float:
+        """What the noise may leave of a zero, relatively, and rounding in any case."""
+        return max(SHARP, BLUR * self.layer.noise_level)
 
     @property
     def found(self) -> int:
@@ -141,17 +184,17 @@ class Search:
         Raises:
             OutOfTime: in the middle of a round; what was found before it counts.
         """
-        stalled, patience = 0, 8
+        stalled, patience = 0, PATIENCE
         for turn in itertools.count():
             before = (self.found, int(self.open_off.sum()))
             self._round(turn, stalled)
             fits = len(self.open) == self.rest.batch and self._repair()
-            if not fits and (self.exact or stalled > 4):
+            if not fits and (self.exact or stalled > STALLED):
                 self._certify()
             changed = (self.found, int(self.open_off.sum())) != before
             stalled = 0 if changed else stalled + 1
             if changed and self.only_sampling:
-                patience = 8 + 4 * turn  # sampling finds rarely: wait in proportion to what the last success took
+                patience = PATIENCE + WAITING * turn  # sampling finds rarely: wait in proportion to what the last success took
             told = f"{self.found} of {self.layer.batch} directions, {self.clock.taken:.1f} s"
             progress(told + (f", {self.drawn:,} subsets" if self.drawn else ""), self.found / self.layer.batch)
             whole = self.found == self.layer.batch
@@ -169,17 +212,17 @@ class Search:
         if self.rest.batch == 1:
             alone = torch.ones_like(self.rest.left[:1])
             self._add("last", alone, torch.zeros_like(self.rest.left[:, 0], dtype=torch.bool)[None])
-        elif self.only_sampling or (self.rest.batch <= FEW and stalled % 4 == (0 if self.rest.batch <= VERY_FEW else 2)):
+        elif self.only_sampling or (self.rest.batch <= FEW and stalled % TOOLS == (0 if self.rest.batch <= VERY_FEW else 2)):
             self._sampled_round()
-        elif stalled % 4 < 3 and not (turn % 2 and 120 < self.rest.batch <= 0.13 * len(self.rest.left)):
-            self._guided_round(CONTRASTS[turn % 3], loosened=min(2 * stalled, len(self.open)))
+        elif stalled % TOOLS < TOOLS - 1 and not (turn % 2 and MANY < self.rest.batch <= SPARSE * len(self.rest.left)):
+            self._guided_round(CONTRASTS[turn % len(CONTRASTS)], loosened=min(2 * stalled, len(self.open)))
         else:
             self._blind_round()
 
     def _sampled_round(self) -> None:
         """Subsets of rows, as many as it takes to hit a few times."""
         batch = self.rest.batch
-        work = max(1, int(4e8) // batch**3)
+        work = max(1, int(WORK) // batch**3)
         count = min(self.parallel, work, max(64, 2 ** min(batch + 2, 30)), max(0, self.subsets - self.drawn))
         if count:
             least = min(least_zeros(len(self.rest.left), batch, self.false_rejection), len(self.rest.left))
@@ -211,11 +254,11 @@ class Search:
             loosened = max(2, loosened)  # all are there, and some of them are wrong
         left = complement(self.open[: max(0, len(self.open) - loosened)])
         samples = guesses(left.T @ self.rest.views, self.generator, contrast, clock=self.clock) @ left.T
-        if left.shape[1] <= 6:
+        if left.shape[1] <= LAST:
             samples = torch.cat([samples, self._random_samples(left)])
         samples = samples / (samples @ self.rest.sums)[:, None]
         margin = 0 if left.shape[1] == 1 else 2
-        share = 0.7 if self.following is None and not self.drifting else 0.3
+        share = SIGNS_ALONE if self.following is None and not self.drifting else SIGNS
         tried = self._from_samples("pictures", samples, margin, share)
         if bool(tried.any()):
             self._from_samples("pictures, other sign", -samples[tried], margin, share)
@@ -227,13 +270,13 @@ class Search:
         one = torch.ones((1, 1), device=directions.device)
         directions = sparse_directions(rest.left.float(), directions, one, steps=60, clock=self.clock)
         directions, off = round_directions(rest, directions[promising(rest.left, directions)], clock=self.clock)
-        kept = off.sum(dim=1) >= rest.batch + 4
+        kept = off.sum(dim=1) >= rest.batch + SPARE
         self._add("blind", *one_a_pattern(directions[kept], off[kept]))
         if 0 < rest.batch - len(self.open) <= few:
             left = complement(self.open)
             samples = self._random_samples(left)
             margin = 0 if left.shape[1] == 1 else 2
-            self._from_samples("completion", samples / (samples @ rest.sums)[:, None], margin, share=0.5)
+            self._from_samples("completion", samples / (samples @ rest.sums)[:, None], margin, share=SIGNS_BLIND)
 
     def _random_samples(self, left: Float[Tensor, "b r"], count: int = 200) -> Float[Tensor, "count b"]:
         """Random p in the space spanned by ``left``, uniform in the direction of their pre-activations."""
@@ -241,7 +284,9 @@ class Search:
         noise = torch.randn((left.shape[1], count), generator=self.generator, device=left.device, dtype=left.dtype)
         return torch.linalg.solve_triangular(change, noise, upper=True).T @ left.T
 
-    def _from_samples(self, tool: str, samples: Float[Tensor, "k b"], margin: int, share: float, agree: float = 0.8) -> Bool[Tensor, " k"]:
+    def _from_samples(
+        self, tool: str, samples: Float[Tensor, "k b"], margin: int, share: float, agree: float = AGREE
+    ) -> Bool[Tensor, " k"]:
         """Exact directions from approximate samples, added; returns which samples gave none."""
         rest = self.rest
         weights = off_weights(rest, samples)
@@ -261,7 +306,7 @@ class Search:
         known = len(self.open)
         directions, off = torch.cat([self.open, directions]), torch.cat([self.open_off, off])
         # Two finds of one column differ by the noise: they must not pass for two.
-        kept = independent(directions, off, smallest=min(0.2, max(1e-6, 100 * self.layer.noise_level)))
+        kept = independent(directions, off, smallest=min(NEARLY, self._blurred))
         self.open, self.open_off = directions[kept], off[kept]
         self.tools[tool] += max(0, len(self.open) - known)
 
@@ -275,11 +320,11 @@ class Search:
         """Turn open directions into certified samples, take those out, and drop what clearly fails its certificate."""
         if self.following is None or self.only_sampling or self.rest.batch == 1 or not len(self.open):
             return
-        tolerance = max(1e-6, 100 * self.layer.noise_level)
+        tolerance = self._blurred
         directions, off = self._whole()
         samples, residual = solve_samples(self.layer, self.following, off, clock=self.clock)
         good = residual < tolerance
-        undecided = ~good & (off.sum(dim=1) < self.layer.batch + 5)
+        undecided = ~good & (off.sum(dim=1) < self.layer.batch + SPARE + 1)
         self.refused += int((~good & ~undecided).sum())
         if not len(self.samples) and not bool(good.any()) and self.refused >= self.layer.batch:
             self.following = None  # it refuses everything: the next layer, or W, is not what it is said to be
@@ -334,7 +379,7 @@ class Search:
             exact = null_of_masks(layer.left * layer.length[:, None], off, clock=self.clock)
         except OutOfTime:
             exact = directions
-        close = 1 - min(1e-2, max(1e-6, 100 * layer.noise_level))
+        close = 1 - min(CLOSE, self._blurred)
         same = ((exact * directions).sum(dim=1).abs() > close) & (off.sum(dim=1) >= layer.batch + 2)
         better = torch.where(same[:, None], exact, directions)
         directions, samples = scaled(layer, better if float(torch.linalg.cond(better)) < SINGULAR else directions)

@@ -13,8 +13,13 @@ from unbatch.spear.layer import Layer, unit
 
 __all__ = ["Solution", "agreement", "best_matching", "independent", "misfits", "one_a_pattern", "scaled"]
 
+NEAR, BLUR = 3, 10.0
+"""Thresholds to either side of zero within which a column says nothing; noise of a pre-activation below which its sign does not. Chosen.
+The second swept."""
+
 APART = 1e-9
-"""Codes of two zero patterns that differ by more are of different patterns: each is a sum over the neurons, rounded to 1e-13 or so."""
+"""Codes of two zero patterns that differ by more are of different patterns: each is a sum over the neurons, rounded to 1e-13 or so. Chosen
+in between."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,10 +74,10 @@ def _signs(
     """
     (low, high), column = layer.extremes(samples), (directions @ layer.left.T).abs()
     threshold = layer.threshold(directions)
-    blurred = 10 * layer.noise_level * low.norm(dim=1, keepdim=True) / low.shape[1] ** 0.5
+    blurred = BLUR * layer.noise_level * low.norm(dim=1, keepdim=True) / low.shape[1] ** 0.5
     moved = (high - low).square().mean(dim=1, keepdim=True).sqrt()
     near = (low - moved < 0) & (high + moved > 0)
-    undecided = ((column > threshold / 3) & (column < 3 * threshold)) | (low.abs() < blurred) | near
+    undecided = ((column > threshold / NEAR) & (column < NEAR * threshold)) | (low.abs() < blurred) | near
     return (low > 0) == (column < threshold), ~undecided
 
 

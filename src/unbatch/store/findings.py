@@ -23,6 +23,7 @@ from unbatch.errors import BadFile
 from unbatch.origin import Origin
 from unbatch.records import Record
 from unbatch.store.counts import StoredCounts, stored_counts
+from unbatch.store.lookups import StoredLookup, stored_lookup
 from unbatch.store.publishing import WHOLE, check_free, held, publish
 from unbatch.types import Finding, Schema, Status
 
@@ -109,6 +110,7 @@ class StoredFinding(Record):
         exact: for every true sample, whether it was recovered exactly.
         labels_right: for every true sample, whether its label was.
         counts: samples of each class, as restored; None in reports of former versions.
+        lookups: which tokens the batch held, an answer a table; empty for models that take numbers, and in reports of former versions.
         advice: what would have prevented it, or what to do next.
         environment: versions and machine.
         recovered: how many true samples were recovered exactly; None where the truth is not known, and in reports of former versions.
@@ -146,6 +148,7 @@ class StoredFinding(Record):
     exact: tuple[bool, ...] = ()
     labels_right: tuple[bool, ...] = ()
     counts: StoredCounts | None = None
+    lookups: tuple[StoredLookup, ...] = ()
     advice: tuple[Advice, ...] = ()
     environment: dict[str, str] = Field(default_factory=dict)
     recovered: int | None = None
@@ -315,7 +318,8 @@ def redacted(stored: StoredFinding) -> StoredFinding:
     counts = None if stored.counts is None else stored.counts.redacted()
     numbers = {name: value for name, value in stored.stats.items() if name in COUNTED and isinstance(value, (int, float, str))}
     gone: dict[str, Any] = {"labels": None, "true_labels": None, "order": (), "scores": {}, "notes": {}, "exact": (), "labels_right": ()}
-    kept = {"counts": counts, "stats": numbers, "error": "", "reason": "" if broke else stored.reason, "redacted": True}
+    lookups = tuple(lookup.model_copy(update={"tokens": None}) for lookup in stored.lookups)
+    kept = {"lookups": lookups, "counts": counts, "stats": numbers, "error": "", "reason": "" if broke else stored.reason, "redacted": True}
     return stored.model_copy(update={**gone, **kept})
 
 
@@ -349,6 +353,7 @@ def _stored(finding: Finding, origin: Origin | None) -> StoredFinding:
         exact=finding.exact,
         labels_right=finding.labels_right,
         counts=None if finding.counts is None else stored_counts(finding.counts, None if truth is None else truth.labels),
+        lookups=tuple(map(stored_lookup, finding.lookups)),
         advice=advise(finding),
         environment={str(name): str(value) for name, value in finding.environment.items()},
         recovered=sum(finding.exact) if finding.exact else None,

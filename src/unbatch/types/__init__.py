@@ -10,6 +10,7 @@ from unbatch.training import LocalTraining
 from unbatch.types.batch import Batch
 from unbatch.types.counts import Counts
 from unbatch.types.finding import Finding, Measure
+from unbatch.types.lookup import Lookup
 from unbatch.types.membership import Membership, Presence, Verdict
 from unbatch.types.observation import HUGE, Knowledge, Observation
 from unbatch.types.progress import Progress, silent
@@ -24,6 +25,7 @@ __all__ = [
     "Inverted",
     "Knowledge",
     "LocalTraining",
+    "Lookup",
     "Measure",
     "Membership",
     "Observation",

@@ -10,6 +10,7 @@ from typing import Any
 from unbatch.schema import Schema
 from unbatch.types.batch import Batch
 from unbatch.types.counts import Counts
+from unbatch.types.lookup import Lookup
 from unbatch.types.observation import Knowledge
 from unbatch.types.reconstruction import Reconstruction, Status
 
@@ -43,6 +44,7 @@ class Finding:
         exact: (b,) whether the true sample was recovered exactly.
         labels_right: (b,) whether its label was.
         counts: samples of each class, from the samples that the attack proved, the last layer, or both: ``restorer`` says which.
+        lookups: which tokens the batch held, an answer a table that the model looks its inputs up in.
         environment: versions and machine.
         upper_bounds: what makes the setting easier than a real client's, a reason each; none where it is realistic, None if nobody looked.
     """
@@ -61,6 +63,7 @@ class Finding:
     exact: tuple[bool, ...] = ()
     labels_right: tuple[bool, ...] = ()
     counts: Counts | None = None
+    lookups: tuple[Lookup, ...] = ()
     environment: Mapping[str, str] = field(default_factory=dict)
     upper_bounds: tuple[str, ...] | None = None
 
@@ -73,6 +76,19 @@ class Finding:
             >>> Finding(made, Knowledge(), Schema(), (4,), seed=0, seconds=0.25, exact=(True, True)).verdict
             'All 2 samples of this batch were recovered exactly, as the truth shows; the update alone does not prove it.'
         """
+        said, told = self._of_samples(), self._of_tokens()
+        return f"{told} {said}" if told and self.reconstruction.status.disclosed else told or said
+
+    def _of_tokens(self) -> str:
+        """What the lookups name, or nothing."""
+        named = max((found for found in self.lookups if found.discloses), key=lambda found: found.proved, default=None)
+        if named is None:
+            return ""
+        what = "names the tokens of its batch" if named.names else "shows what its batch looked up"
+        return f"This update {what}: {named.proved:,} of {named.rows:,}, read off {named.table} and proved."
+
+    def _of_samples(self) -> str:
+        """What became of the samples."""
         made = self.reconstruction
         count = 0 if made.inputs is None else len(made.inputs)
         found = (

@@ -16,6 +16,11 @@ from unbatch.training import LocalTraining
 
 __all__ = ["HUGE", "Knowledge", "Observation"]
 
+ONLY_MOVED = (
+    "the optimizer changed the size of every number (Adam, several steps or rounded weights), so that the update is no gradient and no"
+    " batch can be replayed"
+)
+
 HUGE, TINY = 1e30, 1e-60
 """A number above the first, or an update wholly below the second, is damage: its powers leave the range of float64."""
 
@@ -68,6 +73,7 @@ class Observation:
         schema: how to read an input; guessed from the shape where it is not given.
         remarks: anything else that the adversary was told.
         training: how the client trained before it sent the difference of its weights; None for a gradient.
+        only_moved: whether all that the update tells is which numbers moved, because an optimizer changed the size of every one of them.
         factor_known: whether ``update`` has the scale that it says. False where it is multiplied by a positive number that the server
             does not know: the learning rate, or what the update, or a sample's gradient, was clipped by.
 
@@ -92,8 +98,11 @@ class Observation:
     remarks: tuple[str, ...] = ()
     training: LocalTraining | None = None
     factor_known: bool = True
+    only_moved: bool = False
     classes: int = field(init=False, default=0)
     """How many classes the model scores, C."""
+    places: bool = field(init=False, default=False)
+    """Whether it scores them at every place of a sample, as a language model does."""
 
     def __post_init__(self) -> None:
         """Check everything that can be checked without an attack."""
@@ -105,7 +114,8 @@ class Observation:
         ran = _ran(self.model, self.input_shape)
         guess = Schema("tokens", vocabulary=ran.vocabulary) if ran.vocabulary else Schema.guess(self.input_shape)
         object.__setattr__(self, "schema", self.schema or guess)
-        object.__setattr__(self, "classes", int(ran.outputs.shape[1]))
+        object.__setattr__(self, "classes", int(ran.outputs.shape[-1]))
+        object.__setattr__(self, "places", ran.outputs.ndim == 3)
         _check_schema(self.schema or guess, self.input_shape, ran.vocabulary)
         if self.labels is not None:
             _check_labels(self.labels, self.batch_size, self.classes)
@@ -121,6 +131,13 @@ class Observation:
     def one_gradient(self) -> bool:
         """Whether the update is a gradient at the broadcast weights, up to a factor, and not a sum over weights that moved."""
         return self.training is None or self.training.one_step(self.batch_size)
+
+    @property
+    def unreadable(self) -> str:
+        """Why no batch can be replayed and held against the update, so that only the rows of its tables can be read; or nothing."""
+        if self.places:
+            return "the model gives class scores at every place, where one row of class scores a sample is needed to replay a batch"
+        return ONLY_MOVED if self.only_moved else ""
 
     @property
     def resolution(self) -> float:
@@ -238,7 +255,8 @@ def _ran(model: nn.Module, input_shape: tuple[int, ...]) -> Run:
     """A trial run, which must give one row of scores a sample."""
     ran = trial(model, input_shape)
     outputs = ran.outputs
-    if not isinstance(outputs, Tensor) or outputs.ndim != 2 or len(outputs) != 2:
+    sizes = (2, 3) if ran.vocabulary else (2,)
+    if not isinstance(outputs, Tensor) or outputs.ndim not in sizes or len(outputs) != 2:
         came = f"shape {tuple(outputs.shape)} for 2 samples" if isinstance(outputs, Tensor) else type(outputs).__name__
         raise Misuse("a model that gives one row of class scores a sample", came, "wrap the model so that it returns a tensor (b, classes)")
     return ran

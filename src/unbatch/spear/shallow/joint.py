@@ -20,7 +20,7 @@ from unbatch.spear.shallow.two_layer import Found, TwoLayer, always_on, residual
 __all__ = ["solve_jointly"]
 
 HELD = 10.0
-"""A sample may move from where it was read by about this many times the error that it was read with."""
+"""A sample may move from where it was read by about this many times the error that it was read with. Chosen. Swept."""
 
 
 def solve_jointly(problem: TwoLayer, found: Found, reading: Found, rounds: int = 2) -> Found:

@@ -28,22 +28,31 @@ from torch.nn import functional as F
 from unbatch.clock import UNLIMITED, Clock, OutOfTime
 from unbatch.spear.shallow.two_layer import Found, Residual, TwoLayer, zero_sum_basis
 
-__all__ = ["Frame", "cone_start", "exact", "frame_of", "pair_map", "polish", "samples_of", "search_pairs"]
+__all__ = ["BLUR", "SHARP", "Frame", "cone_start", "exact", "frame_of", "pair_map", "polish", "samples_of", "search_pairs"]
+
+FAINT = 0.03
+"""A signal below this share of the largest has no sign. Chosen."""
+
+SOFTNESS = 10.0
+"""One over the ratio of its two equations at which a neuron counts half in a polish. Chosen."""
+
+SHARP, BLUR = 1e-6, 10.0
+"""Relative error with which a sample is read from its column: this, or so many times the noise. Chosen."""
 
 CHUNK = 16
 """Systems that are polished at a time."""
 
 ABOVE = 100.0
-"""A direction of what is left belongs to samples when its singular value, each row divided by its noise, is above this."""
+"""A direction of what is left belongs to samples when its singular value, each row divided by its noise, is above this. Chosen. Swept."""
 
 VANISHING = 1e-9
-"""Singular values up to this are zero: float64 leaves some 1e-15 of them."""
+"""Singular values up to this are zero: float64 leaves some 1e-15 of them. Chosen."""
 
 OBEYING, LENGTH = 0.99, 1e-6
-"""Share of the neurons that obey one of their equations where a column is exact, and the length of its q below which q is zero."""
+"""Share of the neurons that obey one of their equations where a column is exact, and the length of its q below which q is zero. Chosen."""
 
 NEAR, MOST = 0.05, 0.5
-"""A start is worth polishing where more than this share (the second) of the neurons obeys an equation up to the first. Not swept."""
+"""A start is worth polishing where more than this share (the second) of the neurons obeys an equation up to the first. Chosen. Swept."""
 
 FEW = 6
 """With so many samples left, or fewer, they are guessed in the small space that the known columns leave to them."""
@@ -113,7 +122,7 @@ def frame_of(problem: TwoLayer, rest: Residual, on: Bool[Tensor, " m"], above: f
     u, s = basis @ null[:sought], signal @ null[sought:]
     rows = torch.cat([u, s - u])
     size = rows.norm(dim=1)
-    live = (size > 1e-9 * size.max()).view(2, -1).all(dim=0)
+    live = (size > VANISHING * size.max()).view(2, -1).all(dim=0)
     pairs, triangle = torch.linalg.qr(torch.where(live.repeat(2)[:, None], rows / size.clamp_min(1e-30)[:, None], 0.0))
     white = torch.linalg.pinv(triangle)
     mixing = null[:sought] @ white
@@ -192,7 +201,7 @@ def polish(frame: Frame, t: Float[Tensor, "k d"], steps: int = 1, clock: Clock =
         for part in torch.split(t, CHUNK):
             clock.check()
             values = part @ frame.pairs.T
-            weight = frame.live / (1 + (10 * _ratio(values, frame.live)) ** 2)
+            weight = frame.live / (1 + (SOFTNESS * _ratio(values, frame.live)) ** 2)
             chosen = unit + height * (~_nearer_off(values)).long()
             polished.append(_null_vectors(frame.pairs[chosen] * weight[..., None], part))
         t = torch.cat(polished) if polished else t
@@ -275,7 +284,7 @@ def _round(
         t = _completions(problem, rest, frame, found, 2 * count, generator).float()
     else:
         signal = _prototypes(rest, problem.batch, frame, found, count, generator) @ problem.outer
-        signs = signal.sign() * (signal.abs() > 0.03 * signal.abs().amax(dim=1, keepdim=True)) * frame.live
+        signs = signal.sign() * (signal.abs() > FAINT * signal.abs().amax(dim=1, keepdim=True)) * frame.live
         goals = torch.randn((count, pairs.shape[1]), generator=generator, dtype=frame.pairs.dtype, device=frame.pairs.device)
         known = torch.linalg.qr(torch.cat([found.T, frame.idle], dim=1))[0]
         goals = goals - goals @ known @ known.T
@@ -349,7 +358,7 @@ def samples_of(problem: TwoLayer, rest: Residual, frame: Frame, t: Float[Tensor,
         mixing, labels = torch.cat([mixing, inside[label, None]]), torch.cat([labels, label[None]])
     scale = torch.linalg.solve_ex(mixing.T, sums)[0]  # dependent columns give what no certificate lets pass
     samples = torch.linalg.solve_ex((mixing * scale[:, None]).T, frame.coordinates @ rest.rows)[0]
-    return Found.read(samples, labels, max(1e-6, 10 * frame.noise) * samples.norm(dim=1))
+    return Found.read(samples, labels, max(SHARP, BLUR * frame.noise) * samples.norm(dim=1))
 
 
 def _oriented(errors: Float[Tensor, "k C"]) -> Float[Tensor, "k C"]:

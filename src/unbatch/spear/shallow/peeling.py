@@ -23,25 +23,31 @@ from torch import Tensor
 from unbatch.spear.shallow.joint import solve_jointly
 from unbatch.spear.shallow.two_layer import CLEAR, Found, Residual, TwoLayer, always_on, first_of_each, residual_of, zero_sum_basis
 
-__all__ = ["batch_of", "peel"]
+__all__ = ["ROUGH", "batch_of", "peel"]
+
+SINGULAR = 1e-4
+"""Least singular value of the system of the neurons that are always on, beside the largest, with which it is solved. Chosen."""
+
+DOUBTS, KNOWN = 10.0, 1e-3
+"""A reading is of a known sample when it is no farther than this many times both doubts, or this share of its length. Chosen."""
 
 ABOVE = 10.0
-"""Where no row is clear, one that is this many times its noise may be read."""
+"""Where no row is clear, one that is this many times its noise may be read. Chosen, below ``two_layer.CLEAR``."""
 
 ROUGH = 0.03
-"""Largest mismatch of a sample that is read from such a row."""
+"""Largest mismatch of a sample that is read from such a row. Chosen. Swept."""
 
 FEW, IDLE = 3, 3
 """So many of these are taken at a time; so many rounds without a new sample end the peeling."""
 
 MATCH = 1e-4
-"""Largest mismatch of a sample."""
+"""Largest mismatch of a sample. Chosen. Swept."""
 
 TIER = 10.0
-"""Samples with more than this many times the least mismatch wait for the next round."""
+"""Samples with more than this many times the least mismatch wait for the next round. Chosen. Swept."""
 
 SURE = 1e-11
-"""No sample with a mismatch below waits."""
+"""No sample with a mismatch below waits. Chosen: rounding of float64 after a few sums."""
 
 
 def peel(problem: TwoLayer, found: Found | None = None, more: Callable[[int], bool] | None = None) -> Found:
@@ -152,7 +158,7 @@ def _mirrored(problem: TwoLayer, rest: Residual) -> tuple[Tensor, Tensor, Tensor
     weight = 1 / rest.noise[on, None]
     system = problem.outer.T[on] @ basis * weight
     values = torch.linalg.svdvals(system / system.norm(dim=1, keepdim=True))
-    if values[-1] < 1e-4 * values[0]:
+    if values[-1] < SINGULAR * values[0]:
         return None
     inverse = torch.linalg.pinv(system)
     spread = problem.outer.T @ basis @ inverse
@@ -165,7 +171,7 @@ def _mirrored(problem: TwoLayer, rest: Residual) -> tuple[Tensor, Tensor, Tensor
 
 def _fresh(found: Found, new: Found) -> Found:
     """Of the samples that are not known, the best reading of each, without those that had better wait."""
-    near = (10 * (new.doubt[:, None] + found.doubt)).maximum(1e-3 * new.samples.norm(dim=1)[:, None])
+    near = (DOUBTS * (new.doubt[:, None] + found.doubt)).maximum(KNOWN * new.samples.norm(dim=1)[:, None])
     new = new[~(torch.cdist(new.samples, found.samples) < near).any(dim=1)]
     if not len(new):
         return new

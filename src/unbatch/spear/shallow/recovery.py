@@ -15,20 +15,23 @@ from torch import Generator, Tensor
 
 from unbatch.clock import Clock
 from unbatch.spear.shallow.joint import solve_jointly
-from unbatch.spear.shallow.on_off_equations import frame_of, samples_of, search_pairs
-from unbatch.spear.shallow.peeling import peel
+from unbatch.spear.shallow.on_off_equations import BLUR, SHARP, frame_of, samples_of, search_pairs
+from unbatch.spear.shallow.peeling import ROUGH, peel
 from unbatch.spear.shallow.two_layer import Found, TwoLayer, always_on, residual_of
 
 __all__ = ["Shallow", "certificates", "explained", "recover"]
 
+ABOVE, SILENT = 10.0, 1e-14
+"""Roundings above which a sample's part in a row tells something; share of the longest row below which one is rounding. Chosen."""
+
 CERTIFIED = 1e-6
-"""Largest certificate of a sample that is believed for it."""
+"""Largest certificate of a sample that is believed for it. Chosen. Swept."""
 
 ACCURATE = 2e-5
-"""Largest estimated relative error of a sample that is given away, and largest distance of its scale from 1."""
+"""Largest estimated relative error of a sample that is given away, and largest distance of its scale from 1. Chosen. Swept."""
 
 EXPLAINED = 1e-3
-"""A row is explained by a sample when what is left of it is below this share of the sample's part in it."""
+"""A row is explained by a sample when what is left of it is below this share of the sample's part in it. Chosen. Swept."""
 
 POLISHING = 20
 """Rounds of the last joint solution."""
@@ -100,7 +103,7 @@ def _by_pairs(problem: TwoLayer, found: Found, generator: Generator, clock: Cloc
     frame = frame_of(problem, rest, always_on(problem, rest))
     if frame is None:
         return Found.none(problem)
-    tolerance = min(0.03, max(1e-6, 10 * frame.noise))
+    tolerance = min(ROUGH, max(SHARP, BLUR * frame.noise))
     columns = search_pairs(problem, rest, frame, generator, tolerance, lambda known: more(len(found) + known), clock=clock)
     if not frame.sought - 1 <= len(columns) <= frame.sought:  # more of them than there are samples cannot all be right
         return Found.none(problem)
@@ -122,7 +125,7 @@ def explained(problem: TwoLayer, found: Found, share: float = EXPLAINED, rows: i
     """
     rest = residual_of(problem, replace(found, doubt=torch.zeros_like(found.doubt)))
     own = problem.columns(found.samples, found.labels).columns.abs() * found.samples.norm(dim=1, keepdim=True)
-    return ((rest.rows.norm(dim=1) < share * own) & (10 * rest.rounding < own)).sum(dim=1) >= rows
+    return ((rest.rows.norm(dim=1) < share * own) & (ABOVE * rest.rounding < own)).sum(dim=1) >= rows
 
 
 def certificates(problem: TwoLayer, found: Found) -> Float[Tensor, " k"]:
@@ -134,7 +137,7 @@ def certificates(problem: TwoLayer, found: Found) -> Float[Tensor, " k"]:
     if not len(found):
         return found.doubt
     length = problem.gradient.norm(dim=1)
-    alive = length > 1e-14 * length.max()
+    alive = length > SILENT * length.max()
     left, values, right = torch.linalg.svd(problem.gradient[alive] / length[alive, None], full_matrices=False)
     column = problem.columns(found.samples, found.labels).columns[:, alive] / length[alive]
     inside = column @ left

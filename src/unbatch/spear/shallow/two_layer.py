@@ -28,13 +28,13 @@ from torch.nn import functional as F
 __all__ = ["CLEAR", "Columns", "Found", "Residual", "TwoLayer", "always_on", "first_of_each", "residual_of", "zero_sum_basis"]
 
 CLEAR = 100.0
-"""A row shows something when it is this many times its noise."""
+"""A row shows something when it is this many times its noise. Chosen. Swept."""
 
 SILENT = 30.0
-"""A row is explained when it is below this many times its noise."""
+"""A row is explained when it is below this many times its noise. Chosen, below ``CLEAR``. Swept."""
 
 SPREAD = 1.0
-"""An error of p moves its column d, relatively, by up to about this many times as much."""
+"""An error of p moves its column d, relatively, by up to about this many times as much. Chosen."""
 
 
 @dataclass(frozen=True, eq=False)
