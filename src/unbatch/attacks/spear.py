@@ -58,7 +58,8 @@ samples that are in no dependence can be found. Chosen."""
 
 
 TRUSTED = 0.25
-"""Share of a whole batch that does not fit, above which samples that are proved one by one are preferred to it."""
+"""Share of a whole batch that does not fit, above which samples that are proved one by one are preferred to it. Chosen,
+not swept."""
 
 
 @dataclass(frozen=True)

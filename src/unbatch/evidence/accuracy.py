@@ -22,7 +22,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from unbatch.evidence.certificate import Entrance, conditions, sizes_of
-from unbatch.evidence.regions import outside_of, random_slopes
+from unbatch.evidence.regions import around, outside_of, random_slopes
 from unbatch.evidence.tail import Seen
 
 __all__ = ["GROWTH", "NOTHING", "SAFETY", "TELLING", "TOLD", "across", "counted_by", "from_conditions", "from_rows", "turning"]
@@ -101,10 +101,16 @@ def from_conditions(
     if len(vague):
         loose = (violation[vague, None] > LOOSE * held[vague]).sum(dim=1)
         slopes = random_slopes(entrance.tail.observation, len(vague), min(int(loose.max()) + 1, entrance.tail.observation.classes))
-        outside, _ = outside_of(entrance.tail.pulled(entrance.at(coordinates[vague]), slopes), entrance.first.left)
+        pairs = [(one, slopes[:, i : i + 1], int(loose[i])) for i, one in enumerate(vague.tolist())]
+        near = [around(_pulling(entrance, slope), coordinates[one : one + 1], ways) for one, slope, ways in pairs]
+        outside = torch.cat([outside_of(columns, entrance.first.left)[0] for columns in near])
         whole = _held(entrance, coordinates[vague], labels[vague], None)[:, 0].where(outside > loose, 0.0)
         weakest[vague] = weakest[vague].maximum(whole)
     return torch.where(weakest > NOTHING, violation / weakest, torch.inf)
+
+
+def _pulling(entrance: Entrance, slopes: Float[Tensor, "s 1 c"]) -> Callable[[Tensor], Tensor]:
+    return lambda coordinates: entrance.tail.pulled(entrance.at(coordinates), slopes)
 
 
 LOOSE = 1e-4

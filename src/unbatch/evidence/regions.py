@@ -12,12 +12,15 @@ D has rank q, so ρ ≥ q. With a bias and the weights of a plain mean there are
 wrong, to 1e-14). So ρ − q is measured: by what the columns of random slopes have outside of the space of the proposed columns.
 
 The same holds for one sample that is held against the gradient by itself: of the directions in which the layers behind let it move, as they
-let mixtures of its region, each takes one of the ρ − q away, and one must be left.
+let mixtures of its region, each takes one of the ρ − q away, and one must be left. Behind a smooth activation J turns as the sample moves:
+what it gains by that counts among the ρ (``around``).
 
 One member alone with a bias is settled by it whatever ρ is: M = 1, and its weight follows.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -26,13 +29,16 @@ from torch import Generator, Tensor
 from unbatch.evidence.slopes import slopes_of
 from unbatch.types import Observation
 
-__all__ = ["outside_of", "random_slopes", "settled"]
+__all__ = ["around", "outside_of", "random_slopes", "settled"]
 
 VISIBLE = 1e-3
 """A column is outside of a space by this share of its length, or it is not. Chosen, not swept."""
 
 SILENT = 1e-10
 """A neuron that says less than this share of what the loudest says is silent for the whole batch. Chosen, as in ``certificate``."""
+
+STEP = 1e-6
+"""Of the finite differences, as a share of the sample's length. Chosen: kinks are rarely that near, and rounding leaves 1e-10."""
 
 DIRECTIONS = 3
 """Slopes that are tried: at most two equations are ever missing."""
@@ -47,18 +53,41 @@ def random_slopes(observation: Observation, count: int, directions: int = DIRECT
     return slopes_of(observation, made, labels).nan_to_num(0.0).reshape(directions, count, classes)
 
 
+def around(
+    pull: Callable[[Float[Tensor, "k r"]], Float[Tensor, "s k m"]], coordinates: Float[Tensor, "k r"], ways: int
+) -> Float[Tensor, "t k m"]:
+    """Columns that a sample can have at its place, and how they turn as it moves, per length: for ``outside_of``.
+
+    Args:
+        pull: columns of some slopes of samples.
+        coordinates: (k, r) of the samples.
+        ways: in so many random directions they are moved.
+    """
+    here = pull(coordinates)
+    size = here.norm(dim=2, keepdim=True).clamp_min(torch.finfo(here.dtype).tiny)
+    generator = Generator(coordinates.device).manual_seed(0)
+    found = [here / size]
+    for way in torch.nn.functional.normalize(
+        torch.randn((ways, coordinates.shape[1]), generator=generator, dtype=here.dtype, device=here.device), dim=1
+    ):
+        moved = STEP * coordinates.norm(dim=1, keepdim=True) * way
+        ahead, behind = ((pull(coordinates + sign * moved) - here) / STEP / size for sign in (1, -1))
+        # Where one of them meets a kink, the other does not.
+        found.append(torch.where(ahead.norm(dim=2, keepdim=True) < behind.norm(dim=2, keepdim=True), ahead, behind))
+    return torch.cat(found)
+
+
 def outside_of(pulled: Float[Tensor, "s k m"], columns: Float[Tensor, "m q"]) -> tuple[Int64[Tensor, " k"], Int64[Tensor, " k"]]:
     """Of every sample, how many dimensions its possible columns have outside of the given ones, and in all; at most s.
 
     Args:
-        pulled: (s, k, m) columns of random slopes.
+        pulled: (s, k, m) columns of random slopes, or how they turn where the sample moves, in a unit in which a share of 1 is large.
         columns: (m, q) proposed ones.
     """
     loud = columns.abs().amax(dim=1)
     heard = loud > SILENT * loud.max()  # silent neurons set no equation that is worth one
     basis, _ = torch.linalg.qr(columns[heard] / columns.norm(dim=0).clamp_min(torch.finfo(columns.dtype).tiny))
     found = pulled[:, :, heard].transpose(0, 1)
-    found = found / found.norm(dim=2, keepdim=True).clamp_min(torch.finfo(found.dtype).tiny)
     rest = found - (found @ basis) @ basis.T
     beyond, in_all = ((torch.linalg.svdvals(part) > VISIBLE).sum(dim=1) for part in (rest, found))
     return beyond, in_all
@@ -73,6 +102,6 @@ def settled(pulled: Float[Tensor, "s k m"], columns: Float[Tensor, "m q"], *, bi
         bias: whether the gradient of the bias says what the samples count.
         free: whether what they count is that of no plain mean.
     """
-    outside, all_ways = outside_of(pulled, columns)
+    outside, all_ways = outside_of(pulled / pulled.norm(dim=2, keepdim=True).clamp_min(torch.finfo(pulled.dtype).tiny), columns)
     enough = outside >= int(not bias) + int(free)
     return enough | (all_ways == 1) if bias else enough

@@ -27,7 +27,8 @@ LARGEST = 300.0
 """Noise of this many times the precision of the arithmetic is too much for a proof. Chosen. Swept."""
 
 FINE = 1e-5
-"""A finer precision than this makes no difference to that: a weak sample of a float64 update is known as one of a float32 update is."""
+"""A finer precision than this makes no difference to that: a weak sample of a float64 update is known as one of a float32 update is.
+Chosen, not swept."""
 
 MARGIN = 4
 """How many more equations than unknowns there must be: with fewer, a zero proves nothing. Chosen. Swept."""

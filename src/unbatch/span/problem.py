@@ -38,7 +38,8 @@ CROWDED = 0.6
 Chosen. Swept."""
 
 FED = 0.45
-"""The same for what the next layers are fed: with fewer equations a kinked activation has zeros that no sample has, and more are cheap."""
+"""The same for what the next layers are fed: with fewer equations a kinked activation has zeros that no sample has, and more are cheap.
+Chosen, not swept."""
 
 
 @dataclass(frozen=True, eq=False)
