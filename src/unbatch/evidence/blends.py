@@ -27,6 +27,10 @@ Feeding = Callable[[Tensor, str], Tensor]
 STEP = 1e-6
 """Of the finite differences, as a share of the record's length. Chosen, as in ``accuracy``."""
 
+THIRD = 1 / 3
+"""A blend that is this far from the record, as a share of its length, must show above what a member may leave. Chosen: nearer ones are held
+against the nearest record that fits as well."""
+
 VISIBLE = 1e-4
 """A direction is seen when it leaves the row space by this share of what the record moves, and by more than rounding may. Chosen, not
 swept."""
@@ -62,7 +66,7 @@ def apart_from_blends(
         length = flat[index].norm()
         moved = (flat[index] + STEP * length * directions).reshape(-1, *records.shape[1:])
         slopes = (_left(feeding, inner, moved) - _left(feeding, inner, records[index : index + 1].double())) / STEP
-        seen = int((torch.linalg.svdvals(slopes) > max(VISIBLE, 10 * float(allowed[index]))).sum())
+        seen = int((torch.linalg.svdvals(slopes) > max(VISIBLE, float(allowed[index]) / THIRD)).sum())
         apart[index] = seen >= min(len(directions), max(rows.spare for rows in inner))
     return apart
 

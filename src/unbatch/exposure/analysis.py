@@ -23,6 +23,7 @@ from unbatch.trace import probe
 __all__ = ["expose"]
 
 
+@torch.random.fork_rng(devices=[])  # a model in train mode may draw
 def expose(
     model: nn.Module, input_shape: Sequence[int], *, data: Tensor | None = None, loss: Loss = "cross_entropy", seed: int = 0
 ) -> Exposure:
