@@ -125,7 +125,8 @@ def test_without_the_factor_only_a_batch_size_says_that_nobody_is_missing(seen: 
     assert judge(blind, Candidate(x, y)).status is Status.PARTIAL
     assert judge(replace(blind, batch_size=SAMPLES), Candidate(x, y)).status is Status.RECONSTRUCTED
     short = judge(replace(blind, batch_size=SAMPLES + 2), Candidate(x, y))
-    assert (short.status, short.missing) == (Status.PARTIAL, 2)
+    assert (short.status, short.missing) == (Status.PARTIAL, None)  # the other two may repeat these
+    assert "the other 2 left no trace in it, or repeat these" in short.reason
 
 
 # weak samples, small tensors

@@ -161,8 +161,8 @@ def _without_scale(observation: Observation, weights: Tensor, labels: Tensor, *,
     size, told = observation.batch_size, len(labels)
     one_each = torch.ones_like(labels)
     if not explained:
-        missing = None if size is None or size < told else size - told
-        return Completeness(False, one_each, missing, ("the rest of the batch was not found or not proved",))
+        more = "the rest of the batch was" if size is None or size <= told else f"at most {size - told} more of {size} were"
+        return Completeness(False, one_each, None, (f"{more} not found or not proved",))  # these may have been there more than once
     if size is None:
         said = "they explain the whole update; but without its factor or the batch size, samples that left no trace cannot be excluded"
         return Completeness(False, one_each, None, (said,))
@@ -176,7 +176,7 @@ def _without_scale(observation: Observation, weights: Tensor, labels: Tensor, *,
     said = f"the batch size was told as {size}; they explain the whole update"
     if size < told:
         return Completeness(False, one_each, None, (f"the batch size was told as {size}, but {told} different samples are proved",))
-    return Completeness(False, one_each, size - told, (f"{said}, so the other {size - told} left no trace in it, or repeat these",))
+    return Completeness(False, one_each, None, (f"{said}, so the other {size - told} left no trace in it, or repeat these",))
 
 
 def _checked(
