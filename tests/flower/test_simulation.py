@@ -155,7 +155,8 @@ def test_the_saved_updates_audited_offline_give_the_same_finding(
             else:
                 stored, _ = store.load(again)
                 assert code == (3 if client.disclosed else 0)
-                assert (stored.status, stored.reconstructed, stored.residual) == (client.status, client.samples, client.residual)
+                assert (stored.status, stored.reconstructed) == (client.status, client.samples)
+                assert stored.residual == pytest.approx(client.residual, rel=1e-3)
 
 
 def offline(saved: Path, out: Path) -> int:
@@ -163,7 +164,7 @@ def offline(saved: Path, out: Path) -> int:
     files = {"--weights": saved / "weights.safetensors", "--update": saved / "reply.safetensors", "--out": out}
     told = {"--update-is": "weights", "--learning-rate": RATE, "--batch-size": SAMPLES, "--input-shape": "1,8,8", "--fail-on": "exact"}
     given = {"--model": f"{federation.__file__}:network", **files, **told}
-    return execute(["audit", "--quiet", *(str(word) for pair in given.items() for word in pair)])
+    return execute(["audit", "--quiet", "--attack=spear", *(str(word) for pair in given.items() for word in pair)])
 
 
 def test_auditing_changes_no_bit_of_the_federation(tmp_path: Path) -> None:
