@@ -99,7 +99,7 @@ class Search:
         generator: of all randomness.
         determined: see ``DETERMINED``.
         found: what is proved.
-        open: (k, b) columns of samples that meet all equations and yet have room to move, with their labels: behind ReLU the neurons that
+        movable: (k, b) columns of samples that meet all equations and have room to move, with their labels: behind ReLU the neurons that
             a sample leaves off do not tell where it is. Its column is known all the same, and leaves the others one unknown less.
         counts: rounds and starts, and how many starts ended in a proof.
     """
@@ -110,7 +110,7 @@ class Search:
     generator: Generator
     determined: float = DETERMINED
     found: Found = field(init=False)
-    open: Found = field(init=False)
+    movable: Found = field(init=False)
     counts: dict[str, int] = field(default_factory=lambda: {"rounds": 0, "starts": 0, "hits": 0})
 
     def __post_init__(self) -> None:
@@ -118,7 +118,7 @@ class Search:
         none = self.problem.sums.new_zeros
         size = self.problem.batch
         self.found = Found(none((0, size)), self.classes[:0], none((0, size)), none(0))
-        self.open = self.found
+        self.movable = self.found
 
     @property
     def missing(self) -> int:
@@ -149,7 +149,7 @@ class Search:
             idle: how many rounds before it found nothing.
             clock: see ``minimize``.
         """
-        inside, columns = complement(torch.cat([self.found.columns, self.open.columns])), complement(self.found.points)
+        inside, columns = complement(torch.cat([self.found.columns, self.movable.columns])), complement(self.found.points)
         right, sums = inside.T @ self.problem.factors.right, inside.T @ self.problem.sums
         try:
             starts = self._starts(right, sums, idle, clock)
@@ -278,25 +278,25 @@ class Search:
         if not len(points):
             return
         along, columns = self._columns(points, labels)
-        known = F.normalize(torch.cat([self.found.columns, self.open.columns, columns]), dim=1)
+        known = F.normalize(torch.cat([self.found.columns, self.movable.columns, columns]), dim=1)
         same = (known @ known.T).abs().tril(-1) > 1 - ALIKE
         new = ~same[-len(points) :].any(dim=1) & columns.isfinite().all(dim=1)
-        chosen = new.nonzero()[: self.missing - len(self.open), 0]
-        self.open = Found(*(torch.cat([old, part[chosen]]) for old, part in self._pairs(points, labels, columns, along)))
+        chosen = new.nonzero()[: self.missing - len(self.movable), 0]
+        self.movable = Found(*(torch.cat([old, part[chosen]]) for old, part in self._pairs(points, labels, columns, along)))
 
     def _pairs(self, points: Tensor, labels: Tensor, columns: Tensor, along: Tensor) -> list[tuple[Tensor, Tensor]]:
-        old = self.open
+        old = self.movable
         return [(old.points, points), (old.labels, labels), (old.columns, columns), (old.errors, along)]
 
     def _settle(self) -> None:
         """Open samples whose columns became dependent on found ones are dropped; with all columns there, the inverse says where each is."""
-        if not len(self.open):
+        if not len(self.movable):
             return
-        known = F.normalize(torch.cat([self.found.columns, self.open.columns]), dim=1)
+        known = F.normalize(torch.cat([self.found.columns, self.movable.columns]), dim=1)
         same = (known @ known.T).abs().tril(-1)[len(self.found) :] > 1 - ALIKE
         kept = ~same.any(dim=1)
-        one = self.open
-        self.open = one = Found(one.points[kept], one.labels[kept], one.columns[kept], one.errors[kept])
+        one = self.movable
+        self.movable = one = Found(one.points[kept], one.labels[kept], one.columns[kept], one.errors[kept])
         if len(self.found) + len(one) < self.problem.batch:
             return
         columns = torch.cat([self.found.columns, one.columns])
@@ -304,7 +304,7 @@ class Search:
         inverse, failed = torch.linalg.inv_ex(columns.T)
         points = inverse / (inverse @ self.problem.sums)[:, None]
         good = self.problem.equations.misfit(points, labels, self.problem.precision, self.problem.unknowns) < 1
-        self.open = Found(one.points[:0], one.labels[:0], one.columns[:0], one.errors[:0])
+        self.movable = Found(one.points[:0], one.labels[:0], one.columns[:0], one.errors[:0])
         if int(failed) or not bool(good.all()):
             return
         self.found = Found(points, labels, self._columns(points, labels)[1], points.new_zeros(len(points)))
