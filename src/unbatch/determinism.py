@@ -12,16 +12,15 @@ from __future__ import annotations
 import copy
 import pickle
 import random
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from unbatch.errors import Misuse, NotDeterministic
-from unbatch.trace import model_errors
+from unbatch.trace import model_errors, tensors_in
 
 __all__ = ["check_deterministic", "couples"]
 
@@ -110,7 +109,7 @@ class _Apart:
             # A copy goes in, for a model may write to what it is given.
             outputs = torch.func.functional_call(self.model, tensors, (self._raised(inputs.clone()),), tie_weights=True)
         self.buffers = {name: tensors[name] for name in self.buffers}  # also those that the model put others in the place of
-        return list(_tensors(outputs))
+        return list(tensors_in(outputs))
 
     def _raised(self, tensor: Tensor) -> Tensor:
         return tensor.to(torch.promote_types(tensor.dtype, self.least)) if tensor.is_floating_point() else tensor
@@ -218,16 +217,6 @@ def _differ(one: list[Tensor], other: list[Tensor], slack: float) -> bool:
 def _coarsest(outputs: list[Tensor]) -> float:
     """Rounding of the least precise of the outputs."""
     return max((torch.finfo(tensor.dtype).eps for tensor in outputs if tensor.is_floating_point()), default=torch.finfo(torch.float64).eps)
-
-
-def _tensors(outputs: Any) -> Iterator[Tensor]:
-    if isinstance(outputs, Tensor):
-        yield outputs
-    elif isinstance(outputs, Mapping):
-        yield from _tensors(list(outputs.values()))
-    elif isinstance(outputs, (list, tuple)):
-        for part in outputs:
-            yield from _tensors(part)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ half of the vocabulary must leave the rows of the other half at zero. What a row
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +18,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from unbatch.errors import Misuse
-from unbatch.trace import model_errors
+from unbatch.trace import model_errors, tensors_in
 
 __all__ = ["Table", "tables"]
 
@@ -87,11 +87,11 @@ class _Watch(TorchFunctionMode):
         kwargs = dict(kwargs or {})
         if func in (F.embedding, F.embedding_bag):
             return self._looked_up(func, args, kwargs)
-        given = [name for tensor in _tensors([*args, *kwargs.values()]) if (name := self._name(tensor))]
+        given = [name for tensor in tensors_in([*args, *kwargs.values()]) if (name := self._name(tensor))]
         result = func(*args, **kwargs)
         called = str(getattr(func, "__name__", func))
         writes = called == "__setitem__" or (called.endswith("_") and not called.startswith("__") and called != "requires_grad_")
-        made = list(_tensors([result]))
+        made = list(tensors_in([result]))
         if given and (writes or any(self._name(tensor) is None for tensor in made)):
             for name in given:
                 self.others.setdefault(name, set()).add(called)
@@ -124,16 +124,6 @@ class _Watch(TorchFunctionMode):
 
 def _same_view(one: Tensor, other: Tensor) -> bool:
     return one.shape == other.shape and one.stride() == other.stride() and one.storage_offset() == other.storage_offset()
-
-
-def _tensors(values: Any) -> Iterator[Tensor]:
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, Mapping):
-            yield from _tensors(value.values())
-        elif isinstance(value, (list, tuple)):
-            yield from _tensors(value)
 
 
 def tables(model: nn.Module, input_shape: Sequence[int], vocabulary: int) -> tuple[Table, ...]:
@@ -223,7 +213,7 @@ def _with_slopes(model: nn.Module, tokens: Tensor) -> tuple[_Watch, set[str]]:
 
 
 def _outputs(made: Any) -> list[Tensor]:
-    return list(_tensors([made if not hasattr(made, "to_tuple") else made.to_tuple()]))
+    return list(tensors_in([made if not hasattr(made, "to_tuple") else made.to_tuple()]))
 
 
 class _Seen:

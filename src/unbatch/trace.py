@@ -21,7 +21,7 @@ from torch.overrides import TorchFunctionMode
 
 from unbatch.errors import Misuse, UnbatchError, named
 
-__all__ = ["LinearCall", "LooksUp", "Run", "linear_layers", "model_errors", "probe", "run", "trial"]
+__all__ = ["LinearCall", "LooksUp", "Run", "linear_layers", "model_errors", "probe", "run", "tensors_in", "trial"]
 
 LARGE = 1 << 24
 """Weights with at least this many entries are read in blocks instead of being copied to float64."""
@@ -383,3 +383,12 @@ def _occurrences(names: Iterable[str]) -> list[tuple[str, int]]:
 
 def _same(one: Tensor, other: Tensor) -> bool:
     return one.dtype == other.dtype and one.numel() == other.numel() and torch.equal(one.reshape(-1), other.reshape(-1))
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """The tensors in what a function is given or returns: itself, or those in lists, tuples and mappings, in order."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (Mapping, list, tuple)):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from tensors_in(part)

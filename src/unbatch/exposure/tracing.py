@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from unbatch.errors import Misuse
 from unbatch.exposure.findings import Sees
-from unbatch.trace import LinearCall, LooksUp, Run, run, trial
+from unbatch.trace import LinearCall, LooksUp, Run, run, tensors_in, trial
 
 __all__ = ["USER_ERRORS", "ParameterTrace", "TracedModule", "Use", "noise", "precision", "trace_parameters"]
 
@@ -132,11 +132,11 @@ class _Watch(TorchFunctionMode):
     ) -> Any:
         result = func(*args, **(kwargs or {}))
         name = str(getattr(func, "__name__", func))
-        self._note(name, list(_tensors([*args, *(kwargs or {}).values()])), args[0] if name == "__setitem__" else result)
+        self._note(name, list(tensors_in([*args, *(kwargs or {}).values()])), args[0] if name == "__setitem__" else result)
         return result
 
     def _note(self, name: str, given: list[Tensor], result: Any) -> None:
-        results = list(_tensors([result]))
+        results = list(tensors_in([result]))
         data = [tensor for tensor in given if id(tensor) not in self.owners]
         parameters = [tensor for tensor in given if self.owners.get(id(tensor))]
         owners = frozenset[str]().union(*(self.owners[id(tensor)] for tensor in parameters))
@@ -161,16 +161,6 @@ class _Watch(TorchFunctionMode):
             self.kept.append(tensor)
             if copied:
                 self.plain.add(id(tensor))
-
-
-def _tensors(values: Any) -> Iterator[Tensor]:
-    for value in values:
-        if isinstance(value, Tensor):
-            yield value
-        elif isinstance(value, Mapping):
-            yield from _tensors(value.values())
-        elif isinstance(value, (list, tuple)):
-            yield from _tensors(value)
 
 
 def trace_parameters(model: nn.Module, input_shape: tuple[int, ...]) -> ParameterTrace:
@@ -210,7 +200,7 @@ def _inputs(model: nn.Module, input_shape: tuple[int, ...]) -> tuple[Tensor, int
 def _zeros(ran: Run) -> dict[int, float]:
     """Share of exact zeros in what a random direction of the outputs sends back to every Linear call; of rows that get anything."""
     generator = torch.Generator().manual_seed(0)
-    outputs = [tensor for tensor in _tensors([ran.outputs]) if tensor.requires_grad]
+    outputs = [tensor for tensor in tensors_in([ran.outputs]) if tensor.requires_grad]
     directions = [torch.randn(tensor.shape, generator=generator, dtype=torch.float64).to(tensor) for tensor in outputs]
     if not outputs or not ran.linears:
         return {}
