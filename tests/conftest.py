@@ -6,9 +6,12 @@ The import hook has to come before the first import of unbatch, so it stands her
 from __future__ import annotations
 
 import os
+import random
 from collections.abc import Callable
 from pathlib import Path
 
+import hypothesis
+import numpy as np
 import pytest
 import torch
 from jaxtyping import install_import_hook
@@ -17,6 +20,18 @@ install_import_hook("unbatch", "shapes.checked")
 
 # The tests run one process a core: more threads than that wait for each other, a hundred times longer than they work.
 torch.set_num_threads(1)
+
+# A red run must be the change's fault: the same examples every time, however slow the machine is.
+hypothesis.settings.register_profile("same", derandomize=True, deadline=None)
+hypothesis.settings.load_profile("same")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Every test starts from the same global randomness: a network built without a seed is the same in every run."""
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002  (the global one, that a model's author may use)
+    torch.manual_seed(0)
 
 
 def _shared(*parts: str) -> Path:

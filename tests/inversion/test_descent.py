@@ -108,7 +108,7 @@ def test_a_time_budget_holds(pause: float) -> None:
 
     began = time.monotonic()
     found = Descent(steps=10_000_000).run(slow, {"x": torch.ones(1, 2)}, deadline=began + 0.6)
-    assert time.monotonic() - began < 1.0
+    assert time.monotonic() - began < 10.0  # without the budget it would be hours; a loaded machine is given time
     assert found.ending == "time"
     assert "its time was up" in found.sentence
     assert found.steps > 3

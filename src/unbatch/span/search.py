@@ -164,7 +164,7 @@ class Search:
         plan: Equations,
         starts: Float[Tensor, "k r"],
         inside: Float[Tensor, "b r"],
-        columns: Float[Tensor, "b r"],
+        columns: Float[Tensor, "b c"],
         sums: Float[Tensor, " r"],
         clock: Clock,
         ranks: int,
@@ -175,7 +175,7 @@ class Search:
             plan: the equations to use.
             starts: in the coordinates of what is missing.
             inside: samples p = inside @ start.
-            columns: the same for columns c.
+            columns: the same for columns c; the movable samples bound only p, so that these may be more than r.
             sums: start · sums = 1.
             clock: see ``minimize``.
             ranks: how many labels to try of every start, the likeliest first.
