@@ -24,7 +24,7 @@ from unbatch.evidence.certificate import EVIDENCE, FINEST, MARGIN, SPARE
 from unbatch.evidence.fed import Witness, feeds, witnesses
 from unbatch.evidence.rows import Rows, rows_of
 from unbatch.evidence.unrelated import FEW, INDEPENDENT, Reference, decoys, holm, reference_of
-from unbatch.gradients import couples, sensitivities
+from unbatch.gradients import sensitivities
 from unbatch.types import Membership, Observation, Presence, Verdict
 
 __all__ = ["presence"]
@@ -106,7 +106,7 @@ def presence(
     inner = [] if not len(chosen) else list(_inner(observation, found, (witness, rows), records[chosen], deviation))
     label: Tensor | None = None
     number = observation.batch_size
-    columns = each == 1 and observation.one_gradient and not couples(observation.model, observation.probe)
+    columns = each == 1 and observation.one_gradient and not observation.coupled
     if len(chosen) and columns and (number is None or (witness.linear and not inner)):
         tried = chosen if witness.linear and not inner else chosen[:TRIED]
         asked, label_of, inverse = _by_columns(observation, rows, records[tried], labels if labels is None else labels[tried])
