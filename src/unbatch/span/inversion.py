@@ -106,7 +106,7 @@ def polish(
         if looked.missing and not clock.over:
             looked.descend(plan, starts, whole, whole, problem.sums, clock, ranks=3)
     led = len(looked.found)
-    made = _candidate(observation, looked, looked.run(clock, progress) if search else looked.finished())
+    made = _candidate(observation, looked, looked.run(clock, progress) if search else looked.finished(clock))
     told = f"{len(rows)} guesses led to {led} of {problem.batch} samples"
     if not led:
         told += ": they are too far from them, or from samples of another update"
