@@ -39,7 +39,7 @@ def minimize(
     clock: Clock,
     steps: int = 40,
     floor: float = 1e-12,
-    room: int = 1 << 25,
+    room: int = 1 << 22,
 ) -> tuple[Float[Tensor, "k b"], Float[Tensor, " k"]]:
     """Make the residuals small along some directions.
 
