@@ -3,8 +3,8 @@
 python benchmarks/claims.py
 
 What is reported stands in ``benchmarks/reported.toml``, typed from the papers (or, for iLRG, from its authors' run logs), with the plan that
-repeats it and the case of ``results/`` that holds our figure. Measured values come from those files alone: where there is none, the row
-says ``not run``.
+repeats it and what holds our figure: a case of ``results/``, or the settings of a cell of the plan's own run (``kept.py``). Measured values
+come from those files alone: where there is none, the row says ``not run``.
 """
 
 from __future__ import annotations
@@ -39,7 +39,40 @@ READERS = {
 }
 """Quantity -> how to read it off a case of results."""
 
-LOWER_IS_BETTER = {"minutes per batch"}
+MEANS = {
+    "LeAcc, ilrg": "le_acc",
+    "LeAcc, idlg": "le_acc",
+    "LnAcc, ilrg": "ln_acc",
+    "IRec, ilrg": "i_rec",
+    "PSNR": "psnr_mean",
+    "cell accuracy": "cell_accuracy_mean",
+    "cell MAE": "cell_mae_mean",
+}
+"""Quantity -> the score of a plan's trials, whose mean over the trials it is."""
+
+PERCENT = {"cell accuracy"}
+
+LOWER_IS_BETTER = {"minutes per batch", "cell MAE"}
+
+
+def of_plan(row: Case) -> Case | None:
+    """The cell of the plan's run that the row names by its settings, with the environment it ran in."""
+    path, plan = HERE / "results" / "runs.json", Path(row.get("plan", ""))
+    if "cell" not in row or not path.exists():
+        return None
+    run = json.loads(path.read_text()).get(f"{plan.parent.name}-{plan.stem}", {"cells": []})
+    cells = [cell for cell in run["cells"] if all(cell[name] == told for name, told in row["cell"].items())]
+    if len(cells) > 1:
+        raise SystemExit(f"{row['setting']}: {len(cells)} cells of {plan} are {row['cell']}")
+    return cells[0] | {"environment": run["environment"] | {"commits": run["commit"]}} if cells else None
+
+
+def value_of(quantity: str, cell: Case) -> float | None:
+    """What a cell of a plan's run says of a quantity."""
+    if quantity == "minutes per batch":
+        return float(cell["seconds"]) / 60
+    value = cell["means"].get(MEANS.get(quantity, ""))
+    return None if value is None else float(value) * (100 if quantity in PERCENT else 1)
 
 
 def measured(row: Case) -> Case:
@@ -53,6 +86,9 @@ def measured(row: Case) -> Case:
         value = None if case is None else float(READERS[row["quantity"]](case))
     except KeyError:
         value = None
+    cell = of_plan(row)
+    if value is None and cell is not None and (value := value_of(row["quantity"], cell)) is not None:
+        content, case = {"environment": cell["environment"]}, {"batches": cell["trials"]}
     if value is None:
         reason = row.get("why", "its plan has not been run at full scale")
         return kept | {"measured": "not run", "verdict": "not run", "scale": "", "environment": "", "command": command, "why": reason}
@@ -65,7 +101,7 @@ def measured(row: Case) -> Case:
         "verdict": verdict(row["quantity"], row["reported"], value),
         "scale": f"{count} {row.get('unit', 'batches')}",
         "environment": environment,
-        "source": f"benchmarks/results/{row['source']}.json, {row['case']}",
+        "source": f"benchmarks/results/{row['source']}.json, {row['case']}" if "source" in row else "benchmarks/results/runs.json",
         "command": command,
         "why": row.get("why", ""),
     }
