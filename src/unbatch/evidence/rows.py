@@ -86,17 +86,17 @@ class Rows:
         """What of ã lies outside, and what the noise explains of it if the record was there; both as shares of ‖ã‖."""
         numbers = fed.shape[1]
         inside = fed @ self.right[:, :numbers].T
-        square = fed.square().sum(dim=1)
+        length = torch.linalg.vector_norm(fed, dim=1)
         if self.shift:  # as of ``extended``, without a copy of all that was fed
             inside += self.shift * self.right[:, numbers]
-            square = square + self.shift**2
-        length = square.sqrt().clamp_min(torch.finfo(torch.float64).tiny)
+            length = torch.hypot(length, length.new_tensor(self.shift))
+        length = length.clamp_min(torch.finfo(torch.float64).tiny)
         # By Pythagoras, which is half of the work; of what lies nearly inside it leaves no digits, and that is subtracted instead.
-        outside = (1 - inside.square().sum(dim=1) / length.square()).clamp_min(0).sqrt()
+        outside = (1 - (torch.linalg.vector_norm(inside, dim=1) / length).square()).clamp_min(0).sqrt()
         near = (outside < NEAR).nonzero()[:, 0]
         if len(near):
             outside[near] = (self.extended(fed[near]) - inside[near] @ self.right).norm(dim=1) / length[near]
-        spread = (inside.square() @ self.values.square().reciprocal()).sqrt() / length
+        spread = torch.linalg.vector_norm(inside.div_(self.values), dim=1) / length
         return outside, self.noise_on(spread)
 
     def noise_on(self, spread: Tensor) -> Tensor:
