@@ -71,9 +71,10 @@ def apart_from_blends(
     if len(mixed):
         one = records[mixed].double()
         apart[mixed] &= _further_out(passes, inner, one, (one + records[nearest[mixed]].double()) / 2, rounding)
-    directions = _directions(first, numbers)
-    if not len(directions) or len(directions) * len(records) > MOST:
+    ways = first.rank - bool(first.shift)
+    if not ways or ways * len(records) > MOST:
         return apart
+    directions = _directions(first, numbers)
     for index in apart.nonzero()[:, 0].tolist():
         length = flat[index].norm()
         moved = (flat[index] + STEP * length * directions).reshape(-1, *records.shape[1:])

@@ -197,9 +197,7 @@ def _case(first: tuple[Witness, Rows, int], whole: _Asked, chosen: Int64[Tensor,
     )
 
 
-def _apart(
-    passes: Passes, witness: Witness, rows: Rows, inner: list[_Asked], records: Tensor, labels: Tensor | None
-) -> Bool[Tensor, " k"]:
+def _apart(passes: Passes, witness: Witness, rows: Rows, inner: list[_Asked], records: Tensor, labels: Tensor | None) -> Bool[Tensor, " k"]:
     """Whether a record of another length, or a blend of members, would show in each record's place."""
     observation = passes.observation
     apart = torch.ones(len(records), dtype=torch.bool, device=observation.device)
@@ -218,9 +216,7 @@ def _apart(
     return apart
 
 
-def _first(
-    passes: Passes, found: list[Witness], records: Tensor, deviation: float | None
-) -> tuple[tuple[Witness, Rows, int] | None, str]:
+def _first(passes: Passes, found: list[Witness], records: Tensor, deviation: float | None) -> tuple[tuple[Witness, Rows, int] | None, str]:
     """The first layer whose row space is not full, with the number of rows that a record feeds it with; or why there is none."""
     observation = passes.observation
     full = []
@@ -297,9 +293,7 @@ def _tolerance(observation: Observation) -> float:
     return max(TOLERANCE[dtype] for dtype in (observation.rounding, own) if dtype in TOLERANCE)
 
 
-def _inner(
-    passes: Passes, found: list[Witness], first: tuple[Witness, Rows], records: Tensor, deviation: float | None
-) -> Iterator[_Asked]:
+def _inner(passes: Passes, found: list[Witness], first: tuple[Witness, Rows], records: Tensor, deviation: float | None) -> Iterator[_Asked]:
     """Layers behind a change that is not linear, the first one itself if it is one, whose row spaces are not full."""
     observation = passes.observation
     behind = [witness for witness in found if not witness.linear and witness != first[0]]
