@@ -50,7 +50,7 @@ class Client:
 
 
 FOUND, OPEN = ({"PRESENT"}, {"ABSENT"}), ({"UNDECIDED"}, {"UNDECIDED"})
-BLENDS = ({"PRESENT"}, {"ABSENT"})
+BLENDS = ({"PRESENT", "IN_SPAN"}, {"ABSENT"})
 """Rows of a table so much alike that, to the rounding of float32 weights, a blend of two would pass for some of them."""
 SGD = "--update-is weights --learning-rate 0.1"
 

@@ -102,7 +102,8 @@ def _further_out(passes: Passes, inner: list[Rows], records: Tensor, blends: Ten
     for rows in inner:
         left, noise = rows.residuals(here[rows.weight].flatten(0, 1))
         more, other = rows.residuals(there[rows.weight].flatten(0, 1))
-        beyond = more - left > rounding + SAFETY * (noise + other)
+        sure = 1.0 if rows.deviation else SAFETY  # what is told of random noise is SAFETY deviations already
+        beyond = more - left > rounding + sure * (noise + other)
         found |= beyond.reshape(len(records), -1).any(dim=1)
     return found
 
