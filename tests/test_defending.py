@@ -85,7 +85,9 @@ def test_the_verdict_is_the_most_accurate_that_closes_and_says_what_is_guarantee
 
 
 @pytest.mark.parametrize(
-    ("accuracy", "told"), [(0.827, "10.0 points below"), (1.0, "7.3 points above"), (0.9271, "as accurate as")], ids=["loss", "gain", "same"]
+    ("accuracy", "told"),
+    [(0.827, "10.0 points below"), (1.0, "7.3 points above"), (0.9271, "as accurate as")],
+    ids=["loss", "gain", "same"],
 )
 def test_the_verdict_says_whether_accuracy_was_lost_or_gained(trade: Trade, accuracy: float, told: str) -> None:
     rows = (row("none", 8, 0.927), row("pruning", 0, accuracy))
