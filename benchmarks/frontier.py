@@ -4,7 +4,7 @@ import harness
 
 from unbatch.models.mlp import Mlp
 
-POINTS = {200: (30, 40, 60, 75, 85, 90, 95), 400: (60, 80, 120, 150), 1000: (100, 120, 150, 200, 250), 2000: (220, 300, 400)}
+POINTS = {200: (30, 40, 60, 75, 85, 90, 95, 100, 110, 120), 400: (60, 80, 120, 150, 160, 180), 1000: (100, 120, 150, 200, 250), 2000: (220, 300, 400)}
 
 options = harness.arguments(__doc__, batches=20, seconds=60.0, sets="cifar10,mnist", widths="200,400,1000,2000", large=20)
 results = harness.Results("frontier")

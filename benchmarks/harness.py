@@ -10,9 +10,11 @@ import argparse
 import json
 import os
 import statistics
+import subprocess
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -102,13 +104,22 @@ def attack(observation: Observation, batch: Batch, spec: str, seed: int) -> Outc
     )
 
 
+@cache
+def commit() -> str:
+    """The commit of this working tree, with a plus where files of the product differ from it."""
+    git = ["git", "-C", str(Path(__file__).parents[1])]
+    head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
+    changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", "src"], check=False).returncode  # noqa: S603
+    return head + "+" * bool(changed)
+
+
 class Results:
     """A JSON file of cases, written after each."""
 
     def __init__(self, name: str) -> None:
         self.path = RESULTS / f"{name}.json"
         self.content: dict[str, Any] = json.loads(self.path.read_text()) if self.path.exists() else {"cases": {}}
-        self.content["environment"] = environment() | {"cores": str(os.cpu_count())}
+        self.content["environment"] = self.content.get("environment", {}) | environment() | {"cores": str(os.cpu_count())}
 
     def missing(self, keys: list[str]) -> Iterator[str]:
         yield from (key for key in keys if key not in self.content["cases"])
@@ -128,7 +139,10 @@ class Results:
         print(key, {name: value for name, value in summary.items() if name != "labels_right"}, flush=True)
 
     def put(self, key: str, value: Any) -> None:
-        self.content["cases"][key] = value
+        """Keep a case, with the commit that it was measured at."""
+        self.content["cases"][key] = {**value, "commit": commit()} if isinstance(value, dict) else value
+        commits = {case.get("commit", "older") for case in self.content["cases"].values() if isinstance(case, dict)}
+        self.content["environment"]["commits"] = " ".join(sorted(commits))
         RESULTS.mkdir(exist_ok=True)
         scratch = self.path.with_suffix(".tmp")
         scratch.write_text(json.dumps(self.content, indent=1, default=str) + "\n")

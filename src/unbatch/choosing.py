@@ -18,7 +18,6 @@ from typing import Any
 from unbatch import plugins, specs
 from unbatch.clock import Clock
 from unbatch.contracts import Attack, Yield
-from unbatch.trace import linear_layers
 from unbatch.types import Observation, Progress, Reconstruction, Status, silent
 
 __all__ = ["NAME", "ORDER", "Auto", "built"]
@@ -152,7 +151,7 @@ def _in_order(observation: Observation) -> Iterator[Attack]:
     attacks = sorted((cls() for cls in classes if not cls.needs.auxiliary), key=lambda attack: (attack.rank, attack.spec))
     exact = [attack for attack in attacks if _exact(attack)]
     yield from exact
-    inner = next((call.weight for call in linear_layers(observation.model, observation.input_shape) if not call.raw), None)
+    inner = next((call.weight for call in observation.layers if not call.raw), None)
     if inner is not None:
         for attack in exact:
             if "layer" in _settings(attack):

@@ -46,11 +46,11 @@ def load(kind: str, name: str) -> type[Any]:
     Raises:
         UnknownPlugin: no plug-in of this kind has this name; or another package adds one that cannot be loaded, or is none.
     """
+    if kind in KINDS and name in specs.built_in(kind):  # to ask what other packages add takes as long as a small search
+        return _only_class(f"unbatch.{kind}.{name}")
     known = names(kind)
     if name not in known:
         raise UnknownPlugin(f"one of the {kind} {', '.join(known)}", repr(name), f"see `unbatch list {kind}`")
-    if name in specs.built_in(kind):
-        return _only_class(f"unbatch.{kind}.{name}")
     points = [point for point in specs.added(kind) if point.name == name]
     if len({point.value for point in points}) > 1:
         raise UnknownPlugin(f"one package that adds {name!r} to the {kind}", _packages(points), "uninstall all but one of them")

@@ -21,10 +21,13 @@ from torch.overrides import TorchFunctionMode
 
 from unbatch.errors import Misuse, UnbatchError, named
 
-__all__ = ["LinearCall", "LooksUp", "Run", "linear_layers", "model_errors", "probe", "run", "tensors_in", "trial"]
+__all__ = ["TRIAL", "LinearCall", "LooksUp", "Run", "linear_layers", "model_errors", "probe", "run", "tensors_in", "trial"]
 
 LARGE = 1 << 24
 """Weights with at least this many entries are read in blocks instead of being copied to float64."""
+
+TRIAL = 2
+"""Samples of noise that a model is looked at on. Chosen: with one, an axis of the batch could not be told from others."""
 
 _RELU: set[Callable[..., Any]] = {F.relu, F.relu_, torch.relu, torch.relu_, Tensor.relu, Tensor.relu_}
 _CLAMP: set[Callable[..., Any]] = {torch.clamp, torch.clamp_min, Tensor.clamp, Tensor.clamp_min, Tensor.clamp_, torch.clamp_}
@@ -224,7 +227,7 @@ def model_errors(inputs: Tensor) -> Iterator[None]:
         raise Misuse(f"a model that runs on inputs of shape {shape}", named(error), "check the input shape and the model") from error
 
 
-def linear_layers(model: nn.Module, input_shape: Sequence[int], samples: int = 2) -> list[LinearCall]:
+def linear_layers(model: nn.Module, input_shape: Sequence[int], samples: int = TRIAL) -> list[LinearCall]:
     """The Linear layers that a forward pass uses, in order, seen on ``samples`` fixed noise inputs.
 
     What sees the raw input is asked again over the range that inputs can have: a clamp, a rounding, a tanh leaves most noise alone.
@@ -246,7 +249,7 @@ def linear_layers(model: nn.Module, input_shape: Sequence[int], samples: int = 2
     return calls
 
 
-def trial(model: nn.Module, input_shape: Sequence[int], samples: int = 2) -> Run:
+def trial(model: nn.Module, input_shape: Sequence[int], samples: int = TRIAL) -> Run:
     """One forward pass on fixed noise in the model's own precision (float32 at least): to look, not to measure.
 
     A model that looks its inputs up in an embedding is given random tokens instead.

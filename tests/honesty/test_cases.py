@@ -189,7 +189,7 @@ def test_row_6_faint_inputs_of_a_network_without_biases_in_bf16() -> None:
 
 @pytest.mark.parametrize("scale", [1e-7, 3e-7, 1e-6, 1e-5])
 def test_row_6_inputs_near_the_rounding_of_what_they_are_added_to(scale: float) -> None:
-    for seed in range(4):
+    for seed in range(2):
         x, y = digits(8, seed)
         model = built(64, 120, 4, 10, seed)
         update = capture(model, (scale * x).float(), y)

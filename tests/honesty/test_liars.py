@@ -152,6 +152,29 @@ def test_an_attack_that_fails_says_nothing_about_the_update(error: Exception) ->
     assert type(error).__name__ in found.error  # type: ignore[attr-defined]
 
 
+MEDDLING: dict[str, Callable[[Observation], object]] = {
+    "the update": lambda seen: next(iter(seen.update.values())).mul_(2),
+    "the model": lambda seen: next(seen.model.parameters()).data.mul_(2),
+    "the batch size that was told": lambda seen: object.__setattr__(seen, "batch_size", SIZE - 1),
+    "whether the factor is known": lambda seen: object.__setattr__(seen, "factor_known", False),
+    "whether samples are coupled": lambda seen: seen.__dict__.update(coupled=True),
+    "what sees the raw input": lambda seen: [setattr(call, "raw", True) for call in seen.layers],
+}
+
+
+@pytest.mark.parametrize("what", MEDDLING)
+def test_an_attack_that_writes_to_what_the_evidence_reads_is_seen(what: str) -> None:
+    told, _ = scene(size_told=True)
+
+    def lie(scene: Scene, generator: torch.Generator) -> Candidate:
+        MEDDLING[what](scene.observation)
+        return the_truth(scene, generator)
+
+    found = liar(told, lie)(told.observation, seed=1)
+    assert found.status.name == "BROKE_DOWN"
+    assert "changed" in found.reason
+
+
 @pytest.mark.parametrize("kept", [1, 4, 7])
 def test_members_are_proved_in_any_company(kept: int) -> None:
     """Any true part of the batch, amid strangers: what is called disclosed is that part or less, never more."""

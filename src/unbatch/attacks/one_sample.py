@@ -15,7 +15,7 @@ from torch import Generator, Tensor
 from unbatch.contracts import Attack, Needs, Yield
 from unbatch.errors import Inapplicable
 from unbatch.last_layer import labels_of_batch, last_layer, obstacle
-from unbatch.trace import LinearCall, linear_layers
+from unbatch.trace import LinearCall
 from unbatch.types import Candidate, Inverted, Observation, Progress
 
 __all__ = ["OneSample"]
@@ -78,7 +78,7 @@ class OneSample(Attack):
 
     def _find_layer(self, observation: Observation) -> LinearCall | str:
         """The layer to read, or why there is none."""
-        calls = linear_layers(observation.model, observation.input_shape)
+        calls = observation.layers
         named = self.layer and self.layer.removesuffix(".weight")
         asked = [call for call in calls if (call.raw if named is None else call.weight.removesuffix(".weight") == named)]
         if not asked:

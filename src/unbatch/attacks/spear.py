@@ -32,13 +32,10 @@ from unbatch.spear.sampling import expected_subsets
 from unbatch.spear.search import NOISY, Search
 from unbatch.spear.selection import Solution
 from unbatch.spear.shallow.setting import invert_shallow
-from unbatch.trace import LinearCall, linear_layers
+from unbatch.trace import TRIAL, LinearCall
 from unbatch.types import Candidate, Inverted, Observation, Progress
 
 __all__ = ["Spear"]
-
-TRIAL = 2
-"""Samples in the trial run that shows the layers."""
 
 SMALL = 40
 """Up to so many samples the ordinary search has its turn where the shallow one leaves some out."""
@@ -119,7 +116,7 @@ class Spear(Attack):
 
     def _find_layer(self, observation: Observation) -> tuple[LinearCall, LinearCall | None] | str:
         """The layer to invert and the Linear layer that reads its activations, if any; or why there is none."""
-        every = linear_layers(observation.model, observation.input_shape, TRIAL)
+        every = observation.layers
         calls = [call for call in every if self.layer in (None, call.weight, call.weight.removesuffix(".weight"))]
         if not calls and self.layer is not None:
             return f"the model runs no Linear layer named {self.layer!r}"

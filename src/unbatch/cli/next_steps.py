@@ -93,11 +93,10 @@ def _others(told: Told, observation: Observation, tried: Attack | Auto | None, m
     """Attacks that say that they apply here: pointed at an inner layer, or of another kind."""
     from unbatch import plugins
     from unbatch.errors import UnbatchError
-    from unbatch.trace import linear_layers
 
     specs: list[tuple[str, str]] = []
     try:
-        layers = [call.weight.removesuffix(".weight") for call in linear_layers(observation.model, observation.input_shape)]
+        layers = [call.weight.removesuffix(".weight") for call in observation.layers]
     except UnbatchError:
         layers = []
     for name in layers:

@@ -21,13 +21,15 @@ from unbatch.types import Candidate, Observation, Progress, Reconstruction, Stat
 __all__ = ["Attack", "Polisher"]
 
 
-def _fingerprint(observation: Observation) -> tuple[int, ...]:
-    """Sums over the bits of everything that the evidence will read: an attack that writes to it is seen."""
-    state = (*observation.update.values(), *observation.model.parameters(), *observation.model.buffers())
+def _fingerprint(observation: Observation) -> tuple[object, ...]:
+    """Everything that the evidence will read, numbers as sums over their bits: an attack that writes to it is seen."""
+    told = [getattr(observation, each.name) for each in fields(observation) if each.name not in ("model", "update", "labels")]
+    seen = (observation.coupled, *((call.weight, call.bias, call.activation, call.raw) for call in observation.layers))
+    labels = [] if observation.labels is None else [observation.labels]
+    state = (*observation.update.values(), *observation.model.parameters(), *observation.model.buffers(), *labels)
     kinds = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-    return tuple(
-        int(tensor.detach().contiguous().view(kinds[tensor.element_size()]).sum(dtype=torch.int64)) for tensor in state if tensor.numel()
-    )
+    bits = (tensor.detach().contiguous().view(kinds[tensor.element_size()]) for tensor in state if tensor.numel())
+    return (*told, *seen, *(int(each.sum(dtype=torch.int64)) for each in bits))
 
 
 @dataclass(frozen=True)
@@ -74,7 +76,7 @@ class Attack(Plugin, ABC):
         try:
             if observation.unreadable:
                 return observation.unreadable
-            check_deterministic(observation.model, observation.probe, alone=self.needed.uncoupled)
+            check_deterministic(observation.model, observation.probe, alone=self.needed.uncoupled and observation.coupled)
         except NotDeterministic as error:
             return str(error)
         return self.needed.unmet(observation, {field.name for field in fields(self)}) or self.unsupported(observation)
@@ -94,7 +96,7 @@ class Attack(Plugin, ABC):
         before = _fingerprint(observation)
         candidate = self._proposed(observation, torch.Generator(observation.device).manual_seed(seed), progress)
         if _fingerprint(observation) != before:
-            reason = "the attack changed the model or the update that it was given, so nothing that it says can be checked"
+            reason = "the attack changed what it was given, the model, the update or what was told, so nothing that it says can be checked"
             return Reconstruction(Status.BROKE_DOWN, reason=reason, attack=self.spec, error=reason)
         if isinstance(candidate, str):
             return Reconstruction(Status.NOT_APPLICABLE, reason=candidate, attack=self.spec)

@@ -8,7 +8,6 @@ from enum import Enum
 from typing import Literal
 
 from unbatch.schema import Kind
-from unbatch.trace import linear_layers
 from unbatch.types import Observation
 
 __all__ = ["Needs", "Yield"]
@@ -99,7 +98,7 @@ class Needs:
             yield "the update is a sum over weights that moved, and this attack needs a gradient at the broadcast weights"
         if self.scale and not observation.factor_known:
             yield "the update is multiplied by a factor that the server does not know, and this attack compares sizes"
-        calls = linear_layers(observation.model, observation.input_shape) if self.entrance else []
+        calls = observation.layers if self.entrance else ()
         if self.entrance and not calls:
             yield "the model runs no Linear layer at all"
         if self.entrance and not any(call.raw for call in calls):

@@ -15,9 +15,7 @@ from unbatch.evidence.regions import random_slopes, settled
 from unbatch.evidence.replay import rest_of
 from unbatch.evidence.spaces import spaces_of
 from unbatch.evidence.tail import tail_of
-from unbatch.gradients import couples
 from unbatch.linalg.lowrank import multiply
-from unbatch.trace import linear_layers
 from unbatch.types import Observation
 
 __all__ = ["Each", "entrance_to", "prove_each"]
@@ -49,9 +47,9 @@ def entrance_to(observation: Observation) -> Entrance | None:
     """The layer that sees the samples, the network behind it, and the spaces of its gradients; None where there is no such layer, the
     network behind it depends on more than that layer, samples are coupled, or the gradient has full rank.
     """
-    if couples(observation.model, observation.probe):
+    if observation.coupled:
         return None
-    calls = linear_layers(observation.model, observation.input_shape, 2)
+    calls = observation.layers
     uses = [call.weight for call in calls]
     first = next((c for c in calls if c.raw and uses.count(c.weight) == 1 and c.input.ndim == 2 and c.weight in observation.update), None)
     if first is None or (tail := tail_of(observation, first.weight)) is None:

@@ -15,7 +15,6 @@ from unbatch.evidence.certificate import EVIDENCE, FINEST, SPARE
 from unbatch.evidence.replay import CARRIED, Replay, carried, gap, length_misfit, replay, rest_of, with_carried
 from unbatch.evidence.whole import apart_from_mixtures, by_turning, surplus, weights_that_fit
 from unbatch.linalg.lowrank import multiply
-from unbatch.trace import linear_layers
 from unbatch.training import LocalTraining, train
 from unbatch.types import Observation
 
@@ -102,7 +101,7 @@ def _in_some_order(observation: Observation, inputs: Tensor, labels: Tensor) -> 
 def _accuracy(observation: Observation, inputs: Tensor, labels: Tensor, replayed: dict[str, Tensor], result: Replay) -> Float[Tensor, " k"]:
     """As for one gradient, with the columns that the samples and the update imply: their sums over the steps."""
     nothing = torch.full((len(inputs),), torch.inf, dtype=torch.float64, device=inputs.device)
-    calls = linear_layers(observation.model, observation.input_shape, 2)
+    calls = observation.layers
     uses = [call.weight for call in calls]
     first = next((c for c in calls if c.raw and uses.count(c.weight) == 1 and c.weight in replayed), None)
     if first is None:

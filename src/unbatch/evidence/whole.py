@@ -18,10 +18,10 @@ from unbatch.evidence.masks import Kink, ReluMasks, turned
 from unbatch.evidence.regions import random_slopes, settled
 from unbatch.evidence.replay import Replay, Use, entrance_of, replay, slices, smallest_sent
 from unbatch.evidence.slopes import slopes_of
-from unbatch.gradients import capture, couples
+from unbatch.gradients import capture
 from unbatch.linalg.completion import is_pruned
 from unbatch.linalg.lowrank import multiply
-from unbatch.trace import linear_layers, run
+from unbatch.trace import run
 from unbatch.types import Observation
 
 __all__ = ["Whole", "apart_from_mixtures", "by_turning", "prove_whole", "surplus", "weights_that_fit"]
@@ -81,7 +81,7 @@ def prove_whole(
         limit: what of a tensor, beside what was added up for it, may be rounding.
         weights: (k,) what each may count, tried where even shares fail, before the weights that fit best.
     """
-    coupled = couples(observation.model, observation.probe)
+    coupled = observation.coupled
     even = None if bool((copies == 1).all()) or coupled else copies.double() / copies.sum()
     if coupled:
         inputs, labels = inputs.repeat_interleave(copies, dim=0), labels.repeat_interleave(copies)
@@ -122,7 +122,7 @@ def _attempt(observation: Observation, inputs: Tensor, labels: Tensor, weights: 
     for most in (min(SPARE, 2 + math.ceil(EVIDENCE / each)), SPARE):  # a few probes are enough, unless the network makes them alike
         digits = digits if digits >= EVIDENCE else surplus(observation, result.columns, inputs, most) * each
     accuracy = accuracy if digits >= EVIDENCE else nothing
-    if not couples(observation.model, observation.probe):
+    if not observation.coupled:
         accuracy = accuracy.where(apart_from_mixtures(observation, inputs, result.columns, result.scale, weights, limit), torch.inf)
     return Whole(result.residual, missed, accuracy, weights, pruned, digits)
 
@@ -161,7 +161,7 @@ def apart_from_mixtures(
 
 def _reads_raw(observation: Observation, layer: str) -> bool:
     """Whether a layer sees inputs of every size as they are: of these samples a clamp may have left nothing to see."""
-    return any(call.raw for call in linear_layers(observation.model, observation.input_shape) if call.weight == layer)
+    return any(call.raw for call in observation.layers if call.weight == layer)
 
 
 def _with_length(

@@ -24,7 +24,7 @@ from unbatch.evidence.certificate import EVIDENCE, FINEST, MARGIN, SPARE
 from unbatch.evidence.fed import Passes, Witness, passes_of, witnesses
 from unbatch.evidence.rows import Rows, rows_of
 from unbatch.evidence.unrelated import FEW, INDEPENDENT, Reference, decoys, holm, reference_of
-from unbatch.gradients import couples, sensitivities
+from unbatch.gradients import sensitivities
 from unbatch.types import Membership, Observation, Presence, Verdict
 
 __all__ = ["presence"]
@@ -162,7 +162,7 @@ def _further(
         return _Further([], label, number, torch.ones(0, dtype=torch.bool, device=observation.device))
     inner = list(_inner(passes, found, (witness, rows), records, deviation))
     alone = witness.linear and not inner
-    columns = each == 1 and observation.one_gradient and not couples(observation.model, observation.probe)
+    columns = each == 1 and observation.one_gradient and not observation.coupled
     if columns and (number is None or alone):
         tried = slice(None if alone else TRIED)
         asked, label_of, inverse = _by_columns(passes, rows, records[tried], labels if labels is None else labels[tried])

@@ -18,6 +18,7 @@ smaller batch, with fewer unknowns; as soon as its inputs are independent the or
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -25,7 +26,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Generator, Tensor
 
-from unbatch.clock import Clock
+from unbatch.clock import Clock, OutOfTime
 from unbatch.errors import Inapplicable
 from unbatch.gradients import capture
 from unbatch.linalg.lowrank import NOISELESS, Factors, factor
@@ -155,7 +156,8 @@ def _rounds(
         if left and len(found):
             rest = _without(rest, found)
             resolution = _resolution(observation, rest)
-            factors = factor(rest.update[call.weight], generator, clock=clock)
+            with suppress(OutOfTime):  # then the loop ends, with what was found
+                factors = factor(rest.update[call.weight], generator, clock=clock)
 
 
 def _resolution(whole: Observation, rest: Observation) -> float:
@@ -283,7 +285,7 @@ class _Stage:
         points, values = minimize(rows, starts, blank, directions, clock, floor=FLOOR * self.precision)
         points = points[values < NEAR * max(self.precision, COARSE)]
         if len(points):
-            points, errors = refine(rows, points, blank[: len(points)], directions)
+            points, errors = refine(rows, points, blank[: len(points)], directions, clock)
             points = points[errors < FIXED * (points @ self.factors.right).norm(dim=1)]
         return self._proved(points, samples)
 

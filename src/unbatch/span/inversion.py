@@ -11,7 +11,6 @@ from torch import Generator, Tensor
 
 from unbatch.clock import Clock
 from unbatch.errors import Inapplicable, Misuse
-from unbatch.gradients import couples
 from unbatch.span.dependent import dependent_samples, invert_dependent
 from unbatch.span.guesses import scaled
 from unbatch.span.local_steps import followed, straight
@@ -107,7 +106,7 @@ def polish(
         if looked.missing and not clock.over:
             looked.descend(plan, starts, whole, whole, problem.sums, clock, ranks=3)
     led = len(looked.found)
-    made = _candidate(observation, looked, looked.run(clock, progress) if search else looked.finished())
+    made = _candidate(observation, looked, looked.run(clock, progress) if search else looked.finished(clock))
     told = f"{len(rows)} guesses led to {led} of {problem.batch} samples"
     if not led:
         told += ": they are too far from them, or from samples of another update"
@@ -133,7 +132,7 @@ def complete(
     Raises:
         Inapplicable: no layer can be inverted; the text says why.
     """
-    if couples(observation.model, observation.probe):
+    if observation.coupled:
         raise Inapplicable("the model couples the samples of a batch, so that none has a gradient of its own")
     search = _search(observation, generator, layer, progress)
     rows = known.samples

@@ -23,6 +23,9 @@ DAMPING, LESS, MORE, HOPELESS = 1e-2, 0.15, 5.0, 1e8
 EVEN = 1e-3
 """Of the mean curvature, what every direction is damped by at least. Chosen."""
 
+PIECE = 16
+"""Points whose Jacobians are factored at a time. Chosen."""
+
 REACH = 0.1
 """Longest step of a refinement, in lengths of the point: what lies farther away is another zero, and no refinement of this one. Chosen.
 Swept."""
@@ -36,7 +39,7 @@ def minimize(
     clock: Clock,
     steps: int = 40,
     floor: float = 1e-12,
-    room: int = 1 << 25,
+    room: int = 1 << 22,
 ) -> tuple[Float[Tensor, "k b"], Float[Tensor, " k"]]:
     """Make the residuals small along some directions.
 
@@ -104,13 +107,31 @@ def refine(
     points: Float[Tensor, "k b"],
     labels: Int64[Tensor, " k"],
     directions: Float[Tensor, "q b"],
+    clock: Clock,
     steps: int = 3,
 ) -> tuple[Float[Tensor, "k b"], Float[Tensor, " k"]]:
     """Gauss–Newton steps by an orthogonal factoring, which unlike ``minimize`` does not square the condition.
 
+    Args:
+        equations: whose residuals.
+        points: where to start.
+        labels: of every point.
+        directions: along which the points may move.
+        clock: points whose turn comes after it is over stay where they are.
+        steps: of each.
+
     Returns:
-        the points, and for each how far along the directions it may be off: its residual over the smallest singular value.
+        the points, and for each how far along the directions it may be off: its residual over the smallest singular value; infinitely far
+        where time was up.
     """
+    parts = [
+        (p, torch.full_like(p[:, 0], torch.inf)) if clock.over else _refine_piece(equations, p, y, directions, steps)
+        for p, y in zip(torch.split(points, PIECE), torch.split(labels, PIECE), strict=True)
+    ]
+    return torch.cat([p for p, _ in parts]), torch.cat([e for _, e in parts])
+
+
+def _refine_piece(equations: Equations, points: Tensor, labels: Tensor, directions: Tensor, steps: int) -> tuple[Tensor, Tensor]:
     points = points.clone()
     error = points.new_zeros(len(points))
     values = equations.residuals(points, labels).norm(dim=1)

@@ -104,7 +104,7 @@ def followed(observation: Observation, problem: Problem, classes: Tensor, genera
         return found or Search(problem, classes, observation.input_shape, generator)
     before = float("inf")
     for turn in range(TURNS):
-        near, moved = _turn(observation, found)
+        near, moved = _turn(observation, found, clock)
         found.found = near
         progress(f"turn {turn + 1} along the local steps: samples move by {moved:.0e}", float("nan"))
         if clock.over or moved < STILL or (moved < SLOW and moved > HALF * before):
@@ -113,14 +113,14 @@ def followed(observation: Observation, problem: Problem, classes: Tensor, genera
     return found
 
 
-def _turn(observation: Observation, search: Search) -> tuple[Found, float]:
+def _turn(observation: Observation, search: Search, clock: Clock) -> tuple[Found, float]:
     """Better samples from the steps on those that are known; and how far they moved, relatively."""
     problem, old = search.problem, search.found
     inputs = (old.points @ problem.factors.right).reshape(-1, *observation.input_shape)
     local = _local(observation)
     weights = local.weights(len(inputs))
     path = _along(problem, observation, _steps(observation, local, inputs, old.labels), [w / sum(weights) for w in weights])
-    points, _ = refine(path.equations, old.points, old.labels, across(problem.sums), steps=1)
+    points, _ = refine(path.equations, old.points, old.labels, across(problem.sums), clock, steps=1)
     size = (old.points @ problem.factors.right).norm(dim=1)
     moved = float((((points - old.points) @ problem.factors.right).norm(dim=1) / size).max())
     return replace(old, points=points), moved

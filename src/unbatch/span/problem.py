@@ -10,6 +10,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -21,13 +22,10 @@ from unbatch.errors import Inapplicable
 from unbatch.linalg.lowrank import Factors, factor
 from unbatch.span.equations import MARGIN, Equations, Space, spaces_of_gradient
 from unbatch.span.network import network_behind
-from unbatch.trace import LinearCall, linear_layers, trial
+from unbatch.trace import TRIAL, LinearCall
 from unbatch.types import Observation
 
 __all__ = ["CROWDED", "PRECISION", "Problem", "entered", "find_layer", "layers_behind", "other_spaces", "pose"]
-
-TRIAL = 2
-"""Samples in the trial run that shows the layers."""
 
 STEP, SMOOTH = 1e-3, 0.1
 """A step as a share of a sample, and how far a smooth layer may be off its derivative there: one with kinks is off by about 1. Chosen; the
@@ -99,7 +97,7 @@ def find_layer(observation: Observation, layer: str | None = None) -> LinearCall
         observation: what the server saw.
         layer: the name of its weight; the first that sees the raw input if None.
     """
-    every = linear_layers(observation.model, observation.input_shape, TRIAL)
+    every = observation.layers
     calls = [call for call in every if layer in (None, call.weight, call.weight.removesuffix(".weight"))]
     if not calls and layer is not None:
         return f"the model runs no Linear layer named {layer!r}"
@@ -111,7 +109,7 @@ def find_layer(observation: Observation, layer: str | None = None) -> LinearCall
     return "the model has no Linear layer that sees its raw input once a sample: " + (told or "it runs no Linear layer at all")
 
 
-def _obstacle(call: LinearCall, every: list[LinearCall], observation: Observation, *, inner: bool) -> str | None:
+def _obstacle(call: LinearCall, every: Sequence[LinearCall], observation: Observation, *, inner: bool) -> str | None:
     if call.input.ndim != 2 or len(call.input) != TRIAL or sum(other.weight == call.weight for other in every) > 1:
         return f"is applied {sum(o.input.numel() // o.input.shape[-1] for o in every if o.weight == call.weight) // TRIAL} times a sample"
     if call.weight not in observation.update:
@@ -158,7 +156,7 @@ def pose(observation: Observation, call: LinearCall, generator: Generator, *, al
 
 
 def _too_few(observation: Observation, call: LinearCall, batch: int, unknowns: int, equations: int) -> str:
-    every, classes = linear_layers(observation.model, observation.input_shape, TRIAL), observation.classes
+    every, classes = observation.layers, observation.classes
     if call.weight == every[-1].weight and len(observation.update[call.weight]) == classes:
         most = max(1, (classes + 1 - MARGIN) // 2)
         return (
@@ -220,13 +218,13 @@ def entered(observation: Observation, call: LinearCall) -> list[LinearCall]:
     """The layers that are fed the same as this one: all that see the raw input once a sample, or an inner layer alone."""
     if not call.raw:
         return [call]
-    every = linear_layers(observation.model, observation.input_shape, TRIAL)
+    every = observation.layers
     return [other for other in every if other.raw and other.input.ndim == 2 and len(other.input) == TRIAL]
 
 
 def layers_behind(observation: Observation, first: list[LinearCall]) -> list[LinearCall]:
     """The later layers that are applied once a sample and whose gradient the update holds."""
-    every = trial(observation.model, observation.input_shape, TRIAL).linears
+    every = observation.layers
     counted = [call.weight for call in every]
     names = {call.weight for call in first}
     behind = every if first[0].raw else every[counted.index(first[0].weight) :]

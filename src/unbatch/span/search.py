@@ -21,8 +21,8 @@ __all__ = ["COARSE", "CONTRASTS", "FLOOR", "NEAR", "SINGULAR", "Found", "Search"
 LENGTHS = (0.25, 0.5, 0.7, 1.0, 1.4, 2.0, 4.0)
 """Lengths of a start that are tried where no bias tells it, in units of the usual one. Chosen."""
 
-PIECE = 16
-"""Samples whose Jacobians are factored at a time."""
+ENDING = 0.05
+"""Share of the time that is kept for making exact what was found. Chosen, as ``spear.search.ENDING``."""
 
 FEW = 12
 """Up to so many missing samples features count as strong as they are, first; see ``guesses.unmixed``."""
@@ -127,17 +127,17 @@ class Search:
 
     def run(self, clock: Clock, progress: Progress, most: int = 1000, patience: int | None = None) -> Found:
         """Rounds until all is found, the clock is over, or, with a patience, so many rounds in a row found nothing."""
-        idle = 0
-        while self.missing and not clock.over and self.counts["rounds"] < most and (patience is None or idle < patience):
+        idle, searching = 0, clock.part(1 - ENDING)
+        while self.missing and not searching.over and self.counts["rounds"] < most and (patience is None or idle < patience):
             before = len(self.found)
-            self.round(idle, clock)
+            self.round(idle, searching)
             idle = 0 if len(self.found) > before else idle + 1
             progress(f"{len(self.found)} of {self.problem.batch} proved", len(self.found) / self.problem.batch)
-        return self.finished()
+        return self.finished(clock)
 
-    def finished(self) -> Found:
-        """What is proved so far, as exact as the equations make it."""
-        self._tighten()
+    def finished(self, clock: Clock) -> Found:
+        """What is proved so far, as exact as the equations, and the time, make it."""
+        self._tighten(clock)
         if not self.missing:
             self._invert()
         return self.found
@@ -241,16 +241,11 @@ class Search:
         plan, steps = (self.problem.plans[0], 4) if told else (whole, 12)
         points, _ = minimize(plan, points, labels, across(self.problem.sums), clock, steps=steps, floor=1e-15)
         if told:  # of weak samples, what taking out the strong ones left wrong is lost in the square of the condition
-            points = torch.cat(
-                [
-                    refine(plan, p, y, self._directions(), steps=1)[0]
-                    for p, y in zip(torch.split(points, PIECE), torch.split(labels, PIECE), strict=True)
-                ]
-            )
+            points, _ = refine(plan, points, labels, self._directions(), clock, steps=1)
         labels = self._pulling(points, labels) if told else labels
         proved = whole.misfit(points, labels, self.problem.precision, self.problem.unknowns) < 1
         points, labels = points[proved], labels[proved]
-        fixed = self._determined(points, labels, inside)
+        fixed = self._determined(points, labels, inside, clock)
         if told:
             self._keep_open(points[~fixed], labels[~fixed])
         self.counts["hits"] += int(fixed.sum())
@@ -328,7 +323,7 @@ class Search:
         along = (points * inside).sum(dim=1)
         return along, inside / along[:, None]
 
-    def _determined(self, points: Float[Tensor, "k b"], labels: Int64[Tensor, " k"], inside: Tensor | None) -> Tensor:
+    def _determined(self, points: Float[Tensor, "k b"], labels: Int64[Tensor, " k"], inside: Tensor | None, clock: Clock) -> Tensor:
         """(k,) whether the equations leave a sample no room: a zero that can be moved along proves nothing.
 
         A sample that fires fewer neurons than there are others has room, until enough of the others are found and taken out. Behind ReLU
@@ -338,9 +333,8 @@ class Search:
         determined = torch.zeros(len(points), dtype=torch.bool, device=points.device)
         for plan in self.problem.plans:
             open_ = (~determined).nonzero()[:, 0]
-            for part in torch.split(open_, PIECE):
-                _, errors = refine(plan, points[part], labels[part], self._directions(inside), steps=1)
-                determined[part] = errors < self.determined * size[part]
+            _, errors = refine(plan, points[open_], labels[open_], self._directions(inside), clock, steps=1)
+            determined[open_] = errors < self.determined * size[open_]
         return determined
 
     def _directions(self, inside: Float[Tensor, "b r"] | None = None) -> Float[Tensor, "q b"]:
@@ -352,14 +346,14 @@ class Search:
         squares, vectors = torch.linalg.eigh((free @ right) @ (free @ right).T)
         return (vectors / squares.clamp_min(SINGULAR * float(squares[-1])).sqrt()).T @ free
 
-    def _tighten(self) -> None:
+    def _tighten(self, clock: Clock) -> None:
         """Solve once more for the proved samples, in the coordinates of the whole batch, with the equations that determine each best."""
         if not len(self.found):
             return
         told = bool(self.problem.sums.any())  # where it is not, the last plan alone may determine the scale
         plans = (self.problem.plans[:-1] if told else ()) or self.problem.plans
         points, labels = self.found.points, self.found.labels
-        tries = [refine(plan, points, labels, self._directions()) for plan in plans]
+        tries = [refine(plan, points, labels, self._directions(), clock) for plan in plans]
         errors, best = torch.stack([error for _, error in tries]).min(dim=0)
         refined = torch.stack([tried for tried, _ in tries])[best, torch.arange(len(points), device=points.device)]
         fixed = errors < self.determined * (points @ self.problem.factors.right).norm(dim=1)  # the others rest on what was taken out

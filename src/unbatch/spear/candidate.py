@@ -10,7 +10,6 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
-from unbatch.gradients import couples
 from unbatch.last_layer import labels_of_batch
 from unbatch.spear.local_steps import follow_steps, sensitivities_along
 from unbatch.spear.problem import Problem
@@ -67,7 +66,7 @@ def read_out(observation: Observation, attempt: Attempt, rank: int, progress: Pr
         return Candidate(features=inputs, layer=call.weight, reason=reason, exhausted=not attempt.whole, stats=attempt.stats)
     inputs = inputs.reshape(-1, *observation.input_shape)
     progress("labels", float("nan"))
-    if couples(observation.model, observation.probe):
+    if observation.coupled:
         return _coupled(observation, attempt, inputs)
     columns = factors.left @ torch.linalg.solve_triangular(problem.change, solution.directions.T, upper=True)
     labels, order = labels_of(observation, call.weight, inputs, columns), None

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 
 import torch
 from torch import Tensor, nn
 
+from unbatch.determinism import couples
 from unbatch.errors import BadUpdate, Misuse, some
 from unbatch.gradients import Loss, loss_function
 from unbatch.schema import Schema
-from unbatch.trace import Run, probe, trial
+from unbatch.trace import LinearCall, Run, linear_layers, probe, trial
 from unbatch.training import LocalTraining
 
 __all__ = ["HUGE", "Knowledge", "Observation"]
@@ -164,6 +166,17 @@ class Observation:
     def probe(self) -> Tensor:
         """(4, *input_shape) inputs to try the model on: see ``trace.probe``."""
         return probe(self.model, self.input_shape, self.schema.vocabulary if self.schema else 0)
+
+    @cached_property
+    def layers(self) -> tuple[LinearCall, ...]:
+        """The Linear layers that the model uses, in order, on two samples of noise, without their graph: see ``trace.linear_layers``."""
+        calls = linear_layers(self.model, self.input_shape)
+        return tuple(replace(c, input=c.input.detach(), output=c.output.detach(), handed_out=c.output.detach()) for c in calls)
+
+    @cached_property
+    def coupled(self) -> bool:
+        """Whether what the model says of a sample depends on the samples beside it: see ``determinism.couples``."""
+        return couples(self.model, self.probe)
 
     @property
     def dtype(self) -> torch.dtype:
