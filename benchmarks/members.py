@@ -18,7 +18,7 @@ from unbatch.protocols.fedavg import FedAvg
 from unbatch.protocols.fedsgd import FedSgd
 from unbatch.types import Membership, Observation, Verdict
 
-WIDTH = 1000
+WIDTH, OTHERS = 1000, 10_000
 
 
 def trained(width: int, data: harness.Dataset, activation: str, epochs: int, rate: float = 0.05) -> nn.Module:
@@ -35,12 +35,14 @@ def trained(width: int, data: harness.Dataset, activation: str, epochs: int, rat
 
 
 def others(data: harness.Dataset, chosen: Tensor) -> Tensor:
-    """All pictures that were not chosen, those of CIFAR-100 too, normalized alike."""
+    """Ten thousand: the pictures that were not chosen, those of CIFAR-100, normalized alike, and the mirror images of those chosen and more."""
     rest = torch.ones(len(data), dtype=torch.bool)
     rest[chosen] = False
     more = harness.dataset("cifar100")
     raw = more.schema.to_raw(more.take(torch.arange(len(more))).inputs)
-    return torch.cat([data.take(rest.nonzero()[:, 0]).inputs, data.schema.to_network(raw)])
+    left = data.take(rest.nonzero()[:, 0]).inputs
+    mirrored = torch.cat([data.take(chosen).inputs, left]).flip(-1)
+    return torch.cat([left, data.schema.to_network(raw), mirrored])[:OTHERS]
 
 
 def area(inside: list[float], outside: list[float]) -> float:

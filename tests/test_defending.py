@@ -84,6 +84,16 @@ def test_the_verdict_is_the_most_accurate_that_closes_and_says_what_is_guarantee
     assert "samples were recovered" in verdict(nothing)
 
 
+@pytest.mark.parametrize(
+    ("accuracy", "told"),
+    [(0.827, "10.0 points below"), (1.0, "7.3 points above"), (0.9271, "as accurate as")],
+    ids=["loss", "gain", "same"],
+)
+def test_the_verdict_says_whether_accuracy_was_lost_or_gained(trade: Trade, accuracy: float, told: str) -> None:
+    rows = (row("none", 8, 0.927), row("pruning", 0, accuracy))
+    assert f"({100 * accuracy:.1f} %, {told} the best undefended training;" in verdict(trade.model_copy(update={"rows": rows}))
+
+
 @pytest.mark.parametrize("wrong", [{"trials": 0}, {"batch_sizes": ()}, {"learning_rate": 0.0}, {"test_share": 1.0}])
 def test_a_plan_that_measures_nothing_is_misuse(wrong: dict[str, object]) -> None:
     with pytest.raises(Misuse):

@@ -86,6 +86,15 @@ def test_a_file_has_less_than_400_lines_and_its_functions_less_than_60(path: Pat
             assert size < 60, f"{node.name} has {size} lines beside its signature and docstring"
 
 
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(SOURCE)))
+def test_no_code_decides_by_a_key_of_stats(path: Path) -> None:
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        read = isinstance(node, ast.Subscript) and isinstance(node.ctx, ast.Load) and isinstance(node.slice, ast.Constant)
+        asked = isinstance(node, ast.Attribute) and node.attr == "get"
+        held = node.value if (read or asked) and isinstance(node, ast.Subscript | ast.Attribute) else None
+        assert not (isinstance(held, ast.Attribute) and held.attr == "stats"), f"line {held and held.lineno} reads a key of stats"
+
+
 def test_rooms_are_small() -> None:
     sizes = dict.fromkeys(ALLOWED, 0)
     for path in FILES:

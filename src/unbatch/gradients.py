@@ -33,6 +33,9 @@ __all__ = [
     "sensitivities",
 ]
 
+FEW = 16
+"""Directions up to which they are pulled back one by one, as sums: vmap, and slopes that are given, cost PyTorch an import of a second."""
+
 FAINT = 1e-4
 """A tensor below this share of the whole update is compared with that share instead of with itself. Chosen."""
 
@@ -317,6 +320,10 @@ def sensitivities(model: nn.Module, inputs: Num[Tensor, " b *shape"], weight: st
 
 def _pulled_back(outputs: Tensor, inner: Tensor, directions: Float[Tensor, "c b k"]) -> Tensor:
     """∂(direction · outputs)/∂inner for every direction."""
+    if len(directions) <= FEW:
+        with _no_gradient(), torch.enable_grad():
+            sums = [(direction * outputs).sum() for direction in directions]
+            return torch.stack([torch.autograd.grad(one, inner, retain_graph=True)[0] for one in sums])
     try:
         with quiet_vmap():
             return torch.autograd.grad(outputs, inner, directions, retain_graph=True, is_grads_batched=True)[0]

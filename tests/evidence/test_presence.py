@@ -170,3 +170,16 @@ def test_a_blend_that_no_layer_tells_from_a_member_is_in_the_span() -> None:
     found = unbatch.members(unbatch.Observation(flat, unbatch.capture(flat, 1e6 * x, y), (30,), batch_size=4), asked)
     assert found.answers[-1].verdict is not Verdict.PRESENT
     assert all(answer.verdict is not Verdict.ABSENT for answer in found.answers[:4])
+
+
+def test_a_blend_of_two_records_in_one_region_is_no_member_in_a_large_batch() -> None:
+    """Where distances come from a product, a record's own may be the smallest; then no blend with another was tried."""
+    torch.manual_seed(0)
+    sizes = [nn.Linear(150, 140), nn.ReLU(), nn.Linear(140, 140), nn.ReLU(), nn.Linear(140, 5)]
+    net = nn.Sequential(*sizes).double()
+    x, y = records(64, 150), torch.arange(64) % 5
+    x, y = torch.cat([x, x + 1e-4 * records(128, 150)[64:]]), torch.cat([y, (y + 1) % 5])
+    blends = (x[:20] + x[64:84]) / 2
+    found = verdicts(unbatch.members(Observation(net, unbatch.capture(net, x, y), (150,), batch_size=128), torch.cat([x, blends])))
+    assert P not in found[128:]
+    assert A not in found[:128]

@@ -32,6 +32,7 @@ def finding(status: Status = Status.RECONSTRUCTED, *, inputs: bool = True, truth
         accuracy=torch.tensor([1e-9, math.inf]),
         missing=1,
         layer="1.weight",
+        inverted=Inverted("0.weight", 4),
         error="a\ntraceback",
     )
     scored = {
@@ -68,7 +69,8 @@ def test_what_is_saved_comes_back(tmp_path: Path) -> None:
     assert (stored.reason, stored.residual, stored.attack, stored.seed, stored.seconds) == ("a reason", 1e-14, "spear:seconds=5.0", 7, 1.5)
     assert stored.scores == {"psnr": (math.inf, None, 80.5), "lpips": (None, None, None)}
     assert stored.notes == {"lpips": "too small"}
-    assert (stored.proved, stored.missing, stored.layer, stored.error) == (1, 1, "1.weight", "a\ntraceback")
+    assert (stored.proved, stored.missing, stored.error) == (1, 1, "a\ntraceback")
+    assert (stored.layer, stored.inverted) == ("1.weight", "0.weight")
     assert stored.accuracy == pytest.approx((1e-9, math.inf))
     assert (stored.order, stored.exact, stored.labels_right) == ((1, -1, 0), (True, False, True), (True, False, True))
     assert (stored.labels, stored.true_labels, stored.reconstructed) == ((1, 2), (2, 0, 1), 2)

@@ -25,7 +25,7 @@ from unbatch.inversion.layers import named_layer, raw_layer
 from unbatch.inversion.matching import check_budget
 from unbatch.inversion.unmixing import Sources, Terms, Turning, Unmixing
 from unbatch.trace import LinearCall
-from unbatch.types import Candidate, Observation, Progress
+from unbatch.types import Candidate, Inverted, Observation, Progress
 
 __all__ = ["PRESETS", "CocktailParty"]
 
@@ -152,16 +152,17 @@ def _candidate(observation: Observation, call: LinearCall, unmixing: Unmixing, s
         "objective": float(found.values.min()),
         "scaled": "by the bias gradient" if sources.scaled else "not known",
     }
+    inverted = Inverted(call.weight, len(observation.update[call.weight]))
     reason = f"components of {call.weight}: the descent ended because {found.sentence}, and nothing shows that they are the samples"
     if not call.raw:
         features = sources.inputs.clamp_min(0) if bool((call.input >= 0).all()) else sources.inputs
-        return Candidate(features=features, layer=call.weight, reason=reason, exhausted=True, stats=stats)
+        return Candidate(features=features, layer=call.weight, reason=reason, exhausted=True, inverted=inverted, stats=stats)
     inputs = sources.inputs.view(-1, *observation.input_shape)
     box = None if observation.schema is None else priors.box(observation.schema, observation.input_shape, inputs.new_zeros(()))
     if box is not None:
         inputs = inputs.clamp(box[0][0], box[1][0])
     labels = labels_by_columns(observation, call.weight, inputs, sources.columns)
-    return Candidate(inputs, labels, reason=reason, exhausted=True, stats=stats)
+    return Candidate(inputs, labels, reason=reason, exhausted=True, inverted=inverted, stats=stats)
 
 
 PRESETS: Mapping[str, CocktailParty] = {

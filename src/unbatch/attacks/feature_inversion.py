@@ -26,7 +26,7 @@ from unbatch.inversion.layers import inner_layer, named_layer
 from unbatch.inversion.matching import check_budget
 from unbatch.inversion.unmixing import Terms, Unmixing
 from unbatch.trace import LinearCall
-from unbatch.types import Candidate, Observation, Progress, Status
+from unbatch.types import Candidate, Inverted, Observation, Progress, Status
 
 __all__ = ["PRESETS", "FeatureInversion"]
 
@@ -142,10 +142,13 @@ class FeatureInversion(Attack):
         stats = {"layer": call.weight, "features": len(seen.rows), "determined": list(determined.counts), "solved": exact}
         labels = seen.labels if seen.labels is not None else _labels(known, call.weight, inputs, seen.rows)
         whole = exact and len(inputs) == (batch_size(known) or len(inputs))
+        inverted = Inverted(call.weight, len(known.update[call.weight]))
         if not whole and self.gradient and found.ending != "interrupted":
-            return self._refined(known, stage, inputs, labels, end, generator, progress, told, stats, solved=exact)
+            refined = self._refined(known, stage, inputs, labels, end, generator, progress, told, stats, solved=exact)
+            return replace(refined, inverted=inverted)
         reason = told if exact else f"{told}; the descent ended because {found.sentence}"
-        return Candidate(inputs, labels, reason=reason, exhausted=not exact, converged=exact, stats=stats | _ended(found))
+        ended = stats | _ended(found)
+        return Candidate(inputs, labels, reason=reason, exhausted=not exact, converged=exact, inverted=inverted, stats=ended)
 
     def _refined(
         self,

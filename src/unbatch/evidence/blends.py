@@ -4,25 +4,26 @@ Behind a change that is not linear a blend becomes something else than the blend
 in one region of a ReLU network, or inputs are so small that a tanh is a line. Then a blend of members passes for one. Seen in two ways:
 
 - the record is moved along the first layer's row space, in every direction: the layers behind must see as many of these as they can;
-- it is mixed half and half with the nearest other record that fits as well: that must not fit.
+- it is mixed half and half with the nearest other record that fits as well: that must lie outside where the record itself does not.
+
+Both lie outside by what is measured, give or take what the noise moves of it. So the blend shows where it is further out than the record by
+more than both may be off: whatever lies so far outside, the record is nearer. It need not be further than what any member may leave, which
+for weak ones is ten times the noise.
 
 A record that feeds the first layer with nothing lies in every span.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from unbatch.evidence.accuracy import SAFETY
+from unbatch.evidence.fed import Passes
 from unbatch.evidence.rows import Rows
 
-__all__ = ["Feeding", "apart_from_blends"]
-
-Feeding = Callable[[Tensor, str], Tensor]
-"""Records (k, *shape) and the name of a weight -> (k, t, n), what its layer is fed."""
+__all__ = ["apart_from_blends"]
 
 STEP = 1e-6
 """Of the finite differences, as a share of the record's length. Chosen, as in ``accuracy``."""
@@ -35,49 +36,76 @@ VISIBLE = 1e-4
 """A direction is seen when it leaves the row space by this share of what the record moves, and by more than rounding may. Chosen, not
 swept."""
 
+COPY = 1e-6
+"""Distances below this share of a record are rounding of ``cdist``, so that the numbers themselves are compared. Derived: the root of
+float64's rounding, some times."""
+
 MOST = 1 << 14
 """Records are moved in so many ways in all."""
 
 
 def apart_from_blends(
-    feeding: Feeding, first: Rows, inner: list[Rows], records: Float[Tensor, " c *shape"], allowed: Float[Tensor, " c"]
+    passes: Passes,
+    first: Rows,
+    inner: list[Rows],
+    records: Float[Tensor, " c *shape"],
+    allowed: Float[Tensor, " c"],
+    rounding: float,
 ) -> Bool[Tensor, " c"]:
     """Whether a blend of members in the place of each record would show.
 
     Args:
-        feeding: passes records as far as a layer.
+        passes: of records as far as a layer.
         first: row space of the layer that sees the records themselves.
         inner: of those behind it.
         records: that lie in all of them.
         allowed: (c,) what a member may leave.
+        rounding: what of that is the rounding of the client's own pass.
     """
     numbers, flat = records[0].numel(), records.double().flatten(1)
     apart = flat.norm(dim=1) > 0
     if not inner or first.right.shape[1] not in (numbers, numbers + 1):
         return apart
-    for index, other in enumerate(_nearest(flat)):
-        if other != index and not torch.equal(flat[index], flat[other]):
-            half = (records[index : index + 1].double() + records[other : other + 1].double()) / 2
-            apart[index] &= bool((_left(feeding, inner, half).norm(dim=1) > allowed[index]).all())
-    directions = _directions(first, numbers)
-    if not len(directions) or len(directions) * len(records) > MOST:
+    nearest = _nearest(flat)
+    mixed = (nearest >= 0).nonzero()[:, 0]
+    if len(mixed):
+        one = records[mixed].double()
+        apart[mixed] &= _further_out(passes, inner, one, (one + records[nearest[mixed]].double()) / 2, rounding)
+    ways = first.rank - bool(first.shift)
+    if not ways or ways * len(records) > MOST:
         return apart
+    directions = _directions(first, numbers)
     for index in apart.nonzero()[:, 0].tolist():
         length = flat[index].norm()
         moved = (flat[index] + STEP * length * directions).reshape(-1, *records.shape[1:])
-        slopes = (_left(feeding, inner, moved) - _left(feeding, inner, records[index : index + 1].double())) / STEP
+        slopes = (_left(passes, inner, moved) - _left(passes, inner, records[index : index + 1].double())) / STEP
         seen = int((torch.linalg.svdvals(slopes) > max(VISIBLE, float(allowed[index]) / THIRD)).sum())
         apart[index] = seen >= min(len(directions), max(rows.spare for rows in inner))
     return apart
 
 
-def _nearest(flat: Float[Tensor, "c n"]) -> list[int]:
-    if len(flat) < 2:
-        return list(range(len(flat)))
-    distances = torch.cdist(flat, flat)
-    same = distances <= 1e-12 * flat.norm(dim=1, keepdim=True)
-    nearest: list[int] = distances.masked_fill(same, torch.inf).argmin(dim=1).tolist()
-    return nearest
+def _nearest(flat: Float[Tensor, "c n"]) -> Int64[Tensor, " c"]:
+    """The index of the nearest other record for each; −1 where there is none but copies of it."""
+    distances = torch.cdist(flat, flat).fill_diagonal_(torch.inf)  # what rounding leaves of a record's own may be the smallest but for zero
+    for one, other in (distances <= COPY * flat.norm(dim=1, keepdim=True)).nonzero().tolist():
+        if torch.equal(flat[one], flat[other]):
+            distances[one, other] = torch.inf
+    least, nearest = distances.min(dim=1)
+    return nearest.where(least.isfinite(), -1)
+
+
+def _further_out(passes: Passes, inner: list[Rows], records: Tensor, blends: Tensor, rounding: float) -> Bool[Tensor, " c"]:
+    """Whether each blend lies further outside of a layer's row space than the record, by more than noise and rounding may move both."""
+    names = [rows.weight for rows in inner]
+    found = torch.zeros(len(records), dtype=torch.bool, device=records.device)
+    here, there = passes(records, names), passes(blends, names)
+    for rows in inner:
+        left, noise = rows.residuals(here[rows.weight].flatten(0, 1))
+        more, other = rows.residuals(there[rows.weight].flatten(0, 1))
+        sure = 1.0 if rows.deviation else SAFETY  # what is told of random noise is SAFETY deviations already
+        beyond = more - left > rounding + sure * (noise + other)
+        found |= beyond.reshape(len(records), -1).any(dim=1)
+    return found
 
 
 def _directions(first: Rows, numbers: int) -> Float[Tensor, "d n"]:
@@ -89,11 +117,11 @@ def _directions(first: Rows, numbers: int) -> Float[Tensor, "d n"]:
     return made / made.norm(dim=1, keepdim=True).clamp_min(torch.finfo(made.dtype).tiny)
 
 
-def _left(feeding: Feeding, inner: list[Rows], records: Tensor) -> Float[Tensor, "k e"]:
+def _left(passes: Passes, inner: list[Rows], records: Tensor) -> Float[Tensor, "k e"]:
     """What of the records lies outside of the layers' row spaces, as shares of what feeds these, side by side."""
-    found = []
+    found, seen = [], passes(records, [rows.weight for rows in inner])
     for rows in inner:
-        fed = rows.extended(feeding(records, rows.weight).flatten(0, 1))
+        fed = rows.extended(seen[rows.weight].flatten(0, 1))
         found.append((fed - fed @ rows.right.T @ rows.right) / fed.norm(dim=1, keepdim=True).clamp_min(torch.finfo(fed.dtype).tiny))
     each = len(found[0]) // len(records)
     return torch.cat([part.reshape(len(records), each * part.shape[1]) for part in found], dim=1)

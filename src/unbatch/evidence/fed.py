@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 from unbatch.trace import LARGE, LinearCall, model_errors, run
 from unbatch.types import Observation
 
-__all__ = ["Witness", "feeds", "witnesses"]
+__all__ = ["Passes", "Witness", "passes_of", "witnesses"]
 
 NEVER = 1 << 62
 """No weight is so large: none is read in blocks, which would hide on which weights a layer depends."""
@@ -73,36 +73,55 @@ class _Feeds(TorchFunctionMode):
         return func(*args, **kwargs)
 
 
-def feeds(observation: Observation, records: Tensor, weights: Sequence[str], seed: int = 0) -> dict[str, Tensor]:
-    """What the layers are fed by the records, run together in float64: weight -> (k, t, n), with t rows a record.
+@dataclass(frozen=True, eq=False)
+class Passes:
+    """Passes of records through the network, in float64, as far as the layers that are asked.
 
-    Layers that are not reached once, or not with rows of every record, are missing. Global randomness is put back.
-
-    Args:
-        observation: for the model.
-        records: (k, *shape).
-        weights: names of the layers' weights.
-        seed: of what the model draws.
+    Attributes:
+        observation: whose model it is.
+        tensors: the model's parameters, in float64: turned once for all passes.
+        buffers: its buffers.
     """
+
+    observation: Observation
+    tensors: Mapping[str, Tensor]
+    buffers: Mapping[str, Tensor]
+
+    def __call__(self, records: Tensor, weights: Sequence[str], seed: int = 0) -> dict[str, Tensor]:
+        """What the layers are fed by the records, run together: weight -> (k, t, n), with t rows a record.
+
+        Layers that are not reached once, or not with rows of every record, are missing. Global randomness is put back.
+
+        Args:
+            records: (k, *shape).
+            weights: names of the layers' weights.
+            seed: of what the model draws.
+        """
+        buffers = {name: buffer.clone() for name, buffer in self.buffers.items()}  # a model may write to them, and to its input
+        inputs = records.detach().to(torch.float64 if records.is_floating_point() else records.dtype, copy=True)
+        watch = _Feeds({id(tensor): name for name, tensor in self.tensors.items()}, frozenset(weights))
+        cuda = [inputs.device] if inputs.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=cuda), torch.no_grad(), model_errors(inputs), watch, suppress(_EnoughError):
+            torch.manual_seed(seed)
+            torch.func.functional_call(self.observation.model, {**self.tensors, **buffers}, (inputs,), tie_weights=True)
+        count = len(records)
+        return {
+            name: fed[0].reshape(count, -1, fed[0].shape[-1])
+            for name, fed in watch.fed.items()
+            if len(fed) == 1 and fed[0].ndim >= 2 and len(fed[0]) == count
+        }
+
+
+def passes_of(observation: Observation) -> Passes:
+    """Through the observation's model."""
     model = observation.model
     tensors = {name: p.detach().double() for name, p in model.named_parameters()}
-    buffers = {name: (b.double() if b.is_floating_point() else b).clone() for name, b in model.named_buffers()}
-    inputs = records.detach().to(torch.float64 if records.is_floating_point() else records.dtype, copy=True)  # a model may write to it
-    watch = _Feeds({id(tensor): name for name, tensor in tensors.items()}, frozenset(weights))
-    cuda = [inputs.device] if inputs.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda), torch.no_grad(), model_errors(inputs), watch, suppress(_EnoughError):
-        torch.manual_seed(seed)
-        torch.func.functional_call(model, {**tensors, **buffers}, (inputs,), tie_weights=True)
-    count = len(records)
-    return {
-        name: fed[0].reshape(count, -1, fed[0].shape[-1])
-        for name, fed in watch.fed.items()
-        if len(fed) == 1 and fed[0].ndim >= 2 and len(fed[0]) == count
-    }
+    return Passes(observation, tensors, {name: b.double() if b.is_floating_point() else b for name, b in model.named_buffers()})
 
 
-def witnesses(observation: Observation) -> list[Witness]:
+def witnesses(passes: Passes) -> list[Witness]:
     """The layers in the update that can witness, in the order in which they are reached."""
+    observation = passes.observation
     probe = observation.probe
     moving = None if observation.one_gradient else observation.update.keys()
     ran = run(observation.model, probe, large=NEVER if moving is not None else LARGE)
@@ -112,11 +131,11 @@ def witnesses(observation: Observation) -> list[Witness]:
     names = [call.weight for call in calls]
     if not names:
         return []
-    together, beside = feeds(observation, probe[:2], names), feeds(observation, probe[[0, 2]], names, seed=1)
+    together, beside = passes(probe[:2], names), passes(probe[[0, 2]], names, seed=1)
     mixed: dict[str, Tensor] = {}
     if probe.is_floating_point():
         one, other = probe[:1].double(), probe[1:2].double()
-        mixed = feeds(observation, torch.cat([one, other, (one + other) / 2]), names)
+        mixed = passes(torch.cat([one, other, (one + other) / 2]), names)
     found = []
     for call in calls:
         first, second = together.get(call.weight), beside.get(call.weight)

@@ -21,7 +21,7 @@ from torch import Tensor
 from unbatch.evidence.accuracy import SAFETY
 from unbatch.evidence.fed import Witness
 from unbatch.evidence.replay import carried
-from unbatch.linalg.lowrank import svd
+from unbatch.linalg.lowrank import Spectrum, spectrum
 from unbatch.types import Observation
 
 __all__ = ["Rows", "rows_of"]
@@ -86,17 +86,17 @@ class Rows:
         """What of ã lies outside, and what the noise explains of it if the record was there; both as shares of ‖ã‖."""
         numbers = fed.shape[1]
         inside = fed @ self.right[:, :numbers].T
-        square = fed.square().sum(dim=1)
+        length = torch.linalg.vector_norm(fed, dim=1)
         if self.shift:  # as of ``extended``, without a copy of all that was fed
             inside += self.shift * self.right[:, numbers]
-            square = square + self.shift**2
-        length = square.sqrt().clamp_min(torch.finfo(torch.float64).tiny)
+            length = torch.hypot(length, length.new_tensor(self.shift))
+        length = length.clamp_min(torch.finfo(torch.float64).tiny)
         # By Pythagoras, which is half of the work; of what lies nearly inside it leaves no digits, and that is subtracted instead.
-        outside = (1 - inside.square().sum(dim=1) / length.square()).clamp_min(0).sqrt()
+        outside = (1 - (torch.linalg.vector_norm(inside, dim=1) / length).square()).clamp_min(0).sqrt()
         near = (outside < NEAR).nonzero()[:, 0]
         if len(near):
             outside[near] = (self.extended(fed[near]) - inside[near] @ self.right).norm(dim=1) / length[near]
-        spread = (inside.square() @ self.values.square().reciprocal()).sqrt() / length
+        spread = torch.linalg.vector_norm(inside.div_(self.values), dim=1) / length
         return outside, self.noise_on(spread)
 
     def noise_on(self, spread: Tensor) -> Tensor:
@@ -128,9 +128,11 @@ def rows_of(
     height, width = gradient.shape
     if not bool(gradient.any()):
         return None
-    left, values, right = svd(gradient)
     spread = height**0.5 + width**0.5
     eps = torch.finfo(observation.rounding).eps
+    # Noise that is told may be less than the rounding of what it was put on: then every digit may count.
+    found = spectrum(gradient, eps if deviation is None else 0.0)
+    values = found.values
     rms = float(gradient.square().mean().sqrt())
     own = carried(observation, witness.weight) / (height * width) ** 0.5
     rounding = max(eps * float(values[0]), HALF * eps * rms * spread, own * spread)
@@ -138,7 +140,7 @@ def rows_of(
     least = min(int((gradient != 0).any(dim=1).sum()) - _balanced(gradient, rounding), width)
     if deviation is None and rank < least:
         noise = max(rounding, float(values[rank]))
-        return Rows(witness.weight, left[:, :rank], values[:rank], right[:rank], shift, noise, 0.0, True) if rank else None
+        return _rows(witness, found, rank, shift, noise) if rank else None
     if deviation is None and told is not None and told < least:
         deviation = float(values[told:].square().sum() / ((height - told) * (width - told))) ** 0.5
     elif deviation is None:
@@ -149,7 +151,12 @@ def rows_of(
     if not 0 < rank < least:
         return None
     clear = float(values[rank - 1]) > ABOVE * edge > ABOVE * float(values[rank])
-    return Rows(witness.weight, left[:, :rank], values[:rank], right[:rank], shift, max(edge, rounding), deviation, clear)
+    return _rows(witness, found, rank, shift, max(edge, rounding), deviation, clear=clear)
+
+
+def _rows(witness: Witness, found: Spectrum, rank: int, shift: float, noise: float, deviation: float = 0.0, *, clear: bool = True) -> Rows:
+    left, right = found.leading(rank)
+    return Rows(witness.weight, left, found.values[:rank], right, shift, noise, deviation, clear)
 
 
 def _balanced(gradient: Tensor, rounding: float) -> int:

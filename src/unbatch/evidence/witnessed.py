@@ -21,7 +21,7 @@ from torch import Tensor
 from unbatch.evidence.answering import Case, answers, limits
 from unbatch.evidence.blends import apart_from_blends
 from unbatch.evidence.certificate import EVIDENCE, FINEST, MARGIN, SPARE
-from unbatch.evidence.fed import Witness, feeds, witnesses
+from unbatch.evidence.fed import Passes, Witness, passes_of, witnesses
 from unbatch.evidence.rows import Rows, rows_of
 from unbatch.evidence.unrelated import FEW, INDEPENDENT, Reference, decoys, holm, reference_of
 from unbatch.gradients import sensitivities
@@ -50,6 +50,9 @@ TRIED = 8
 
 MOST = 544
 """Records that are made up at most to count conditions."""
+
+CHUNK = 1 << 21
+"""Numbers of records that are passed at a time: the memory of 16 MB is then used again for the next ones, and not given back between."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,29 +99,84 @@ def presence(
         reference: (j, *shape) records of the same kind that were not there, or None to take what lies outside of ``records``.
         deviation: standard deviation of noise on every number of the update, where it is known.
     """
-    found = witnesses(observation)
-    first, why = _first(observation, found, records, deviation)
+    passes = passes_of(observation)
+    found = witnesses(passes)
+    first, why = _first(passes, found, records, deviation)
     if first is None:
         return Membership(tuple(Presence(Verdict.UNDECIDED, reason=why) for _ in records), reason=why)
-    witness, rows, each = first
-    whole = _asked(observation, rows, records, reference)
+    witness, rows, _ = first
+    whole = _asked(passes, rows, records, reference)
     chosen = whole.fits.nonzero()[:, 0]
-    inner = [] if not len(chosen) else list(_inner(observation, found, (witness, rows), records[chosen], deviation))
-    label: Tensor | None = None
-    number = observation.batch_size
+    further = _further(passes, found, first, records[chosen], labels if labels is None else labels[chosen], deviation)
+    behind, number = further.behind, further.number
+    made_up = bool(behind) and _surplus(passes, rows, behind, records)
+    case = _case(first, whole, chosen, further, told=deviation is not None)
+    return Membership(
+        tuple(answers(case)),
+        witness.weight,
+        tuple(layer.weight for layer in behind),
+        rows.rank,
+        rows.right.shape[1],
+        whole.reference.equations if rows.deviation else min(rows.spare, whole.reference.equations),
+        number,
+        case.complete,
+        made_up,
+        remarks=limits(observation, case, made_up, given=reference is not None),
+    )
+
+
+@dataclass(frozen=True, eq=False)
+class _Further:
+    """What was asked of the c records that fit the first layer.
+
+    Attributes:
+        inner: what layers behind a change that is not linear said of them, or their columns.
+        label: (c,) the class that fits, where it was tested.
+        number: of samples, where it is known.
+        apart: (c,) whether another record in the place of one would show.
+    """
+
+    inner: list[_Asked]
+    label: Int64[Tensor, " c"] | None
+    number: int | None
+    apart: Bool[Tensor, " c"]
+
+    @property
+    def behind(self) -> list[Rows]:
+        """Row spaces of the layers behind."""
+        return [asked.rows for asked in self.inner if asked.rows is not None]
+
+
+def _further(
+    passes: Passes,
+    found: list[Witness],
+    first: tuple[Witness, Rows, int],
+    records: Tensor,
+    labels: Int64[Tensor, " c"] | None,
+    deviation: float | None,
+) -> _Further:
+    """Hold the records that fit the first layer against inner ones, and against what their columns say."""
+    observation, (witness, rows, each) = passes.observation, first
+    label, number = None, observation.batch_size
+    if not len(records):
+        return _Further([], label, number, torch.ones(0, dtype=torch.bool, device=observation.device))
+    inner = list(_inner(passes, found, (witness, rows), records, deviation))
+    alone = witness.linear and not inner
     columns = each == 1 and observation.one_gradient and not observation.coupled
-    if len(chosen) and columns and (number is None or (witness.linear and not inner)):
-        tried = chosen if witness.linear and not inner else chosen[:TRIED]
-        asked, label_of, inverse = _by_columns(observation, rows, records[tried], labels if labels is None else labels[tried])
-        if witness.linear and not inner:
+    if columns and (number is None or alone):
+        tried = slice(None if alone else TRIED)
+        asked, label_of, inverse = _by_columns(passes, rows, records[tried], labels if labels is None else labels[tried])
+        if alone:
             inner, label = [asked], label_of
         if number is None and observation.factor_known:
             number = _number(inverse[asked.fits])
-    complete = rows.clear and number is not None and rows.rank == number * each
-    made_up = bool(inner) and inner[0].rows is not None and _surplus(observation, rows, [a.rows for a in inner if a.rows], records)
-    asked_labels = labels if labels is None else labels[chosen]
-    apart = _apart(observation, witness, rows, inner, records[chosen], asked_labels)
-    case = Case(
+    return _Further(inner, label, number, _apart(passes, witness, rows, inner, records, labels))
+
+
+def _case(first: tuple[Witness, Rows, int], whole: _Asked, chosen: Int64[Tensor, " c"], further: _Further, *, told: bool) -> Case:
+    """All that is known, as one answer a record is made of it."""
+    (witness, rows, each), inner, number = first, further.inner, further.number
+    return Case(
         rows=rows,
         residual=whole.residual,
         allowed=whole.allowed,
@@ -128,56 +186,42 @@ def presence(
         chosen=chosen,
         inner=None if not inner else torch.stack([a.residual for a in inner]).amax(dim=0),
         inner_fits=None if not inner else torch.stack([a.fits for a in inner]).all(dim=0),
-        inner_holds=None if not inner else torch.stack([a.holds() for a in inner]).any(dim=0) & apart,
-        inner_complete=any(a.rows is not None and number is not None and a.rows.clear and a.rows.rank >= number * each for a in inner),
+        inner_holds=None if not inner else torch.stack([a.holds() for a in inner]).any(dim=0) & further.apart,
+        inner_complete=any(number is not None and layer.clear and layer.rank >= number * each for layer in further.behind),
         linear=witness.linear,
-        label=label,
+        label=further.label,
         number=number,
-        complete=complete,
-        trusted=rows.clear or deviation is not None,
+        complete=rows.clear and number is not None and rows.rank == number * each,
+        trusted=rows.clear or told,
         alpha=ALPHA,
     )
-    return Membership(
-        tuple(answers(case)),
-        witness.weight,
-        tuple(a.rows.weight for a in inner if a.rows is not None),
-        rows.rank,
-        rows.right.shape[1],
-        whole.reference.equations if rows.deviation else min(rows.spare, whole.reference.equations),
-        number,
-        complete,
-        made_up,
-        remarks=limits(observation, case, made_up, given=reference is not None),
-    )
 
 
-def _apart(
-    observation: Observation, witness: Witness, rows: Rows, inner: list[_Asked], records: Tensor, labels: Tensor | None
-) -> Bool[Tensor, " k"]:
+def _apart(passes: Passes, witness: Witness, rows: Rows, inner: list[_Asked], records: Tensor, labels: Tensor | None) -> Bool[Tensor, " k"]:
     """Whether a record of another length, or a blend of members, would show in each record's place."""
+    observation = passes.observation
     apart = torch.ones(len(records), dtype=torch.bool, device=observation.device)
     if not inner or not records.is_floating_point():
         return apart
     if inner[0].rows is None:
         # Where the row space says nothing of a record's length, as without a bias, its column must.
         longer = LONGER * records
-        there, _, _ = _by_columns(observation, rows, longer, labels)
-        residual, noise, _ = _left(observation, rows, longer)
+        there, _, _ = _by_columns(passes, rows, longer, labels)
+        residual, noise, _ = _left(passes, rows, longer)
         apart &= ~(there.fits & (residual <= _allowed(observation, noise)))
     if witness.linear:
         behind = [a.rows for a in inner if a.rows is not None]
         left = torch.stack([a.allowed for a in inner]).amax(dim=0)
-        apart &= apart_from_blends(lambda given, name: feeds(observation, given, [name])[name], rows, behind, records, left)
+        apart &= apart_from_blends(passes, rows, behind, records, left, _tolerance(observation))
     return apart
 
 
-def _first(
-    observation: Observation, found: list[Witness], records: Tensor, deviation: float | None
-) -> tuple[tuple[Witness, Rows, int] | None, str]:
+def _first(passes: Passes, found: list[Witness], records: Tensor, deviation: float | None) -> tuple[tuple[Witness, Rows, int] | None, str]:
     """The first layer whose row space is not full, with the number of rows that a record feeds it with; or why there is none."""
+    observation = passes.observation
     full = []
     for witness in found:
-        fed = feeds(observation, records[:64], [witness.weight]).get(witness.weight)
+        fed = passes(records[:64], [witness.weight]).get(witness.weight)
         if fed is None:
             continue
         told = None if observation.batch_size is None else observation.batch_size * fed.shape[1]
@@ -202,17 +246,17 @@ def _typical(fed: Tensor) -> float:
 
 
 def _parts(count: int, numbers: int) -> Iterator[slice]:
-    step = max(1, (1 << 24) // max(1, numbers))
+    step = max(1, CHUNK // max(1, numbers))
     return (slice(start, start + step) for start in range(0, count, step))
 
 
-def _left(observation: Observation, rows: Rows, records: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _left(passes: Passes, rows: Rows, records: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Of every record, the largest share outside over its rows; what noise explains there; and, of the first 64, the vectors outside."""
     residuals: list[Tensor] = []
     noises: list[Tensor] = []
     vectors: list[Tensor] = []
     for part in _parts(len(records), records[0].numel()):
-        fed = feeds(observation, records[part], [rows.weight])[rows.weight]
+        fed = passes(records[part], [rows.weight])[rows.weight]
         count, each, _ = fed.shape
         residual, noise = (values.reshape(count, each) for values in rows.residuals(fed.flatten(0, 1)))
         worst = (residual - noise).argmax(dim=1, keepdim=True)
@@ -225,15 +269,15 @@ def _left(observation: Observation, rows: Rows, records: Tensor) -> tuple[Tensor
     return torch.cat(residuals), torch.cat(noises), vectors[0]
 
 
-def _asked(observation: Observation, rows: Rows, records: Tensor, reference: Tensor | None) -> _Asked:
+def _asked(passes: Passes, rows: Rows, records: Tensor, reference: Tensor | None) -> _Asked:
     """Hold records against the row space of a layer, and unrelated ones beside them."""
-    residual, noise, _ = _left(observation, rows, records)
-    allowed = _allowed(observation, noise)
+    residual, noise, _ = _left(passes, rows, records)
+    allowed = _allowed(passes.observation, noise)
     if reference is None:
         reference = records[residual > MARGIN * allowed][: 8 * FEW]
         if len(reference) < FEW:
             reference = torch.cat([reference, decoys(records)])
-    left, _, vectors = _left(observation, rows, reference)
+    left, _, vectors = _left(passes, rows, reference)
     found = reference_of(vectors, torch.ones(len(vectors), dtype=vectors.dtype, device=vectors.device))
     logs = left.clamp_min(1e-17).log()
     spread = float(logs.std()) if len(logs) > 1 else 0.0
@@ -241,34 +285,37 @@ def _asked(observation: Observation, rows: Rows, records: Tensor, reference: Ten
 
 
 def _allowed(observation: Observation, noise: Tensor) -> Tensor:
+    return _tolerance(observation) + MARGIN * noise
+
+
+def _tolerance(observation: Observation) -> float:
     own = next(observation.model.parameters()).dtype
-    types = [dtype for dtype in (observation.rounding, own) if dtype in TOLERANCE]
-    return max(TOLERANCE[dtype] for dtype in types) + MARGIN * noise
+    return max(TOLERANCE[dtype] for dtype in (observation.rounding, own) if dtype in TOLERANCE)
 
 
-def _inner(
-    observation: Observation, found: list[Witness], first: tuple[Witness, Rows], records: Tensor, deviation: float | None
-) -> Iterator[_Asked]:
+def _inner(passes: Passes, found: list[Witness], first: tuple[Witness, Rows], records: Tensor, deviation: float | None) -> Iterator[_Asked]:
     """Layers behind a change that is not linear, the first one itself if it is one, whose row spaces are not full."""
+    observation = passes.observation
     behind = [witness for witness in found if not witness.linear and witness != first[0]]
     if not first[0].linear:
         behind = [first[0], *behind]
     count = 0
     for witness in behind:
-        fed = feeds(observation, records[:64], [witness.weight]).get(witness.weight)
+        fed = passes(records[:64], [witness.weight]).get(witness.weight)
         if fed is None or count == INNER:
             continue
         told = None if observation.batch_size is None else observation.batch_size * fed.shape[1]
         rows = rows_of(observation, witness, _typical(fed), deviation, told)
         if rows is not None and rows.rank >= SHOWN * first[1].rank:
-            asked = _asked(observation, rows, records, decoys(records, 2 * FEW))
+            asked = _asked(passes, rows, records, decoys(records, 2 * FEW))
             if asked.reference.typical > float(asked.allowed.median()):  # otherwise it tells no one from another
                 count += 1
                 yield asked
 
 
-def _by_columns(observation: Observation, rows: Rows, records: Tensor, labels: Tensor | None) -> tuple[_Asked, Tensor, Tensor]:
+def _by_columns(passes: Passes, rows: Rows, records: Tensor, labels: Tensor | None) -> tuple[_Asked, Tensor, Tensor]:
     """The columns that records cause, of every class or of the labels told, against the column space; the class that fits; and 1/w."""
+    observation = passes.observation
 
     def left(given: Tensor, told: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         columns = sensitivities(observation.model, given, rows.weight, observation.loss)  # (c, k, m)
@@ -279,7 +326,7 @@ def _by_columns(observation: Observation, rows: Rows, records: Tensor, labels: T
         label = shares.argmin(dim=0) if told is None else told
         own = torch.arange(len(given), device=given.device)
         noise = rows.noise_on((inside[label, own] / rows.values).norm(dim=1)) / size[label, own]
-        fed = feeds(observation, given, [rows.weight])[rows.weight][:, 0]
+        fed = passes(given, [rows.weight])[rows.weight][:, 0]
         inverse = rows.inverse_weights(fed, columns[label, own])
         return shares[label, own], noise, label, torch.stack([inverse, outside[label, own].norm(dim=1)])
 
@@ -315,7 +362,7 @@ OFF, SHARP = 0.1, 1e-6
 Chosen."""
 
 
-def _surplus(observation: Observation, rows: Rows, inner: list[Rows], records: Tensor) -> bool:
+def _surplus(passes: Passes, rows: Rows, inner: list[Rows], records: Tensor) -> bool:
     """Whether records made up in the first row space violate the inner conditions in more independent ways than there are to tune."""
     numbers = records[0].numel()
     count = rows.rank + SPARE
@@ -332,9 +379,9 @@ def _surplus(observation: Observation, rows: Rows, inner: list[Rows], records: T
     made = made * (records.double().flatten(1).norm(dim=1).median() / made.norm(dim=1, keepdim=True).clamp_min(1e-300))
     found = []
     for part in inner:
-        fed = part.extended(feeds(observation, made.reshape(-1, *records.shape[1:]), [part.weight])[part.weight][:, 0])
+        fed = part.extended(passes(made.reshape(-1, *records.shape[1:]), [part.weight])[part.weight][:, 0])
         found.append((fed - fed @ part.right.T @ part.right) / fed.norm(dim=1, keepdim=True).clamp_min(1e-300))
     values = torch.linalg.svdvals(torch.cat(found, dim=1))
     ways = int((values > INDEPENDENT * float(values[0])).sum()) - rows.rank
-    eps = max(TOLERANCE.get(observation.rounding, 1.0), FINEST)
+    eps = max(TOLERANCE.get(passes.observation.rounding, 1.0), FINEST)
     return ways * -float(torch.tensor(eps).log10()) >= EVIDENCE

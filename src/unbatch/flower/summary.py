@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any, Final, Literal
 
@@ -86,13 +87,23 @@ class ClientSummary(Record):
             'client 7: PARTIAL, 3 of 8 samples reconstructed'
         """
         if self.status is None:
-            return f"client {self.name}: {self.outcome}: {' '.join(self.reason.split())}"
+            return f"{_called(self.name)}: {self.outcome}: {' '.join(self.reason.split())}"
         parts = [self.status]
         if self.samples:
             parts.append(f"{self.samples}{f' of {self.told}' if self.told else ''} samples reconstructed")
         if self.residual is not None:
             parts.append(f"residual {self.residual:.1e}")
-        return f"client {self.name}: {', '.join(parts)}" + (f" ({' '.join(self.reason.split())})" if self.reason else "")
+        return f"{_called(self.name)}: {', '.join(parts)}" + (f" ({' '.join(self.reason.split())})" if self.reason else "")
+
+
+def _called(name: str) -> str:
+    """A client in a sentence: many are named "client 0" already.
+
+    Example:
+        >>> _called("ward 3"), _called("client 0"), _called("Client-0"), _called("clientele")
+        ('client ward 3', 'client 0', 'Client-0', 'client clientele')
+    """
+    return name if re.match(r"client(?![a-z])", name, re.IGNORECASE) else f"client {name}"
 
 
 class RoundSummary(Record):
@@ -149,5 +160,5 @@ def _when(rounds: Sequence[RoundSummary], what: Literal["disclosed", "suspected"
     for done in rounds:
         for name in getattr(done, what):
             found.setdefault(name, []).append(str(done.round))
-    told = (f"client {name} (round{'s' * (len(when) > 1)} {', '.join(when)})" for name, when in found.items())
+    told = (f"{_called(name)} (round{'s' * (len(when) > 1)} {', '.join(when)})" for name, when in found.items())
     return "; ".join(told)

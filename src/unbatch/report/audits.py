@@ -25,7 +25,7 @@ def of_audit(stored: StoredFinding) -> Sheet:
         [('samples', 'unknown'), ('labels', 'not tested')]
     """
     origin = stored.origin or NOWHERE
-    layer = str(stored.stats.get("layer") or stored.layer or "")
+    layer = stored.inverted or stored.layer or ""
     claims = [claim_of("samples", *_samples(stored), origin, layer)]
     if stored.status == Status.FEATURES.name:
         count = stored.proved or len(stored.accuracy)

@@ -49,12 +49,18 @@ def verdict(trade: Trade) -> str:
     best, bare = closing(trade), max((row.accuracy for row in trade.rows if row.defense == "none"), default=None)
     if best is None:
         return "Under every defense that was tried samples were recovered."
-    cost = "" if bare is None else f", {100 * (bare - best.accuracy):.1f} points below the best undefended training"
+    cost = "" if bare is None else f", {_beside(best.accuracy, bare)} the best undefended training"
     held = f"ε = {best.epsilon:.3g}" if best.epsilon is not None else "no guarantee"
     return (
         f"{best.defense} with batches of {best.batch_size} was the most accurate of which our attack recovered nothing"
         f" ({100 * best.accuracy:.1f} %{cost}; {held})." + _guaranteed(trade)
     )
+
+
+def _beside(accuracy: float, bare: float) -> str:
+    """How an accuracy lies beside another, to a tenth of a point; a defense may help."""
+    points = round(100 * (accuracy - bare), 1)
+    return "as accurate as" if not points else f"{abs(points):.1f} points {'above' if points > 0 else 'below'}"
 
 
 def _guaranteed(trade: Trade) -> str:

@@ -37,7 +37,7 @@ from unbatch.span.network import Network, network_behind
 from unbatch.span.problem import CROWDED, PRECISION, entered, layers_behind, other_spaces, pose
 from unbatch.span.search import COARSE, CONTRASTS, FLOOR, NEAR, SINGULAR, Search, complement
 from unbatch.trace import LinearCall
-from unbatch.types import Candidate, Observation, Progress, Schema
+from unbatch.types import Candidate, Inverted, Observation, Progress, Schema
 
 __all__ = ["dependent_samples", "invert_dependent"]
 
@@ -129,9 +129,10 @@ def invert_dependent(
     reason = f"{told}: {len(labels)} of them found by what the layers behind are fed" if len(labels) < samples else ""
     if not rounds:
         reason = f"{told}, and the layers behind give too few equations to tell them apart"
+    made: dict[str, Any] = {"reason": reason, "inverted": Inverted(call.weight, len(factors.left)), "stats": stats}
     if not len(labels):
-        return Candidate(reason=reason, exhausted=True, stats=stats)
-    return Candidate(inputs.reshape(-1, *observation.input_shape), labels, reason=reason, exhausted=len(labels) < samples, stats=stats)
+        return Candidate(exhausted=True, **made)
+    return Candidate(inputs.reshape(-1, *observation.input_shape), labels, exhausted=len(labels) < samples, **made)
 
 
 def _rounds(

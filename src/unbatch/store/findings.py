@@ -89,6 +89,7 @@ class StoredFinding(Record):
         reason: why it did not go further, or empty.
         residual: ‖replayed − observed‖ / ‖observed‖, or None.
         layer: name of the weight of the inner layer whose inputs were recovered, or None.
+        inverted: name of the weight of the layer whose gradient was taken apart, or None.
         proved: how many samples (or rows of an inner layer's inputs) were proved.
         accuracy: of every one of them, an upper estimate of ‖error‖ / ‖sample‖; infinite where nothing bounds it.
         missing: how many more samples the batch held, where that is known.
@@ -127,6 +128,7 @@ class StoredFinding(Record):
     reason: str = ""
     residual: float | None = None
     layer: str | None = None
+    inverted: str | None = None
     proved: int = 0
     accuracy: tuple[float | None, ...] = ()
     missing: int | None = None
@@ -282,8 +284,7 @@ def _read(path: Path) -> StoredFinding:
         raise BadFile("a report in JSON", f"{str(path)!r} ({error})", "run the audit again") from error
     version = data.get("format") if isinstance(data, dict) else None
     if version != FORMAT:
-        came = f"version {version!r} in {str(path)!r}"
-        raise BadFile(f"a report of version {FORMAT}", came, "read it with the version of unbatch that wrote it")
+        raise BadFile(f"a report of version {FORMAT}", f"version {version!r} in {str(path)!r}", "read it with the unbatch that wrote it")
     try:
         return StoredFinding.model_validate_json(json.dumps(data))
     except ValidationError as error:
@@ -298,15 +299,13 @@ def _check_tensors(stored: StoredFinding, tensors: Mapping[str, Tensor], path: P
     for name, count in counts.items():
         expected = None if count is None else (count, *stored.input_shape)
         came = tuple(tensors[name].shape) if name in tensors else None
-        whole = stored.input_schema.kind == "tokens"
-        if came != expected or (name in tensors and tensors[name].is_floating_point() == whole):
+        if came != expected or (name in tensors and tensors[name].is_floating_point() == (stored.input_schema.kind == "tokens")):
             raise BadFile(f"{name!r} of shape {expected}", f"{came} in {str(path)!r}", f"take {REPORT!r} and {TENSORS!r} from one run")
 
 
 def stored_finding(finding: Finding, origin: Origin | None = None, *, redact: bool = False) -> StoredFinding:
     """A finding as it is stored, without its tensors; ``save`` explains the rest."""
-    stored = _stored(finding, origin)
-    return redacted(stored) if redact else stored
+    return redacted(_stored(finding, origin)) if redact else _stored(finding, origin)
 
 
 def redacted(stored: StoredFinding) -> StoredFinding:
@@ -332,6 +331,7 @@ def _stored(finding: Finding, origin: Origin | None) -> StoredFinding:
         reason=found.reason,
         residual=_number(found.residual),
         layer=found.layer,
+        inverted=None if found.inverted is None else found.inverted.layer,
         proved=0 if found.proved is None else int(found.proved.sum()),
         accuracy=() if found.accuracy is None else tuple(map(_number, found.accuracy.tolist())),
         missing=found.missing,

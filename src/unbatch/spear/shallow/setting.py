@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from unbatch.clock import Clock
-from unbatch.linalg.lowrank import Factors, multiply, svd
+from unbatch.linalg.lowrank import Factors, multiply, spectrum
 from unbatch.spear.shallow.peeling import batch_of
 from unbatch.spear.shallow.recovery import recover
 from unbatch.spear.shallow.two_layer import TwoLayer
@@ -104,7 +104,8 @@ def _span(gradient: Tensor, factors: Factors, clock: Clock) -> Tensor:
     if min(gradient.shape) > SPANNED:
         return torch.linalg.qr(factors.right.T)[0].T
     clock.check()
-    _, values, basis = svd(gradient[alive] / length[alive, None])
+    found = spectrum(gradient[alive] / length[alive, None])
+    values, basis = found.values, found.right
     return basis[values > ROUNDING * values[0]]
 
 
