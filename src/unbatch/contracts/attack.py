@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import math
 import time
 import traceback
@@ -21,13 +23,26 @@ from unbatch.types import Candidate, Observation, Progress, Reconstruction, Stat
 __all__ = ["Attack", "Polisher"]
 
 
-def _fingerprint(observation: Observation) -> tuple[int, ...]:
-    """Sums over the bits of everything that the evidence will read: an attack that writes to it is seen."""
-    state = (*observation.update.values(), *observation.model.parameters(), *observation.model.buffers())
-    kinds = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-    return tuple(
-        int(tensor.detach().contiguous().view(kinds[tensor.element_size()]).sum(dtype=torch.int64)) for tensor in state if tensor.numel()
-    )
+def _fingerprint(observation: Observation) -> tuple[object, ...]:
+    """Of everything that the evidence will read: an attack that writes to it, or puts something else in its place, is seen."""
+    model, labels = observation.model, observation.labels
+    state = [*model.named_parameters(), *model.named_buffers(), *observation.update.items(), *([] if labels is None else [("", labels)])]
+    told = [id(getattr(observation, field.name)) for field in fields(observation)]
+    parts = [
+        (name, id(module), type(module), module.training, module.extra_repr(), "forward" in vars(module), _hooks(module))
+        for name, module in model.named_modules()
+    ]
+    return (*told, *parts, *((name, _digest(tensor)) for name, tensor in state))
+
+
+def _hooks(module: torch.nn.Module) -> tuple[int, ...]:
+    """Numbers of the hooks that run with a module."""
+    return (*module._forward_pre_hooks, *module._forward_hooks, *module._backward_pre_hooks, *module._backward_hooks)
+
+
+def _digest(tensor: torch.Tensor) -> bytes:
+    """Of all its bytes in their order: numbers that only change places are seen as well."""
+    return hashlib.sha256(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data).digest()
 
 
 @dataclass(frozen=True)
@@ -91,7 +106,7 @@ class Attack(Plugin, ABC):
         start = time.perf_counter()
         if (reason := self.obstacle(observation)) is not None:
             return Reconstruction(Status.NOT_APPLICABLE, reason=reason, attack=self.spec)
-        before = _fingerprint(observation)
+        before, _held = _fingerprint(observation), copy.copy(observation)  # what is held cannot leave its place to another
         candidate = self._proposed(observation, torch.Generator(observation.device).manual_seed(seed), progress)
         if _fingerprint(observation) != before:
             reason = "the attack changed the model or the update that it was given, so nothing that it says can be checked"
