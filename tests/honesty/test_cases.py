@@ -163,7 +163,9 @@ def test_row_6_large_inputs_whose_bias_gradients_were_halved(seed: int) -> None:
         assert float((tensor - update[name]).norm()) < 5e-5 * float(update[name].norm())
     seen = Observation(model, update, tuple(x.shape[1:]))
     assert judged(seen, other, named, 30.0, seed).status is Status.PARTIAL
-    assert judged(replace(seen, batch_size=16), other, named, 30.0, seed).status is Status.PARTIAL
+    # Of sixteen, each of eight would count twice; in float32 two that are much alike leave the same, and where the network hardly turns
+    # as a sample moves, even two that are not: then no sample is proved.
+    assert judged(replace(seen, batch_size=16), other, named, 30.0, seed).status in (Status.PARTIAL, Status.UNPROVEN)
     # Eight were told: then the length by the bias gradient and that by the count disagree, and no sample is proved.
     contradicted = judged(replace(seen, batch_size=8), x, y, seed=seed)
     assert not contradicted.status.disclosed

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import hashlib
 import math
 import time
 import traceback
@@ -22,14 +24,26 @@ __all__ = ["Attack", "Polisher"]
 
 
 def _fingerprint(observation: Observation) -> tuple[object, ...]:
-    """Everything that the evidence will read, numbers as sums over their bits: an attack that writes to it is seen."""
-    told = [getattr(observation, each.name) for each in fields(observation) if each.name not in ("model", "update", "labels")]
+    """Of everything that the evidence will read: an attack that writes to it, or puts something else in its place, is seen."""
+    model, labels = observation.model, observation.labels
+    state = [*model.named_parameters(), *model.named_buffers(), *observation.update.items(), *([] if labels is None else [("", labels)])]
+    told = [id(getattr(observation, field.name)) for field in fields(observation)]
+    parts = [
+        (name, id(module), type(module), module.training, module.extra_repr(), "forward" in vars(module), _hooks(module))
+        for name, module in model.named_modules()
+    ]
     seen = (observation.coupled, *((call.weight, call.bias, call.activation, call.raw) for call in observation.layers))
-    labels = [] if observation.labels is None else [observation.labels]
-    state = (*observation.update.values(), *observation.model.parameters(), *observation.model.buffers(), *labels)
-    kinds = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
-    bits = (tensor.detach().contiguous().view(kinds[tensor.element_size()]) for tensor in state if tensor.numel())
-    return (*told, *seen, *(int(each.sum(dtype=torch.int64)) for each in bits))
+    return (*told, *seen, *parts, *((name, _digest(tensor)) for name, tensor in state))
+
+
+def _hooks(module: torch.nn.Module) -> tuple[int, ...]:
+    """Numbers of the hooks that run with a module."""
+    return (*module._forward_pre_hooks, *module._forward_hooks, *module._backward_pre_hooks, *module._backward_hooks)
+
+
+def _digest(tensor: torch.Tensor) -> bytes:
+    """Of all its bytes in their order: numbers that only change places are seen as well."""
+    return hashlib.sha256(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data).digest()
 
 
 @dataclass(frozen=True)
@@ -93,7 +107,7 @@ class Attack(Plugin, ABC):
         start = time.perf_counter()
         if (reason := self.obstacle(observation)) is not None:
             return Reconstruction(Status.NOT_APPLICABLE, reason=reason, attack=self.spec)
-        before = _fingerprint(observation)
+        before, _held = _fingerprint(observation), copy.copy(observation)  # what is held cannot leave its place to another
         candidate = self._proposed(observation, torch.Generator(observation.device).manual_seed(seed), progress)
         if _fingerprint(observation) != before:
             reason = "the attack changed what it was given, the model, the update or what was told, so nothing that it says can be checked"

@@ -18,7 +18,7 @@ from unbatch.errors import Misuse
 from unbatch.losses import slopes
 from unbatch.types import Observation
 
-__all__ = ["BETWEEN", "Completeness", "as_counted", "completeness", "plain", "plain_size", "without_copies"]
+__all__ = ["BETWEEN", "Completeness", "as_counted", "completeness", "counts", "hides", "plain", "plain_size", "without_copies"]
 
 WHOLE = 1e-3
 """A weight times the batch size may be this far from a whole number, and all weights together so far from one; of a large batch less than
@@ -65,7 +65,9 @@ def without_copies(inputs: Float[Tensor, " k *shape"], labels: Int64[Tensor, " k
     return torch.tensor(kept, device=inputs.device), torch.tensor(copies, device=inputs.device)
 
 
-def completeness(observation: Observation, weights: Float[Tensor, " k"], labels: Int64[Tensor, " k"], *, explained: bool) -> Completeness:
+def completeness(
+    observation: Observation, weights: Float[Tensor, " k"], labels: Int64[Tensor, " k"], *, explained: bool, hiding: bool = False
+) -> Completeness:
     """Hold the proved samples against what the server knows of the batch.
 
     Args:
@@ -73,11 +75,14 @@ def completeness(observation: Observation, weights: Float[Tensor, " k"], labels:
         weights: (k,) what each proved sample counts in the update; only their ratios mean something where the factor is not known.
         labels: (k,) theirs.
         explained: whether the proved samples explain the whole update, to its rounding.
+        hiding: see ``hides``.
     """
     if observation.batch_size != len(labels) and (faint := faint_classes(observation, len(labels))):
         named = ", ".join(map(str, faint[:4])) + (", ..." if len(faint) > len(faint[:4]) else "")
         said = f"samples of class {named} count nothing in this loss, or too little to be missed: how many there were is not known"
         return Completeness(False, torch.ones_like(labels), None, (said,))
+    if observation.batch_size != len(labels) and hiding:
+        return Completeness(False, torch.ones_like(labels), None, (HIDDEN,))
     if not observation.factor_known:
         return _without_scale(observation, weights, labels, explained=explained)
     return _with_scale(observation, weights, labels, explained=explained)
@@ -119,16 +124,79 @@ def _with_scale(observation: Observation, weights: Tensor, labels: Tensor, *, ex
 
 def faint_classes(observation: Observation, told: int) -> list[int]:
     """The classes of which one sample more would change what so many proved samples count by less than is asked of their sum."""
+    shares = _class_shares(observation)
+    if shares is None:
+        return []
+    least = 2 * told * min(WHOLE, 0.25 / told)
+    return (shares < least).nonzero()[:, 0].tolist()
+
+
+def _class_shares(observation: Observation) -> Float[Tensor, " C"] | None:
+    """What a sample of each class counts, beside one of the class that counts most; None where all count alike."""
     if isinstance(observation.loss, str) and ":" not in observation.loss:
-        return []  # the losses with a name count all classes alike
+        return None  # the losses with a name count all classes alike
     even = torch.zeros((observation.classes, observation.classes), dtype=torch.float64, device=observation.device)
     try:
         sizes = slopes(observation.loss, even, torch.arange(observation.classes, device=observation.device)).norm(dim=1)
     except Misuse:  # a loss that takes no labels like these does not weigh them either
-        return []
-    shares = sizes / sizes.max()
-    least = 2 * told * min(WHOLE, 0.25 / told)
-    return (shares < least).nonzero()[:, 0].tolist()
+        return None
+    return sizes / sizes.max()
+
+
+HIDDEN = "this loss is no mean over all samples: one that it leaves out changes nothing of the others, so how many there were is not known"
+
+
+def hides(observation: Observation, outputs: Float[Tensor, "k C"], labels: Int64[Tensor, " k"]) -> bool:
+    """Whether the loss would leave one sample more, of which the network is sure or quite wrong, out of its mean.
+
+    That all weights sum to one says that nobody is missing only where a member that leaves no trace of its own makes the others count
+    less. A sum over the batch, or a mean over those samples that are hard enough, does not.
+
+    Args:
+        observation: for the loss.
+        outputs: (k, C) of the proved samples.
+        labels: (k,) theirs.
+    """
+    if isinstance(observation.loss, str):
+        return False  # means, by class weights at most: see ``faint_classes``
+    alone, least = slopes(observation.loss, outputs, labels) / len(labels), 2 * min(WHOLE, 0.25 / len(labels))
+    for label in range(observation.classes):
+        for sure in SURE:
+            more = outputs.new_zeros((1, observation.classes))
+            more[0, label] = sure
+            named = torch.cat([labels, labels.new_tensor([label])])
+            try:
+                beside = slopes(observation.loss, torch.cat([outputs, more]), named)[:-1] / len(named)
+            except Misuse:
+                continue
+            less = float(((alone - beside) * alone).sum().abs())  # not finite: one that would spoil the update leaves a trace
+            if math.isfinite(less) and less <= least * float(alone.square().sum()):
+                return True
+    return False
+
+
+SURE = (1.0, 100.0, -100.0)
+"""Scores of its class that a sample without a trace may have: where a square is zero, where a softmax is sure, where it is quite wrong.
+Chosen."""
+
+
+def counts(observation: Observation, weights: Float[Tensor, " k"], labels: Int64[Tensor, " k"], *, explained: bool) -> Float[Tensor, " k"]:
+    """(k,) how many times each sample was in the batch, by what it counts; without a told batch size the least of them once.
+
+    Args:
+        observation: for the loss, which may weigh classes, and the batch size.
+        weights: (k,) what each counts in the update.
+        labels: (k,).
+        explained: whether these samples explain the whole update.
+    """
+    shares = _class_shares(observation)
+    own = weights if shares is None else weights / shares[labels].clamp_min(torch.finfo(torch.float64).tiny)
+    size = observation.batch_size
+    if size is not None and explained:
+        return own / own.sum() * size
+    if size is not None and observation.factor_known and shares is None:
+        return own * size
+    return own / own.min()
 
 
 def as_counted(observation: Observation, weights: Float[Tensor, " k"], accuracy: Float[Tensor, " k"]) -> bool:

@@ -13,15 +13,17 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from unbatch.evidence.certificate import labels_that_fit
-from unbatch.evidence.completeness import Completeness, as_counted, completeness, plain, plain_size, without_copies
+from unbatch.evidence.completeness import Completeness, as_counted, completeness, hides, plain, plain_size, without_copies
 from unbatch.evidence.each import entrance_to, prove_each
 from unbatch.evidence.inner import from_layer
 from unbatch.evidence.rounds import prove_round
+from unbatch.evidence.several import hidden_by_counting
 from unbatch.evidence.slopes import labels_told, likely
 from unbatch.evidence.whole import Whole, by_turning, prove_whole
+from unbatch.trace import run
 from unbatch.types import Candidate, Observation, Reconstruction, Status
 
 __all__ = ["TOLERANCE", "acceptable", "judge"]
@@ -91,6 +93,8 @@ def _unfinished(candidate: Candidate, otherwise: Status = Status.INCONSISTENT) -
 
 def _fault(observation: Observation, candidate: Candidate) -> str:
     """What is wrong with a proposal in itself, or nothing: that is the attack's fault, not the update's."""
+    if fault := _of_own_type(candidate):
+        return fault
     for name, given, shape in (("inputs", candidate.inputs, observation.input_shape), ("features", candidate.features, None)):
         if given is None:
             continue
@@ -112,6 +116,14 @@ def _fault(observation: Observation, candidate: Candidate) -> str:
         or not torch.equal(order.sort(dim=1).values, torch.arange(count, device=order.device).expand_as(order))
     ):
         return "the attack returned an order of the samples that is none"
+    return ""
+
+
+def _of_own_type(candidate: Candidate) -> str:
+    """What is no plain tensor, or nothing: a tensor of a type of its own may answer differently every time that it is asked."""
+    for given in (candidate.inputs, candidate.features, candidate.labels, candidate.order, candidate.certainty):
+        if given is not None and type(given) not in (Tensor, nn.Parameter):
+            return f"the attack returned a {type(given).__name__} where a plain tensor is needed"
     return ""
 
 
@@ -202,12 +214,15 @@ def _disclosed(
     explained: bool,
 ) -> Reconstruction:
     """Proved samples, and whether they are the whole batch."""
-    kept = _lengths_agree(observation, samples, weights, accuracy)
+    accuracy = accuracy.maximum(hidden_by_counting(observation, samples.inputs, samples.labels, weights, residual, explained=explained))
+    within = accuracy <= acceptable(observation)
+    kept = _lengths_agree(observation, samples, weights, accuracy) & within
     if not bool(kept.any()):
-        return _unproved(candidate, samples, residual, LENGTHS_DISAGREE)
+        return _unproved(candidate, samples, residual, LENGTHS_DISAGREE if bool(within.any()) else ALIKE)
     if not bool(kept.all()):
         samples, weights, accuracy, explained = samples[kept], weights[kept], accuracy[kept], False
-    rest = completeness(observation, weights, samples.labels, explained=explained)
+    hiding = not isinstance(observation.loss, str) and hides(observation, run(observation.model, samples.inputs).outputs, samples.labels)
+    rest = completeness(observation, weights, samples.labels, explained=explained, hiding=hiding)
     told = labels_told(observation, samples.inputs, samples.labels)
     if not told:
         open_labels = "under this loss other labels would leave the same gradient: neither their labels nor what they count is known"
@@ -234,6 +249,10 @@ TWO_WAYS = (
     "of two classes the label is the sign of what a sample does, which another loss (smoothed labels) turns where the network is sure;"
     " nothing confirms the loss that was told, so neither their labels nor what they count is known"
 )
+
+NOT_FIXED = "the replay gives the observed update, but"
+
+ALIKE = f"{NOT_FIXED} each sample counts several times, and may stand for several that are much alike"
 
 LENGTHS_DISAGREE = (
     "the samples would have one length by the bias gradient and another by the batch size that was told: one of the two is wrong, and "
@@ -266,9 +285,6 @@ def _unproved(candidate: Candidate, samples: _Samples, residual: float, why: str
     exact = why.startswith(NOT_FIXED)
     status = Status.UNPROVEN if exact else Status.APPROXIMATE if residual <= EXPLAINED else _unfinished(candidate)
     return Reconstruction(status, samples.inputs, samples.labels, residual, candidate.reason or why)
-
-
-NOT_FIXED = "the replay gives the observed update, but"
 
 
 def _why_not(whole: Whole, limit: float) -> str:

@@ -234,7 +234,9 @@ def _posed(
             whole, bias = observation.update[row.layer].double(), behind[row.layer].bias
             whole = torch.cat([whole, observation.update[str(bias)].double()[:, None]], dim=1) if row.augmented else whole
             later.append(_Later(row, column, column.basis.T @ whole @ row.basis))
-    sums = factors.left.T @ observation.update[str(call.bias)].double()
+    if call.bias is None or call.bias not in observation.update:
+        return None  # that the weights sum to one is among the equations
+    sums = factors.left.T @ observation.update[call.bias].double()
     unknowns = factors.rank - 1
     used = next((n for n in range(1, len(later) + 1) if CROWDED * sum(one.row.surplus for one in later[:n]) > unknowns), None)
     if used is None or sum(one.row.surplus for one in later) < unknowns + MARGIN:

@@ -111,6 +111,8 @@ class Observation:
         object.__setattr__(self, "input_shape", _checked_shape(self.input_shape))
         object.__setattr__(self, "update", _checked_update(self.model, self.update))
         loss_function(self.loss)
+        if self.training is not None and self.factor_known and self.training.factor(self.batch_size) is None:
+            object.__setattr__(self, "factor_known", False)  # a difference of weights that nobody can divide by its steps
         if self.batch_size is not None and (not isinstance(self.batch_size, int) or self.batch_size < 1):
             raise Misuse("a batch size above zero", repr(self.batch_size), "give the number of samples, or None if it is unknown")
         ran = _ran(self.model, self.input_shape)

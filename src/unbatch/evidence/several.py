@@ -1,0 +1,107 @@
+r"""Whether a sample that counts several times may be several samples that are much alike.
+
+Members x + δ and x − δ leave what x leaves twice, but for
+
+    d(x + δ)(x + δ)ᵀ + d(x − δ)(x − δ)ᵀ − 2 d(x) xᵀ  ≈  2 (J δ) δᵀ + …,    J = ∂d/∂x,
+
+which is of second order. With γ = ‖J u‖ ‖x‖ / ‖d‖ for a unit vector u, a misfit μ of the replay, as a share of what the sample leaves,
+hides a distance of ‖δ‖ = ‖x‖ √(μ / γ): a millionth hides a thousandth. Where d does not turn as x moves (a hinge, a number that the layer
+gives no weight) it hides any distance. So γ is that of the number to which the layer gives the least weight.
+
+Where the batch size was told and as many different samples are proved, each of them is one, and nothing is asked. Where none was told,
+those that count least are taken for one each: a batch is not told from one in which each of them stands for as many that are alike.
+"""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int64
+from torch import Generator, Tensor
+
+from unbatch.evidence.accuracy import SAFETY
+from unbatch.evidence.completeness import counts, plain_size
+from unbatch.evidence.whole import columns_of
+from unbatch.types import Observation
+
+__all__ = ["hidden_by_counting"]
+
+MORE = 1.5
+"""A sample that counts more than this many times the least may be two. Derived: the middle of 1 and 2."""
+
+STEP = 1e-6
+"""Of the finite differences, as a share of the sample's length. Chosen, as in ``accuracy``."""
+
+DIRECTIONS = 4
+"""Random ways in which a sample is moved; the one that turns its column least counts. Chosen, not swept."""
+
+
+def hidden_by_counting(
+    observation: Observation,
+    inputs: Float[Tensor, " k *shape"],
+    labels: Int64[Tensor, " k"],
+    weights: Float[Tensor, " k"],
+    residual: float,
+    *,
+    explained: bool,
+) -> Float[Tensor, " k"]:
+    """(k,) how far, relatively, several members may be from the sample that stands for them; 0 for a sample that is one.
+
+    Args:
+        observation: what the server saw.
+        inputs: (k, *shape), all different.
+        labels: (k,).
+        weights: (k,) what each counts in the update.
+        residual: of the replay.
+        explained: whether these samples explain the whole update; otherwise the misfit is not known.
+    """
+    none = torch.zeros_like(weights)
+    several = counts(observation, weights, labels, explained=explained) > MORE
+    if observation.batch_size == len(labels) or not bool(several.any()):
+        return none
+    if not explained:
+        return none.where(~several, torch.inf) if plain_size(weights) is not None else none
+    columns, first = columns_of(observation, inputs, labels), _entrance(observation)
+    if columns is None or first is None:
+        return none.where(~several, torch.inf)
+    flat = inputs.double().flatten(1)
+    parts = weights * columns.norm(dim=1) * flat.norm(dim=1)
+    made, gradient = (weights[:, None] * columns).T, observation.update[first]
+    size = float((made @ flat).norm()) if gradient.numel() <= MOST else float(parts.sum())
+    beside = sum(float(tensor.double().square().sum()) for tensor in observation.update.values()) ** 0.5 / float(gradient.double().norm())
+    misfit = residual * beside
+    if gradient.numel() <= MOST:  # noise has less in any one direction than in all
+        there, here = gradient.double(), made @ flat
+        left = there / there.norm() - here / size
+        misfit = min(misfit, float(torch.linalg.matrix_norm(left, ord=2)))
+    share = SAFETY * (misfit * size / parts).clamp_min(torch.finfo(torch.float64).eps)
+    return (share / _turning(observation, inputs, labels, columns, first)).sqrt().nan_to_num(torch.inf).where(several, 0.0)
+
+
+MOST = 1 << 22
+"""A larger gradient is not held against the replay in one piece."""
+
+
+def _entrance(observation: Observation) -> str | None:
+    return next((call.weight for call in observation.layers if call.raw and call.weight in observation.update), None)
+
+
+def _turning(observation: Observation, inputs: Tensor, labels: Tensor, columns: Float[Tensor, "k m"], first: str) -> Float[Tensor, " k"]:
+    """γ of every sample: what a random way shows, beside it what the layer's least weighted number has."""
+    generator = Generator(inputs.device).manual_seed(0)
+    given = inputs.double()
+    length = given.flatten(1).norm(dim=1).reshape(-1, *[1] * (inputs.ndim - 1))
+    found = []
+    for _ in range(DIRECTIONS):
+        way = torch.randn(inputs.shape[1:], generator=generator, dtype=torch.float64, device=inputs.device)
+        moved = STEP * length * way / way.norm()
+        for sign in (1, -1):  # where one of them meets a kink, the other does not
+            there = columns_of(observation, given + sign * moved, labels)
+            found.append(torch.zeros_like(columns[:, 0]) if there is None else (there - columns).norm(dim=1) / STEP / columns.norm(dim=1))
+    weight = dict(observation.model.named_parameters())[first].detach().norm(dim=0).double()
+    share = weight.min() / weight.square().mean().sqrt()
+    slope = torch.stack(found).amin(dim=0)
+    return (slope.where(slope > NOTHING, 0.0) * share).nan_to_num(0.0)
+
+
+NOTHING = 1e-6
+"""A derivative below this is nothing: finite differences see no less. Chosen, as in ``accuracy``."""

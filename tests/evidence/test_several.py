@@ -1,0 +1,96 @@
+"""Samples that count several times: the same one, or several that are much alike. And losses that leave samples out."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from unbatch.evidence import judge
+from unbatch.gradients import capture
+from unbatch.types import Candidate, Observation, Reconstruction, Status
+
+
+def network(dtype: torch.dtype = torch.float64) -> nn.Sequential:
+    torch.manual_seed(1)
+    return nn.Sequential(nn.Linear(100, 80), nn.ReLU(), nn.Linear(80, 10)).to(dtype)
+
+
+def members() -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return torch.rand((6, 100), generator=generator, dtype=torch.float64), torch.tensor([3, 3, 0, 7, 9, 1])
+
+
+def of_the_mean_of_two(model: nn.Module, inputs: Tensor, labels: Tensor, told: int | None) -> Reconstruction:
+    """What becomes of a proposal in which the mean of the first two stands for both."""
+    dtype = next(model.parameters()).dtype
+    seen = Observation(model, capture(model, inputs.to(dtype), labels), (100,), batch_size=told)
+    mean = inputs.clone()
+    mean[:2] = inputs[:2].mean(dim=0)
+    return judge(seen, Candidate(mean, labels))
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("apart", [1e-2, 3e-3, 1e-3, 1e-4])
+@pytest.mark.parametrize("told", [None, 6])
+def test_two_that_are_much_alike_are_not_one_twice(dtype: torch.dtype, apart: float, told: int | None) -> None:
+    inputs, labels = members()
+    inputs[1] = inputs[0] + apart * (inputs[1] - inputs[0])
+    found = of_the_mean_of_two(network(dtype), inputs, labels, told)
+    if found.inputs is None or not found.status.disclosed:
+        return
+    assert found.accuracy is not None
+    errors = torch.cdist(found.inputs.double(), inputs).amin(dim=1) / inputs.norm(dim=1).mean()
+    assert bool((errors <= 3 * found.accuracy + 1e-6).all())
+
+
+def test_what_the_network_does_not_see_tells_nobody_apart() -> None:
+    model, (inputs, labels) = network(), members()
+    with torch.no_grad():
+        model[0].weight[:, 5] = 0.0
+    inputs[1] = inputs[0]
+    inputs[1, 5] += 1.0
+    found = of_the_mean_of_two(model, inputs, labels, 6)
+    assert found.status is Status.PARTIAL
+    assert found.inputs is not None
+    assert torch.allclose(found.inputs, inputs[2:])
+    assert found.missing == 2
+
+
+def test_one_that_was_there_twice_stays_proved() -> None:
+    inputs, labels = members()
+    inputs[1] = inputs[0]
+    found = of_the_mean_of_two(network(), inputs, labels, 6)
+    assert found.status is Status.RECONSTRUCTED
+    assert found.accuracy is not None
+    assert found.accuracy.max() < 1e-5
+
+
+def hard_ones(outputs: Tensor, labels: Tensor) -> Tensor:
+    rows = F.cross_entropy(outputs, labels, reduction="none")
+    hard = (rows > 2.35).to(rows)
+    return (hard * rows).sum() / hard.sum().clamp_min(1.0)
+
+
+def summed(outputs: Tensor, labels: Tensor) -> Tensor:
+    return F.cross_entropy(outputs, labels, reduction="sum")
+
+
+@pytest.mark.parametrize("loss", [hard_ones, summed])
+def test_a_loss_that_leaves_samples_out_does_not_say_that_nobody_is_missing(loss: object) -> None:
+    model, (inputs, labels) = network(), members()
+    assert callable(loss)
+    rows = F.cross_entropy(model(inputs), labels, reduction="none")
+    assert 0 < int((rows > 2.35).sum()) < 6
+    found = judge(Observation(model, capture(model, inputs, labels, loss), (100,), loss), Candidate(inputs, labels))
+    assert found.status is Status.PARTIAL
+    assert found.missing is None
+    assert "how many there were is not known" in found.reason
+    one = judge(Observation(model, capture(model, inputs, labels, summed), (100,), summed), Candidate(inputs[:1], labels[:1]))
+    assert one.missing is None
+
+
+@pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(label_smoothing=0.1), nn.CrossEntropyLoss(torch.arange(1.0, 11.0))])
+def test_a_mean_of_the_clients_own_is_still_a_mean(loss: nn.Module) -> None:
+    model, (inputs, labels) = network(), members()
+    found = judge(Observation(model, capture(model, inputs, labels, loss), (100,), loss), Candidate(inputs, labels))
+    assert found.status is Status.RECONSTRUCTED

@@ -1,0 +1,55 @@
+"""Attacks that change what they are judged by: nothing that they say is believed."""
+
+import pytest
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from scenes import Lie, Scene, liar
+from unbatch.gradients import capture
+from unbatch.types import Candidate, Observation, Status
+
+
+def mirrored(scene: Scene, generator: torch.Generator) -> Candidate:
+    """Numbers only change places, in the update and in the weights alike: no sum over them changes."""
+    with torch.no_grad():
+        for tensor in (scene.observation.update["0.weight"], dict(scene.observation.model.named_parameters())["0.weight"]):
+            tensor.copy_(tensor.flip(1).clone())
+    return Candidate(scene.inputs.flip(1), scene.labels)
+
+
+def another_loss(scene: Scene, generator: torch.Generator) -> Candidate:
+    def turned(outputs: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(outputs, (labels + 1) % outputs.shape[1])
+
+    object.__setattr__(scene.observation, "loss", turned)
+    return Candidate(scene.inputs, (scene.labels - 1) % scene.classes)
+
+
+def another_activation(scene: Scene, generator: torch.Generator) -> Candidate:
+    scene.observation.model[1] = nn.Identity()  # type: ignore[operator]
+    return Candidate(scene.inputs, scene.labels)
+
+
+def a_hook(scene: Scene, generator: torch.Generator) -> Candidate:
+    scene.observation.model.register_forward_pre_hook(lambda _, given: (given[0].flip(1),))
+    return Candidate(scene.inputs.flip(1), scene.labels)
+
+
+class TwoFaced(Tensor):
+    """A tensor that could answer differently each time that it is asked."""
+
+
+def a_type_of_its_own(scene: Scene, generator: torch.Generator) -> Candidate:
+    return Candidate(scene.inputs.as_subclass(TwoFaced), scene.labels)
+
+
+@pytest.mark.parametrize("lie", [mirrored, another_loss, another_activation, a_hook, a_type_of_its_own])
+def test_an_attack_that_changes_what_it_is_judged_by_breaks_down(lie: Lie) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 4)).double()
+    inputs, labels = torch.randn(3, 20, dtype=torch.float64), torch.tensor([0, 1, 3])
+    seen = Observation(model, capture(model, inputs, labels), (20,), batch_size=3)
+    found = liar(Scene(seen, inputs, labels, inputs, labels), lie)(seen, seed=0)
+    assert found.status is Status.BROKE_DOWN
+    assert found.inputs is None
