@@ -41,7 +41,7 @@ STEP = 1e-6
 """Of the finite differences, as a share of the sample's length. Chosen: kinks are rarely that near, and rounding leaves 1e-10."""
 
 STILL = 4
-"""Ways that turn nothing after which no more are tried. Chosen: what is left out can only cost a proof, and what turns nothing gives none."""
+"""Ways that turn nothing after which no more are tried. Chosen: what is left out can cost a proof, never make one."""
 
 DIRECTIONS = 3
 """Slopes that are tried: at most two equations are ever missing."""
