@@ -66,11 +66,15 @@ def kept(path: Path) -> dict[int, Outcome]:
 
 
 def played(seeds: list[int], processes: int) -> Iterator[Outcome]:
-    """Outcomes as they come; a few hundred trials a process, so that none grows without end."""
-    with ProcessPoolExecutor(processes, get_context("spawn"), single_threaded, max_tasks_per_child=300) as workers:
-        waiting = [workers.submit(one, seed) for seed in seeds]
-        for done in as_completed(waiting):
-            yield done.result()
+    """Outcomes as they come; a few hundred trials a process, so that none grows without end.
+
+    Processes are replaced all together: Python 3.11 waits for ever where ``max_tasks_per_child`` replaces the only one.
+    """
+    for start in range(0, len(seeds), 300 * processes):
+        with ProcessPoolExecutor(processes, get_context("spawn"), single_threaded) as workers:
+            waiting = [workers.submit(one, seed) for seed in seeds[start : start + 300 * processes]]
+            for done in as_completed(waiting):
+                yield done.result()
 
 
 def by(outcomes: list[Outcome], what: Callable[[Outcome], str]) -> dict[str, Any]:
