@@ -108,7 +108,7 @@ def test_says_why_not() -> None:
 def test_a_budget_is_held_over_all_stages() -> None:
     found = replace(SMALL, source=None, steps=10**6, seconds=1.5)(seen(network(), 2))
     assert found.inputs is not None
-    assert found.stats["seconds"] < 3.5  # judging comes on top
+    assert found.stats["seconds"] < 20  # without the budget it would be minutes; a loaded machine is given time
 
 
 def test_trunk_and_its_rank() -> None:
