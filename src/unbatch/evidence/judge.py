@@ -255,18 +255,19 @@ NOT_FIXED = "the replay gives the observed update, but"
 ALIKE = f"{NOT_FIXED} each sample counts several times, and may stand for several that are much alike"
 
 LENGTHS_DISAGREE = (
-    "the samples would have one length by the bias gradient and another by the batch size that was told: one of the two is wrong, and "
-    "nothing else tells their length"
+    "the samples would have one length by the bias gradient and another by what samples of a plain mean, of the batch size that was told, "
+    "count: one of the two is wrong, and nothing else tells their length"
 )
 
 
 def _lengths_agree(observation: Observation, samples: _Samples, weights: Tensor, accuracy: Tensor) -> Tensor:
-    """(k,) whether what was told of the batch leaves a sample's length alone.
+    """(k,) whether what is known of the batch leaves a sample's length alone.
 
-    The gradient holds w d xᵀ. Where the bias gradient and the batch size that was told disagree on w, only a column that turns tells.
+    The gradient holds w d xᵀ. Where w by the bias gradient is not that of a plain mean, of the size that was told if one was, only a column
+    that turns tells.
     """
-    size = observation.batch_size
-    if size is None or not observation.factor_known or not observation.one_gradient or plain_size(weights) == size:
+    number, size = plain_size(weights), observation.batch_size
+    if not observation.factor_known or not observation.one_gradient or (number is not None and size in (None, number)):
         return torch.ones_like(samples.labels, dtype=torch.bool)
     return by_turning(observation, samples.inputs, samples.labels, accuracy) <= acceptable(observation)
 
