@@ -8,7 +8,10 @@ from dataclasses import dataclass, field
 
 from unbatch.errors import Misuse
 
-__all__ = ["UNLIMITED", "Clock", "OutOfTime"]
+__all__ = ["ENDING", "UNLIMITED", "Clock", "OutOfTime"]
+
+ENDING = 0.05
+"""Share of a search's time that is kept for its end: to certify, and to make exact, what was found when time ran out. Chosen."""
 
 
 class OutOfTime(Exception):

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from unbatch.errors import Misuse
 from unbatch.losses import slopes
+from unbatch.trace import run
 from unbatch.types import Observation
 
 __all__ = ["BETWEEN", "Completeness", "as_counted", "completeness", "counts", "hides", "plain", "plain_size", "without_copies"]
@@ -146,7 +147,7 @@ def _class_shares(observation: Observation) -> Float[Tensor, " C"] | None:
 HIDDEN = "this loss is no mean over all samples: one that it leaves out changes nothing of the others, so how many there were is not known"
 
 
-def hides(observation: Observation, outputs: Float[Tensor, "k C"], labels: Int64[Tensor, " k"]) -> bool:
+def hides(observation: Observation, inputs: Float[Tensor, " k *shape"], labels: Int64[Tensor, " k"]) -> bool:
     """Whether the loss would leave one sample more, of which the network is sure or quite wrong, out of its mean.
 
     That all weights sum to one says that nobody is missing only where a member that leaves no trace of its own makes the others count
@@ -154,11 +155,12 @@ def hides(observation: Observation, outputs: Float[Tensor, "k C"], labels: Int64
 
     Args:
         observation: for the loss.
-        outputs: (k, C) of the proved samples.
+        inputs: (k, *shape) the proved samples.
         labels: (k,) theirs.
     """
     if isinstance(observation.loss, str):
         return False  # means, by class weights at most: see ``faint_classes``
+    outputs = run(observation.model, inputs).outputs
     alone, least = slopes(observation.loss, outputs, labels) / len(labels), 2 * min(WHOLE, 0.25 / len(labels))
     for label in range(observation.classes):
         for sure in SURE:

@@ -23,7 +23,6 @@ from unbatch.evidence.rounds import prove_round
 from unbatch.evidence.several import hidden_by_counting
 from unbatch.evidence.slopes import labels_told, likely
 from unbatch.evidence.whole import Whole, by_turning, prove_whole
-from unbatch.trace import run
 from unbatch.types import Candidate, Observation, Reconstruction, Status
 
 __all__ = ["TOLERANCE", "acceptable", "judge"]
@@ -221,7 +220,7 @@ def _disclosed(
         return _unproved(candidate, samples, residual, LENGTHS_DISAGREE if bool(within.any()) else ALIKE)
     if not bool(kept.all()):
         samples, weights, accuracy, explained = samples[kept], weights[kept], accuracy[kept], False
-    hiding = not isinstance(observation.loss, str) and hides(observation, run(observation.model, samples.inputs).outputs, samples.labels)
+    hiding = hides(observation, samples.inputs, samples.labels)
     rest = completeness(observation, weights, samples.labels, explained=explained, hiding=hiding)
     told = labels_told(observation, samples.inputs, samples.labels)
     if not told:

@@ -8,7 +8,7 @@ samples are kept, from which the accuracy of every single sample follows.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
@@ -137,10 +137,10 @@ def with_carried(observation: Observation, gaps: Mapping[str, Gap]) -> dict[str,
     return {name: replace(g, carried=carried(observation, name)) for name, g in gaps.items()}
 
 
-def entrance_of(ran: Run, observation: Observation, count: int) -> LinearCall | None:
-    """The first Linear layer that sees the raw input, one row a sample and once, and is in the update."""
-    uses = [call.weight for call in ran.linears]
-    for call in ran.linears:
+def entrance_of(calls: Sequence[LinearCall], observation: Observation, count: int) -> LinearCall | None:
+    """Of the calls of a pass of so many samples, the first that sees the raw input, one row a sample and once, and is in the update."""
+    uses = [call.weight for call in calls]
+    for call in calls:
         once = uses.count(call.weight) == 1 and call.input.ndim == 2 and len(call.input) == count
         if call.raw and once and call.weight in observation.update:
             return call
@@ -193,7 +193,7 @@ def replay(
 
 def _compared(observation: Observation, ran: Run, replayed: Mapping[str, Tensor], slopes: list[Tensor], pruned: bool) -> Replay:
     update, parts = observation.update, _parts(ran, slopes)
-    entrance = entrance_of(ran, observation, len(ran.outputs))
+    entrance = entrance_of(ran.linears, observation, len(ran.outputs))
     gaps = {
         name: _gap(update[name], tensor, parts.get(name, 0.0), pruned)
         for name, tensor in replayed.items()

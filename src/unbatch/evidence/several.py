@@ -18,9 +18,11 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Generator, Tensor
 
-from unbatch.evidence.accuracy import SAFETY
+from unbatch.evidence.accuracy import NOTHING, SAFETY, STEP
 from unbatch.evidence.completeness import counts, plain_size
+from unbatch.evidence.replay import entrance_of
 from unbatch.evidence.whole import columns_of
+from unbatch.trace import TRIAL
 from unbatch.types import Observation
 
 __all__ = ["hidden_by_counting"]
@@ -28,8 +30,8 @@ __all__ = ["hidden_by_counting"]
 MORE = 1.5
 """A sample that counts more than this many times the least may be two. Derived: the middle of 1 and 2."""
 
-STEP = 1e-6
-"""Of the finite differences, as a share of the sample's length. Chosen, as in ``accuracy``."""
+MOST = 1 << 22
+"""A larger gradient is not held against the replay in one piece. Chosen."""
 
 DIRECTIONS = 4
 """Random ways in which a sample is moved; the one that turns its column least counts. Chosen, not swept."""
@@ -60,9 +62,10 @@ def hidden_by_counting(
         return none
     if not explained:
         return none.where(~several, torch.inf) if plain_size(weights) is not None else none
-    columns, first = columns_of(observation, inputs, labels), _entrance(observation)
-    if columns is None or first is None:
+    columns, call = columns_of(observation, inputs, labels), entrance_of(observation.layers, observation, TRIAL)
+    if columns is None or call is None:
         return none.where(~several, torch.inf)
+    first = call.weight
     flat = inputs.double().flatten(1)
     parts = weights * columns.norm(dim=1) * flat.norm(dim=1)
     made, gradient = (weights[:, None] * columns).T, observation.update[first]
@@ -75,14 +78,6 @@ def hidden_by_counting(
         misfit = min(misfit, float(torch.linalg.matrix_norm(left, ord=2)))
     share = SAFETY * (misfit * size / parts).clamp_min(torch.finfo(torch.float64).eps)
     return (share / _turning(observation, inputs, labels, columns, first)).sqrt().nan_to_num(torch.inf).where(several, 0.0)
-
-
-MOST = 1 << 22
-"""A larger gradient is not held against the replay in one piece."""
-
-
-def _entrance(observation: Observation) -> str | None:
-    return next((call.weight for call in observation.layers if call.raw and call.weight in observation.update), None)
 
 
 def _turning(observation: Observation, inputs: Tensor, labels: Tensor, columns: Float[Tensor, "k m"], first: str) -> Float[Tensor, " k"]:
@@ -101,7 +96,3 @@ def _turning(observation: Observation, inputs: Tensor, labels: Tensor, columns: 
     share = weight.min() / weight.square().mean().sqrt()
     slope = torch.stack(found).amin(dim=0)
     return (slope.where(slope > NOTHING, 0.0) * share).nan_to_num(0.0)
-
-
-NOTHING = 1e-6
-"""A derivative below this is nothing: finite differences see no less. Chosen, as in ``accuracy``."""

@@ -151,7 +151,7 @@ def apart_from_mixtures(
     if bias and not free:
         return torch.ones(len(inputs), dtype=torch.bool, device=inputs.device)
     ran = run(observation.model, inputs)
-    call = entrance_of(ran, observation, len(inputs))
+    call = entrance_of(ran.linears, observation, len(inputs))
     if call is None:
         return torch.zeros(len(inputs), dtype=torch.bool, device=inputs.device)
     slopes = random_slopes(observation, len(inputs)).to(ran.outputs)
@@ -289,7 +289,7 @@ def surplus(observation: Observation, columns: Float[Tensor, "m k"], inputs: Ten
 def columns_of(observation: Observation, inputs: Tensor, labels: Tensor) -> Float[Tensor, "k m"] | None:
     """∂ℓ/∂z at the layer that sees the samples, or None where there is none."""
     ran = run(observation.model, inputs)
-    call = entrance_of(ran, observation, len(inputs))
+    call = entrance_of(ran.linears, observation, len(inputs))
     if call is None:
         return None
     (slope,) = torch.autograd.grad(ran.outputs, call.output, slopes_of(observation, ran.outputs.detach(), labels))

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from unbatch.clock import Clock, OutOfTime
+from unbatch.clock import ENDING, Clock, OutOfTime
 from unbatch.span.equations import Equations
 from unbatch.span.guesses import random_starts, scaled, unmixed
 from unbatch.span.least_squares import minimize, refine
@@ -20,9 +20,6 @@ __all__ = ["COARSE", "CONTRASTS", "FLOOR", "NEAR", "SINGULAR", "Found", "Search"
 
 LENGTHS = (0.25, 0.5, 0.7, 1.0, 1.4, 2.0, 4.0)
 """Lengths of a start that are tried where no bias tells it, in units of the usual one. Chosen."""
-
-ENDING = 0.05
-"""Share of the time that is kept for making exact what was found. Chosen, as ``spear.search.ENDING``."""
 
 FEW = 12
 """Up to so many missing samples features count as strong as they are, first; see ``guesses.unmixed``."""

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
-from unbatch.clock import UNLIMITED, Clock, OutOfTime
+from unbatch.clock import ENDING, UNLIMITED, Clock, OutOfTime
 from unbatch.spear.combinations import untangled
 from unbatch.spear.dictionary_learning import blind_directions, off_weights, promising, sparse_directions
 from unbatch.spear.ica import guesses
@@ -75,9 +75,6 @@ Chosen. Both swept."""
 
 NEARLY, CLOSE = 0.2, 1e-2
 """Largest part of a direction beside all others that may be noise; largest change of one that is averaged over its zeros. Chosen."""
-
-ENDING = 0.05
-"""Share of the budget that is kept for the certificates of what a search that ran out of time has found. Chosen."""
 
 LIKELY = 0.5
 """Weight from which a neuron is rather off than on for a sample: the middle. Derived."""
