@@ -64,7 +64,7 @@ def of_plan(row: Case) -> Case | None:
     cells = [cell for cell in run["cells"] if all(cell[name] == told for name, told in row["cell"].items())]
     if len(cells) > 1:
         raise SystemExit(f"{row['setting']}: {len(cells)} cells of {plan} are {row['cell']}")
-    return cells[0] | {"environment": run["environment"] | {"commits": run["commit"]}} if cells else None
+    return cells[0] | {"environment": run["environment"]} if cells else None
 
 
 def value_of(quantity: str, cell: Case) -> float | None:
