@@ -5,6 +5,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import harness
+
 HERE = Path(__file__).parent
 PAGE, RESULTS = HERE.parent / "docs" / "pictures.md", HERE / "results" / "comparison.json"
 
@@ -35,7 +37,7 @@ def fill() -> None:
         title = f"MNIST, FCN-3 of width 300, {case['samples']} pictures: what labels are worth" if case["kind"] == "labels" else key
         told = f"**{title}**, {case['batches']} batches" + (f", {case['dtype']}" if "dtype" in case else "")
         parts.append(f"{told}\n\n{rows(case)}")
-    machine = ", ".join(f"{key} {value}" for key, value in content["environment"].items())
+    machine = harness.machine(content["environment"])
     text = PAGE.read_text()
     for name, part in {"comparison": "\n\n".join(parts), "machine": machine}.items():
         text = re.sub(

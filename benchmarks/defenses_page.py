@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import harness
 import matplotlib.pyplot as plt
 
 HERE = Path(__file__).parent
@@ -157,7 +158,7 @@ def figure(cases: Cases) -> str:
 def fill() -> None:
     content = json.loads((HERE / "results" / "defenses.json").read_text())
     cases: Cases = content["cases"]
-    machine = ", ".join(f"{key} {value}" for key, value in content["environment"].items())
+    machine = harness.machine(content["environment"])
     blocks = {
         "rows cifar10": rows(cases, "cifar10"),
         "rows mnist": rows(cases, "mnist"),

@@ -12,7 +12,7 @@ import os
 import statistics
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
@@ -111,6 +111,12 @@ def commit() -> str:
     head = subprocess.run([*git, "rev-parse", "--short", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()  # noqa: S603
     changed = subprocess.run([*git, "diff", "--quiet", "HEAD", "--", "src"], check=False).returncode  # noqa: S603
     return head + "+" * bool(changed)
+
+
+def machine(environment: Mapping[str, str]) -> str:
+    """What a page says of where, and of when, its figures were measured."""
+    told = ", ".join(f"{name} {value}" for name, value in environment.items())
+    return told if "commits" in environment else f"{told}, commit not kept: older than the engine as it stands"
 
 
 class Results:

@@ -5,6 +5,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import harness
+
 HERE = Path(__file__).parent
 PAGE, RESULTS = HERE.parent / "docs" / "inversion.md", HERE / "results" / "inversion.json"
 
@@ -46,7 +48,7 @@ def quality(cases: dict[str, dict[str, Any]]) -> str:
 
 def fill() -> None:
     content = json.loads(RESULTS.read_text())
-    machine = ", ".join(f"{key} {value}" for key, value in content["environment"].items())
+    machine = harness.machine(content["environment"])
     parts = {"cost": cost(content["cases"], "cost"), "restarts": cost(content["cases"], "restarts"), "quality": quality(content["cases"])}
     text = PAGE.read_text()
     for name, part in (parts | {"machine": machine}).items():

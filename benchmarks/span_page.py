@@ -8,6 +8,8 @@ import re
 from pathlib import Path
 from typing import Any
 
+import harness
+
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "span.md"
 RESULT = HERE / "results" / "span.json"
@@ -21,7 +23,7 @@ def row(key: str, case: dict[str, Any]) -> str:
 
 
 def text(result: dict[str, Any]) -> str:
-    machine = ", ".join(f"{name} {value}" for name, value in result["environment"].items())
+    machine = harness.machine(result["environment"])
     head = ["case", "batches wholly exact", "share of samples", "false", "worst relative error", "CPU time, median", "largest"]
     rows = [row(key, case) for key, case in result["cases"].items()]
     told = (

@@ -6,6 +6,8 @@ import statistics
 from pathlib import Path
 from typing import Any
 
+import harness
+
 HERE = Path(__file__).parent
 PAGE, RESULTS = HERE.parent / "docs" / "tables.md", HERE / "results" / "tables.json"
 
@@ -106,7 +108,7 @@ def fill() -> None:
         "dependent": exact(cases, "dependent"),
         "sets": exact(cases, "sets"),
         "ensemble": ensemble(cases),
-        "machine": ", ".join(f"{key} {value}" for key, value in content["environment"].items()),
+        "machine": harness.machine(content["environment"]),
     }
     text = PAGE.read_text()
     for name, part in parts.items():

@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 from typing import Any
 
+import harness
+
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "thresholds.md"
 RESULT = HERE / "results" / "thresholds.json"
@@ -55,7 +57,7 @@ def counted(settings: dict[str, Any]) -> str:
 def fill() -> None:
     """Write the page."""
     result = json.loads(RESULT.read_text())
-    machine = ", ".join(f"{name} {told}" for name, told in result["environment"].items())
+    machine = harness.machine(result["environment"])
     text = f"""# Thresholds
 
 Every number that decides something has a name, and its docstring says where it comes from: *derived* from the arithmetic or from a definition;

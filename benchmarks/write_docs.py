@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import harness
 import matplotlib as mpl
 
 mpl.use("svg")
@@ -210,7 +211,7 @@ for name, (title, write) in SECTIONS.items():
     path = HERE / "results" / f"{name}.json"
     if path.exists():
         content = json.loads(path.read_text())
-        machine = ", ".join(f"{key} {value}" for key, value in content["environment"].items())
+        machine = harness.machine(content["environment"])
         parts.append(f"## {title}\n\n`python benchmarks/{name}.py` ({machine})\n\n{write(content['cases'])}\n")
 (DOCS / "measurements.md").write_text("\n".join(parts))
 defenses_page.fill()
