@@ -1,5 +1,8 @@
 """The identity behind the engine, and its derivatives, on planted batches where everything is known."""
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -83,6 +86,26 @@ def test_columns_of_every_label_are_those_of_the_reference() -> None:
     ours = problem.equations.network.by_label(points, problem.column.layer, torch.arange(5))
     assert torch.allclose(ours, sensitivities(observation.model, x, problem.column.layer), atol=1e-13)
     assert problem.equations.best_labels(points, torch.arange(5))[1][:, 0].tolist() == posed(chain())[3].tolist()
+
+
+def smoothed(outputs: Tensor, labels: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(outputs, labels, label_smoothing=0.1)  # works in place on what has no label: seed 130163
+
+
+def reading(outputs: Tensor, labels: Tensor) -> Tensor:
+    if not 0 <= int(labels.max()) < outputs.shape[1]:  # what nothing under vmap may ask for
+        raise ValueError("labels")
+    return smoothed(outputs, labels)
+
+
+@pytest.mark.parametrize("own", [smoothed, reading])
+def test_a_loss_of_the_clients_own_is_differentiated_even_where_vmap_cannot(own: Callable[[Tensor, Tensor], Tensor]) -> None:
+    problem, points, _, y, _ = posed(chain())
+    name, network = problem.column.layer, problem.equations.network
+    named = replace(network, loss="cross_entropy:label_smoothing=0.1")
+    network = replace(network, loss=own)
+    assert torch.allclose(network.by_label(points, name, torch.arange(5)), named.by_label(points, name, torch.arange(5)), atol=1e-13)
+    assert torch.allclose(network.sensitivities(points, y, [name])[0][name], named.sensitivities(points, y, [name])[0][name], atol=1e-13)
 
 
 def test_slopes_are_those_of_finite_differences() -> None:

@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from unbatch.gradients import Loss, loss_function
 from unbatch.linalg.lowrank import multiply
+from unbatch.losses import Loss, loss_function, slopes_alone
 from unbatch.trace import LinearCall
 
 __all__ = ["MovingNetwork", "Network", "network_behind"]
@@ -85,7 +85,10 @@ class Network:
         if self.loss == "cross_entropy":
             return F.cross_entropy(scores, labels, reduction="sum")
         measure = loss_function(self.loss)
-        return torch.func.vmap(lambda row, label: measure(row[None], label[None]))(scores, labels).sum()
+        try:
+            return torch.func.vmap(lambda row, label: measure(row[None], label[None]))(scores, labels).sum()
+        except RuntimeError:  # something in the loss is not made for vmap
+            return torch.stack([measure(row[None], label[None]) for row, label in zip(scores, labels, strict=True)]).sum()
 
     def sensitivities(
         self, points: Float[Tensor, "k b"], labels: Int64[Tensor, " k"], layers: Sequence[str], fed: Sequence[str] = ()
@@ -107,11 +110,8 @@ class Network:
         shift = points.new_zeros((len(points), self._width(layer)))
         scores, back, *_ = torch.func.vjp(lambda shift: self.outputs(points, {layer: shift})[0], shift)
 
-        def slopes(label: Tensor) -> Tensor:
-            return torch.func.grad(lambda scores: self.losses(scores, label.expand(len(points))))(scores)
-
         parts = torch.split(classes, max(1, (1 << 24) // max(1, shift.numel())))
-        return torch.cat([torch.func.vmap(lambda label: back(slopes(label))[0])(part) for part in parts])
+        return torch.cat([torch.func.vmap(lambda slopes: back(slopes)[0])(slopes_alone(self.loss, scores, part)) for part in parts])
 
     def _width(self, name: str) -> int:
         return len(self.tensors[name])
