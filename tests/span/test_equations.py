@@ -34,6 +34,11 @@ class Branching(nn.Module):
         return self.head(maps.flatten(1)) + self.past(torch.sin(x))
 
 
+class Steep(nn.Hardsigmoid):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(8 * x)
+
+
 def chain(activation: type[nn.Module] = nn.GELU, inputs: int = 40) -> nn.Module:
     return nn.Sequential(nn.Linear(inputs, 36), activation(), nn.Linear(36, 30), activation(), nn.Linear(30, 5))
 
@@ -108,8 +113,9 @@ def test_a_loss_of_the_clients_own_is_differentiated_even_where_vmap_cannot(own:
     assert torch.allclose(network.sensitivities(points, y, [name])[0][name], named.sensitivities(points, y, [name])[0][name], atol=1e-13)
 
 
-def test_slopes_are_those_of_finite_differences() -> None:
-    problem, points, _, y, _ = posed(Branching())
+@pytest.mark.parametrize("model", [Branching(), chain(nn.RReLU)], ids=["branching", "rrelu"])
+def test_slopes_are_those_of_finite_differences(model: nn.Module) -> None:
+    problem, points, _, y, _ = posed(model)
     points = points + 0.1 * points.roll(1, dims=0)
     directions = torch.eye(6, dtype=torch.float64)[:2] / problem.factors.right.norm()
     _, slopes = problem.equations.linearized(points, y, directions)
@@ -117,6 +123,18 @@ def test_slopes_are_those_of_finite_differences() -> None:
     for slope, direction in zip(slopes.unbind(1), directions, strict=True):
         difference = problem.equations.residuals(points + step * direction, y) - problem.equations.residuals(points - step * direction, y)
         assert torch.allclose(slope, difference / (2 * step), atol=1e-7)
+
+
+def test_a_hard_sigmoid_is_differentiated_forwards() -> None:
+    """Steep, so that samples lie on its flat parts too; in between it is linear, and the columns of a batch are few."""
+    problem, points, _, y, _ = posed(nn.Sequential(nn.Linear(40, 36), Steep(), nn.Linear(36, 5)), size=3)
+    directions = torch.eye(3, dtype=torch.float64)[:1] / problem.factors.right.norm()
+    _, slopes = problem.equations.linearized(points, y, directions)
+    step = 1e-6
+    difference = problem.equations.residuals(points + step * directions[0], y) - problem.equations.residuals(
+        points - step * directions[0], y
+    )
+    assert torch.allclose(slopes[:, 0], difference / (2 * step), atol=1e-6)
 
 
 def test_least_squares_lead_back_from_a_tenth_away() -> None:

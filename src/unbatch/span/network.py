@@ -154,6 +154,18 @@ class MovingNetwork:
         return torch.stack([share * tensor for share, tensor in zip(self.shares, tensors, strict=True)]).sum(dim=0)
 
 
+def _hardsigmoid(x: Tensor, inplace: bool = False) -> Tensor:  # noqa: ARG001
+    return F.relu6(x + 3) / 6
+
+
+def _rrelu(x: Tensor, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, inplace: bool = False) -> Tensor:
+    return F.rrelu(x, lower, upper, training, inplace) if training else F.leaky_relu(x, (lower + upper) / 2)
+
+
+_DIFFERENTIABLE: Mapping[Callable[..., Any], Callable[..., Tensor]] = {F.hardsigmoid: _hardsigmoid, F.rrelu: _rrelu}
+"""What PyTorch has no forward derivative of, or no rule under vmap, and the same function written with what it has them of."""
+
+
 class _Enough(Exception):
     """All that was asked for has been seen."""
 
@@ -180,6 +192,8 @@ class _Entering(TorchFunctionMode):
         self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if func in _DIFFERENTIABLE:
+            return _DIFFERENTIABLE[func](*args, **kwargs)
         if func is not F.linear or len(args) < 2 or (name := self.names.get(id(args[1]))) is None:
             return func(*args, **kwargs)
         if name in self.fed:
