@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from unbatch.errors import Misuse, UnbatchError, named
+from unbatch.linalg.blocks import converted
 
 __all__ = ["TRIAL", "LinearCall", "LooksUp", "Run", "linear_layers", "model_errors", "probe", "run", "tensors_in", "trial"]
 
@@ -86,27 +87,26 @@ class LooksUp(RuntimeError):
 
 
 class _BlockedLinear(torch.autograd.Function):
-    """x Wᵀ in float64 with W of any float type, read in column blocks; differentiable in x only."""
+    """x Wᵀ in the type of x with W of any other float type, read in column blocks; differentiable in x only."""
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
         ctx.weight = weight
-        out = x.new_zeros((*x.shape[:-1], weight.shape[0]))
-        for block in _blocks(weight):
-            out += x[..., block] @ weight[:, block].to(x.dtype).T
-        return out
+        rows, out = x.reshape(-1, x.shape[-1]), x.new_zeros((x.shape[:-1].numel(), weight.shape[0]))
+        for columns, block in converted(weight, x.dtype):
+            out.addmm_(rows[:, columns], block.T)
+        return out.reshape(*x.shape[:-1], weight.shape[0])
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None]:
         if not ctx.needs_input_grad[0]:
             return None, None
         (gradient,), weight = gradients, ctx.weight
-        return torch.cat([gradient @ weight[:, block].to(gradient.dtype) for block in _blocks(weight)], dim=-1), None
-
-
-def _blocks(weight: Tensor) -> list[slice]:
-    width = max(1, LARGE // 8 // weight.shape[0])
-    return [slice(start, start + width) for start in range(0, weight.shape[1], width)]
+        rows = gradient.reshape(-1, gradient.shape[-1])
+        out = gradient.new_empty((len(rows), weight.shape[1]))
+        for columns, block in converted(weight, gradient.dtype):
+            torch.mm(rows, block, out=out[:, columns])
+        return out.reshape(*gradient.shape[:-1], weight.shape[1]), None
 
 
 class _Recorder(TorchFunctionMode):
@@ -129,7 +129,7 @@ class _Recorder(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def _linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        if id(weight) in self.large:
+        if id(weight) in self.large and weight.dtype != input.dtype:
             output: Tensor = _BlockedLinear.apply(input, weight)  # type: ignore[no-untyped-call]
             output = output if bias is None else output + bias
         else:

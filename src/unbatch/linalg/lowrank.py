@@ -15,11 +15,9 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from unbatch.clock import UNLIMITED, Clock
+from unbatch.linalg.blocks import converted
 
 __all__ = ["NOISELESS", "Factors", "Spectrum", "factor", "multiply", "spectrum"]
-
-BLOCK = 1 << 22
-"""Entries of the gradient that are converted to float64 at a time."""
 
 SKETCH = 128
 """Sums of columns to begin with; doubled until the rank is well below."""
@@ -122,12 +120,12 @@ def factor(gradient: Float[Tensor, "m n"], generator: Generator, rank: int | Non
     if rank is not None:
         count, gap = rank, _ratio(values, rank)
     left = left[:, :count].contiguous()
-    right, noise = _project(left, gradient, clock), _unexplained(left, gradient)
+    noise = _unexplained(left, gradient)
     if noise > NOISELESS * float(values[0]) / gradient.numel() ** 0.5:
         # Sums of columns average less than all columns do: one step of subspace iteration uses every entry against the noise.
-        left, _ = torch.linalg.qr(multiply(gradient, right, clock))
-        right, noise = _project(left, gradient, clock), _unexplained(left, gradient)
-    return Factors(left, right, values, gap, noise, ranks)
+        left, _ = torch.linalg.qr(_squared(gradient, left, clock))
+        noise = _unexplained(left, gradient)
+    return Factors(left, _project(left, gradient, clock), values, gap, noise, ranks)
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,26 +201,30 @@ def _sums_of_columns(gradient: Float[Tensor, "m n"], count: int, generator: Gene
     return padded.view(len(gradient), -1, count).sum(dim=1)
 
 
-def _column_blocks(gradient: Tensor) -> list[slice]:
-    step = max(1, BLOCK // gradient.shape[0])
-    return [slice(start, start + step) for start in range(0, gradient.shape[1], step)]
-
-
 def multiply(wide: Float[Tensor, "m n"], right: Float[Tensor, "b n"], clock: Clock = UNLIMITED) -> Float[Tensor, "m b"]:
     """wide @ rightᵀ in float64, reading the wide matrix in blocks."""
     total = right.new_zeros((wide.shape[0], right.shape[0]))
-    for block in _column_blocks(wide):
+    for columns, block in converted(wide):
         clock.check()
-        total.addmm_(wide[:, block].double(), right[:, block].T)
+        total.addmm_(block, right[:, columns].T)
+    return total
+
+
+def _squared(gradient: Float[Tensor, "m n"], left: Float[Tensor, "m b"], clock: Clock) -> Float[Tensor, "m b"]:
+    """gradient gradientᵀ left, in one pass."""
+    total = torch.zeros_like(left)
+    for _, block in converted(gradient):
+        clock.check()
+        total.addmm_(block, block.T @ left)
     return total
 
 
 def _project(left: Tensor, gradient: Tensor, clock: Clock) -> Tensor:
     """leftᵀ gradient, in blocks."""
     right = left.new_empty((left.shape[1], gradient.shape[1]))
-    for block in _column_blocks(gradient):
+    for columns, block in converted(gradient):
         clock.check()
-        torch.mm(left.T, gradient[:, block].double(), out=right[:, block])
+        torch.mm(left.T, block, out=right[:, columns])
     return right
 
 

@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 
 from unbatch.clock import Clock, OutOfTime
 from unbatch.errors import Inapplicable
+from unbatch.linalg.blocks import firing, length
 from unbatch.linalg.completion import COMPLETE, Completion, complete, is_pruned, rank_of_pruned
 from unbatch.linalg.ica import views_of
 from unbatch.linalg.lowrank import NOISELESS, Factors, factor, multiply
@@ -65,9 +66,9 @@ def factored(observation: Observation, call: LinearCall, generator: Generator, c
     """
     gradient = observation.update[call.weight]
     factors = factor(gradient, generator, clock=clock)
-    firing = int((gradient != 0).any(dim=1).sum())
-    hidden = not factors.clear or factors.rank >= min(firing, gradient.shape[1])
-    size = float(gradient.double().square().mean().sqrt())
+    alive = int(firing(gradient).sum())
+    hidden = not factors.clear or factors.rank >= min(alive, gradient.shape[1])
+    size = length(gradient) / gradient.numel() ** 0.5
     rough = factors.noise > ROUGH * size or (len(factors.ranks) > 1 and _cut(gradient, size))
     if (hidden or rough) and is_pruned(gradient):
         try:
@@ -107,7 +108,7 @@ def _completed(observation: Observation, call: LinearCall, hints: tuple[int, ...
     if not completion.residual < COMPLETE:
         raise Inapplicable(f"{told}, and no completion of rank {rank} explains them (the nearest leaves {completion.residual:.0e})")
     values = torch.linalg.svdvals(completion.right)
-    noise = completion.residual * float(gradient.double().norm()) / gradient.numel() ** 0.5
+    noise = completion.residual * length(gradient) / gradient.numel() ** 0.5
     return Factors(completion.left, completion.right, values, 1 / max(completion.residual, 1e-16), noise, (rank,)), completion
 
 
@@ -162,12 +163,12 @@ def _bias_gradient(observation: Observation, call: LinearCall, factors: Factors,
 
 def too_few(observation: Observation, call: LinearCall, factors: Factors) -> str:
     """Why no rank left a layer that tells samples apart."""
-    firing = int((observation.update[call.weight] != 0).any(dim=1).sum())
-    if firing > factors.rank:
+    alive = int(firing(observation.update[call.weight]).sum())
+    if alive > factors.rank:
         return (
-            f"the noise of the update buries all but a few of the {firing} neurons that fire: {factors.rank} samples cannot be told apart"
+            f"the noise of the update buries all but a few of the {alive} neurons that fire: {factors.rank} samples cannot be told apart"
         )
-    return f"only {firing} neurons fire for any sample, too few to tell {factors.rank} samples apart"
+    return f"only {alive} neurons fire for any sample, too few to tell {factors.rank} samples apart"
 
 
 def _moved(observation: Observation, call: LinearCall, factors: Factors) -> tuple[Tensor, Tensor] | None:
