@@ -165,9 +165,7 @@ def too_few(observation: Observation, call: LinearCall, factors: Factors) -> str
     """Why no rank left a layer that tells samples apart."""
     alive = int(firing(observation.update[call.weight]).sum())
     if alive > factors.rank:
-        return (
-            f"the noise of the update buries all but a few of the {alive} neurons that fire: {factors.rank} samples cannot be told apart"
-        )
+        return f"the noise of the update buries all but a few of the {alive} neurons that fire: {factors.rank} samples cannot be told apart"
     return f"only {alive} neurons fire for any sample, too few to tell {factors.rank} samples apart"
 
 
