@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-__all__ = ["BLOCK", "column_blocks", "converted", "firing", "length", "nonzero"]
+__all__ = ["BLOCK", "column_blocks", "converted", "firing", "length", "nonzero", "times_transposed"]
 
 BLOCK = 1 << 18
 """Entries of a matrix that are converted at a time: two megabytes of float64. Chosen among 1 << 15 to 1 << 22: the fastest."""
@@ -94,3 +95,36 @@ def firing(matrix: Float[Tensor, "m n"]) -> Bool[Tensor, " m"]:
     if rows == 1:
         return torch.tensor([nonzero(row) for row in matrix], device=matrix.device)
     return torch.cat([(part != 0).any(dim=1) for part in torch.split(matrix, rows)])
+
+
+def times_transposed(x: Float[Tensor, "*k n"], weight: Float[Tensor, "m n"]) -> Float[Tensor, "*k m"]:
+    """x Wᵀ in the type of x with W of any other; differentiable in x only.
+
+    Example:
+        >>> times_transposed(torch.ones(3, dtype=torch.float64), torch.eye(3)).tolist()
+        [1.0, 1.0, 1.0]
+    """
+    return _TimesTransposed.apply(x, weight)  # type: ignore[no-untyped-call]
+
+
+class _TimesTransposed(torch.autograd.Function):
+    """See ``times_transposed``."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
+        ctx.weight = weight
+        rows, out = x.reshape(-1, x.shape[-1]), x.new_zeros((x.shape[:-1].numel(), weight.shape[0]))
+        for columns, block in converted(weight, x.dtype):
+            out.addmm_(rows[:, columns], block.T)
+        return out.reshape(*x.shape[:-1], weight.shape[0])
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None]:
+        if not ctx.needs_input_grad[0]:
+            return None, None
+        (gradient,), weight = gradients, ctx.weight
+        rows = gradient.reshape(-1, gradient.shape[-1])
+        out = gradient.new_empty((len(rows), weight.shape[1]))
+        for columns, block in converted(weight, gradient.dtype):
+            torch.mm(rows, block, out=out[:, columns])
+        return out.reshape(*gradient.shape[:-1], weight.shape[1]), None

@@ -43,6 +43,7 @@ class Problem:
         factors: of its gradient.
         layer: the layer in the coordinates of its factors.
         change: (b, b) T such that x = rightᵀ Tᵀ p.
+        seen: (m, b) W rightᵀ: what the layer makes of x = rightᵀ c is seen @ c + bias.
         following: the next layer, where it certifies samples.
         columns: (n,) which inputs are determined, where some are not.
     """
@@ -51,6 +52,7 @@ class Problem:
     factors: Factors
     layer: Layer
     change: Float[Tensor, "b b"]
+    seen: Float[Tensor, "m b"]
     following: NextLayer | None
     columns: Bool[Tensor, " n"] | None = None
 
@@ -131,10 +133,11 @@ def pose(
     parameters, problems = dict(observation.model.named_parameters()), []
     for rank in factors.ranks if factors.clear else (factors.rank,):
         part = factors if rank == factors.rank else factor(observation.update[call.weight], generator, rank=rank, clock=clock)
+        seen = multiply(parameters[call.weight].detach(), part.right, clock)
         found = layer_in_factors(
             part.left,
             _bias_gradient(observation, call, part, completion),
-            multiply(parameters[call.weight].detach(), part.right, clock),
+            seen,
             parameters[str(call.bias)].detach().double(),
             views_of(part.right, observation.input_shape if call.raw else tuple(call.input.shape[1:]), generator),
             part.noise_map,
@@ -146,7 +149,7 @@ def pose(
         layer, change, alive = found
         read = None if reader is None or completion is not None else observation.update[reader.weight]
         columns = None if completion is None or bool(completion.columns.all()) else completion.columns
-        problems.append(Problem(call, part, layer, change, next_layer(read, alive, samples or layer.batch), columns))
+        problems.append(Problem(call, part, layer, change, seen, next_layer(read, alive, samples or layer.batch), columns))
     return sorted(problems, key=lambda problem: problem.layer.noise_level > NOISY)
 
 
