@@ -70,7 +70,7 @@ def factored(observation: Observation, call: LinearCall, generator: Generator, c
     factors = factor(gradient, generator, clock=clock)
     alive = int(firing(gradient).sum())
     hidden = not factors.clear or factors.rank >= min(alive, gradient.shape[1])
-    size = length(gradient) / gradient.numel() ** 0.5
+    size = (length(factors.right) ** 2 / gradient.numel() + factors.noise**2) ** 0.5  # of the gradient's numbers, without a pass over them
     rough = factors.noise > ROUGH * size or (len(factors.ranks) > 1 and _cut(gradient, size))
     if (hidden or rough) and is_pruned(gradient):
         try:
