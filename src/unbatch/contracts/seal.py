@@ -27,7 +27,7 @@ from unbatch.types import Observation
 
 __all__ = ["Seal"]
 
-WORDS = 1 << 14
+WORDS = 1 << 13
 """Words of a block, and the factors of each of its two sums. Chosen: with them a block stays in the cache."""
 
 

@@ -13,7 +13,7 @@ from unbatch.evidence.regions import random_slopes, settled
 from unbatch.evidence.replay import Use, entrance_of, slices
 from unbatch.evidence.slopes import slopes_of
 from unbatch.evidence.tail import tail_of
-from unbatch.trace import run
+from unbatch.trace import LARGE, run
 from unbatch.types import Observation
 
 __all__ = ["apart_from_mixtures", "columns_of", "surplus"]
@@ -62,14 +62,16 @@ def surplus(observation: Observation, columns: Float[Tensor, "m k"], inputs: Ten
         columns: (m, k) theirs.
         inputs: (k, *shape).
         most: surplus columns that are looked for.
-        entered: how the layer was used by these inputs, where that is known: what it makes of mixtures then needs no pass over its weight.
+        entered: how the layer was used by these inputs, where that is known: what a very wide one makes of mixtures then needs no pass over
+            its weight.
     """
     count, device = columns.shape[1], inputs.device
     generator = torch.Generator(device).manual_seed(0)
     mixing = torch.randn((count + most, count), generator=generator, dtype=torch.float64, device=device)
     mixing = mixing / mixing.norm(dim=1, keepdim=True)
     labels = torch.randint(observation.classes, (len(mixing),), generator=generator, device=device)
-    found = None if entered is None or observation.coupled else _of_mixed(observation, entered, mixing, labels)
+    wide = entered is not None and observation.update[entered.weight].numel() >= LARGE and not observation.coupled
+    found = _of_mixed(observation, entered, mixing, labels) if entered is not None and wide else None
     found = _of_mixtures(observation, inputs, mixing, labels) if found is None else found
     if found is None:
         return 0
