@@ -8,6 +8,7 @@ blocks gives the right factor. It is never copied whole.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -17,7 +18,7 @@ from torch import Generator, Tensor
 from unbatch.clock import UNLIMITED, Clock
 from unbatch.linalg.blocks import converted
 
-__all__ = ["NOISELESS", "Factors", "Spectrum", "factor", "multiply", "spectrum"]
+__all__ = ["NOISELESS", "Factors", "Spectrum", "factor", "multiply", "rank_of", "spectrum"]
 
 SKETCH = 128
 """Sums of columns to begin with; doubled until the rank is well below."""
@@ -103,20 +104,8 @@ def factor(gradient: Float[Tensor, "m n"], generator: Generator, rank: int | Non
         flipped = factor(gradient.T, generator, rank, clock)
         left, mixing = torch.linalg.qr(flipped.right.T)
         return Factors(left, mixing @ flipped.left.T, flipped.singular_values, flipped.gap, flipped.noise, flipped.ranks)
-    # Rounding in the gradient's own type is noise of this size on its singular values.
-    resolution = 4 * torch.finfo(torch.promote_types(gradient.dtype, torch.float32)).eps
-    size = SKETCH
-    while True:
-        clock.check()
-        whole = size >= height or width < 8 * size
-        sums = _sums_of_columns(gradient, 2 * height if whole else size, generator)
-        left, values, _ = torch.linalg.svd(sums, full_matrices=False)
-        # Rows of dead neurons give singular values of zero, which say nothing of the batch.
-        ranks, gap = _gaps(values[: int((sums != 0).any(dim=1).sum())], resolution)
-        count = ranks[0]
-        if whole or (count < 0.8 * size and gap >= CLEAR):
-            break
-        size *= 2
+    left, values, ranks, gap = _sketched(gradient, generator, clock, lambda sums: torch.linalg.svd(sums, full_matrices=False)[:2])
+    count = ranks[0]
     if rank is not None:
         count, gap = rank, _ratio(values, rank)
     left = left[:, :count].contiguous()
@@ -126,6 +115,39 @@ def factor(gradient: Float[Tensor, "m n"], generator: Generator, rank: int | Non
         left, _ = torch.linalg.qr(_squared(gradient, left, clock))
         noise = _unexplained(left, gradient)
     return Factors(left, _project(left, gradient, clock), values, gap, noise, ranks)
+
+
+def rank_of(gradient: Float[Tensor, "m n"], generator: Generator, clock: Clock = UNLIMITED) -> tuple[tuple[int, ...], bool]:
+    """``Factors.ranks`` and ``Factors.clear`` of a gradient, without its factors: a third of the time for a square one.
+
+    Example:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> rank_of(torch.randn(50, 4, generator=generator).double() @ torch.randn(4, 60, generator=generator).double(), generator)
+        ((4,), True)
+    """
+    wide = gradient if gradient.shape[0] <= gradient.shape[1] else gradient.T
+    _, _, ranks, gap = _sketched(wide, generator, clock, lambda sums: (sums, torch.linalg.svdvals(sums)))
+    return ranks, gap >= CLEAR
+
+
+def _sketched(
+    gradient: Float[Tensor, "m n"], generator: Generator, clock: Clock, decomposed: Callable[[Tensor], tuple[Tensor, Tensor]]
+) -> tuple[Tensor, Float[Tensor, " s"], tuple[int, ...], float]:
+    """What ``decomposed`` says of random sums of the columns, as many as the rank wants: something, and the singular values; their gaps."""
+    height, width = gradient.shape
+    # Rounding in the gradient's own type is noise of this size on its singular values.
+    resolution = 4 * torch.finfo(torch.promote_types(gradient.dtype, torch.float32)).eps
+    size = SKETCH
+    while True:
+        clock.check()
+        whole = size >= height or width < 8 * size
+        sums = _sums_of_columns(gradient, 2 * height if whole else size, generator)
+        made, values = decomposed(sums)
+        # Rows of dead neurons give singular values of zero, which say nothing of the batch.
+        ranks, gap = _gaps(values[: int((sums != 0).any(dim=1).sum())], resolution)
+        if whole or (ranks[0] < 0.8 * size and gap >= CLEAR):
+            return made, values, ranks, gap
+        size *= 2
 
 
 @dataclass(frozen=True, eq=False)
