@@ -1,8 +1,8 @@
 """From rough guesses to samples by the next layer's gradient, for all guesses at once.
 
-A sample's activations ReLU(W x + bias) lie in the row space of the next layer's gradient: b of m dimensions. As a function of p that is m − b
-equations for fewer than b unknowns, and Levenberg and Marquardt's steps solve them from guesses that share no more than two thirds of the
-signs with the sample. Guesses that lead nowhere are told early: what they leave no longer falls.
+A sample's activations ReLU(W x + bias) lie in the row space of the next layer's gradient: b of m dimensions. As a function of p that is
+m − b equations for fewer than b unknowns, and Levenberg and Marquardt's steps solve them, also from guesses that share only four fifths of
+their signs with the sample. Guesses that lead nowhere are told early: what they leave no longer falls.
 """
 
 from __future__ import annotations
@@ -27,8 +27,7 @@ SOLVED = 1e-20
 """Squared share of the activations outside the row space at which a sample is there: rounding leaves 1e-28. Chosen."""
 
 NEAR = 0.01
-"""Share outside up to which a guess is tried even if it is in the worse half. Measured as above: all that led to a sample were in the better
-half."""
+"""Share outside up to which a guess is tried even in the worse half. Measured as above: what led to a sample was in the better half."""
 
 DAMPING, EASED, STIFFENED = 0.1, 0.3, 4.0
 """Of the first step, as a share of the mean curvature; what a step that fell, and one that did not, multiplies it by. Chosen."""
