@@ -19,7 +19,18 @@ from unbatch.losses import slopes
 from unbatch.trace import run
 from unbatch.types import Observation
 
-__all__ = ["BETWEEN", "Completeness", "as_counted", "completeness", "counts", "hides", "plain", "plain_size", "without_copies"]
+__all__ = [
+    "BETWEEN",
+    "Completeness",
+    "as_counted",
+    "completeness",
+    "counts",
+    "counts_freely",
+    "hides",
+    "plain",
+    "plain_size",
+    "without_copies",
+]
 
 WHOLE = 1e-3
 """A weight times the batch size may be this far from a whole number, and all weights together so far from one; of a large batch less than
@@ -299,6 +310,26 @@ def plain_size(weights: Tensor) -> int | None:
     near = min(WHOLE, BETWEEN / number)  # 1/500 is told from 1/501, and from what lies between
     fine = bool(((scaled - scaled.round()).abs() < near * scaled.round().clamp_min(1)).all()) and bool((scaled.round() >= 1).all())
     return number if fine else None
+
+
+def counts_freely(weights: Float[Tensor, " k"], off: Float[Tensor, " k"], *, factor_known: bool = True) -> Bool[Tensor, " k"]:
+    """(k,) which of these do not count what samples of a plain mean do, of the size that fits the most of them.
+
+    Args:
+        weights: (k,).
+        off: (k,) by how much, relatively, they may be off.
+        factor_known: otherwise only what they count beside each other says it, which takes two.
+
+    Example:
+        >>> counts_freely(torch.tensor([1 / 3.0004, 1 / 6, 1 / 6]).double(), torch.full((3,), 1e-5).double()).tolist()
+        [True, False, False]
+    """
+    best, sizes = torch.zeros_like(weights, dtype=torch.bool), 1 / weights[weights > 1 / MOST]
+    for number in sorted(set((sizes.round() if factor_known else sizes).tolist())):
+        times = (weights * number).round()
+        fits = (times >= 1) & ((weights * number / times - 1).abs() <= off) & (number * off < BETWEEN)
+        best = fits if int(fits.sum()) > max(int(best.sum()), int(not factor_known)) else best
+    return ~best
 
 
 def _listed(copies: Tensor) -> str:

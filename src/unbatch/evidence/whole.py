@@ -13,9 +13,9 @@ from torch import Tensor
 
 from unbatch.evidence.accuracy import SAFETY, TELLING, TOLD, across, counted_by, from_rows
 from unbatch.evidence.certificate import EVIDENCE, FINEST, INDEPENDENT, SPARE
-from unbatch.evidence.completeness import BETWEEN, plain, plain_size
+from unbatch.evidence.completeness import BETWEEN, counts_freely, plain, plain_size
 from unbatch.evidence.masks import Kink, ReluMasks, turned
-from unbatch.evidence.regions import random_slopes, settled
+from unbatch.evidence.regions import random_slopes, settled, turns
 from unbatch.evidence.replay import Replay, Use, entrance_of, replay, slices, smallest_sent
 from unbatch.evidence.slopes import slopes_of
 from unbatch.gradients import capture
@@ -32,6 +32,9 @@ NEAR = 0.1
 HELD = 1e-8
 """A column of a pruned gradient determines the samples when its smallest eigenvalue is above this, beside a trace of one a sample. Chosen:
 half of float64's digits."""
+
+EXACT = 1e-12
+"""Weights this near to those of a plain mean are these: they were tried first, to the last digit. Derived: some roundings of float64."""
 
 UNSURE = 30.0
 """A pre-activation below this many roundings, beside the typical one of its layer, may have been on either side of zero. Chosen. Swept."""
@@ -145,18 +148,27 @@ def apart_from_mixtures(
         weights: (k,) what they count, None for even shares.
         limit: what of a tensor may be rounding: a mean of so many samples that rounding hides one is no plain mean.
     """
-    number = None if weights is None else plain_size(weights)
-    free = weights is not None and (number is None or number * limit > BETWEEN)
+    free = torch.zeros(len(inputs), dtype=torch.bool, device=inputs.device)
+    if weights is not None:
+        # Those of a plain mean were tried first, to the last digit: what is merely near to them was tuned.
+        free = counts_freely(weights, EXACT + (torch.zeros_like(weights) if told is None else SAFETY * told.clamp(max=TOLD)))
+        free = free | ((plain_size(weights) or 0) * limit > BETWEEN)
     bias = told is not None and bool((told < TOLD).all())
-    if bias and not free:
+    if bias and not bool(free.any()):
         return torch.ones(len(inputs), dtype=torch.bool, device=inputs.device)
-    ran = run(observation.model, inputs)
-    call = entrance_of(ran.linears, observation, len(inputs))
-    if call is None:
-        return torch.zeros(len(inputs), dtype=torch.bool, device=inputs.device)
-    slopes = random_slopes(observation, len(inputs)).to(ran.outputs)
-    pulled = [torch.autograd.grad(ran.outputs, call.output, slope, retain_graph=True)[0].double() for slope in slopes]
-    return settled(torch.stack(pulled), columns, bias=bias, free=free)
+    slopes, flat = random_slopes(observation, len(inputs)), inputs.double().flatten(1)
+
+    def pull(moved: Tensor) -> Tensor:
+        ran = run(observation.model, moved.reshape(inputs.shape))
+        call = entrance_of(ran.linears, observation, len(inputs))
+        if call is None:
+            return torch.zeros(len(slopes), len(inputs), len(columns), dtype=torch.float64, device=inputs.device)
+        pulled = [torch.autograd.grad(ran.outputs, call.output, slope.to(ran.outputs), retain_graph=True)[0].double() for slope in slopes]
+        return torch.stack(pulled)
+
+    # As many members as samples, whose columns are independent (``from_rows``), leave one column each.
+    alone = observation.batch_size == len(inputs) or (turns(pull, flat, columns) if bias else False)
+    return settled(pull(flat), columns, bias=bias, free=free, alone=alone)
 
 
 def _reads_raw(observation: Observation, layer: str) -> bool:
