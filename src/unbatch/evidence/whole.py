@@ -17,7 +17,7 @@ from unbatch.evidence.completeness import BETWEEN, counts_freely, plain, plain_s
 from unbatch.evidence.masks import Kink, ReluMasks, turned
 from unbatch.evidence.regions import random_slopes, settled, turns
 from unbatch.evidence.replay import Replay, Use, entrance_of, replay, slices, smallest_sent
-from unbatch.evidence.slopes import slopes_of
+from unbatch.evidence.slopes import pulled_back, slopes_of
 from unbatch.gradients import capture
 from unbatch.linalg.completion import is_pruned
 from unbatch.linalg.lowrank import multiply
@@ -163,8 +163,8 @@ def apart_from_mixtures(
         call = entrance_of(ran.linears, observation, len(inputs))
         if call is None:
             return torch.zeros(len(slopes), len(inputs), len(columns), dtype=torch.float64, device=inputs.device)
-        pulled = [torch.autograd.grad(ran.outputs, call.output, slope.to(ran.outputs), retain_graph=True)[0].double() for slope in slopes]
-        return torch.stack(pulled)
+        pulled = [pulled_back(ran.outputs, [call.output], slope.to(ran.outputs), again=True)[0] for slope in slopes]
+        return torch.stack([torch.zeros_like(call.output) if found is None else found for found in pulled]).double()
 
     # As many members as samples, whose columns are independent (``from_rows``), leave one column each.
     alone = observation.batch_size == len(inputs) or (turns(pull, flat, columns) if bias else False)
@@ -304,8 +304,7 @@ def columns_of(observation: Observation, inputs: Tensor, labels: Tensor) -> Floa
     call = entrance_of(ran.linears, observation, len(inputs))
     if call is None:
         return None
-    (slope,) = torch.autograd.grad(ran.outputs, call.output, slopes_of(observation, ran.outputs.detach(), labels))
-    return slope
+    return pulled_back(ran.outputs, [call.output], slopes_of(observation, ran.outputs.detach(), labels))[0]
 
 
 def weights_that_fit(observation: Observation, inputs: Tensor, labels: Tensor) -> Float[Tensor, " k"] | None:

@@ -82,7 +82,10 @@ def dependent_samples(observation: Observation, call: LinearCall, factors: Facto
     largest = 0
     for other in layers_behind(observation, [call])[:TRIED]:
         gradient = observation.update[other.weight]
-        found = factor(gradient, generator, clock=clock)
+        try:
+            found = factor(gradient, generator, clock=clock)
+        except OutOfTime:  # then the search ends with what it has, and says so
+            return None
         if factors.rank in found.ranks:  # samples of which the network is nearly sure come after the same gap in every layer
             return None
         if found.clear and found.rank < min(gradient.shape):
