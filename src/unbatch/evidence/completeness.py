@@ -143,6 +143,10 @@ def faint_classes(observation: Observation, told: int) -> list[int]:
     return (shares < least).nonzero()[:, 0].tolist()
 
 
+ALIKE = 1e-9
+"""Classes whose samples count so nearly the same, relatively, count alike. Chosen, far above the rounding of one slope."""
+
+
 def _class_shares(observation: Observation) -> Float[Tensor, " C"] | None:
     """What a sample of each class counts, beside one of the class that counts most; None where all count alike."""
     if isinstance(observation.loss, str) and ":" not in observation.loss:
@@ -152,7 +156,8 @@ def _class_shares(observation: Observation) -> Float[Tensor, " C"] | None:
         sizes = slopes(observation.loss, even, torch.arange(observation.classes, device=observation.device)).norm(dim=1)
     except Misuse:  # a loss that takes no labels like these does not weigh them either
         return None
-    return sizes / sizes.max()
+    shares = sizes / sizes.max()
+    return None if bool((shares > 1 - ALIKE).all()) else shares
 
 
 HIDDEN = "this loss is no mean over all samples: one that it leaves out changes nothing of the others, so how many there were is not known"
