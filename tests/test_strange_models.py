@@ -82,9 +82,8 @@ def seen_of(model: nn.Module) -> Observation:
     return Observation(model, capture(model, INPUTS, LABELS), (12,), batch_size=3)
 
 
-@pytest.mark.parametrize("activation", [nn.Hardsigmoid(), Written()])
-def test_what_cannot_be_differentiated_forward_is_said_to_be_so(activation: nn.Module) -> None:
-    found: Reconstruction = plugins.build("attacks", "span:seconds=2")(seen_of(mlp(activation)))
+def test_what_cannot_be_differentiated_forward_is_said_to_be_so() -> None:
+    found: Reconstruction = plugins.build("attacks", "span:seconds=2")(seen_of(mlp(Written())))
     assert found.status is Status.NOT_APPLICABLE
     assert "cannot differentiate" in found.reason
 

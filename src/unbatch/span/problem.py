@@ -164,7 +164,7 @@ def pose(observation: Observation, call: LinearCall, generator: Generator, *, al
 def _differentiating() -> Iterator[None]:
     """Whatever keeps the model from being differentiated as the search needs, as the reason why it does not apply.
 
-    Some activations have no forward derivative (Hardsigmoid), functions of the model's own none under vmap, checkpoints neither.
+    Functions that are written by hand have no rule under vmap or no forward derivative, and checkpoints of activations neither.
     """
     try:
         yield
