@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from unbatch.errors import Misuse, NotDeterministic
+from unbatch.swap import called_with
 from unbatch.trace import model_errors, tensors_in
 
 __all__ = ["check_deterministic", "couples"]
@@ -107,7 +108,7 @@ class _Apart:
         tensors = self.parameters | self.buffers
         with torch.no_grad(), model_errors(inputs):
             # A copy goes in, for a model may write to what it is given.
-            outputs = torch.func.functional_call(self.model, tensors, (self._raised(inputs.clone()),), tie_weights=True)
+            outputs = called_with(self.model, tensors, self._raised(inputs.clone()))
         self.buffers = {name: tensors[name] for name in self.buffers}  # also those that the model put others in the place of
         return list(tensors_in(outputs))
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from unbatch.determinism import check_deterministic, couples
 from unbatch.errors import Misuse, named
 from unbatch.losses import Loss, loss_function, quiet_vmap, slopes, slopes_alone
+from unbatch.swap import called_with
 from unbatch.trace import LARGE, LinearCall, model_errors, run
 
 __all__ = [
@@ -97,7 +98,7 @@ def capture(
     leaves = {name: tensor.requires_grad_() for name, tensor in trained.items()}
     with torch.enable_grad():
         with model_errors(inputs):
-            outputs = torch.func.functional_call(model, {**leaves, **fixed}, (inputs.clone(),))  # a model may write to what it is given
+            outputs = called_with(model, {**leaves, **fixed}, inputs.clone())  # a model may write to what it is given
         _check_outputs(outputs, labels, loss)
         value = measure(outputs, labels)
         with _no_gradient():
@@ -142,7 +143,7 @@ def per_example(
     def outputs_of(parameters: dict[str, Tensor], x: Tensor) -> Any:
         # Copies, for a model may write to its buffers and to what it is given.
         own = {name: tensor.clone() if name in buffers else tensor for name, tensor in fixed.items()}
-        return torch.func.functional_call(model, {**parameters, **own}, (x.clone(),))
+        return called_with(model, {**parameters, **own}, x.clone())
 
     with model_errors(inputs), torch.no_grad():
         outputs = outputs_of(trained, inputs)

@@ -214,7 +214,7 @@ def _find(observation: Observation, ran: tuple[Tensor, list[LinearCall]]) -> Lin
     if not bool(outputs.isfinite().all()):
         return "the scores of the model overflow: the weights, or the update of local training, are too large"
     plain = torch.equal(outputs, call.output)
-    logarithmic = torch.allclose(outputs, torch.log_softmax(call.output, dim=1), rtol=SAME, atol=SAME)
+    logarithmic = torch.allclose(outputs.double(), torch.log_softmax(call.output.double(), dim=1), rtol=SAME, atol=SAME)
     if (observation.loss == "cross_entropy" and (plain or logarithmic)) or (observation.loss == "nll" and logarithmic):
         return call
     loss = observation.loss if isinstance(observation.loss, str) else "a function"

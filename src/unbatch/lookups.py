@@ -18,6 +18,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from unbatch.errors import Misuse
+from unbatch.swap import called_with
 from unbatch.trace import model_errors, tensors_in
 
 __all__ = ["Table", "tables"]
@@ -183,7 +184,7 @@ def _run(model: nn.Module, leaves: dict[str, Tensor], buffers: dict[str, Tensor]
     cuda = [tokens.device] if tokens.device.type == "cuda" else []
     with torch.random.fork_rng(devices=cuda), model_errors(tokens), watch, suppress(_EnoughError):
         torch.manual_seed(0)
-        return torch.func.functional_call(model, {**leaves, **buffers}, (tokens,), tie_weights=True)
+        return called_with(model, {**leaves, **buffers}, tokens)
     return None
 
 

@@ -2,7 +2,7 @@
 
 A tracer of the *calls* (``torch.overrides.TorchFunctionMode``) rather than of the module tree: it sees ``F.linear`` wherever it is
 called from, knows what the layer was fed and what was applied to its output, and needs no cooperation from the module.
-The model is never changed: parameters and buffers enter by ``torch.func.functional_call`` as copies in float64, except
+The model is never changed: parameters and buffers enter by ``swap`` as copies in float64, except
 the weights of very wide layers, which are read in blocks so that no second copy of them exists.
 """
 
@@ -22,6 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from unbatch.errors import Misuse, UnbatchError, named
 from unbatch.linalg.blocks import times_transposed
+from unbatch.swap import called_with
 
 __all__ = ["TRIAL", "LinearCall", "LooksUp", "Run", "linear_layers", "model_errors", "probe", "run", "tensors_in", "trial"]
 
@@ -182,7 +183,7 @@ def run(
     tensors = {**leaves, **blocked}
     recorder = _Recorder({id(tensor): name for name, tensor in tensors.items()}, {id(tensor) for tensor in blocked.values()}, inputs, known)
     with torch.enable_grad(), model_errors(inputs), recorder:
-        outputs = torch.func.functional_call(model, {**tensors, **_buffers(model, dtype)}, (inputs.clone(),), tie_weights=True)
+        outputs = called_with(model, {**tensors, **_buffers(model, dtype)}, inputs.clone())
     return Run(outputs, leaves, recorder.calls)
 
 
@@ -357,7 +358,7 @@ def _raw_over_the_range(model: nn.Module, input_shape: Sequence[int], asked: set
         watch = _Feeds(names, inputs, asked)
         try:
             with torch.no_grad(), suppress(_Enough), model_errors(inputs), watch:
-                torch.func.functional_call(model, {**tensors, **_buffers(model, dtype)}, (inputs.clone(),), tie_weights=True)
+                called_with(model, {**tensors, **_buffers(model, dtype)}, inputs.clone())
         except Misuse:  # inputs that the model refuses are none that it sees changed
             continue
         found.append(watch.raw)

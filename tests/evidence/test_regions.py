@@ -111,3 +111,48 @@ def test_a_length_that_only_a_turning_column_tells_is_not_called_more_exact_than
     seen = Observation(net, capture(net, inputs, labels), (300,))
     found = judge(seen, Candidate(factor * inputs.double(), labels))
     assert not found.status.disclosed or float(found.accuracy.min()) >= abs(factor - 1) / 1.01
+
+
+def two_of_one_region(seed: int, apart: float = 0.5) -> tuple[nn.Module, Tensor, Tensor]:
+    """A network of two classes, and five samples of which the first two share a label and a region."""
+    torch.manual_seed(seed)
+    net, inputs = mlp(20, 12, 2, 2), torch.rand(5, 20).double() - 0.3
+
+    with torch.no_grad():
+        way = torch.randn(20).double()
+        while not torch.equal(net[0](inputs[0]) > 0, net[0](inputs[0] + apart * way) > 0):
+            apart /= 2
+        inputs[1] = inputs[0] + apart * way
+    return net, inputs, torch.tensor([1, 1, 0, 1, 0])
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("told", [None, 5])
+def test_two_of_one_region_behind_two_classes_are_not_what_they_leave_together(told: int | None, dtype: torch.dtype) -> None:
+    """Σ s x / Σ s with the weight Σ s / s': all tensors agree to the last digit, and an attack finds nothing else."""
+    net, inputs, labels = two_of_one_region(3)
+    with torch.no_grad():
+        slopes = (net(inputs[:2]).softmax(dim=1)[:, 1] - 1)[:, None]
+    made = torch.cat([(slopes * inputs[:2]).sum(dim=0, keepdim=True) / slopes.sum(), inputs[2:]])
+    assert float((made[0] - inputs[:2]).norm(dim=1).min() / inputs[0].norm()) > 1e-2
+    net = net.to(dtype)
+    seen = Observation(net, capture(net, inputs.to(dtype), labels), (20,), batch_size=told)
+    found = judge(seen, Candidate(made, labels[1:]))
+    assert found.status is Status.PARTIAL
+    assert found.inputs is not None
+    assert torch.allclose(found.inputs.double(), inputs[2:], rtol=0, atol=1e-3)
+
+
+def test_members_behind_two_classes_stay_proved_where_they_count_alike_or_are_all_told() -> None:
+    torch.manual_seed(0)
+    net, inputs, labels = mlp(20, 60, 3, 2), torch.rand(4, 20).double() - 0.3, torch.tensor([1, 0, 1, 0])
+    update = capture(net, inputs, labels)
+    scaled = {name: 0.37 * tensor for name, tensor in update.items()}
+    assert judge(Observation(net, update, (20,)), Candidate(inputs, labels)).status is Status.RECONSTRUCTED
+    for made in (inputs, torch.cat([inputs[:-1], -inputs[-1:]])):
+        found = judge(Observation(net, scaled, (20,), factor_known=False), Candidate(made, labels))
+        assert found.status is Status.PARTIAL
+    each = [capture(net, inputs[i : i + 1], labels[i : i + 1]) for i in range(4)]
+    weighted = {name: sum(share * one[name] for share, one in zip((0.3, 0.25, 0.1, 0.4), each, strict=True)) for name in update}
+    seen = Observation(net, weighted, (20,), batch_size=4, factor_known=False)
+    assert judge(seen, Candidate(inputs, labels)).status is Status.RECONSTRUCTED

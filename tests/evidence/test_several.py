@@ -94,3 +94,21 @@ def test_a_mean_of_the_clients_own_is_still_a_mean(loss: nn.Module) -> None:
     model, (inputs, labels) = network(), members()
     found = judge(Observation(model, capture(model, inputs, labels, loss), (100,), loss), Candidate(inputs, labels))
     assert found.status is Status.RECONSTRUCTED
+
+
+def focal(outputs: Tensor, labels: Tensor) -> Tensor:
+    rows = F.cross_entropy(outputs, labels, reduction="none")
+    return ((1 - torch.exp(-rows)).square() * rows).mean()
+
+
+@pytest.mark.parametrize("loss", ["cross_entropy", focal])
+def test_means_of_two_where_twice_as_many_were_told_are_not_proved(loss: object) -> None:
+    """A loss of the client's own that weighs no class: each counts twice what one of six does, whether or not the rest is explained."""
+    generator = torch.Generator().manual_seed(2)
+    model, (inputs, labels) = network(), members()
+    inputs, labels = inputs[:3].repeat_interleave(2, dim=0), labels[:3].repeat_interleave(2)
+    inputs[1::2] += 1e-3 * torch.randn((3, 100), generator=generator, dtype=torch.float64)
+    assert callable(loss) or isinstance(loss, str)
+    seen = Observation(model, capture(model, inputs, labels, loss), (100,), loss, batch_size=6)
+    assert not judge(seen, Candidate(inputs.reshape(3, 2, 100).mean(dim=1), labels[::2])).status.disclosed
+    assert judge(seen, Candidate(inputs, labels)).status is Status.RECONSTRUCTED

@@ -37,6 +37,7 @@ __all__ = [
     "conditions",
     "equations_of",
     "labels_that_fit",
+    "rounding_of",
 ]
 
 EVIDENCE = 24.0
@@ -97,6 +98,7 @@ class Certificates:
         noise: (k,) what of it the update's noise explains.
         inverse_weight: (k,) 1/w, the median over the layers.
         row_noise: (k,) how far, relatively, noise turns the first layer's row space away from a sample.
+        weight_noise: (k,) how far, relatively, noise moves 1/w at the first layer.
         length_error: (k,) how far, relatively, the first layer's bias gradient leaves the length of a sample open; infinite without one.
         equations: how many conditions there are, independent of each other; counted up to r + ``SPARE``.
         met: (k,) whether they are met, up to the noise.
@@ -107,6 +109,7 @@ class Certificates:
     noise: Float[Tensor, " k"]
     inverse_weight: Float[Tensor, " k"]
     row_noise: Float[Tensor, " k"]
+    weight_noise: Float[Tensor, " k"]
     length_error: Float[Tensor, " k"]
     equations: int
     met: Bool[Tensor, " k"]
@@ -137,7 +140,7 @@ def certify(
     seen = entrance.tail(entrance.at(coordinates), labels)
     seen[entrance.tail.start] = replace(seen[entrance.tail.start], inputs=coordinates)
     violations, noises, inverses = [outside], [torch.zeros_like(outside)], []
-    length_error = torch.full_like(outside, torch.inf)
+    length_error, weight_noise = torch.full_like(outside, torch.inf), torch.full_like(outside, torch.inf)
     for name, space in entrance.spaces.items():
         here = seen.get(name)
         if here is None or here.columns is None or here.inputs is None:
@@ -152,6 +155,8 @@ def certify(
         if not own:
             violations.append(_norm(space.outside_rows(here.inputs)) / length)
         noises.append(space.noise * _norm(by_rows) / length)
+        if own:
+            weight_noise = space.noise * _norm(by_rows) * _norm(by_columns) / product.clamp_min(torch.finfo(product.dtype).tiny)
         if space.bias_gradient is not None:
             sums = space.solve_columns(space.bias_gradient[None])[0]
             violations.append((inside @ sums - 1).abs())
@@ -167,7 +172,9 @@ def certify(
     noise = torch.stack(noises).amax(dim=0).nan_to_num(nan=torch.inf)
     met = violation <= (MARGIN * noise + rounding_of(entrance)).clamp(max=LOOSEST)
     equations = equations_of(entrance, coordinates) if bool(met.any()) else 0
-    return Certificates(violation, noise, middle, noises[2], length_error, equations, met, torch.linalg.vector_norm(together, dim=0))
+    return Certificates(
+        violation, noise, middle, noises[2], weight_noise, length_error, equations, met, torch.linalg.vector_norm(together, dim=0)
+    )
 
 
 def labels_that_fit(entrance: Entrance, coordinates: Float[Tensor, "k r"], most: int = 4096) -> Int64[Tensor, " k"]:

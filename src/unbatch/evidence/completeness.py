@@ -19,7 +19,18 @@ from unbatch.losses import slopes
 from unbatch.trace import run
 from unbatch.types import Observation
 
-__all__ = ["BETWEEN", "Completeness", "as_counted", "completeness", "counts", "hides", "plain", "plain_size", "without_copies"]
+__all__ = [
+    "BETWEEN",
+    "Completeness",
+    "as_counted",
+    "completeness",
+    "counts",
+    "counts_freely",
+    "hides",
+    "plain",
+    "plain_size",
+    "without_copies",
+]
 
 WHOLE = 1e-3
 """A weight times the batch size may be this far from a whole number, and all weights together so far from one; of a large batch less than
@@ -132,6 +143,10 @@ def faint_classes(observation: Observation, told: int) -> list[int]:
     return (shares < least).nonzero()[:, 0].tolist()
 
 
+ALIKE = 1e-9
+"""Classes whose samples count so nearly the same, relatively, count alike. Chosen, far above the rounding of one slope."""
+
+
 def _class_shares(observation: Observation) -> Float[Tensor, " C"] | None:
     """What a sample of each class counts, beside one of the class that counts most; None where all count alike."""
     if isinstance(observation.loss, str) and ":" not in observation.loss:
@@ -141,7 +156,8 @@ def _class_shares(observation: Observation) -> Float[Tensor, " C"] | None:
         sizes = slopes(observation.loss, even, torch.arange(observation.classes, device=observation.device)).norm(dim=1)
     except Misuse:  # a loss that takes no labels like these does not weigh them either
         return None
-    return sizes / sizes.max()
+    shares = sizes / sizes.max()
+    return None if bool((shares > 1 - ALIKE).all()) else shares
 
 
 HIDDEN = "this loss is no mean over all samples: one that it leaves out changes nothing of the others, so how many there were is not known"
@@ -299,6 +315,26 @@ def plain_size(weights: Tensor) -> int | None:
     near = min(WHOLE, BETWEEN / number)  # 1/500 is told from 1/501, and from what lies between
     fine = bool(((scaled - scaled.round()).abs() < near * scaled.round().clamp_min(1)).all()) and bool((scaled.round() >= 1).all())
     return number if fine else None
+
+
+def counts_freely(weights: Float[Tensor, " k"], off: Float[Tensor, " k"], *, factor_known: bool = True) -> Bool[Tensor, " k"]:
+    """(k,) which of these do not count what samples of a plain mean do, of the size that fits the most of them.
+
+    Args:
+        weights: (k,).
+        off: (k,) by how much, relatively, they may be off.
+        factor_known: otherwise only what they count beside each other says it, which takes two.
+
+    Example:
+        >>> counts_freely(torch.tensor([1 / 3.0004, 1 / 6, 1 / 6]).double(), torch.full((3,), 1e-5).double()).tolist()
+        [True, False, False]
+    """
+    best, sizes = torch.zeros_like(weights, dtype=torch.bool), 1 / weights[weights > 1 / MOST]
+    for number in sorted(set((sizes.round() if factor_known else sizes).tolist())):
+        times = (weights * number).round()
+        fits = (times >= 1) & ((weights * number / times - 1).abs() <= off) & (number * off < BETWEEN)
+        best = fits if int(fits.sum()) > max(int(best.sum()), int(not factor_known)) else best
+    return ~best
 
 
 def _listed(copies: Tensor) -> str:

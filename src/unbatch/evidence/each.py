@@ -9,9 +9,9 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from unbatch.evidence.accuracy import GROWTH, NOTHING, SAFETY, TELLING, TOLD, counted_by, from_conditions, from_rows, turning
-from unbatch.evidence.certificate import EVIDENCE, Certificates, Entrance, certify
-from unbatch.evidence.completeness import plain, plain_size
-from unbatch.evidence.regions import random_slopes, settled
+from unbatch.evidence.certificate import EVIDENCE, MARGIN, Certificates, Entrance, certify, rounding_of
+from unbatch.evidence.completeness import counts_freely, plain, plain_size
+from unbatch.evidence.regions import outside_of, random_slopes, settled, turns
 from unbatch.evidence.replay import rest_of
 from unbatch.evidence.spaces import spaces_of
 from unbatch.evidence.tail import tail_of
@@ -88,13 +88,13 @@ def prove_each(
     fixed = tuned | ((shown.digits(0) >= EVIDENCE) & observation.factor_known & _plain(shown.inverse_weight, alone))
     accuracy, kept = torch.full_like(length, torch.inf), (alone & fixed).nonzero()[:, 0]
     beside = outside + SAFETY * shown.row_noise + _length(observation, entrance, coordinates, labels, shown, kept)
-    alone_there = _settled(observation, entrance, coordinates, shown, kept)
+    alone_there, told = _settled(observation, entrance, coordinates, shown, kept)
     while len(kept):
         weights = 1 / shown.inverse_weight[kept]
         weights = plain(weights) if observation.factor_known else weights
         by_rows = _explained(observation, entrance, coordinates[kept], labels[kept], weights).where(alone_there[kept], torch.inf)
         accuracy = torch.full_like(length, torch.inf).index_copy(0, kept, by_rows + beside[kept])
-        vague = kept[(accuracy[kept] > acceptable) & tuned[kept]]
+        vague = kept[(accuracy[kept] > acceptable) & tuned[kept] & told[kept]]
         if len(vague):
             hidden = from_conditions(entrance, coordinates[vague], labels[vague], shown.misfit[vague])
             accuracy[vague] = accuracy[vague].minimum(hidden + beside[vague])
@@ -129,15 +129,33 @@ def _length(
     return told
 
 
-def _settled(observation: Observation, entrance: Entrance, coordinates: Tensor, shown: Certificates, kept: Tensor) -> Bool[Tensor, " k"]:
-    """(k,) whether no mixture of samples of one region could explain the same rows, see ``regions``; False where not asked."""
-    found = torch.zeros(len(coordinates), dtype=torch.bool, device=coordinates.device)
+def _settled(
+    observation: Observation, entrance: Entrance, coordinates: Tensor, shown: Certificates, kept: Tensor
+) -> tuple[Bool[Tensor, " k"], Bool[Tensor, " k"]]:
+    """(k,) each, False where not asked.
+
+    Returns:
+        whether no mixture of samples of one region could explain the same rows, see ``regions``; and whether the conditions tell a sample
+        from such mixtures: where all that a region can leave is one column, what its members leave together meets them as well.
+    """
+    found, told = (torch.zeros(len(coordinates), dtype=torch.bool, device=coordinates.device) for _ in range(2))
     if len(kept):
-        pulled = entrance.tail.pulled(entrance.at(coordinates[kept]), random_slopes(observation, len(kept)))
+        slopes, here, left = random_slopes(observation, len(kept)), coordinates[kept], entrance.first.left
+
+        def pull(moved: Tensor) -> Tensor:
+            return entrance.tail.pulled(entrance.at(moved), slopes)
+
         bias = bool((shown.length_error[kept] < TOLD).all())
-        free = not observation.factor_known or plain_size(1 / shown.inverse_weight[kept]) is None
-        found[kept] = settled(pulled, entrance.first.left, bias=bias, free=free)
-    return found
+        weights = 1 / shown.inverse_weight[kept]
+        off = (MARGIN * shown.weight_noise + SAFETY * shown.misfit)[kept] + rounding_of(entrance)
+        free = counts_freely(weights, off) | (not observation.factor_known)
+        # As many members as there are independent columns leave one each; what several left together counts like no other.
+        alone = ~counts_freely(weights, off, factor_known=False) | (observation.batch_size == entrance.first.rank)
+        if bool((free & ~alone).any()):
+            alone = alone | turns(pull, here, left)
+        found[kept] = settled(pull(here), left, bias=bias, free=free, alone=alone)
+        told[kept] = found[kept] | (outside_of(pull(here), left)[1] > 1)
+    return found, told
 
 
 def _without_twins(entrance: Entrance, coordinates: Tensor, labels: Tensor, shown: Certificates) -> Bool[Tensor, " k"]:

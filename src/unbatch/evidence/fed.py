@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from unbatch.swap import called_with
 from unbatch.trace import LARGE, LinearCall, model_errors, run
 from unbatch.types import Observation
 
@@ -103,7 +104,7 @@ class Passes:
         cuda = [inputs.device] if inputs.device.type == "cuda" else []
         with torch.random.fork_rng(devices=cuda), torch.no_grad(), model_errors(inputs), watch, suppress(_EnoughError):
             torch.manual_seed(seed)
-            torch.func.functional_call(self.observation.model, {**self.tensors, **buffers}, (inputs,), tie_weights=True)
+            called_with(self.observation.model, {**self.tensors, **buffers}, inputs)
         count = len(records)
         return {
             name: fed[0].reshape(count, -1, fed[0].shape[-1])

@@ -6,17 +6,20 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from unbatch.evidence.accuracy import TOLD
+from unbatch.evidence.accuracy import SAFETY, TOLD
 from unbatch.evidence.certificate import INDEPENDENT
-from unbatch.evidence.completeness import BETWEEN, plain_size
-from unbatch.evidence.regions import random_slopes, settled
+from unbatch.evidence.completeness import BETWEEN, counts_freely, plain_size
+from unbatch.evidence.regions import random_slopes, settled, turns
 from unbatch.evidence.replay import Use, entrance_of, slices
-from unbatch.evidence.slopes import slopes_of
+from unbatch.evidence.slopes import pulled_back, slopes_of
 from unbatch.evidence.tail import tail_of
 from unbatch.trace import LARGE, run
 from unbatch.types import Observation
 
 __all__ = ["apart_from_mixtures", "columns_of", "surplus"]
+
+EXACT = 1e-12
+"""Weights this near to those of a plain mean are these: they were tried first, to the last digit. Derived: some roundings of float64."""
 
 
 def apart_from_mixtures(
@@ -37,18 +40,27 @@ def apart_from_mixtures(
         weights: (k,) what they count, None for even shares.
         limit: what of a tensor may be rounding: a mean of so many samples that rounding hides one is no plain mean.
     """
-    number = None if weights is None else plain_size(weights)
-    free = weights is not None and (number is None or number * limit > BETWEEN)
+    free = torch.zeros(len(inputs), dtype=torch.bool, device=inputs.device)
+    if weights is not None:
+        # Those of a plain mean were tried first, to the last digit: what is merely near to them was tuned.
+        free = counts_freely(weights, EXACT + (torch.zeros_like(weights) if told is None else SAFETY * told.clamp(max=TOLD)))
+        free = free | ((plain_size(weights) or 0) * limit > BETWEEN)
     bias = told is not None and bool((told < TOLD).all())
-    if bias and not free:
+    if bias and not bool(free.any()):
         return torch.ones(len(inputs), dtype=torch.bool, device=inputs.device)
-    ran = run(observation.model, inputs)
-    call = entrance_of(ran.linears, observation, len(inputs))
-    if call is None:
-        return torch.zeros(len(inputs), dtype=torch.bool, device=inputs.device)
-    slopes = random_slopes(observation, len(inputs)).to(ran.outputs)
-    pulled = [torch.autograd.grad(ran.outputs, call.output, slope, retain_graph=True)[0].double() for slope in slopes]
-    return settled(torch.stack(pulled), columns, bias=bias, free=free)
+    slopes, flat = random_slopes(observation, len(inputs)), inputs.double().flatten(1)
+
+    def pull(moved: Tensor) -> Tensor:
+        ran = run(observation.model, moved.reshape(inputs.shape))
+        call = entrance_of(ran.linears, observation, len(inputs))
+        if call is None:
+            return torch.zeros(len(slopes), len(inputs), len(columns), dtype=torch.float64, device=inputs.device)
+        pulled = [pulled_back(ran.outputs, [call.output], slope.to(ran.outputs), again=True)[0] for slope in slopes]
+        return torch.stack([torch.zeros_like(call.output) if found is None else found for found in pulled]).double()
+
+    # As many members as samples, whose columns are independent (``from_rows``), leave one column each.
+    alone = observation.batch_size == len(inputs) or (turns(pull, flat, columns) if bias else False)
+    return settled(pull(flat), columns, bias=bias, free=free, alone=alone)
 
 
 def surplus(observation: Observation, columns: Float[Tensor, "m k"], inputs: Tensor, most: int, entered: Use | None = None) -> int:
@@ -110,5 +122,4 @@ def columns_of(observation: Observation, inputs: Tensor, labels: Tensor) -> Floa
     call = entrance_of(ran.linears, observation, len(inputs))
     if call is None:
         return None
-    (slope,) = torch.autograd.grad(ran.outputs, call.output, slopes_of(observation, ran.outputs.detach(), labels))
-    return slope
+    return pulled_back(ran.outputs, [call.output], slopes_of(observation, ran.outputs.detach(), labels))[0]

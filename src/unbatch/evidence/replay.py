@@ -16,7 +16,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unbatch.evidence.masks import ReluMasks
-from unbatch.evidence.slopes import slopes_of
+from unbatch.evidence.slopes import pulled_back, slopes_of
 from unbatch.linalg.blocks import converted
 from unbatch.losses import slopes as batch_slopes
 from unbatch.trace import LinearCall, Run, run
@@ -179,10 +179,8 @@ def replay(
         head = weights[:, None] * slopes_of(observation, outputs, labels)
     leaves = {name: leaf for name, leaf in ran.parameters.items() if name in observation.update}
     targets = [*leaves.values(), *(call.output for call in ran.linears), *(kink.output for kink in masks.noted)]
-    slopes = [
-        torch.zeros_like(target) if slope is None else slope
-        for target, slope in zip(targets, torch.autograd.grad(ran.outputs, targets, head, allow_unused=True), strict=True)
-    ]
+    pulled = zip(targets, pulled_back(ran.outputs, targets, head), strict=True)
+    slopes = [torch.zeros_like(target) if slope is None else slope for target, slope in pulled]
     replayed = dict(zip(leaves, slopes, strict=False))
     factor = 1.0 if observation.factor_known else _factor(observation.update, replayed, pruned)
     replayed = {name: factor * tensor for name, tensor in replayed.items()}

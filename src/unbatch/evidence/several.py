@@ -8,6 +8,10 @@ which is of second order. With γ = ‖J u‖ ‖x‖ / ‖d‖ for a unit vecto
 hides a distance of ‖δ‖ = ‖x‖ √(μ / γ): a millionth hides a thousandth. Where d does not turn as x moves (a hinge, a number that the layer
 gives no weight) it hides any distance. So γ is that of the number to which the layer gives the least weight.
 
+Where all that a sample can leave is one column, as behind two classes, J δ is a share of d, which a shift of x along δ takes up. What is
+left is of second order in what d grows by, γ ‖δ‖ / ‖x‖, and hides ‖δ‖ = ‖x‖ √μ / γ. There it is by chance how much two members differ in
+that one number, so that the estimate is multiplied by ``SAFETY``.
+
 Where the batch size was told and as many different samples are proved, each of them is one, and nothing is asked. Where none was told,
 those that count least are taken for one each: a batch is not told from one in which each of them stands for as many that are alike.
 """
@@ -15,12 +19,14 @@ those that count least are taken for one each: a batch is not told from one in w
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Generator, Tensor
+from torch.nn.functional import normalize
 
 from unbatch.evidence.accuracy import NOTHING, SAFETY, STEP
 from unbatch.evidence.completeness import counts, plain_size
 from unbatch.evidence.mixtures import columns_of
+from unbatch.evidence.regions import VISIBLE
 from unbatch.evidence.replay import entrance_of
 from unbatch.trace import TRIAL
 from unbatch.types import Observation
@@ -77,7 +83,17 @@ def hidden_by_counting(
         left = there / there.norm() - here / size
         misfit = min(misfit, float(torch.linalg.matrix_norm(left, ord=2)))
     share = SAFETY * (misfit * size / parts).clamp_min(torch.finfo(torch.float64).eps)
-    return (share / _turning(observation, inputs, labels, columns, first)).sqrt().nan_to_num(torch.inf).where(several, 0.0)
+    turning = _turning(observation, inputs, labels, columns, first)
+    hidden = (share / turning).sqrt()
+    taken_up = hidden.maximum(SAFETY * share.sqrt() / turning)
+    return torch.where(_of_one_way(observation, inputs, labels, columns), taken_up, hidden).nan_to_num(torch.inf).where(several, 0.0)
+
+
+def _of_one_way(observation: Observation, inputs: Tensor, labels: Tensor, columns: Float[Tensor, "k m"]) -> Bool[Tensor, " k"]:
+    """Whether all that other labels would make of a sample's column is a multiple of it."""
+    others = [columns_of(observation, inputs, (labels + step) % observation.classes) for step in (1, 2)]
+    ways = torch.stack([normalize(way, dim=1) for way in (columns, *others) if way is not None], dim=1)
+    return (torch.linalg.svdvals(ways.nan_to_num(0.0)) > VISIBLE).sum(dim=1) <= 1
 
 
 def _turning(observation: Observation, inputs: Tensor, labels: Tensor, columns: Float[Tensor, "k m"], first: str) -> Float[Tensor, " k"]:

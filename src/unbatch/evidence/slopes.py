@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from unbatch.errors import Misuse
+from unbatch.errors import Misuse, named
 from unbatch.losses import loss_function, quiet_vmap, slopes, slopes_alone
 from unbatch.trace import run
 from unbatch.types import Observation
 
-__all__ = ["labels_told", "likely", "slopes_of"]
+__all__ = ["labels_told", "likely", "pulled_back", "slopes_of"]
 
 PARALLEL = 1e-6
 """Two labels whose slopes differ by less in their direction leave the same gradient, but for what the sample counts. Chosen: half of
@@ -43,6 +45,23 @@ def slopes_of(observation: Observation, outputs: Tensor, labels: Tensor) -> Tens
     except (RuntimeError, Misuse):  # something in the loss is not made for vmap: one by one, then
         pass
     return torch.cat([slopes(observation.loss, row[None], label[None]) for row, label in zip(outputs, labels, strict=True)])
+
+
+def pulled_back(outputs: Tensor, targets: Sequence[Tensor], head: Tensor, *, again: bool = False) -> list[Tensor | None]:
+    """head · ∂outputs/∂target of each; None for what the outputs do not follow, as what a model computes without gradients.
+
+    With ``again`` the graph is kept for another time.
+
+    Raises:
+        Misuse: the model runs, but cannot be differentiated in double precision.
+    """
+    followed = [target for target in targets if target.requires_grad and outputs.requires_grad]
+    try:
+        found = iter(torch.autograd.grad(outputs, followed, head, retain_graph=again, allow_unused=True) if followed else ())
+    except (RuntimeError, NotImplementedError) as error:
+        advice = "turn the checkpointing of activations off, which runs a model again with its own weights, or check the model"
+        raise Misuse("a model that can be differentiated in double precision", named(error), advice) from error
+    return [next(found) if followed and target.requires_grad else None for target in targets]
 
 
 def labels_told(observation: Observation, inputs: Tensor, labels: Tensor) -> bool:

@@ -18,7 +18,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from unbatch.evidence.slopes import slopes_of
+from unbatch.errors import Misuse, UnbatchError
+from unbatch.evidence.slopes import pulled_back, slopes_of
+from unbatch.trace import model_errors
 from unbatch.types import Observation
 
 __all__ = ["Seen", "Tail", "tail_of"]
@@ -41,7 +43,7 @@ class Seen:
     columns: Float[Tensor, "k m"] | None
 
 
-class _EnoughError(Exception):
+class _EnoughError(UnbatchError):
     """Ends a forward pass that has shown what it was started for."""
 
 
@@ -114,7 +116,7 @@ class Tail:
         columns: list[Tensor | None] = [None] * (len(names) + 1)
         if labels is not None and outputs is not None:
             slopes = slopes_of(self.observation, outputs.detach(), labels)
-            columns = list(torch.autograd.grad(outputs, [z, *(out for _, _, out in calls.noted)], slopes, allow_unused=True))
+            columns = pulled_back(outputs, [z, *(out for _, _, out in calls.noted)], slopes)
         seen = {self.start: Seen(None, columns[0])}
         for (name, fed, _), column in zip(calls.noted, columns[1:], strict=True):
             if name in self.layers:
@@ -124,7 +126,8 @@ class Tail:
     def pulled(self, z: Float[Tensor, "k m"], slopes: Float[Tensor, "s k c"]) -> Float[Tensor, "s k m"]:
         """The columns that slopes of the outputs cause at z."""
         outputs, _, z = self._forward(z, None, 0.0)
-        return torch.stack([torch.autograd.grad(outputs, z, slope.to(outputs), retain_graph=True)[0] for slope in slopes])
+        found = [pulled_back(outputs, [z], slope.to(outputs), again=True)[0] for slope in slopes]
+        return torch.stack([torch.zeros_like(z) if columns is None else columns for columns in found])
 
     def outputs(self, z: Float[Tensor, "k m"], dummy: float = 0.0) -> Tensor:
         """(k, C) class scores."""
@@ -138,7 +141,7 @@ class Tail:
         calls = _Calls({id(tensor): name for name, tensor in parameters.items()}, self.start, z, stop)
         inputs = torch.full((1, *self.observation.input_shape), dummy, dtype=z.dtype, device=z.device)
         outputs = None
-        with suppress(_EnoughError), torch.enable_grad(), calls:
+        with suppress(_EnoughError), torch.enable_grad(), model_errors(inputs), calls:
             outputs = self.model(inputs.expand(len(z), *self.observation.input_shape))
         return outputs, calls, z
 
@@ -167,7 +170,7 @@ def tail_of(observation: Observation, start: str) -> Tail | None:
     try:
         first, calls, _ = tail._forward(z, None, 0.0)
         second, _, _ = tail._forward(z, None, OTHER)
-    except (RuntimeError, TypeError, ValueError, IndexError, KeyError, AttributeError):
+    except Misuse:
         return None
     if calls.starts != 1 or first is None or second is None or first.ndim != 2 or not torch.equal(first, second):
         return None

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from unbatch.gradients import loss_function
+from unbatch.swap import called_with
 from unbatch.types import LocalTraining, Observation
 
 __all__ = ["DifferentiableReplay", "Replayed", "Statistics", "not_twice_differentiable"]
@@ -138,7 +139,7 @@ class DifferentiableReplay:
     def _value(self, weights: Mapping[str, Tensor], inputs: Tensor, targets: Tensor) -> tuple[Tensor, Statistics]:
         """The mean loss of one batch at these weights, and what batch-norm layers are fed."""
         self._fed = {}
-        outputs = torch.func.functional_call(self.model, {**self.fixed, **weights}, (inputs,), tie_weights=True)
+        outputs = called_with(self.model, {**self.fixed, **weights}, inputs)
         if targets.is_floating_point():
             logarithms = outputs if self.loss == "nll" else torch.log_softmax(outputs, dim=-1)
             return -(targets * logarithms).sum(dim=-1).mean(), self._fed

@@ -82,7 +82,10 @@ def dependent_samples(observation: Observation, call: LinearCall, factors: Facto
     largest = 0
     for other in layers_behind(observation, [call])[:TRIED]:
         gradient = observation.update[other.weight]
-        ranks, clear = rank_of(gradient, generator, clock)
+        try:
+            ranks, clear = rank_of(gradient, generator, clock)
+        except OutOfTime:  # then the search ends with what it has, and says so
+            return None
         if factors.rank in ranks:  # samples of which the network is nearly sure come after the same gap in every layer
             return None
         if clear and ranks[0] < min(gradient.shape):

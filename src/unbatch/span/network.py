@@ -20,6 +20,7 @@ from torch.overrides import TorchFunctionMode
 
 from unbatch.linalg.lowrank import multiply
 from unbatch.losses import Loss, loss_function, slopes_alone
+from unbatch.swap import called_with
 from unbatch.trace import LinearCall
 
 __all__ = ["MovingNetwork", "Network", "network_behind"]
@@ -65,7 +66,7 @@ class Network:
         inputs = (points @ self.right).reshape(-1, *self.input_shape) if self.passes else self._blank(len(points))
         names = {id(tensor): name for name, tensor in self.tensors.items()}
         with _Entering(names, points, self.entries, shifts, fed) as entering:
-            scores = torch.func.functional_call(self.model, dict(self.tensors), (inputs,), tie_weights=True)
+            scores = called_with(self.model, dict(self.tensors), inputs)
         return scores, entering.seen
 
     def fed(self, points: Float[Tensor, "k b"], layers: Sequence[str]) -> dict[str, Tensor]:
@@ -74,7 +75,7 @@ class Network:
         names = {id(tensor): name for name, tensor in self.tensors.items()}
         entering = _Entering(names, points, self.entries, {}, layers, only=True)
         with contextlib.suppress(_Enough), entering:
-            torch.func.functional_call(self.model, dict(self.tensors), (inputs,), tie_weights=True)
+            called_with(self.model, dict(self.tensors), inputs)
         return entering.seen
 
     def _blank(self, count: int) -> Tensor:
@@ -248,5 +249,5 @@ def _pure(network: Network, points: Tensor, blind: Tensor) -> bool:
     noise = torch.randn((2, *network.input_shape), generator=torch.Generator().manual_seed(1), dtype=torch.float64).to(points)
     names = {id(tensor): name for name, tensor in network.tensors.items()}
     with _Entering(names, points, network.entries, {}, ()):
-        scores = torch.func.functional_call(network.model, dict(network.tensors), (noise,), tie_weights=True)
+        scores = called_with(network.model, dict(network.tensors), noise)
     return torch.equal(scores, blind)

@@ -10,7 +10,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -18,7 +19,7 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from unbatch.errors import Inapplicable
+from unbatch.errors import Inapplicable, UnbatchError, named
 from unbatch.linalg.lowrank import Factors, factor
 from unbatch.span.equations import MARGIN, Equations, Space, spaces_of_gradient
 from unbatch.span.network import network_behind
@@ -138,7 +139,8 @@ def pose(observation: Observation, call: LinearCall, generator: Generator, *, al
     gradient = observation.update[call.weight]
     factors = _factored(observation, call, generator)
     calls = entered(observation, call)
-    network = network_behind(observation.model, calls, factors.right, observation.input_shape, observation.loss)
+    with _differentiating():
+        network = network_behind(observation.model, calls, factors.right, observation.input_shape, observation.loss)
     if network is None:
         raise Inapplicable(f"the model's scores depend on more than what {call.weight} is fed: a path goes past it")
     precision = PRECISION[observation.rounding]
@@ -151,8 +153,30 @@ def pose(observation: Observation, call: LinearCall, generator: Generator, *, al
     unknowns = factors.rank - bool(sums.any())
     if equations.count < unknowns + MARGIN:
         raise Inapplicable(_too_few(observation, call, factors.rank, unknowns, equations.count))
-    plans, samples = _plans(equations, sums, unknowns), observation.batch_size or factors.rank
+    with _differentiating():
+        tried = torch.zeros((TRIED, factors.rank), dtype=sums.dtype, device=sums.device)
+        equations.linearized(tried, torch.zeros(TRIED, dtype=torch.int64, device=sums.device), tried[:1])
+        plans, samples = _plans(equations, sums, unknowns), observation.batch_size or factors.rank
     return Problem(call, factors, sums, unknowns, equations, plans, precision, samples, observation.classes)
+
+
+@contextmanager
+def _differentiating() -> Iterator[None]:
+    """Whatever keeps the model from being differentiated as the search needs, as the reason why it does not apply.
+
+    Functions that are written by hand have no rule under vmap or no forward derivative, and checkpoints of activations neither.
+    """
+    try:
+        yield
+    except (UnbatchError, Inapplicable, MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:
+        told = f"PyTorch cannot differentiate the model forward, twice and at many points at once, as this search needs: {named(error)}"
+        raise Inapplicable(told) from error
+
+
+TRIED = 32
+"""Points on which the model is differentiated once, to see whether it can be. Chosen: as many as a search begins with."""
 
 
 def _too_few(observation: Observation, call: LinearCall, batch: int, unknowns: int, equations: int) -> str:

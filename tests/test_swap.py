@@ -1,0 +1,52 @@
+"""A model is never changed by being looked at, whatever names its parts stand under."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from unbatch.determinism import check_deterministic
+from unbatch.evidence import judge
+from unbatch.gradients import capture, per_example
+from unbatch.trace import run
+from unbatch.types import Candidate, Observation, Status
+
+
+def network() -> tuple[nn.Sequential, nn.PReLU]:
+    """One module under two names, as an embedding that an encoder and a decoder share."""
+    torch.manual_seed(0)
+    shared = nn.PReLU()
+    return nn.Sequential(nn.Linear(12, 40), shared, nn.Linear(40, 40), shared, nn.Linear(40, 4)), shared
+
+
+INPUTS, LABELS = torch.rand(3, 12, generator=torch.Generator().manual_seed(1)), torch.tensor([0, 1, 2])
+
+LOOKS: dict[str, Callable[[nn.Module], object]] = {
+    "run": lambda model: run(model, INPUTS),
+    "capture": lambda model: capture(model, INPUTS, LABELS),
+    "per_example": lambda model: per_example(model, INPUTS, LABELS),
+    "check_deterministic": lambda model: check_deterministic(model, INPUTS),
+}
+
+
+@pytest.mark.parametrize("look", LOOKS)
+def test_a_module_with_two_names_keeps_its_parameters(look: str) -> None:
+    model, shared = network()
+    own = shared.weight
+    LOOKS[look](model)
+    assert shared.weight is own
+    assert own.dtype == torch.float32
+
+
+def test_the_gradient_of_a_module_with_two_names_is_that_of_both_uses() -> None:
+    model, shared = network()
+    update: dict[str, Tensor] = capture(model, INPUTS, LABELS)
+    nn.functional.cross_entropy(model(INPUTS), LABELS).backward()
+    assert shared.weight.grad is not None
+    assert torch.allclose(update["1.weight"], shared.weight.grad)
+    found = judge(Observation(model, update, (12,), batch_size=3), Candidate(INPUTS, LABELS))
+    assert found.status is Status.RECONSTRUCTED
+    assert shared.weight is dict(model.named_parameters())["1.weight"]
