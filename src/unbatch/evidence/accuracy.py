@@ -25,7 +25,20 @@ from unbatch.evidence.certificate import Entrance, conditions, sizes_of
 from unbatch.evidence.regions import around, outside_of, random_slopes
 from unbatch.evidence.tail import Seen
 
-__all__ = ["GROWTH", "NOTHING", "SAFETY", "STEP", "TELLING", "TOLD", "across", "counted_by", "from_conditions", "from_rows", "turning"]
+__all__ = [
+    "GROWTH",
+    "NOTHING",
+    "SAFETY",
+    "SINGULAR",
+    "STEP",
+    "TELLING",
+    "TOLD",
+    "across",
+    "counted_by",
+    "from_conditions",
+    "from_rows",
+    "turning",
+]
 
 SAFETY = 3.0
 """Standard deviations that an estimate from noise is multiplied by. Chosen: 3 of a normal distribution are exceeded once in 370. Swept."""
