@@ -22,6 +22,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from unbatch.evidence.certificate import Entrance, conditions, sizes_of
+from unbatch.evidence.others import Others
 from unbatch.evidence.regions import around, outside_of, random_slopes
 from unbatch.evidence.tail import Seen
 
@@ -100,7 +101,12 @@ def from_rows(
 
 
 def from_conditions(
-    entrance: Entrance, coordinates: Float[Tensor, "k r"], labels: Int64[Tensor, " k"], violation: Float[Tensor, " k"]
+    entrance: Entrance,
+    coordinates: Float[Tensor, "k r"],
+    labels: Int64[Tensor, " k"],
+    violation: Float[Tensor, " k"],
+    others: Others | None = None,
+    samples: Int64[Tensor, " k"] | None = None,
 ) -> Float[Tensor, " k"]:
     """Relative errors that may hide behind violations of this size; infinite where the conditions do not fix a sample.
 
@@ -108,7 +114,11 @@ def from_conditions(
     forward pass lets move, only the columns can hold: they must have more to say there than there are directions to tune (``regions``).
     """
     behind = [name for name in entrance.spaces if name != entrance.tail.start]
-    held = _held(entrance, coordinates, None, behind[0] if behind else entrance.tail.start)
+    grams = coordinates.new_zeros(len(coordinates), 1, 1)
+    if others is not None and samples is not None:
+        grams = torch.stack(list(others.grams(samples)))
+        violation = torch.hypot(violation, others.off(entrance, coordinates, samples))
+    held = _held(entrance, coordinates, None, behind[0] if behind else entrance.tail.start, grams)
     weakest = held[:, 0].clone()
     vague = (violation > LOOSE * weakest).nonzero()[:, 0]
     if len(vague):
@@ -117,7 +127,7 @@ def from_conditions(
         pairs = [(one, slopes[:, i : i + 1], int(loose[i])) for i, one in enumerate(vague.tolist())]
         near = [around(_pulling(entrance, slope), coordinates[one : one + 1], ways) for one, slope, ways in pairs]
         outside = torch.cat([outside_of(columns, entrance.first.left)[0] for columns in near])
-        whole = _held(entrance, coordinates[vague], labels[vague], None)[:, 0].where(outside > loose, 0.0)
+        whole = _held(entrance, coordinates[vague], labels[vague], None, grams[vague])[:, 0].where(outside > loose, 0.0)
         weakest[vague] = weakest[vague].maximum(whole)
     return torch.where(weakest > NOTHING, violation / weakest, torch.inf)
 
@@ -182,7 +192,7 @@ def _of_note(found: Float[Tensor, "2 k"]) -> Float[Tensor, " k"]:
     return least.where(least > NOTHING, 0.0).clamp(max=1.0)
 
 
-def _held(entrance: Entrance, coordinates: Tensor, labels: Tensor | None, stop: str | None) -> Float[Tensor, "k r"]:
+def _held(entrance: Entrance, coordinates: Tensor, labels: Tensor | None, stop: str | None, grams: Tensor) -> Float[Tensor, "k r"]:
     """Singular values, from the smallest, of the derivative of the conditions by the sample, both in relative units.
 
     Those of the first layer's bias gradient alone where the pass is stopped at that layer itself.
@@ -197,7 +207,7 @@ def _held(entrance: Entrance, coordinates: Tensor, labels: Tensor | None, stop: 
             given = None if labels is None else labels[index].expand(len(moved))
             return entrance.tail(entrance.at(moved), given, stop)
 
-        gram = torch.zeros_like(every)
+        gram = torch.zeros_like(every) + grams[index]
         if stop != entrance.tail.start:
             sizes = sizes_of(here := passed(own[None]))
             base = conditions(entrance, here, sizes)
@@ -205,7 +215,7 @@ def _held(entrance: Entrance, coordinates: Tensor, labels: Tensor | None, stop: 
                 (conditions(entrance, passed(own + STEP * length * part), sizes) - base) / STEP
                 for part in torch.split(every, max(1, CHUNK // len(entrance.bias)))
             ]
-            gram = torch.cat(slopes) @ torch.cat(slopes).T
+            gram = gram + torch.cat(slopes) @ torch.cat(slopes).T
         if first.bias_gradient is not None:
             sums = length * first.solve_columns(first.bias_gradient[None])[0]
             gram = gram + torch.outer(sums, sums)

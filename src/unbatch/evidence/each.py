@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from unbatch.evidence.accuracy import GROWTH, NOTHING, SAFETY, SINGULAR, TELLING, TOLD, counted_by, from_conditions, from_rows, turning
+from unbatch.evidence.others import others_of
 from unbatch.evidence.certificate import EVIDENCE, Certificates, Entrance, certify
 from unbatch.evidence.completeness import plain, plain_size
 from unbatch.evidence.regions import random_slopes, settled
@@ -104,9 +105,11 @@ def prove_each(
         accuracy = torch.full_like(length, torch.inf).index_copy(0, kept, by_rows + beside[kept])
         vague = kept[(accuracy[kept] > acceptable) & tuned[kept]]
         if len(vague):
-            hidden = from_conditions(entrance, coordinates[vague], labels[vague], shown.misfit[vague])
+            others = others_of(entrance, coordinates, labels, shown.misfit, kept[tuned[kept]])
+            hidden = from_conditions(entrance, coordinates[vague], labels[vague], shown.misfit[vague], others, vague)
             accuracy[vague] = accuracy[vague].minimum(hidden + beside[vague])
-        right = kept[accuracy[kept] <= acceptable]
+        # A column that is shown to be a member's explains rows, however vaguely its sample is known.
+        right = kept[(accuracy[kept] <= acceptable) | tuned[kept]]
         if len(right) == len(kept):
             break
         kept = right  # what is wrong may have spoiled the rows of the others
