@@ -18,7 +18,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from unbatch.evidence.certificate import Entrance, conditions, sizes_of
@@ -30,7 +30,6 @@ __all__ = [
     "GROWTH",
     "NOTHING",
     "SAFETY",
-    "SINGULAR",
     "STEP",
     "TELLING",
     "TOLD",
@@ -38,6 +37,7 @@ __all__ = [
     "counted_by",
     "from_conditions",
     "from_rows",
+    "from_weighed_rows",
     "turning",
 ]
 
@@ -90,14 +90,48 @@ def from_rows(
         (k,); infinite where the rows do not tell a sample from the others.
     """
     length = torch.linalg.vector_norm(inputs, dim=1)
-    scale = torch.linalg.vector_norm(columns, dim=0)
-    there = scale.where(scale > 0, 1.0)
-    inverse = torch.linalg.pinv(columns / there, rtol=SINGULAR) / there[:, None]
-    apart = ((inverse * columns.T).sum(dim=1) - 1).abs() < APART  # otherwise a sample is a mixture of others
+    inverse, apart = _inverse(columns)
     typical = row_errors.square().mean().sqrt()
     noise = (inverse.square() @ torch.maximum(row_errors, typical).square()).sqrt()
     error = SAFETY * noise + (0 if shift is None else shift)
     return (error / length).where(apart & (length > 0), torch.inf)
+
+
+def from_weighed_rows(
+    columns: Float[Tensor, "e k"], inputs: Float[Tensor, "k r"], row_errors: Float[Tensor, " e"], rest: Float[Tensor, "e r"]
+) -> Float[Tensor, " k"]:
+    """Relative errors from rows that are explained to very different digits, each weighed by what is left of it.
+
+    A weak sample that is missing spoils the rows on which it is, and no others. Samples that were fitted to some rows leave nothing there,
+    whether right or wrong: where a least-squares fit leaves r of an error s, r = s √(1 − h), h being by how much the row determines
+    what is held against it. So every row counts as r / √(1 − h): one that nothing else confirms is worth no more than what is spoiled.
+
+    Args:
+        columns: (e, k) D on these rows.
+        inputs: (k, r) the samples.
+        row_errors: (e,) lengths of the rows of N, rounding at least.
+        rest: (e, r) N.
+
+    Returns:
+        (k,); infinite where the rows do not tell a sample from the others.
+    """
+    length, weighed = torch.linalg.vector_norm(inputs, dim=1), columns / row_errors[:, None]
+    if len(columns) <= len(inputs):
+        return torch.full_like(length, torch.inf)
+    inverse, apart = _inverse(weighed)
+    scale = torch.linalg.vector_norm(weighed, dim=0)
+    own = torch.linalg.qr(weighed / scale.where(scale > 0, 1.0))[0].square().sum(dim=1)
+    noise = (inverse.square() @ (1 / (1 - own).clamp_min(SINGULAR))).sqrt()
+    error = SAFETY * noise + torch.linalg.vector_norm(inverse @ (rest / row_errors[:, None]), dim=1)
+    return (error / length).where(apart & (length > 0), torch.inf)
+
+
+def _inverse(columns: Float[Tensor, "m k"]) -> tuple[Float[Tensor, "k m"], Bool[Tensor, " k"]]:
+    """D⁺, and which samples are no mixtures of others on these rows."""
+    scale = torch.linalg.vector_norm(columns, dim=0)
+    there = scale.where(scale > 0, 1.0)
+    inverse = torch.linalg.pinv(columns / there, rtol=SINGULAR) / there[:, None]
+    return inverse, ((inverse * columns.T).sum(dim=1) - 1).abs() < APART
 
 
 def from_conditions(

@@ -8,12 +8,22 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from unbatch.evidence.accuracy import GROWTH, NOTHING, SAFETY, SINGULAR, TELLING, TOLD, counted_by, from_conditions, from_rows, turning
+from unbatch.evidence.accuracy import (
+    GROWTH,
+    NOTHING,
+    SAFETY,
+    TELLING,
+    TOLD,
+    counted_by,
+    from_conditions,
+    from_rows,
+    from_weighed_rows,
+    turning,
+)
 from unbatch.evidence.others import others_of
 from unbatch.evidence.certificate import EVIDENCE, Certificates, Entrance, certify
 from unbatch.evidence.completeness import plain, plain_size
 from unbatch.evidence.regions import random_slopes, settled
-from unbatch.evidence.replay import rest_of
 from unbatch.evidence.spaces import spaces_of
 from unbatch.evidence.tail import tail_of
 from unbatch.linalg.lowrank import multiply
@@ -27,14 +37,6 @@ member. Swept."""
 
 EXPLAINED = 1e-6
 """A row of the gradient is explained when what the samples leave of it is below this share of what they add up to there. Chosen. Swept."""
-
-FINER = (1e-8, 1e-10, 1e-12, 1e-14, 0.0)
-"""Smaller shares, each of which leaves fewer rows: a weak sample that is missing may be below ``EXPLAINED`` where it is seen, and is nothing
-where it is not. Derived: a hundredth each, down to rounding alone. What is left out can cost a proof, never make one."""
-
-ALONE = 1e-9
-"""A row that takes part in what it is held against by all but this share confirms nothing. Chosen far above rounding, 1e-13: what its rest
-is divided by."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -183,39 +185,15 @@ def _explained(observation: Observation, entrance: Entrance, coordinates: Tensor
     space = entrance.first
     # In the coordinates of the row space; what the gradient has outside of it is its noise.
     gradient = space.left @ space.core
-    rest = rest_of(gradient, [(columns, coordinates)])
-    parts = columns.abs().T @ torch.linalg.vector_norm(coordinates, dim=1)
+    rest = gradient - columns.T @ coordinates
+    rows, parts = torch.linalg.vector_norm(rest, dim=1), columns.abs().T @ torch.linalg.vector_norm(coordinates, dim=1)
     noise = space.noise * torch.linalg.vector_norm(space.left, dim=1) + torch.finfo(observation.rounding).eps * parts
-    error, before = torch.full_like(weights, torch.inf), 0
-    for share in (EXPLAINED, *FINER):
-        explained = (rest.rows <= share * parts + noise) & (parts > noise)
-        if int(explained.sum()) not in (0, before):
-            before = int(explained.sum())
-            known = rest.rows.maximum(noise)[explained]
-            error = error.minimum(_from_these(gradient[explained], columns.T[explained], coordinates, known, chosen=share < EXPLAINED))
-    return error
-
-
-def _from_these(gradient: Tensor, columns: Tensor, coordinates: Tensor, left: Tensor, *, chosen: bool) -> Float[Tensor, " k"]:
-    """Relative errors from some rows of the gradient.
-
-    Where rows are chosen because little is left of them, what is left is taken for what each would leave if it had been left out: samples
-    that were fitted to as few rows as determine them leave nothing there, and are confirmed by nothing.
-
-    Args:
-        gradient: (e, r) the rows.
-        columns: (e, k) the samples' columns there, weights included.
-        coordinates: (k, r) the samples.
-        left: (e,) lengths of what is left of the rows, rounding at least.
-        chosen: see above.
-    """
-    scale = torch.linalg.vector_norm(columns, dim=0)
-    scale = scale.where(scale > 0, 1.0)
-    inverse = torch.linalg.pinv(columns / scale, rtol=SINGULAR)
-    if chosen:
-        left = left / (1 - (columns / scale * inverse.T).sum(dim=1)).clamp_min(ALONE)
-    within = rest_of(gradient, [(columns.T, coordinates)], inverse / scale[:, None])
-    return from_rows(columns, coordinates, left, within.shift)
+    explained = (rows <= EXPLAINED * parts + noise) & (parts > noise)
+    if not bool(explained.any()):
+        return torch.full_like(weights, torch.inf)
+    told, rest, left = columns.T[explained], rest[explained], rows.maximum(noise)[explained]
+    even = from_rows(told, coordinates, left, torch.linalg.vector_norm(torch.linalg.pinv(told) @ rest, dim=1))
+    return even.minimum(from_weighed_rows(told, coordinates, left, rest))
 
 
 def _growing(entrance: Entrance, coordinates: Tensor, labels: Tensor) -> Float[Tensor, " k"]:
