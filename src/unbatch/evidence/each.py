@@ -20,9 +20,9 @@ from unbatch.evidence.accuracy import (
     from_weighed_rows,
     turning,
 )
-from unbatch.evidence.others import others_of
 from unbatch.evidence.certificate import EVIDENCE, Certificates, Entrance, certify
 from unbatch.evidence.completeness import plain, plain_size
+from unbatch.evidence.others import others_of
 from unbatch.evidence.regions import random_slopes, settled
 from unbatch.evidence.spaces import spaces_of
 from unbatch.evidence.tail import tail_of

@@ -59,7 +59,11 @@ class Others:
 
 
 def others_of(
-    entrance: Entrance, coordinates: Float[Tensor, "k r"], labels: Int64[Tensor, " k"], misfit: Float[Tensor, " k"], members: Int64[Tensor, " e"]
+    entrance: Entrance,
+    coordinates: Float[Tensor, "k r"],
+    labels: Int64[Tensor, " k"],
+    misfit: Float[Tensor, " k"],
+    members: Int64[Tensor, " e"],
 ) -> Others | None:
     """What those samples say of each other that are proved to have a member's column.
 
