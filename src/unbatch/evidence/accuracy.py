@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from unbatch.evidence.certificate import Entrance, conditions, sizes_of
+from unbatch.evidence.certificate import SPARE, Entrance, conditions, sizes_of
 from unbatch.evidence.others import Others
 from unbatch.evidence.regions import around, outside_of, random_slopes
 from unbatch.evidence.tail import Seen
@@ -36,8 +36,8 @@ __all__ = [
     "across",
     "counted_by",
     "from_conditions",
+    "from_finer_rows",
     "from_rows",
-    "from_weighed_rows",
     "turning",
 ]
 
@@ -57,6 +57,17 @@ nothing more. Swept."""
 
 SINGULAR = 1e-13
 """A direction of the columns below this share of the largest is rounding of float64. Derived: 450 roundings."""
+
+FINER = tuple(10 ** (-half / 2) for half in range(12, 25))
+"""Shares of what was added up in a row, down to which it may be explained. Derived: half a digit each, from a millionth to a ten-thousandth
+of it. What lies between can cost a proof, never make one."""
+
+ALONE = 1e-12
+"""A row is confirmed by nothing where 1 − h is below this. Chosen above rounding, 1e-14."""
+
+FITTED = 8.0
+"""Chosen rows say so many times less than rows that are not. Measured: of 3,900 sets of wrong samples fitted to rows of all kinds, none had
+an error above 6.4 times what independent errors would cause."""
 
 APART = 1e-6
 """How far the inverse of the columns may be from one: a direction that was cut leaves about 1 of some sample, rounding 1e-13 to 1e-9.
@@ -97,33 +108,48 @@ def from_rows(
     return (error / length).where(apart & (length > 0), torch.inf)
 
 
-def from_weighed_rows(
-    columns: Float[Tensor, "e k"], inputs: Float[Tensor, "k r"], row_errors: Float[Tensor, " e"], rest: Float[Tensor, "e r"]
+def from_finer_rows(
+    columns: Float[Tensor, "e k"],
+    inputs: Float[Tensor, "k r"],
+    rest: Float[Tensor, "e r"],
+    parts: Float[Tensor, " e"],
+    noise: Float[Tensor, " e"],
 ) -> Float[Tensor, " k"]:
-    """Relative errors from rows that are explained to very different digits, each weighed by what is left of it.
+    """Relative errors from those rows of which less and less is left: a weak sample that is missing spoils the rows on which it is, no others.
 
-    A weak sample that is missing spoils the rows on which it is, and no others. Samples that were fitted to some rows leave nothing there,
-    whether right or wrong: where a least-squares fit leaves r of an error s, r = s √(1 − h), h being by how much the row determines
-    what is held against it. So every row counts as r / √(1 − h): one that nothing else confirms is worth no more than what is spoiled.
+    Rows that are chosen for what is left of them may have been fitted: k wrong samples can be made to leave nothing of any k rows. So there
+    must be more rows than that; each is taken to be off by as much as the choice allows; and where a least-squares fit leaves r of an error
+    s, r = s √(1 − h), h being by how much the row determines what is held against it: each counts as 1 / √(1 − h) times that, and one that
+    nothing else confirms as off by all that was added up there.
 
     Args:
-        columns: (e, k) D on these rows.
+        columns: (e, k) D on the rows.
         inputs: (k, r) the samples.
-        row_errors: (e,) lengths of the rows of N, rounding at least.
         rest: (e, r) N.
+        parts: (e,) sum of the lengths of what the samples add to each row.
+        noise: (e,) its rounding.
 
     Returns:
         (k,); infinite where the rows do not tell a sample from the others.
     """
-    length, weighed = torch.linalg.vector_norm(inputs, dim=1), columns / row_errors[:, None]
-    if len(columns) <= len(inputs):
-        return torch.full_like(length, torch.inf)
-    inverse, apart = _inverse(weighed)
-    scale = torch.linalg.vector_norm(weighed, dim=0)
-    own = torch.linalg.qr(weighed / scale.where(scale > 0, 1.0))[0].square().sum(dim=1)
-    noise = (inverse.square() @ (1 / (1 - own).clamp_min(SINGULAR))).sqrt()
-    error = SAFETY * noise + torch.linalg.vector_norm(inverse @ (rest / row_errors[:, None]), dim=1)
-    return (error / length).where(apart & (length > 0), torch.inf)
+    length, left = torch.linalg.vector_norm(inputs, dim=1), torch.linalg.vector_norm(rest, dim=1)
+    found, before = torch.full_like(length, torch.inf), 0
+    for share in FINER:
+        allowed = share * parts + noise
+        rows = left <= allowed
+        if (count := int(rows.sum())) < len(inputs) + SPARE:
+            break
+        if count == before:
+            continue
+        before, unit = count, allowed[rows]
+        weighed = columns[rows] / unit[:, None]
+        inverse, apart = _inverse(weighed)
+        size = torch.linalg.vector_norm(weighed, dim=0)
+        free = 1 - torch.linalg.qr(weighed / size.where(size > 0, 1.0))[0].square().sum(dim=1)
+        worth = torch.where(free > ALONE, free.clamp_min(ALONE).rsqrt(), parts[rows] / unit)
+        error = FITTED * SAFETY * (inverse.square() @ worth.square()).sqrt() + (inverse @ (rest[rows] / unit[:, None])).norm(dim=1)
+        found = found.minimum((error / length).where(apart & (length > 0), torch.inf))
+    return found
 
 
 def _inverse(columns: Float[Tensor, "m k"]) -> tuple[Float[Tensor, "k m"], Bool[Tensor, " k"]]:

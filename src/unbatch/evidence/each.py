@@ -16,8 +16,8 @@ from unbatch.evidence.accuracy import (
     TOLD,
     counted_by,
     from_conditions,
+    from_finer_rows,
     from_rows,
-    from_weighed_rows,
     turning,
 )
 from unbatch.evidence.certificate import EVIDENCE, Certificates, Entrance, certify
@@ -193,7 +193,7 @@ def _explained(observation: Observation, entrance: Entrance, coordinates: Tensor
         return torch.full_like(weights, torch.inf)
     told, rest, left = columns.T[explained], rest[explained], rows.maximum(noise)[explained]
     even = from_rows(told, coordinates, left, torch.linalg.vector_norm(torch.linalg.pinv(told) @ rest, dim=1))
-    return even.minimum(from_weighed_rows(told, coordinates, left, rest))
+    return even.minimum(from_finer_rows(told, coordinates, rest, parts[explained], noise[explained]))
 
 
 def _growing(entrance: Entrance, coordinates: Tensor, labels: Tensor) -> Float[Tensor, " k"]:
