@@ -115,7 +115,7 @@ def from_finer_rows(
     parts: Float[Tensor, " e"],
     noise: Float[Tensor, " e"],
 ) -> Float[Tensor, " k"]:
-    """Relative errors from those rows of which less and less is left: a weak sample that is missing spoils the rows on which it is, no others.
+    """Relative errors from rows of which less and less is left: a weak sample that is missing spoils those on which it is, and no others.
 
     Rows that are chosen for what is left of them may have been fitted: k wrong samples can be made to leave nothing of any k rows. So there
     must be more rows than that; each is taken to be off by as much as the choice allows; and where a least-squares fit leaves r of an error

@@ -192,7 +192,9 @@ def _explained(observation: Observation, entrance: Entrance, coordinates: Tensor
     if not bool(explained.any()):
         return torch.full_like(weights, torch.inf)
     told, rest, left = columns.T[explained], rest[explained], rows.maximum(noise)[explained]
-    even = from_rows(told, coordinates, left, torch.linalg.vector_norm(torch.linalg.pinv(told) @ rest, dim=1))
+    # Samples may have been fitted to these rows: what a row would leave if it had been left out is more, on average so many times.
+    fitted = len(told) / max(1, len(told) - len(coordinates))
+    even = from_rows(told, coordinates, fitted * left, torch.linalg.vector_norm(torch.linalg.pinv(told) @ rest, dim=1))
     return even.minimum(from_finer_rows(told, coordinates, rest, parts[explained], noise[explained]))
 
 
