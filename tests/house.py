@@ -33,7 +33,7 @@ ALLOWED: dict[str, set[str]] = {
     "spear": {"clock", "errors", "gradients", "last_layer", "linalg", "trace", "training", "types"},
     "inversion": {"errors", "gradients", "last_layer", "linalg", "trace", "types"},
     "attacks": {"clock", "contracts", "errors", "inversion", "last_layer", "span", "spear", "trace", "types"},
-    "span": {"clock", "errors", "gradients", "linalg", "spear", "trace", "training", "types"},
+    "span": {"clock", "errors", "gradients", "linalg", "losses", "spear", "trace", "training", "types"},
     "labels": {"contracts", "errors", "last_layer", "linalg", "trace", "types"},
     "protocols": {"contracts", "errors", "gradients", "seeds", "training", "types"},
     "defenses": {"contracts", "errors"},

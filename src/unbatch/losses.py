@@ -133,7 +133,8 @@ def slopes_alone(loss: Loss, outputs: Tensor, labels: Tensor) -> Tensor:
 
     try:
         with quiet_vmap():
-            at_once = torch.func.vmap(torch.func.grad(summed), in_dims=(None, 0))(outputs, labels)
+            each = outputs.expand(len(labels), *outputs.shape)  # written to in place by some losses
+            at_once = torch.func.vmap(torch.func.grad(summed))(each, labels)
         if bool(at_once.any()):  # zeros may also mean that there is no gradient
             return at_once
     except RuntimeError:  # something in the loss is not made for vmap

@@ -16,6 +16,7 @@ from random import Random
 from typing import Any
 
 import torch
+import torch._dynamo  # loaded before any clock runs: an operation that vmap must take apart makes torch load it, once a process
 from torch import Tensor, nn
 
 from lies import LIES, the_true_features, the_truth

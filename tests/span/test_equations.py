@@ -1,5 +1,8 @@
 """The identity behind the engine, and its derivatives, on planted batches where everything is known."""
 
+from collections.abc import Callable
+from dataclasses import replace
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -29,6 +32,11 @@ class Branching(nn.Module):
         hidden = hidden + nn.functional.silu(self.inner(self.norm(hidden)))
         maps = torch.tanh(self.picture(self.still(hidden).view(-1, 1, 6, 6)))
         return self.head(maps.flatten(1)) + self.past(torch.sin(x))
+
+
+class Steep(nn.Hardsigmoid):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(8 * x)
 
 
 def chain(activation: type[nn.Module] = nn.GELU, inputs: int = 40) -> nn.Module:
@@ -85,8 +93,29 @@ def test_columns_of_every_label_are_those_of_the_reference() -> None:
     assert problem.equations.best_labels(points, torch.arange(5))[1][:, 0].tolist() == posed(chain())[3].tolist()
 
 
-def test_slopes_are_those_of_finite_differences() -> None:
-    problem, points, _, y, _ = posed(Branching())
+def smoothed(outputs: Tensor, labels: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(outputs, labels, label_smoothing=0.1)  # works in place on what has no label: seed 130163
+
+
+def reading(outputs: Tensor, labels: Tensor) -> Tensor:
+    if not 0 <= int(labels.max()) < outputs.shape[1]:  # what nothing under vmap may ask for
+        raise ValueError("labels")
+    return smoothed(outputs, labels)
+
+
+@pytest.mark.parametrize("own", [smoothed, reading])
+def test_a_loss_of_the_clients_own_is_differentiated_even_where_vmap_cannot(own: Callable[[Tensor, Tensor], Tensor]) -> None:
+    problem, points, _, y, _ = posed(chain())
+    name, network = problem.column.layer, problem.equations.network
+    named = replace(network, loss="cross_entropy:label_smoothing=0.1")
+    network = replace(network, loss=own)
+    assert torch.allclose(network.by_label(points, name, torch.arange(5)), named.by_label(points, name, torch.arange(5)), atol=1e-13)
+    assert torch.allclose(network.sensitivities(points, y, [name])[0][name], named.sensitivities(points, y, [name])[0][name], atol=1e-13)
+
+
+@pytest.mark.parametrize("model", [Branching(), chain(nn.RReLU)], ids=["branching", "rrelu"])
+def test_slopes_are_those_of_finite_differences(model: nn.Module) -> None:
+    problem, points, _, y, _ = posed(model)
     points = points + 0.1 * points.roll(1, dims=0)
     directions = torch.eye(6, dtype=torch.float64)[:2] / problem.factors.right.norm()
     _, slopes = problem.equations.linearized(points, y, directions)
@@ -94,6 +123,18 @@ def test_slopes_are_those_of_finite_differences() -> None:
     for slope, direction in zip(slopes.unbind(1), directions, strict=True):
         difference = problem.equations.residuals(points + step * direction, y) - problem.equations.residuals(points - step * direction, y)
         assert torch.allclose(slope, difference / (2 * step), atol=1e-7)
+
+
+def test_a_hard_sigmoid_is_differentiated_forwards() -> None:
+    """Steep, so that samples lie on its flat parts too; in between it is linear, and the columns of a batch are few."""
+    problem, points, _, y, _ = posed(nn.Sequential(nn.Linear(40, 36), Steep(), nn.Linear(36, 5)), size=3)
+    directions = torch.eye(3, dtype=torch.float64)[:1] / problem.factors.right.norm()
+    _, slopes = problem.equations.linearized(points, y, directions)
+    step = 1e-6
+    difference = problem.equations.residuals(points + step * directions[0], y) - problem.equations.residuals(
+        points - step * directions[0], y
+    )
+    assert torch.allclose(slopes[:, 0], difference / (2 * step), atol=1e-6)
 
 
 def test_least_squares_lead_back_from_a_tenth_away() -> None:

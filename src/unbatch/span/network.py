@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from unbatch.gradients import Loss, loss_function
 from unbatch.linalg.lowrank import multiply
+from unbatch.losses import Loss, loss_function, slopes_alone
 from unbatch.trace import LinearCall
 
 __all__ = ["MovingNetwork", "Network", "network_behind"]
@@ -85,7 +85,10 @@ class Network:
         if self.loss == "cross_entropy":
             return F.cross_entropy(scores, labels, reduction="sum")
         measure = loss_function(self.loss)
-        return torch.func.vmap(lambda row, label: measure(row[None], label[None]))(scores, labels).sum()
+        try:
+            return torch.func.vmap(lambda row, label: measure(row[None], label[None]))(scores, labels).sum()
+        except RuntimeError:  # something in the loss is not made for vmap
+            return torch.stack([measure(row[None], label[None]) for row, label in zip(scores, labels, strict=True)]).sum()
 
     def sensitivities(
         self, points: Float[Tensor, "k b"], labels: Int64[Tensor, " k"], layers: Sequence[str], fed: Sequence[str] = ()
@@ -107,11 +110,8 @@ class Network:
         shift = points.new_zeros((len(points), self._width(layer)))
         scores, back, *_ = torch.func.vjp(lambda shift: self.outputs(points, {layer: shift})[0], shift)
 
-        def slopes(label: Tensor) -> Tensor:
-            return torch.func.grad(lambda scores: self.losses(scores, label.expand(len(points))))(scores)
-
         parts = torch.split(classes, max(1, (1 << 24) // max(1, shift.numel())))
-        return torch.cat([torch.func.vmap(lambda label: back(slopes(label))[0])(part) for part in parts])
+        return torch.cat([torch.func.vmap(lambda slopes: back(slopes)[0])(slopes_alone(self.loss, scores, part)) for part in parts])
 
     def _width(self, name: str) -> int:
         return len(self.tensors[name])
@@ -154,6 +154,18 @@ class MovingNetwork:
         return torch.stack([share * tensor for share, tensor in zip(self.shares, tensors, strict=True)]).sum(dim=0)
 
 
+def _hardsigmoid(x: Tensor, inplace: bool = False) -> Tensor:  # noqa: ARG001
+    return F.relu6(x + 3) / 6
+
+
+def _rrelu(x: Tensor, lower: float = 1 / 8, upper: float = 1 / 3, training: bool = False, inplace: bool = False) -> Tensor:
+    return F.rrelu(x, lower, upper, training, inplace) if training else F.leaky_relu(x, (lower + upper) / 2)
+
+
+_DIFFERENTIABLE: Mapping[Callable[..., Any], Callable[..., Tensor]] = {F.hardsigmoid: _hardsigmoid, F.rrelu: _rrelu}
+"""What PyTorch has no forward derivative of, or no rule under vmap, and the same function written with what it has them of."""
+
+
 class _Enough(Exception):
     """All that was asked for has been seen."""
 
@@ -180,6 +192,8 @@ class _Entering(TorchFunctionMode):
         self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if func in _DIFFERENTIABLE:
+            return _DIFFERENTIABLE[func](*args, **kwargs)
         if func is not F.linear or len(args) < 2 or (name := self.names.get(id(args[1]))) is None:
             return func(*args, **kwargs)
         if name in self.fed:
