@@ -66,8 +66,8 @@ ALONE = 1e-12
 """A row is confirmed by nothing where 1 − h is below this. Chosen above rounding, 1e-14."""
 
 FITTED = 8.0
-"""Chosen rows say so many times less than rows that are not. Measured (``benchmarks/fitted_rows.py``): of 3,627 sets of wrong samples fitted
-to rows of all kinds, none was off by more than 0.88 of what is stated with this factor."""
+"""Chosen rows say so many times less than rows that are not. Measured (``benchmarks/fitted_rows.py``): of 3,627 sets of wrong samples
+fitted to rows of all kinds, none was off by more than 0.88 of what is stated with this factor."""
 
 APART = 1e-6
 """How far the inverse of the columns may be from one: a direction that was cut leaves about 1 of some sample, rounding 1e-13 to 1e-9.
