@@ -270,3 +270,15 @@ def test_a_model_that_writes_to_its_input_leaves_ours_alone() -> None:
     single = per_example(model, x, y)
     assert torch.equal(x, torch.ones(3, 4))
     assert all(torch.allclose(single[name].mean(dim=0), update[name], atol=1e-6) for name in update)
+
+
+def test_what_a_layer_makes_is_not_computed_where_it_is_known() -> None:
+    torch.manual_seed(0)
+    net, inputs = nn.Sequential(nn.Linear(6, 5), nn.ReLU(), nn.Linear(5, 3)).double(), torch.rand(4, 6).double()
+    plain = run(net, inputs)
+    (slope,) = torch.autograd.grad(plain.outputs.square().sum(), plain.linears[0].output)
+    z = plain.linears[0].output.detach()
+    given = run(net, torch.zeros_like(inputs), known={"0.weight": z})
+    assert torch.equal(given.outputs, plain.outputs)
+    assert torch.equal(torch.autograd.grad(given.outputs.square().sum(), given.linears[0].output)[0], slope)
+    assert not z.requires_grad

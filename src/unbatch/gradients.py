@@ -295,7 +295,9 @@ def _squared_distance_of_factors(
     return distance, size
 
 
-def sensitivities(model: nn.Module, inputs: Num[Tensor, " b *shape"], weight: str, loss: Loss = "cross_entropy") -> Float[Tensor, "c b m"]:
+def sensitivities(
+    model: nn.Module, inputs: Num[Tensor, " b *shape"], weight: str, loss: Loss = "cross_entropy", z: Float[Tensor, "b m"] | None = None
+) -> Float[Tensor, "c b m"]:
     """∂ℓ(x_i, y)/∂z of one Linear layer, for every sample i and every class y: the columns that a label would cause.
 
     Args:
@@ -303,16 +305,17 @@ def sensitivities(model: nn.Module, inputs: Num[Tensor, " b *shape"], weight: st
         inputs: (b, *shape).
         weight: name of the layer's weight.
         loss: as for ``capture``; that of a batch of one, which says no more than its direction where a loss couples samples.
+        z: (b, m) what the layer makes of the inputs, where that is known already.
 
     Returns:
         (c, b, m) in float64, for all c classes that the model scores.
     """
-    result = run(model, inputs)
+    result = run(model, inputs, known={} if z is None else {weight: z})
     call: LinearCall = next(call for call in result.linears if call.weight == weight)
     outputs = result.outputs.detach()
     classes = torch.arange(outputs.shape[1], device=inputs.device)
     columns = []
-    for chunk in torch.split(classes, max(1, (1 << 21) // max(1, outputs.numel()))):
+    for chunk in torch.split(classes, max(1, (1 << 19) // max(1, outputs.numel()))):
         at_outputs = slopes_alone(loss, outputs, chunk)
         columns.append(_pulled_back(result.outputs, call.output, at_outputs))
     return torch.cat(columns)

@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -20,6 +21,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from unbatch.errors import Misuse, UnbatchError, named
+from unbatch.linalg.blocks import times_transposed
 
 __all__ = ["TRIAL", "LinearCall", "LooksUp", "Run", "linear_layers", "model_errors", "probe", "run", "tensors_in", "trial"]
 
@@ -85,34 +87,10 @@ class LooksUp(RuntimeError):
         self.rows = rows
 
 
-class _BlockedLinear(torch.autograd.Function):
-    """x Wᵀ in float64 with W of any float type, read in column blocks; differentiable in x only."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, weight: Tensor) -> Tensor:
-        ctx.weight = weight
-        out = x.new_zeros((*x.shape[:-1], weight.shape[0]))
-        for block in _blocks(weight):
-            out += x[..., block] @ weight[:, block].to(x.dtype).T
-        return out
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, None]:
-        if not ctx.needs_input_grad[0]:
-            return None, None
-        (gradient,), weight = gradients, ctx.weight
-        return torch.cat([gradient @ weight[:, block].to(gradient.dtype) for block in _blocks(weight)], dim=-1), None
-
-
-def _blocks(weight: Tensor) -> list[slice]:
-    width = max(1, LARGE // 8 // weight.shape[0])
-    return [slice(start, start + width) for start in range(0, weight.shape[1], width)]
-
-
 class _Recorder(TorchFunctionMode):
-    def __init__(self, names: Mapping[int, str], large: set[int], inputs: Tensor) -> None:
+    def __init__(self, names: Mapping[int, str], large: set[int], inputs: Tensor, known: Mapping[str, Tensor]) -> None:
         super().__init__()
-        self.names, self.large, self.inputs = names, large, inputs
+        self.names, self.large, self.inputs, self.known = names, large, inputs, known
         self.calls: list[LinearCall] = []
 
     def __torch_function__(
@@ -129,12 +107,15 @@ class _Recorder(TorchFunctionMode):
         return func(*args, **kwargs)
 
     def _linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
-        if id(weight) in self.large:
-            output: Tensor = _BlockedLinear.apply(input, weight)  # type: ignore[no-untyped-call]
+        name = self.names.get(id(weight))
+        if name is not None and name in self.known and all(call.weight != name for call in self.calls):
+            output = self.known[name].detach().to(input.dtype).requires_grad_()
+        elif id(weight) in self.large and weight.dtype != input.dtype:
+            output = times_transposed(input, weight)
             output = output if bias is None else output + bias
         else:
             output = F.linear(input, weight, bias)
-        if (name := self.names.get(id(weight))) is None:
+        if name is None:
             return output
         # A clone is handed out, so that an in-place activation leaves the recorded pre-activation alone.
         handed_out = output.clone()
@@ -166,7 +147,14 @@ def _named(func: Callable[..., Any]) -> str:
     return str(getattr(func, "__name__", func))
 
 
-def run(model: nn.Module, inputs: Tensor, *, large: int = LARGE, dtype: torch.dtype = torch.float64) -> Run:
+def run(
+    model: nn.Module,
+    inputs: Tensor,
+    *,
+    large: int = LARGE,
+    dtype: torch.dtype = torch.float64,
+    known: Mapping[str, Tensor] = MappingProxyType({}),
+) -> Run:
     """Run the model on a batch in ``dtype`` without touching it.
 
     Args:
@@ -174,6 +162,8 @@ def run(model: nn.Module, inputs: Tensor, *, large: int = LARGE, dtype: torch.dt
         inputs: (b, *input_shape), any float type; or tokens, which are whole numbers and stay what they are.
         large: weights of Linear layers with at least this many entries are read in blocks.
         dtype: the precision of the pass.
+        known: weight name -> what that Linear layer makes of these inputs where it is first used, bias included, if that is known
+            already: it is then not computed, and a leaf of the graph.
 
     Returns:
         the outputs with their graph, and every call of a Linear layer.
@@ -190,7 +180,7 @@ def run(model: nn.Module, inputs: Tensor, *, large: int = LARGE, dtype: torch.dt
     }
     inputs = inputs.detach().to(dtype) if inputs.is_floating_point() else inputs.detach()
     tensors = {**leaves, **blocked}
-    recorder = _Recorder({id(tensor): name for name, tensor in tensors.items()}, {id(tensor) for tensor in blocked.values()}, inputs)
+    recorder = _Recorder({id(tensor): name for name, tensor in tensors.items()}, {id(tensor) for tensor in blocked.values()}, inputs, known)
     with torch.enable_grad(), model_errors(inputs), recorder:
         outputs = torch.func.functional_call(model, {**tensors, **_buffers(model, dtype)}, (inputs.clone(),), tie_weights=True)
     return Run(outputs, leaves, recorder.calls)

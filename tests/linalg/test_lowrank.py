@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Generator, Tensor
 
-from unbatch.linalg import lowrank
+from unbatch.linalg import blocks
 from unbatch.linalg.lowrank import factor, multiply
 
 
@@ -31,7 +31,7 @@ def test_factors_multiply_back(height: int, width: int, rank: int, seed: int) ->
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
 def test_wide_gradients_are_factored_from_sums_of_columns(monkeypatch: pytest.MonkeyPatch, rank: int, dtype: torch.dtype) -> None:
     gradient = planted(300, 20_000, rank).to(dtype)
-    monkeypatch.setattr(lowrank, "BLOCK", 100_000)
+    monkeypatch.setattr(blocks, "BLOCK", 100_000)
     found = factor(gradient, Generator().manual_seed(1))
     assert found.rank == rank
     error = (found.left @ found.right - gradient).norm() / gradient.norm()
@@ -61,5 +61,5 @@ def test_a_given_rank_is_taken() -> None:
 def test_multiply_is_a_product(monkeypatch: pytest.MonkeyPatch) -> None:
     wide, right = planted(7, 90, 3).float(), planted(4, 90, 3)
     expected = wide.double() @ right.T
-    monkeypatch.setattr(lowrank, "BLOCK", 70)
+    monkeypatch.setattr(blocks, "BLOCK", 70)
     assert torch.allclose(multiply(wide, right), expected, atol=1e-9)

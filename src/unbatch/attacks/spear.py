@@ -24,6 +24,7 @@ from torch import Generator
 from unbatch.clock import Clock, OutOfTime
 from unbatch.contracts import Attack, Needs, Yield
 from unbatch.errors import Inapplicable, Misuse
+from unbatch.linalg.blocks import nonzero
 from unbatch.span.dependent import dependent_samples, invert_dependent
 from unbatch.span.inversion import complete
 from unbatch.spear.candidate import Attempt, read_out
@@ -303,7 +304,7 @@ def _obstacle(call: LinearCall, observation: Observation, *, inner: bool) -> str
         return f"is applied {rows // TRIAL} times a sample"
     if call.weight not in observation.update or call.bias not in observation.update:
         return "is frozen: the update holds no gradient of it"
-    if not bool(observation.update[call.weight].any()):
+    if not nonzero(observation.update[call.weight]):
         return "has a gradient of zero: it was frozen, or none of its neurons fires"
     if not (call.raw or inner):
         return "does not see the raw input (name it with layer= to recover what it sees)"

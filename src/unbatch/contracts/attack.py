@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import copy
-import hashlib
 import math
 import time
 import traceback
@@ -15,35 +13,13 @@ import torch
 
 from unbatch.contracts.needs import Needs, Yield
 from unbatch.contracts.plugin import Plugin
+from unbatch.contracts.seal import Seal
 from unbatch.errors import Inapplicable, NotDeterministic, UnbatchError
 from unbatch.evidence import judge
 from unbatch.gradients import check_deterministic
 from unbatch.types import Candidate, Observation, Progress, Reconstruction, Status, silent
 
 __all__ = ["Attack", "Polisher"]
-
-
-def _fingerprint(observation: Observation) -> tuple[object, ...]:
-    """Of everything that the evidence will read: an attack that writes to it, or puts something else in its place, is seen."""
-    model, labels = observation.model, observation.labels
-    state = [*model.named_parameters(), *model.named_buffers(), *observation.update.items(), *([] if labels is None else [("", labels)])]
-    told = [id(getattr(observation, field.name)) for field in fields(observation)]
-    parts = [
-        (name, id(module), type(module), module.training, module.extra_repr(), "forward" in vars(module), _hooks(module))
-        for name, module in model.named_modules()
-    ]
-    seen = (observation.coupled, *((call.weight, call.bias, call.activation, call.raw) for call in observation.layers))
-    return (*told, *seen, *parts, *((name, _digest(tensor)) for name, tensor in state))
-
-
-def _hooks(module: torch.nn.Module) -> tuple[int, ...]:
-    """Numbers of the hooks that run with a module."""
-    return (*module._forward_pre_hooks, *module._forward_hooks, *module._backward_pre_hooks, *module._backward_hooks)
-
-
-def _digest(tensor: torch.Tensor) -> bytes:
-    """Of all its bytes in their order: numbers that only change places are seen as well."""
-    return hashlib.sha256(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data).digest()
 
 
 @dataclass(frozen=True)
@@ -107,9 +83,9 @@ class Attack(Plugin, ABC):
         start = time.perf_counter()
         if (reason := self.obstacle(observation)) is not None:
             return Reconstruction(Status.NOT_APPLICABLE, reason=reason, attack=self.spec)
-        before, _held = _fingerprint(observation), copy.copy(observation)  # what is held cannot leave its place to another
+        seal = Seal(observation)
         candidate = self._proposed(observation, torch.Generator(observation.device).manual_seed(seed), progress)
-        if _fingerprint(observation) != before:
+        if seal.broken:
             reason = "the attack changed what it was given, the model, the update or what was told, so nothing that it says can be checked"
             return Reconstruction(Status.BROKE_DOWN, reason=reason, attack=self.spec, error=reason)
         if isinstance(candidate, str):

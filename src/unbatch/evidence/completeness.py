@@ -54,10 +54,10 @@ def without_copies(inputs: Float[Tensor, " k *shape"], labels: Int64[Tensor, " k
     """The first of each set of equal samples with equal labels, and how many there are of it."""
     kept: list[int] = []
     copies: list[int] = []
-    sums = inputs.flatten(1).double().sum(dim=1)
+    told = list(zip(inputs.flatten(1).sum(dim=1, dtype=torch.float64).tolist(), labels.tolist(), strict=True))
     for index in range(len(inputs)):
         for place, other in enumerate(kept):
-            if sums[index] == sums[other] and labels[index] == labels[other] and torch.equal(inputs[index], inputs[other]):
+            if told[index] == told[other] and torch.equal(inputs[index], inputs[other]):
                 copies[place] += 1
                 break
         else:

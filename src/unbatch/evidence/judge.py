@@ -101,7 +101,7 @@ def _fault(observation: Observation, candidate: Candidate) -> str:
             return f"the attack returned {name} that are not a floating-point tensor of one row a sample"
         if shape is not None and tuple(given.shape[1:]) != shape:
             return f"the attack returned {name} of shape {tuple(given.shape)}, where samples have the shape {shape}"
-        if not bool(given.isfinite().all()):
+        if given.numel() and not bool(torch.stack(given.aminmax()).isfinite().all()):  # the extremes need no copy
             return f"the attack returned {name} with NaN or infinity"
         labels = candidate.labels
         if labels is not None and (labels.ndim != 1 or len(labels) != len(given) or labels.dtype != torch.int64):
@@ -158,7 +158,7 @@ def _of_samples(observation: Observation, candidate: Candidate) -> Reconstructio
     if observation.training is not None and not observation.one_gradient:
         return _of_round(observation, replace(candidate, labels=labels))
     kept, copies = without_copies(inputs, labels)
-    distinct = _Samples(inputs[kept], labels[kept])
+    distinct = _Samples(inputs, labels)[kept]
     limit = TOLERANCE[observation.rounding]
     whole = prove_whole(observation, distinct.inputs, distinct.labels, copies, limit)
     if whole.holds and bool((whole.accuracy <= acceptable(observation)).all()):
@@ -176,7 +176,9 @@ class _Samples:
         return iter((self.inputs, self.labels))
 
     def __getitem__(self, chosen: Tensor) -> _Samples:
-        return _Samples(self.inputs[chosen], self.labels[chosen])
+        """Some of them, by number, in order, or by a mask; without a copy where that is all."""
+        whole = bool(chosen.all()) if chosen.dtype == torch.bool else len(chosen) == len(self.labels)
+        return self if whole else _Samples(self.inputs[chosen], self.labels[chosen])
 
 
 def _of_some(observation: Observation, candidate: Candidate, distinct: _Samples, whole: Whole, limit: float) -> Reconstruction:
@@ -234,7 +236,7 @@ def _disclosed(
     said = [text for text in (found, *rest.remarks, remark, _known_to(accuracy), "" if rest.whole else candidate.reason) if text]
     return Reconstruction(
         status,
-        samples.inputs.repeat_interleave(copies, dim=0),
+        samples.inputs if bool((copies == 1).all()) else samples.inputs.repeat_interleave(copies, dim=0),
         samples.labels.repeat_interleave(copies) if told else None,
         residual,
         "; ".join(said),

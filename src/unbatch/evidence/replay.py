@@ -17,6 +17,7 @@ from torch import Tensor
 
 from unbatch.evidence.masks import ReluMasks
 from unbatch.evidence.slopes import slopes_of
+from unbatch.linalg.blocks import converted
 from unbatch.losses import slopes as batch_slopes
 from unbatch.trace import LinearCall, Run, run
 from unbatch.types import Observation
@@ -295,7 +296,6 @@ def rest_of(
     pairs: list[tuple[Float[Tensor, "k m"], Float[Tensor, "k n"]]],
     inverse: Float[Tensor, "k m"] | None = None,
     pruned: bool = False,
-    block: int = 1 << 22,
 ) -> Rest:
     """observed − Σ columnsᵀ inputs, block by block.
 
@@ -304,22 +304,22 @@ def rest_of(
         pairs: columns (k, m) and inputs (k, n), of every use of the layer.
         inverse: (k, m) columns⁺.
         pruned: see ``replay``.
-        block: numbers that are formed at a time.
     """
     rows = torch.zeros(len(observed), dtype=torch.float64, device=observed.device)
     shift = None if inverse is None else torch.zeros(len(inverse), dtype=torch.float64, device=observed.device)
-    size = 0.0
-    smallest = smallest_sent(observed) if pruned else None
-    for there in slices(observed.shape[1], block // len(observed)):
-        seen = observed[:, there].double()
-        replayed = sum(
-            (c.flatten(0, -2).T @ i.flatten(0, -2)[:, there] for c, i in pairs), torch.zeros((), dtype=seen.dtype, device=seen.device)
-        )
-        rest = seen - (_as_sent(seen, replayed.expand_as(seen), smallest) if pruned else replayed)
-        rows += rest.square().sum(dim=1)
-        size += float(seen.square().sum())
+    flat = [(c.flatten(0, -2).T, i.flatten(0, -2)) for c, i in pairs]
+    size, smallest = 0.0, smallest_sent(observed) if pruned else None
+    for there, rest in converted(observed, own=True):
+        size += float(torch.linalg.vector_norm(rest)) ** 2
+        if pruned:
+            replayed = sum((columns @ inputs[:, there] for columns, inputs in flat), torch.zeros_like(rest))
+            rest = rest - _as_sent(rest, replayed, smallest)  # noqa: PLW2901
+        else:
+            for columns, inputs in flat:
+                rest.addmm_(columns, inputs[:, there], alpha=-1)
+        rows += torch.linalg.vector_norm(rest, dim=1).square()
         if inverse is not None and shift is not None:
-            shift += (inverse @ rest).square().sum(dim=1)
+            shift += torch.linalg.vector_norm(inverse @ rest, dim=1).square()
     return Rest(rows.sqrt(), math.sqrt(size), None if shift is None else shift.sqrt())
 
 

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from unbatch.evidence.accuracy import SAFETY, TELLING, counted_by, from_rows
 from unbatch.evidence.certificate import EVIDENCE, FINEST, SPARE
+from unbatch.evidence.mixtures import apart_from_mixtures, surplus
 from unbatch.evidence.replay import CARRIED, Replay, carried, gap, length_misfit, replay, rest_of, with_carried
-from unbatch.evidence.whole import apart_from_mixtures, by_turning, surplus, weights_that_fit
+from unbatch.evidence.whole import by_turning, weights_that_fit
 from unbatch.linalg.lowrank import multiply
 from unbatch.training import LocalTraining, train
 from unbatch.types import Observation

@@ -20,8 +20,8 @@ from torch import Generator, Tensor
 
 from unbatch.evidence.accuracy import NOTHING, SAFETY, STEP
 from unbatch.evidence.completeness import counts, plain_size
+from unbatch.evidence.mixtures import columns_of
 from unbatch.evidence.replay import entrance_of
-from unbatch.evidence.whole import columns_of
 from unbatch.trace import TRIAL
 from unbatch.types import Observation
 

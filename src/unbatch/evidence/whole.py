@@ -7,24 +7,22 @@ import math
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Float, Int64
 from scipy.optimize import nnls
 from torch import Tensor
 
-from unbatch.evidence.accuracy import SAFETY, TELLING, TOLD, across, counted_by, from_rows
-from unbatch.evidence.certificate import EVIDENCE, FINEST, INDEPENDENT, SPARE
-from unbatch.evidence.completeness import BETWEEN, plain, plain_size
+from unbatch.evidence.accuracy import SAFETY, TELLING, across, counted_by, from_rows
+from unbatch.evidence.certificate import EVIDENCE, FINEST, SPARE
+from unbatch.evidence.completeness import plain, plain_size
 from unbatch.evidence.masks import Kink, ReluMasks, turned
-from unbatch.evidence.regions import random_slopes, settled
-from unbatch.evidence.replay import Replay, Use, entrance_of, replay, slices, smallest_sent
-from unbatch.evidence.slopes import slopes_of
+from unbatch.evidence.mixtures import apart_from_mixtures, columns_of, surplus
+from unbatch.evidence.replay import Replay, Use, replay, slices, smallest_sent
 from unbatch.gradients import capture
 from unbatch.linalg.completion import is_pruned
 from unbatch.linalg.lowrank import multiply
-from unbatch.trace import run
 from unbatch.types import Observation
 
-__all__ = ["Whole", "apart_from_mixtures", "by_turning", "prove_whole", "surplus", "weights_that_fit"]
+__all__ = ["Whole", "by_turning", "prove_whole", "weights_that_fit"]
 
 NEAR = 0.1
 """A replay this near to the update may miss it by single neurons at their kink. Chosen: it decides what is tried, not what is proved."""
@@ -117,46 +115,15 @@ def _attempt(observation: Observation, inputs: Tensor, labels: Tensor, weights: 
     accuracy = _with_length(observation, inputs, labels, weights, result, accuracy)
     if pruned:
         accuracy = accuracy.maximum(_under_pruning(observation.update[result.entrance], result.columns, result.inputs))
+    entered = next(use for use in result.uses if use.weight == result.entrance)
     each = max(-_log10(max(result.residual, FINEST)), 1.0)
     digits = 0.0
     for most in (min(SPARE, 2 + math.ceil(EVIDENCE / each)), SPARE):  # a few probes are enough, unless the network makes them alike
-        digits = digits if digits >= EVIDENCE else surplus(observation, result.columns, inputs, most) * each
+        digits = digits if digits >= EVIDENCE else surplus(observation, result.columns, inputs, most, entered) * each
     accuracy = accuracy if digits >= EVIDENCE else nothing
     if not observation.coupled:
         accuracy = accuracy.where(apart_from_mixtures(observation, inputs, result.columns, result.scale, weights, limit), torch.inf)
     return Whole(result.residual, missed, accuracy, weights, pruned, digits)
-
-
-def apart_from_mixtures(
-    observation: Observation,
-    inputs: Tensor,
-    columns: Float[Tensor, "m k"],
-    told: Float[Tensor, " k"] | None,
-    weights: Float[Tensor, " k"] | None,
-    limit: float,
-) -> Bool[Tensor, " k"]:
-    """Whether each sample could not be a mixture of those with which it shares a region; see ``regions``.
-
-    Args:
-        observation: what the server saw.
-        inputs: (k, *shape).
-        columns: (m, k) theirs.
-        told: (k,) relative misfit of what they count by the gradient of the bias, None without one.
-        weights: (k,) what they count, None for even shares.
-        limit: what of a tensor may be rounding: a mean of so many samples that rounding hides one is no plain mean.
-    """
-    number = None if weights is None else plain_size(weights)
-    free = weights is not None and (number is None or number * limit > BETWEEN)
-    bias = told is not None and bool((told < TOLD).all())
-    if bias and not free:
-        return torch.ones(len(inputs), dtype=torch.bool, device=inputs.device)
-    ran = run(observation.model, inputs)
-    call = entrance_of(ran.linears, observation, len(inputs))
-    if call is None:
-        return torch.zeros(len(inputs), dtype=torch.bool, device=inputs.device)
-    slopes = random_slopes(observation, len(inputs)).to(ran.outputs)
-    pulled = [torch.autograd.grad(ran.outputs, call.output, slope, retain_graph=True)[0].double() for slope in slopes]
-    return settled(torch.stack(pulled), columns, bias=bias, free=free)
 
 
 def _reads_raw(observation: Observation, layer: str) -> bool:
@@ -259,41 +226,6 @@ JITTER = 30.0
 
 def _log10(value: float) -> float:
     return float(torch.tensor(value, dtype=torch.float64).log10())
-
-
-def surplus(observation: Observation, columns: Float[Tensor, "m k"], inputs: Tensor, most: int) -> int:
-    """How many more independent columns the layer can make than there are samples, on neurons that speak: at most so many.
-
-    Samples that are mixtures of the true ones, X' = X M, have to come with the columns D M⁻ᵀ, which the network makes for no other than the
-    true ones, as long as it can make more than k independent columns. Probed with mixtures.
-    """
-    count, device = columns.shape[1], inputs.device
-    generator = torch.Generator(device).manual_seed(0)
-    mixing = torch.randn((count + most, count), generator=generator, dtype=torch.float64, device=device)
-    mixing = mixing / mixing.norm(dim=1, keepdim=True)
-    labels = torch.randint(observation.classes, (len(mixing),), generator=generator, device=device)
-    found = []
-    for part in slices(len(mixing), (1 << 23) // inputs[0].numel()):
-        mixed = (mixing[part] @ inputs.double().flatten(1)).reshape(-1, *observation.input_shape)
-        own = replace(observation, batch_size=None, labels=None)
-        result = columns_of(own, mixed, labels[part])
-        if result is None:
-            return 0
-        found.append(result)
-    probed = torch.cat(found)[:, columns.abs().amax(dim=1) > 0]
-    probed = probed[probed.isfinite().all(dim=1)]  # a class that counts nothing has no loss of its own
-    values = torch.linalg.svdvals(probed / probed.norm(dim=1, keepdim=True).clamp_min(1e-300))
-    return max(0, int((values > INDEPENDENT * float(values[0])).sum()) - count) if len(values) else 0
-
-
-def columns_of(observation: Observation, inputs: Tensor, labels: Tensor) -> Float[Tensor, "k m"] | None:
-    """∂ℓ/∂z at the layer that sees the samples, or None where there is none."""
-    ran = run(observation.model, inputs)
-    call = entrance_of(ran.linears, observation, len(inputs))
-    if call is None:
-        return None
-    (slope,) = torch.autograd.grad(ran.outputs, call.output, slopes_of(observation, ran.outputs.detach(), labels))
-    return slope
 
 
 def weights_that_fit(observation: Observation, inputs: Tensor, labels: Tensor) -> Float[Tensor, " k"] | None:

@@ -8,6 +8,7 @@ blocks gives the right factor. It is never copied whole.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -15,11 +16,9 @@ from jaxtyping import Float
 from torch import Generator, Tensor
 
 from unbatch.clock import UNLIMITED, Clock
+from unbatch.linalg.blocks import converted
 
-__all__ = ["NOISELESS", "Factors", "Spectrum", "factor", "multiply", "spectrum"]
-
-BLOCK = 1 << 22
-"""Entries of the gradient that are converted to float64 at a time."""
+__all__ = ["NOISELESS", "Factors", "Spectrum", "factor", "multiply", "rank_of", "spectrum"]
 
 SKETCH = 128
 """Sums of columns to begin with; doubled until the rank is well below."""
@@ -105,6 +104,37 @@ def factor(gradient: Float[Tensor, "m n"], generator: Generator, rank: int | Non
         flipped = factor(gradient.T, generator, rank, clock)
         left, mixing = torch.linalg.qr(flipped.right.T)
         return Factors(left, mixing @ flipped.left.T, flipped.singular_values, flipped.gap, flipped.noise, flipped.ranks)
+    left, values, ranks, gap = _sketched(gradient, generator, clock, lambda sums: torch.linalg.svd(sums, full_matrices=False)[:2])
+    count = ranks[0]
+    if rank is not None:
+        count, gap = rank, _ratio(values, rank)
+    left = left[:, :count].contiguous()
+    noise = _unexplained(left, gradient)
+    if noise > NOISELESS * float(values[0]) / gradient.numel() ** 0.5:
+        # Sums of columns average less than all columns do: one step of subspace iteration uses every entry against the noise.
+        left, _ = torch.linalg.qr(_squared(gradient, left, clock))
+        noise = _unexplained(left, gradient)
+    return Factors(left, _project(left, gradient, clock), values, gap, noise, ranks)
+
+
+def rank_of(gradient: Float[Tensor, "m n"], generator: Generator, clock: Clock = UNLIMITED) -> tuple[tuple[int, ...], bool]:
+    """``Factors.ranks`` and ``Factors.clear`` of a gradient, without its factors: a third of the time for a square one.
+
+    Example:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> rank_of(torch.randn(50, 4, generator=generator).double() @ torch.randn(4, 60, generator=generator).double(), generator)
+        ((4,), True)
+    """
+    wide = gradient if gradient.shape[0] <= gradient.shape[1] else gradient.T
+    _, _, ranks, gap = _sketched(wide, generator, clock, lambda sums: (sums, torch.linalg.svdvals(sums)))
+    return ranks, gap >= CLEAR
+
+
+def _sketched(
+    gradient: Float[Tensor, "m n"], generator: Generator, clock: Clock, decomposed: Callable[[Tensor], tuple[Tensor, Tensor]]
+) -> tuple[Tensor, Float[Tensor, " s"], tuple[int, ...], float]:
+    """What ``decomposed`` says of random sums of the columns, as many as the rank wants: something, and the singular values; their gaps."""
+    height, width = gradient.shape
     # Rounding in the gradient's own type is noise of this size on its singular values.
     resolution = 4 * torch.finfo(torch.promote_types(gradient.dtype, torch.float32)).eps
     size = SKETCH
@@ -112,22 +142,12 @@ def factor(gradient: Float[Tensor, "m n"], generator: Generator, rank: int | Non
         clock.check()
         whole = size >= height or width < 8 * size
         sums = _sums_of_columns(gradient, 2 * height if whole else size, generator)
-        left, values, _ = torch.linalg.svd(sums, full_matrices=False)
+        made, values = decomposed(sums)
         # Rows of dead neurons give singular values of zero, which say nothing of the batch.
         ranks, gap = _gaps(values[: int((sums != 0).any(dim=1).sum())], resolution)
-        count = ranks[0]
-        if whole or (count < 0.8 * size and gap >= CLEAR):
-            break
+        if whole or (ranks[0] < 0.8 * size and gap >= CLEAR):
+            return made, values, ranks, gap
         size *= 2
-    if rank is not None:
-        count, gap = rank, _ratio(values, rank)
-    left = left[:, :count].contiguous()
-    right, noise = _project(left, gradient, clock), _unexplained(left, gradient)
-    if noise > NOISELESS * float(values[0]) / gradient.numel() ** 0.5:
-        # Sums of columns average less than all columns do: one step of subspace iteration uses every entry against the noise.
-        left, _ = torch.linalg.qr(multiply(gradient, right, clock))
-        right, noise = _project(left, gradient, clock), _unexplained(left, gradient)
-    return Factors(left, right, values, gap, noise, ranks)
 
 
 @dataclass(frozen=True, eq=False)
@@ -203,26 +223,31 @@ def _sums_of_columns(gradient: Float[Tensor, "m n"], count: int, generator: Gene
     return padded.view(len(gradient), -1, count).sum(dim=1)
 
 
-def _column_blocks(gradient: Tensor) -> list[slice]:
-    step = max(1, BLOCK // gradient.shape[0])
-    return [slice(start, start + step) for start in range(0, gradient.shape[1], step)]
-
-
 def multiply(wide: Float[Tensor, "m n"], right: Float[Tensor, "b n"], clock: Clock = UNLIMITED) -> Float[Tensor, "m b"]:
     """wide @ rightᵀ in float64, reading the wide matrix in blocks."""
-    total = right.new_zeros((wide.shape[0], right.shape[0]))
-    for block in _column_blocks(wide):
+    total = right.new_zeros((right.shape[0], wide.shape[0]))  # the few rows first: twice as fast
+    for columns, block in converted(wide):
         clock.check()
-        total.addmm_(wide[:, block].double(), right[:, block].T)
-    return total
+        total.addmm_(right[:, columns], block.T)
+    return total.T.contiguous()
+
+
+def _squared(gradient: Float[Tensor, "m n"], left: Float[Tensor, "m b"], clock: Clock) -> Float[Tensor, "m b"]:
+    """gradient gradientᵀ left, in one pass."""
+    rows = left.T.contiguous()
+    total = torch.zeros_like(rows)
+    for _, block in converted(gradient):
+        clock.check()
+        total.addmm_(rows @ block, block.T)
+    return total.T
 
 
 def _project(left: Tensor, gradient: Tensor, clock: Clock) -> Tensor:
     """leftᵀ gradient, in blocks."""
     right = left.new_empty((left.shape[1], gradient.shape[1]))
-    for block in _column_blocks(gradient):
+    for columns, block in converted(gradient):
         clock.check()
-        torch.mm(left.T, gradient[:, block].double(), out=right[:, block])
+        torch.mm(left.T, block, out=right[:, columns])
     return right
 
 

@@ -29,7 +29,7 @@ from torch import Generator, Tensor
 from unbatch.clock import Clock, OutOfTime
 from unbatch.errors import Inapplicable
 from unbatch.gradients import capture
-from unbatch.linalg.lowrank import NOISELESS, Factors, factor
+from unbatch.linalg.lowrank import NOISELESS, Factors, factor, rank_of
 from unbatch.span.equations import MARGIN, Equations, Space
 from unbatch.span.guesses import random_starts, scaled, unmixed
 from unbatch.span.least_squares import minimize, refine
@@ -82,11 +82,11 @@ def dependent_samples(observation: Observation, call: LinearCall, factors: Facto
     largest = 0
     for other in layers_behind(observation, [call])[:TRIED]:
         gradient = observation.update[other.weight]
-        found = factor(gradient, generator, clock=clock)
-        if factors.rank in found.ranks:  # samples of which the network is nearly sure come after the same gap in every layer
+        ranks, clear = rank_of(gradient, generator, clock)
+        if factors.rank in ranks:  # samples of which the network is nearly sure come after the same gap in every layer
             return None
-        if found.clear and found.rank < min(gradient.shape):
-            largest = max(largest, found.rank)
+        if clear and ranks[0] < min(gradient.shape):
+            largest = max(largest, ranks[0])
     return largest if largest > factors.rank else None
 
 

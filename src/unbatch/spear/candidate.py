@@ -11,6 +11,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from unbatch.last_layer import labels_of_batch
+from unbatch.linalg.blocks import BLOCK
 from unbatch.spear.local_steps import follow_steps, sensitivities_along
 from unbatch.spear.problem import Problem
 from unbatch.spear.selection import Solution
@@ -69,7 +70,9 @@ def read_out(observation: Observation, attempt: Attempt, rank: int, progress: Pr
     if observation.coupled:
         return _coupled(observation, attempt, inputs)
     columns = factors.left @ torch.linalg.solve_triangular(problem.change, solution.directions.T, upper=True)
-    labels, order = labels_of(observation, call.weight, inputs, columns), None
+    bias = dict(observation.model.named_parameters())[str(call.bias)].detach().double()
+    z = (solution.samples @ problem.change) @ problem.seen.T + bias
+    labels, order = labels_of(observation, call.weight, inputs, columns, z), None
     if not reason and (dropped := rank - layer.batch):
         reason = f"{dropped} more samples may have left so little in the update that they cannot be told from rounding"
     if not reason and problem.columns is not None:
@@ -92,9 +95,20 @@ def _coupled(observation: Observation, attempt: Attempt, inputs: Tensor) -> Cand
     return Candidate(inputs, labels, reason=reason, stats=attempt.stats)
 
 
-def labels_of(observation: Observation, weight: str, inputs: Tensor, columns: Float[Tensor, "m b"]) -> Int64[Tensor, " b"]:
-    """The label of every sample: the class whose column ∂ℓ(x_i, y)/∂z, times some share of the batch, comes nearest to its own."""
-    expected = sensitivities_along(observation, inputs, weight)
-    shares = torch.einsum("cbm,mb->cb", expected, columns) / expected.square().sum(dim=-1).clamp_min(torch.finfo(torch.float64).tiny)
-    rest = (columns.T - shares[..., None] * expected).norm(dim=-1)
-    return rest.where(shares > 0, torch.inf).argmin(dim=0)
+def labels_of(
+    observation: Observation, weight: str, inputs: Tensor, columns: Float[Tensor, "m b"], z: Float[Tensor, "b m"]
+) -> Int64[Tensor, " b"]:
+    """The label of every sample: the class whose column ∂ℓ(x_i, y)/∂z, times some share of the batch, comes nearest to its own.
+
+    Args:
+        observation: what the server saw.
+        weight: name of the weight of the layer that was inverted.
+        inputs: (b, *shape) the samples.
+        columns: (m, b) theirs.
+        z: (b, m) what the layer makes of them.
+    """
+    rest = []
+    for expected in torch.split(sensitivities_along(observation, inputs, weight, z), max(1, BLOCK // columns.numel())):
+        shares = torch.einsum("cbm,mb->cb", expected, columns) / expected.square().sum(dim=-1).clamp_min(torch.finfo(torch.float64).tiny)
+        rest.append((columns.T - shares[..., None] * expected).norm(dim=-1).where(shares > 0, torch.inf))
+    return torch.cat(rest).argmin(dim=0)

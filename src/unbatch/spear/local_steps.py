@@ -21,9 +21,18 @@ from unbatch.types import Observation
 __all__ = ["follow_steps", "sensitivities_along"]
 
 
-def sensitivities_along(observation: Observation, inputs: Float[Tensor, " b *shape"], weight: str) -> Float[Tensor, "c b m"]:
-    """``gradients.sensitivities``; after local training the mean of those before and after it, where the server knows the way."""
-    before = sensitivities(observation.model, inputs, weight, observation.loss)
+def sensitivities_along(
+    observation: Observation, inputs: Float[Tensor, " b *shape"], weight: str, z: Float[Tensor, "b m"]
+) -> Float[Tensor, "c b m"]:
+    """``gradients.sensitivities``; after local training the mean of those before and after it, where the server knows the way.
+
+    Args:
+        observation: what the server saw.
+        inputs: (b, *shape).
+        weight: name of the layer's weight.
+        z: (b, m) what the layer makes of the inputs, before local training.
+    """
+    before = sensitivities(observation.model, inputs, weight, observation.loss, z)
     local = observation.training
     factor = None if local is None else local.factor(observation.batch_size)
     if observation.one_gradient or factor is None or not observation.factor_known:

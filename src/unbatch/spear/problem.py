@@ -10,6 +10,7 @@ from torch import Generator, Tensor
 
 from unbatch.clock import Clock, OutOfTime
 from unbatch.errors import Inapplicable
+from unbatch.linalg.blocks import firing, length
 from unbatch.linalg.completion import COMPLETE, Completion, complete, is_pruned, rank_of_pruned
 from unbatch.linalg.ica import views_of
 from unbatch.linalg.lowrank import NOISELESS, Factors, factor, multiply
@@ -42,6 +43,7 @@ class Problem:
         factors: of its gradient.
         layer: the layer in the coordinates of its factors.
         change: (b, b) T such that x = rightᵀ Tᵀ p.
+        seen: (m, b) W rightᵀ: what the layer makes of x = rightᵀ c is seen @ c + bias.
         following: the next layer, where it certifies samples.
         columns: (n,) which inputs are determined, where some are not.
     """
@@ -50,6 +52,7 @@ class Problem:
     factors: Factors
     layer: Layer
     change: Float[Tensor, "b b"]
+    seen: Float[Tensor, "m b"]
     following: NextLayer | None
     columns: Bool[Tensor, " n"] | None = None
 
@@ -65,9 +68,9 @@ def factored(observation: Observation, call: LinearCall, generator: Generator, c
     """
     gradient = observation.update[call.weight]
     factors = factor(gradient, generator, clock=clock)
-    firing = int((gradient != 0).any(dim=1).sum())
-    hidden = not factors.clear or factors.rank >= min(firing, gradient.shape[1])
-    size = float(gradient.double().square().mean().sqrt())
+    alive = int(firing(gradient).sum())
+    hidden = not factors.clear or factors.rank >= min(alive, gradient.shape[1])
+    size = (length(factors.right) ** 2 / gradient.numel() + factors.noise**2) ** 0.5  # of the gradient's numbers, without a pass over them
     rough = factors.noise > ROUGH * size or (len(factors.ranks) > 1 and _cut(gradient, size))
     if (hidden or rough) and is_pruned(gradient):
         try:
@@ -107,7 +110,7 @@ def _completed(observation: Observation, call: LinearCall, hints: tuple[int, ...
     if not completion.residual < COMPLETE:
         raise Inapplicable(f"{told}, and no completion of rank {rank} explains them (the nearest leaves {completion.residual:.0e})")
     values = torch.linalg.svdvals(completion.right)
-    noise = completion.residual * float(gradient.double().norm()) / gradient.numel() ** 0.5
+    noise = completion.residual * length(gradient) / gradient.numel() ** 0.5
     return Factors(completion.left, completion.right, values, 1 / max(completion.residual, 1e-16), noise, (rank,)), completion
 
 
@@ -130,10 +133,11 @@ def pose(
     parameters, problems = dict(observation.model.named_parameters()), []
     for rank in factors.ranks if factors.clear else (factors.rank,):
         part = factors if rank == factors.rank else factor(observation.update[call.weight], generator, rank=rank, clock=clock)
+        seen = multiply(parameters[call.weight].detach(), part.right, clock)
         found = layer_in_factors(
             part.left,
             _bias_gradient(observation, call, part, completion),
-            multiply(parameters[call.weight].detach(), part.right, clock),
+            seen,
             parameters[str(call.bias)].detach().double(),
             views_of(part.right, observation.input_shape if call.raw else tuple(call.input.shape[1:]), generator),
             part.noise_map,
@@ -145,7 +149,7 @@ def pose(
         layer, change, alive = found
         read = None if reader is None or completion is not None else observation.update[reader.weight]
         columns = None if completion is None or bool(completion.columns.all()) else completion.columns
-        problems.append(Problem(call, part, layer, change, next_layer(read, alive, samples or layer.batch), columns))
+        problems.append(Problem(call, part, layer, change, seen, next_layer(read, alive, samples or layer.batch), columns))
     return sorted(problems, key=lambda problem: problem.layer.noise_level > NOISY)
 
 
@@ -162,12 +166,10 @@ def _bias_gradient(observation: Observation, call: LinearCall, factors: Factors,
 
 def too_few(observation: Observation, call: LinearCall, factors: Factors) -> str:
     """Why no rank left a layer that tells samples apart."""
-    firing = int((observation.update[call.weight] != 0).any(dim=1).sum())
-    if firing > factors.rank:
-        return (
-            f"the noise of the update buries all but a few of the {firing} neurons that fire: {factors.rank} samples cannot be told apart"
-        )
-    return f"only {firing} neurons fire for any sample, too few to tell {factors.rank} samples apart"
+    alive = int(firing(observation.update[call.weight]).sum())
+    if alive > factors.rank:
+        return f"the noise of the update buries all but a few of the {alive} neurons that fire: {factors.rank} samples cannot be told apart"
+    return f"only {alive} neurons fire for any sample, too few to tell {factors.rank} samples apart"
 
 
 def _moved(observation: Observation, call: LinearCall, factors: Factors) -> tuple[Tensor, Tensor] | None:

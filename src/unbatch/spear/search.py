@@ -19,6 +19,7 @@ from torch import Generator, Tensor
 
 from unbatch.clock import ENDING, UNLIMITED, Clock, OutOfTime
 from unbatch.spear.combinations import untangled
+from unbatch.spear.descent import descend
 from unbatch.spear.dictionary_learning import blind_directions, off_weights, promising, sparse_directions
 from unbatch.spear.ica import guesses
 from unbatch.spear.layer import Layer, complement, deflate, unit
@@ -254,11 +255,23 @@ class Search:
         if left.shape[1] <= LAST:
             samples = torch.cat([samples, self._random_samples(left)])
         samples = samples / (samples @ self.rest.sums)[:, None]
+        if self.following is not None and self.rest.batch > MANY:
+            self._descended(samples)
+            return
         margin = 0 if left.shape[1] == 1 else 2
         share = SIGNS_ALONE if self.following is None and not self.drifting else SIGNS
         tried = self._from_samples("pictures", samples, margin, share)
         if bool(tried.any()):
             self._from_samples("pictures, other sign", -samples[tried], margin, share)
+
+    def _descended(self, samples: Float[Tensor, "k b"]) -> None:
+        """Exact directions from the signs of what the next layer makes of the guesses."""
+        assert self.following is not None  # noqa: S101
+        samples = descend(self.rest, self.following.activations[self.rows], samples, self.clock)
+        directions = null_of_masks(self.rest.left, self.rest.pre_activations(samples) <= 0, clock=self.clock)
+        off = self.rest.off(directions)
+        kept = off.sum(dim=1) >= self.rest.batch + 2
+        self._add("next layer", directions[kept], off[kept])
 
     def _blind_round(self, few: int = 4) -> None:
         """Many blind starts; when few directions are missing, random samples among what is left (W and the bias do the work)."""

@@ -89,6 +89,8 @@ def _is_shallow(observation: Observation, call: LinearCall, reader: LinearCall) 
         return False
     if update[reader.weight].shape[0] > update[reader.weight].shape[1]:  # fewer neurons than classes do not tell what the classes got
         return False
+    if len(observation.layers) != 2:
+        return False
     noise = torch.randn((2, *observation.input_shape), generator=Generator().manual_seed(0), dtype=torch.float64)
     trial = run(observation.model, noise.to(observation.device))
     return len(trial.linears) == 2 and torch.equal(trial.outputs, trial.linears[1].output)
