@@ -8,11 +8,22 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from unbatch.evidence.accuracy import GROWTH, NOTHING, SAFETY, TELLING, TOLD, counted_by, from_conditions, from_rows, turning
+from unbatch.evidence.accuracy import (
+    GROWTH,
+    NOTHING,
+    SAFETY,
+    TELLING,
+    TOLD,
+    counted_by,
+    from_conditions,
+    from_finer_rows,
+    from_rows,
+    turning,
+)
 from unbatch.evidence.certificate import EVIDENCE, MARGIN, Certificates, Entrance, certify, rounding_of
 from unbatch.evidence.completeness import counts_freely, plain, plain_size
+from unbatch.evidence.others import others_of
 from unbatch.evidence.regions import outside_of, random_slopes, settled, turns
-from unbatch.evidence.replay import rest_of
 from unbatch.evidence.spaces import spaces_of
 from unbatch.evidence.tail import tail_of
 from unbatch.linalg.lowrank import multiply
@@ -96,9 +107,11 @@ def prove_each(
         accuracy = torch.full_like(length, torch.inf).index_copy(0, kept, by_rows + beside[kept])
         vague = kept[(accuracy[kept] > acceptable) & tuned[kept] & told[kept]]
         if len(vague):
-            hidden = from_conditions(entrance, coordinates[vague], labels[vague], shown.misfit[vague])
+            others = others_of(entrance, coordinates, labels, shown.misfit, kept[tuned[kept] & told[kept]])
+            hidden = from_conditions(entrance, coordinates[vague], labels[vague], shown.misfit[vague], others, vague)
             accuracy[vague] = accuracy[vague].minimum(hidden + beside[vague])
-        right = kept[accuracy[kept] <= acceptable]
+        # A column that is shown to be a member's explains rows, however vaguely its sample is known.
+        right = kept[(accuracy[kept] <= acceptable) | (tuned[kept] & told[kept])]
         if len(right) == len(kept):
             break
         kept = right  # what is wrong may have spoiled the rows of the others
@@ -190,15 +203,17 @@ def _explained(observation: Observation, entrance: Entrance, coordinates: Tensor
     space = entrance.first
     # In the coordinates of the row space; what the gradient has outside of it is its noise.
     gradient = space.left @ space.core
-    rest = rest_of(gradient, [(columns, coordinates)])
-    parts = columns.abs().T @ torch.linalg.vector_norm(coordinates, dim=1)
+    rest = gradient - columns.T @ coordinates
+    rows, parts = torch.linalg.vector_norm(rest, dim=1), columns.abs().T @ torch.linalg.vector_norm(coordinates, dim=1)
     noise = space.noise * torch.linalg.vector_norm(space.left, dim=1) + torch.finfo(observation.rounding).eps * parts
-    explained = (rest.rows <= EXPLAINED * parts + noise) & (parts > noise)
+    explained = (rows <= EXPLAINED * parts + noise) & (parts > noise)
     if not bool(explained.any()):
         return torch.full_like(weights, torch.inf)
-    told = columns.T[explained]
-    within = rest_of(gradient[explained], [(told.T, coordinates)], torch.linalg.pinv(told))
-    return from_rows(told, coordinates, rest.rows.maximum(noise)[explained], within.shift)
+    told, rest, left = columns.T[explained], rest[explained], rows.maximum(noise)[explained]
+    # Samples may have been fitted to these rows: what a row would leave if it had been left out is more, on average so many times.
+    fitted = len(told) / max(1, len(told) - len(coordinates))
+    even = from_rows(told, coordinates, fitted * left, torch.linalg.vector_norm(torch.linalg.pinv(told) @ rest, dim=1))
+    return even.minimum(from_finer_rows(told, coordinates, rest, parts[explained], noise[explained]))
 
 
 def _growing(entrance: Entrance, coordinates: Tensor, labels: Tensor) -> Float[Tensor, " k"]:
