@@ -30,7 +30,7 @@ from unbatch.span.inversion import complete
 from unbatch.spear.candidate import Attempt, read_out
 from unbatch.spear.problem import Problem, factored, noiseless, pose, too_few
 from unbatch.spear.sampling import expected_subsets
-from unbatch.spear.search import NOISY, Search
+from unbatch.spear.search import MANY, NOISY, Search
 from unbatch.spear.selection import Solution
 from unbatch.spear.shallow.setting import invert_shallow
 from unbatch.trace import TRIAL, LinearCall
@@ -46,9 +46,9 @@ NOISE_FITS, DRIFT_FITS, ROUNDING_FITS = 0.98, 0.9, 0.99
 """Share of the zeros that the signs of W X + bias must fit: on average under noise; for every sample where weights moved, or where numbers
 are rounded. Chosen between all of them, which a true sample fits but for noise, and the three quarters that a wrong one fits. Swept."""
 
-SEARCH = 0.5
-"""Share of the budget after which what is found so far is handed to ``span``, which needs no zeros for the samples that are missing.
-Chosen. Swept."""
+SEARCH, LARGE = 0.5, 0.9
+"""Share of the budget after which what is found so far is handed to ``span``, which needs no zeros for the samples that are missing; and of
+so many samples that ``span`` proves one in seconds (``MANY``). Chosen. The first swept."""
 
 HOPELESS = 0.05
 """Share of the budget for the sparse directions of inputs that depend on each other, where the layers behind do not tell them apart: only
@@ -159,7 +159,8 @@ class Spear(Attack):
                 return found
         helped = self.search == "auto" and observation.one_gradient and shallow is None and completion is None and samples is None
         problems = pose(observation, call, reader, factors, completion, generator, clock, samples)
-        part = clock.part(SEARCH) if helped else clock if samples is None else clock.part(HOPELESS)
+        share = LARGE if factors.rank > MANY else SEARCH
+        part = clock.part(share) if helped else clock if samples is None else clock.part(HOPELESS)
         best = self._best(observation, problems, generator, part, progress, helped=helped)
         if best is None:
             raise Inapplicable(too_few(observation, call, factors))

@@ -28,7 +28,7 @@ from unbatch.spear.rounding import null_of_masks, round_directions
 from unbatch.spear.sampling import least_zeros, sampled_directions
 from unbatch.spear.selection import Solution, agreement, best_matching, independent, misfits, one_a_pattern, scaled
 
-__all__ = ["NOISY", "Search"]
+__all__ = ["MANY", "NOISY", "Search"]
 
 CONTRASTS = (0.1, 0.3, 0.03)
 """Softness of the contrast in FastICA, in turn. Chosen. Swept."""
