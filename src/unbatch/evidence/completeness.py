@@ -109,7 +109,7 @@ def _with_scale(observation: Observation, weights: Tensor, labels: Tensor, *, ex
         if copies is None and size is None and (smallest := _ratios(weights)) is not None:
             said = f"they explain the whole update, counted as {_listed(smallest)}: some were repeated, or weighted by the loss"
             return Completeness(False, one_each, None, (f"{said}; without the batch size nobody can tell",))
-        if copies is None and size is not None and size != told:
+        if copies is None and size is not None and (size != told or _ratios(weights) is not None):  # repeated, then
             contradiction = f"the batch size was told as {size}, but the samples count like {_spoken(weights)}: one of the two is wrong"
             return Completeness(False, one_each, None, (contradiction,))
         if copies is None:

@@ -137,9 +137,10 @@ def _refine_piece(equations: Equations, points: Tensor, labels: Tensor, directio
     values = equations.residuals(points, labels).norm(dim=1)
     for _ in range(steps if len(directions) else 0):
         rest, slopes = equations.linearized(points, labels, directions)
-        basis, change = torch.linalg.qr(slopes.mT)
+        usable = slopes.isfinite().flatten(1).all(dim=1)
+        basis, change = torch.linalg.qr(slopes.where(usable[:, None, None], 0.0).mT)
         step = torch.linalg.solve_triangular(change, basis.mT @ rest[..., None], upper=True)
-        error = values / torch.linalg.svdvals(change)[:, -1].clamp_min(torch.finfo(change.dtype).tiny)
+        error = (values / torch.linalg.svdvals(change)[:, -1].clamp_min(torch.finfo(change.dtype).tiny)).where(usable, torch.inf)
         tried = points - step[..., 0] @ directions
         reached = equations.residuals(tried, labels).norm(dim=1)
         near = torch.linalg.vector_norm(tried - points, dim=1) < REACH * torch.linalg.vector_norm(points, dim=1)
