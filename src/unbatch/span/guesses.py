@@ -47,8 +47,11 @@ def unmixed(
         clock: when to give up.
     """
     views = views_of(right, shape, generator)
+    views = views / views.abs().max().clamp_min(torch.finfo(views.dtype).tiny)  # the squares of what taken-out samples leave may vanish
     length = views.norm(dim=0)
     kept = length > BLANK * length.max()
+    if not bool(kept.any()):
+        return torch.eye(len(right), dtype=right.dtype, device=right.device)
     views = views[:, kept] / length[kept] if even else views
     squares, vectors = torch.linalg.eigh(views @ views.T / views.shape[1])
     whitening = (vectors / squares.clamp_min(SINGULAR * float(squares[-1])).sqrt()) @ vectors.T

@@ -34,6 +34,8 @@ def guesses(
     """
     length = views.norm(dim=0)
     kept = length > BLANK * length.max()
+    if not bool(kept.any()):  # nothing tells the inputs apart
+        return torch.eye(len(views), dtype=views.dtype, device=views.device)
     scaled = views[:, kept] / length[kept]
     squares, vectors = torch.linalg.eigh(scaled @ scaled.T / scaled.shape[1])
     whitening = (vectors / squares.clamp_min(SINGULAR * float(squares[-1])).sqrt()) @ vectors.T
