@@ -124,6 +124,8 @@ def rank_of(gradient: Float[Tensor, "m n"], generator: Generator, clock: Clock =
         >>> generator = torch.Generator().manual_seed(0)
         >>> rank_of(torch.randn(50, 4, generator=generator).double() @ torch.randn(4, 60, generator=generator).double(), generator)
         ((4,), True)
+        >>> rank_of(torch.zeros(50, 60), generator)
+        ((0,), False)
     """
     wide = gradient if gradient.shape[0] <= gradient.shape[1] else gradient.T
     _, _, ranks, gap = _sketched(wide, generator, clock, lambda sums: (sums, torch.linalg.svdvals(sums)))
@@ -256,6 +258,8 @@ def _gaps(values: Tensor, resolution: float) -> tuple[tuple[int, ...], float]:
 
     Values under the resolution are noise: they count as that noise, so that no gap among them is ever chosen.
     """
+    if not len(values):  # of zeros alone
+        return (0,), 1.0
     floor = values[0] * resolution
     seen = values.clamp_min(float(floor))
     if len(seen) == 1:
