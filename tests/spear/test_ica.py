@@ -59,3 +59,11 @@ def test_views_are_linear_in_the_inputs() -> None:
 def test_large_pictures_and_vectors_have_views_too() -> None:
     assert views_of(torch.rand(2, 3 * 150 * 150, dtype=torch.float64), (3, 150, 150), GENERATOR).shape[1] <= 9000
     assert views_of(torch.rand(2, 14, dtype=torch.float64), (14,), GENERATOR).shape == (2, 14)
+
+
+def test_guesses_do_not_depend_on_the_scale_of_the_views() -> None:
+    views = torch.rand((4, 300), generator=torch.Generator().manual_seed(0), dtype=torch.float64) ** 8
+    usual, tiny = (guesses(size * views, torch.Generator().manual_seed(1), 0.1) for size in (1.0, 2.0**-700))
+    assert torch.allclose(usual, tiny)
+    nothing = guesses(torch.zeros_like(views), torch.Generator().manual_seed(1), 0.1)
+    assert bool(nothing.isfinite().all())

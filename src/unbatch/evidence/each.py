@@ -166,8 +166,9 @@ def _settled(
         alone = ~counts_freely(weights, off, factor_known=False) | (observation.batch_size == entrance.first.rank)
         if bool((free & ~alone).any()):
             alone = alone | turns(pull, here, left)
-        found[kept] = settled(pull(here), left, bias=bias, free=free, alone=alone)
-        told[kept] = found[kept] | (outside_of(pull(here), left)[1] > 1)
+        pulled = pull(here)
+        found[kept] = settled(pulled, left, bias=bias, free=free, alone=alone)
+        told[kept] = found[kept] | (outside_of(pulled, left)[1] > 1)
     return found, told
 
 

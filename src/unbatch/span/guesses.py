@@ -8,8 +8,8 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from unbatch.clock import UNLIMITED, Clock
-from unbatch.linalg.ica import fast_ica, views_of
-from unbatch.spear.dictionary_learning import sparse_directions
+from unbatch.linalg.ica import views_of
+from unbatch.spear.ica import guesses
 
 __all__ = ["random_starts", "scaled", "unmixed"]
 
@@ -20,11 +20,8 @@ SPREAD = 0.5
 """Standard deviation of the logarithm of how far a random start is from the smallest input: real ones differ by half of their length.
 Chosen. Swept."""
 
-BLANK = 1e-9
-"""A view below this share of the longest shows nothing: the edge of a picture, and rounding. Chosen."""
-
-SINGULAR, DEPENDENT = 1e-12, 1e-14
-"""Squares of singular values below this share of the largest are rounding: of views, and of inputs that depend on each other. Chosen."""
+DEPENDENT = 1e-14
+"""Squares of singular values of inputs that depend on each other are rounding below this share of the largest. Chosen."""
 
 
 def unmixed(
@@ -43,22 +40,10 @@ def unmixed(
         shape: of one input.
         generator: of features and starting point.
         contrast: see ``linalg.ica.fast_ica``.
-        even: whether features count alike however strong they are: better for many samples, worse for few.
+        even: see ``spear.ica.guesses``.
         clock: when to give up.
     """
-    views = views_of(right, shape, generator)
-    views = views / views.abs().max().clamp_min(torch.finfo(views.dtype).tiny)  # the squares of what taken-out samples leave may vanish
-    length = views.norm(dim=0)
-    kept = length > BLANK * length.max()
-    if not bool(kept.any()):
-        return torch.eye(len(right), dtype=right.dtype, device=right.device)
-    views = views[:, kept] / length[kept] if even else views
-    squares, vectors = torch.linalg.eigh(views @ views.T / views.shape[1])
-    whitening = (vectors / squares.clamp_min(SINGULAR * float(squares[-1])).sqrt()) @ vectors.T
-    white = (whitening @ views).float()
-    rows = fast_ica(white, generator, contrast, clock=clock)
-    rows = sparse_directions(white.T / white.shape[1] ** 0.5, rows, torch.ones((1, 1), device=white.device), steps=40, clock=clock)
-    return rows.to(right.dtype) @ whitening
+    return guesses(views_of(right, shape, generator), generator, contrast, even=even, clock=clock)
 
 
 def scaled(rows: Float[Tensor, "k r"], sums: Float[Tensor, " r"], right: Float[Tensor, "r n"]) -> Float[Tensor, "k r"]:

@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from unbatch.clock import UNLIMITED, Clock
-from unbatch.spear.layer import Layer
+from unbatch.spear.layer import Layer, complement
 
 __all__ = ["descend"]
 
@@ -58,7 +58,8 @@ def descend(
     """
     sums = layer.sums
     middle = sums / (sums @ sums)
-    basis, change = torch.linalg.qr(layer.seen @ torch.linalg.svd(sums[None])[2][1:].T)  # p · sums = 1 holds all along
+    across = complement(sums[None])  # along these p · sums = 1 holds
+    basis, change = torch.linalg.qr(layer.seen @ across)
     start = layer.pre_activations(middle[None])
     points = (layer.pre_activations(guesses) - start) @ basis
     damping = points.new_full((len(points),), DAMPING)
@@ -80,7 +81,7 @@ def descend(
         if bool((left < SOLVED).all()):
             break
     free = torch.linalg.solve_triangular(change, points[left < SOLVED].T, upper=True).T
-    return middle + free @ torch.linalg.svd(sums[None])[2][1:]
+    return middle + free @ across.T
 
 
 class _Problem:

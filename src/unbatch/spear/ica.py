@@ -21,7 +21,13 @@ BLANK, SINGULAR = 1e-9, 1e-12
 
 
 def guesses(
-    views: Float[Tensor, "b N"], generator: Generator, contrast: float, steps: int = 100, clock: Clock = UNLIMITED
+    views: Float[Tensor, "b N"],
+    generator: Generator,
+    contrast: float,
+    steps: int = 100,
+    *,
+    even: bool = True,
+    clock: Clock = UNLIMITED,
 ) -> Float[Tensor, "b b"]:
     """Rows p, up to scale and sign, whose features p @ views look like those of single inputs.
 
@@ -30,16 +36,18 @@ def guesses(
         generator: of the starting point.
         contrast: softness of the absolute value in FastICA.
         steps: iterations at most.
+        even: whether features count alike however strong they are: better for many samples, worse for few.
         clock: when to give up.
     """
+    views = torch.ldexp(views, -torch.frexp(views.abs().max()).exponent)  # the squares of what taken-out samples leave may vanish
     length = views.norm(dim=0)
     kept = length > BLANK * length.max()
     if not bool(kept.any()):  # nothing tells the inputs apart
         return torch.eye(len(views), dtype=views.dtype, device=views.device)
-    scaled = views[:, kept] / length[kept]
-    squares, vectors = torch.linalg.eigh(scaled @ scaled.T / scaled.shape[1])
+    views = views[:, kept] / length[kept] if even else views
+    squares, vectors = torch.linalg.eigh(views @ views.T / views.shape[1])
     whitening = (vectors / squares.clamp_min(SINGULAR * float(squares[-1])).sqrt()) @ vectors.T
-    white = (whitening @ scaled).float()
+    white = (whitening @ views).float()
     rows = fast_ica(white, generator, contrast, steps, clock=clock)
     rows = sparse_directions(white.T / white.shape[1] ** 0.5, rows, torch.ones((1, 1), device=white.device), steps=40, clock=clock)
     return rows.to(views.dtype) @ whitening

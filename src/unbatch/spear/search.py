@@ -256,7 +256,7 @@ class Search:
             samples = torch.cat([samples, self._random_samples(left)])
         samples = samples / (samples @ self.rest.sums)[:, None]
         if self.following is not None and self.rest.batch > MANY:
-            self._descended(samples)
+            self._descended(self.following, samples)
             return
         margin = 0 if left.shape[1] == 1 else 2
         share = SIGNS_ALONE if self.following is None and not self.drifting else SIGNS
@@ -264,10 +264,9 @@ class Search:
         if bool(tried.any()):
             self._from_samples("pictures, other sign", -samples[tried], margin, share)
 
-    def _descended(self, samples: Float[Tensor, "k b"]) -> None:
+    def _descended(self, following: NextLayer, samples: Float[Tensor, "k b"]) -> None:
         """Exact directions from the signs of what the next layer makes of the guesses."""
-        assert self.following is not None  # noqa: S101
-        samples = descend(self.rest, self.following.activations[self.rows], samples, self.clock)
+        samples = descend(self.rest, following.activations[self.rows], samples, self.clock)
         directions = null_of_masks(self.rest.left, self.rest.pre_activations(samples) <= 0, clock=self.clock)
         off = self.rest.off(directions)
         kept = off.sum(dim=1) >= self.rest.batch + 2
