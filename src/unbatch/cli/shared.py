@@ -172,7 +172,7 @@ def _print_result(finding: Finding, page: Path | None) -> None:
         rows.append(("reason", found.reason))
     if finding.truth is not None:
         total = len(finding.truth)
-        rows.append(("exact", f"{sum(finding.exact)} of {total} samples"))
+        rows.append(("exact", f"{sum(finding.exact)} of {total} sample{'s' * (total != 1)}"))
         rows.append(("labels", f"{sum(finding.labels_right)} of {total} right"))
     rows += [("tokens", lookup.summary()) for lookup in finding.lookups]
     if page is not None:
