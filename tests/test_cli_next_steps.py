@@ -11,7 +11,7 @@ import typer
 from torch.nn import functional as F
 
 import clients
-from unbatch import Observation, capture, plugins
+from unbatch import Observation, capture, plugins, restore_labels
 from unbatch.cli import execute
 from unbatch.cli.app import app
 from unbatch.cli.next_steps import after_audit
@@ -85,3 +85,12 @@ def test_no_help_holds_brackets_which_would_be_taken_for_markup() -> None:
 def test_one_sample_is_said_as_one(count: int, said: str) -> None:
     made = Reconstruction(Status.RECONSTRUCTED, inputs=torch.zeros(count, 4), labels=torch.zeros(count, dtype=torch.int64), residual=0.0)
     assert said in Finding(made, Knowledge(), Schema(), (4,), seed=0, seconds=1.0).verdict
+
+
+def test_a_model_with_one_output_has_no_classes_to_count() -> None:
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(8, 6), torch.nn.ReLU(), torch.nn.Linear(6, 1))
+    F.mse_loss(net(torch.randn(4, 8)), torch.randn(4, 1)).backward()
+    found = restore_labels(Observation(net, {name: p.grad for name, p in net.named_parameters() if p.grad is not None}, (8,), batch_size=4))
+    assert found.counts is None
+    assert "one output" in found.reason
