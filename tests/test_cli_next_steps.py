@@ -94,3 +94,9 @@ def test_a_model_with_one_output_has_no_classes_to_count() -> None:
     found = restore_labels(Observation(net, {name: p.grad for name, p in net.named_parameters() if p.grad is not None}, (8,), batch_size=4))
     assert found.counts is None
     assert "one output" in found.reason
+
+
+def test_what_may_decide_it_comes_first() -> None:
+    found = list(steps(lenet(told=True), Status.INCONSISTENT, "spear", "spear"))
+    assert "no gradient" in found[0]
+    assert "--update-is difference" in next(iter(steps(lenet(told=True), Status.INCONSISTENT, "spear", "spear").values()))

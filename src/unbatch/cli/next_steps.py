@@ -39,14 +39,14 @@ def after_audit(told: Told, finding: Finding, observation: Observation) -> tuple
         return (_step("See what the model gives away layer by layer, and the cheapest change that closes it.", "exposure", told),)
     if status in ("BUDGET_EXHAUSTED", "PARTIAL") and (longer := _longer(attack)):
         steps.append(_step("Give the same attack ten times as long.", "audit", {**told, "attack": longer}))
+    if status in ("UNPROVEN", "INCONSISTENT", "PARTIAL"):
+        steps += _tell_more(told, observation, status)
     if status == "NOT_APPLICABLE":
         steps += _others(told, observation, attack)
     if status in ("BUDGET_EXHAUSTED", "BROKE_DOWN", "INCONSISTENT"):
         steps += _others(told, observation, attack, most=1)
     if status in ("BUDGET_EXHAUSTED", "NOT_APPLICABLE", "FEATURES") and observation.batch_size is None and observation.labels is None:
         steps.append(_number())
-    if status in ("UNPROVEN", "INCONSISTENT"):
-        steps += _tell_more(told, observation, status)
     if status not in ("RECONSTRUCTED", "PARTIAL"):
         steps.append(_step("See which labels the update gives away by itself.", "labels", told))
     steps.append(_step("See what the model gives away layer by layer, and the cheapest change that closes it.", "exposure", told))
@@ -134,6 +134,9 @@ def _applies(spec: str, observation: Observation) -> bool:
 def _tell_more(told: Told, observation: Observation, status: str) -> list[NextStep]:
     """What the audit was not told that may decide it."""
     steps = []
+    if status == "INCONSISTENT" and "update-is" not in told and observation.training is None:
+        why = "If it is what the client's weights moved by, after less before, and no gradient, say so."
+        steps.append(_step(why, "audit", {**told, "update-is": "difference"}))
     if observation.factor_known:
         steps.append(
             _step(
