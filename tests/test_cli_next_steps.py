@@ -15,7 +15,9 @@ from unbatch import Observation, capture, plugins, restore_labels
 from unbatch.cli import execute
 from unbatch.cli.app import app
 from unbatch.cli.next_steps import after_audit
+from unbatch.report.audits import of_audit
 from unbatch.schema import Schema
+from unbatch.store.findings import stored_finding
 from unbatch.types import Finding, Knowledge, Reconstruction, Status
 
 
@@ -100,3 +102,10 @@ def test_what_may_decide_it_comes_first() -> None:
     found = list(steps(lenet(told=True), Status.INCONSISTENT, "spear", "spear"))
     assert "no gradient" in found[0]
     assert "--update-is difference" in next(iter(steps(lenet(told=True), Status.INCONSISTENT, "spear", "spear").values()))
+
+
+def test_what_auto_tried_is_not_called_untested() -> None:
+    ends = {"one_sample": "NOT_APPLICABLE", "spear:seconds=6.0": "INCONSISTENT", "span": "RECONSTRUCTED"}
+    made = Reconstruction(Status.UNPROVEN, attack="span", stats={"tried by auto": ends})
+    sheet = of_audit(stored_finding(Finding(made, Knowledge(), Schema(), (4,), seed=0, seconds=1.0)))
+    assert sheet.untested[0] == "attacks other than spear and span"
