@@ -9,7 +9,7 @@ from jaxtyping import Float, Int64
 from torch import Generator, Tensor
 from torch.nn import functional as F
 
-from unbatch.clock import ENDING, Clock, OutOfTime
+from unbatch.clock import ENDING, UNLIMITED, Clock, OutOfTime
 from unbatch.span.equations import Equations
 from unbatch.span.guesses import random_starts, scaled, unmixed
 from unbatch.span.least_squares import minimize, refine
@@ -194,8 +194,11 @@ class Search:
         others = [space for space in plan.spaces if space is not whole.spaces[0]]
         equations = Equations(own.network, [*(own.spaces if whole.spaces[0] in plan.spaces else []), *others])
         labelled = any(space.kind == "column" for space in equations.spaces)
-        starts = self._of_length(own, starts)
-        rising, labels = own.best_labels(starts, self.classes, ranks if labelled else 1)
+        try:
+            starts = self._of_length(own, starts, clock)
+            rising, labels = own.best_labels(starts, self.classes, ranks if labelled else 1, clock)
+        except OutOfTime:
+            return
         likely = (rising < LIKELY * rising[:, :1]) | (torch.arange(labels.shape[1], device=labels.device) == 0)
         which = likely.nonzero()[:, 0]
         directions = across(sums)
@@ -204,18 +207,18 @@ class Search:
         points, values = minimize(equations, starts[which], labels[likely], directions, clock, floor=FLOOR * self.problem.precision)
         near = values < NEAR * max(self.problem.precision, COARSE)
         if bool(near.any()):
-            points = points[near] if labelled else self._of_length(own, points[near])
+            points = points[near] if labelled else self._of_length(own, points[near], UNLIMITED)
             told = labels[likely][near] if labelled else own.best_labels(points, self.classes)[1][:, 0]
             self.accept(points @ inside.T, told, clock, inside)
 
-    def _of_length(self, own: Equations, points: Float[Tensor, "k r"]) -> Float[Tensor, "k r"]:
+    def _of_length(self, own: Equations, points: Float[Tensor, "k r"], clock: Clock) -> Float[Tensor, "k r"]:
         """Where no bias tells the scale: the length, and the sign, that leave the smallest rest in the column space."""
         if bool(self.problem.sums.any()):
             return points
         unit = scaled(points, torch.zeros_like(points[0]), own.network.right)
         lengths = self.problem.length * torch.tensor([*LENGTHS, *(-length for length in LENGTHS)], dtype=points.dtype, device=points.device)
         tried = (lengths[:, None, None] * unit).flatten(0, 1)
-        rests = own.best_labels(tried, self.classes)[0][:, 0].reshape(len(lengths), -1)
+        rests = own.best_labels(tried, self.classes, clock=clock)[0][:, 0].reshape(len(lengths), -1)
         return lengths[rests.argmin(dim=0), None] * unit
 
     def _starts(self, right: Tensor, sums: Tensor, idle: int, clock: Clock) -> Tensor:
