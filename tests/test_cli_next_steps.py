@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 import clients
 from unbatch import Observation, capture, plugins, restore_labels
-from unbatch.cli import execute
+from unbatch.cli import execute, gate
 from unbatch.cli.app import app
 from unbatch.cli.next_steps import after_audit
 from unbatch.report.audits import of_audit
@@ -109,3 +109,13 @@ def test_what_auto_tried_is_not_called_untested() -> None:
     made = Reconstruction(Status.UNPROVEN, attack="span", stats={"tried by auto": ends})
     sheet = of_audit(stored_finding(Finding(made, Knowledge(), Schema(), (4,), seed=0, seconds=1.0)))
     assert sheet.untested[0] == "attacks other than spear and span"
+
+
+def test_what_a_baseline_holds_is_not_called_clean() -> None:
+    limits = gate.parse(["exact"], truth_known=False, labels_told=False)
+    made = Reconstruction(Status.RECONSTRUCTED, inputs=torch.zeros(2, 4), labels=torch.zeros(2, dtype=torch.int64), residual=0.0)
+    finding = Finding(made, Knowledge(), Schema(), (4,), seed=0, seconds=1.0)
+    claims = of_audit(stored_finding(finding)).claims
+    left = gate.without(limits, claims, frozenset(claim.fingerprint for claim in claims))
+    said = gate.ending(gate.judge(left, finding), True, False, False, spared=left != limits)
+    assert said.row.startswith("nothing new: what was proved is in the baseline")
