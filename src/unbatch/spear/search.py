@@ -24,6 +24,7 @@ from unbatch.spear.dictionary_learning import blind_directions, off_weights, pro
 from unbatch.spear.ica import guesses
 from unbatch.spear.layer import Layer, complement, deflate, unit
 from unbatch.spear.next_layer import NextLayer, solve_samples
+from unbatch.spear.reflections import reflected
 from unbatch.spear.rounding import null_of_masks, round_directions
 from unbatch.spear.sampling import least_zeros, sampled_directions
 from unbatch.spear.selection import Solution, agreement, best_matching, independent, misfits, one_a_pattern, scaled
@@ -266,7 +267,9 @@ class Search:
 
     def _descended(self, following: NextLayer, samples: Float[Tensor, "k b"]) -> None:
         """Exact directions from the signs of what the next layer makes of the guesses."""
-        samples = descend(self.rest, following.activations[self.rows], samples, self.clock)
+        space = following.activations[self.rows]
+        samples = reflected(self.rest, space, samples, self.clock)
+        samples = descend(self.rest, space, samples / (samples @ self.rest.sums)[:, None], self.clock)
         directions = null_of_masks(self.rest.left, self.rest.pre_activations(samples) <= 0, clock=self.clock)
         off = self.rest.off(directions)
         kept = off.sum(dim=1) >= self.rest.batch + 2
