@@ -24,7 +24,7 @@ from unbatch.spear.dictionary_learning import blind_directions, off_weights, pro
 from unbatch.spear.ica import guesses
 from unbatch.spear.layer import Layer, complement, deflate, unit
 from unbatch.spear.next_layer import NextLayer, solve_samples
-from unbatch.spear.reflections import reflected
+from unbatch.spear.reflections import STEPS, reflected
 from unbatch.spear.rounding import null_of_masks, round_directions
 from unbatch.spear.sampling import least_zeros, sampled_directions
 from unbatch.spear.selection import Solution, agreement, best_matching, independent, misfits, one_a_pattern, scaled
@@ -54,6 +54,9 @@ TOOLS = 4
 MANY, SPARSE = 120, 0.13
 """Between so many samples and this share of the neurons blind starts have every other round. Chosen on the frontier at m=1000
 (benchmarks/frontier.py); not swept, which would take hours."""
+
+LONGEST = 8
+"""Walks are so many times as long at most, after as many rounds without a find. Chosen."""
 
 WORK = 4e8
 """Multiplications of one round of sampling, so that the clock is asked in between. Chosen."""
@@ -214,7 +217,7 @@ class Search:
         elif self.only_sampling or (self.rest.batch <= FEW and stalled % TOOLS == (0 if self.rest.batch <= VERY_FEW else 2)):
             self._sampled_round()
         elif stalled % TOOLS < TOOLS - 1 and not (turn % 2 and MANY < self.rest.batch <= SPARSE * len(self.rest.left)):
-            self._guided_round(CONTRASTS[turn % len(CONTRASTS)], loosened=min(2 * stalled, len(self.open)))
+            self._guided_round(CONTRASTS[turn % len(CONTRASTS)], stalled)
         else:
             self._blind_round()
 
@@ -243,12 +246,13 @@ class Search:
         self.open, self.open_off = self.pool[kept], self.pool_off[kept]
         self.tools["sampling"] += max(0, len(self.open) - known)
 
-    def _guided_round(self, contrast: float, loosened: int) -> None:
+    def _guided_round(self, contrast: float, stalled: int) -> None:
         """Guess inputs among what the known directions leave, then the direction of each, for both signs where the first fails.
 
         After a stall the guesses are loosened from the directions with the fewest zeros: a combination among them would keep
         both of its columns out of reach.
         """
+        loosened = min(2 * stalled, len(self.open))
         if len(self.open) == self.rest.batch:
             loosened = max(2, loosened)  # all are there, and some of them are wrong
         left = complement(self.open[: max(0, len(self.open) - loosened)])
@@ -256,8 +260,8 @@ class Search:
         if left.shape[1] <= LAST:
             samples = torch.cat([samples, self._random_samples(left)])
         samples = samples / (samples @ self.rest.sums)[:, None]
-        if self.following is not None and self.rest.batch > MANY:
-            self._descended(self.following, samples)
+        if self.following is not None and (self.rest.batch > MANY or stalled % TOOLS):
+            self._descended(self.following, samples, walks=min(1 + stalled, LONGEST))
             return
         margin = 0 if left.shape[1] == 1 else 2
         share = SIGNS_ALONE if self.following is None and not self.drifting else SIGNS
@@ -265,10 +269,10 @@ class Search:
         if bool(tried.any()):
             self._from_samples("pictures, other sign", -samples[tried], margin, share)
 
-    def _descended(self, following: NextLayer, samples: Float[Tensor, "k b"]) -> None:
+    def _descended(self, following: NextLayer, samples: Float[Tensor, "k b"], walks: int) -> None:
         """Exact directions from the signs of what the next layer makes of the guesses."""
         space = following.activations[self.rows]
-        samples = reflected(self.rest, space, samples, self.clock)
+        samples = reflected(self.rest, space, samples, self.clock, walks * STEPS)
         samples = descend(self.rest, space, samples / (samples @ self.rest.sums)[:, None], self.clock)
         directions = null_of_masks(self.rest.left, self.rest.pre_activations(samples) <= 0, clock=self.clock)
         off = self.rest.off(directions)
