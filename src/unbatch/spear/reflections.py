@@ -15,11 +15,14 @@ from torch import Tensor
 from unbatch.clock import UNLIMITED, Clock
 from unbatch.spear.layer import Layer
 
-__all__ = ["STEPS", "reflected"]
+__all__ = ["STEPS", "reflected", "steps_after"]
 
-STEPS, RELAX = 200, 0.5
-"""Steps of every walk, and the share of a full one that each is. Chosen: MNIST at m=1000, b=350 had 54 samples with .85 of their signs
+STEPS, RELAX = 100, 0.5
+"""Steps of the first walks, and the share of a full one that each is. Chosen: MNIST at m=1000, b=350 had 54 samples with .85 of their signs
 right after so many, 87 after four times as many, 6 at the start."""
+
+SHORT, LONG, PAYING = 25, 1600, 0.1
+"""Bounds on the steps of a walk, and the share of the samples sought that a round must find to make the next walks shorter. Chosen."""
 
 HALF = 0.5**0.5
 """Length of the activations against that of the pre-activations, half of which are on. Derived."""
@@ -57,6 +60,16 @@ def reflected(
         best, nearest = torch.where(left < nearest, point, best), torch.minimum(left, nearest)
         h, z = h + RELAX * apart, z + RELAX * off
     return torch.linalg.solve_triangular(change, best.T.to(change.dtype), upper=True).T
+
+
+def steps_after(steps: int, found: float) -> int:
+    """Steps of the next walks: where these found little, of what is sought, twice as many, else half.
+
+    Example:
+        >>> steps_after(100, 0.3), steps_after(100, 0.0), steps_after(1600, 0.0)
+        (50, 200, 1600)
+    """
+    return max(SHORT, steps // 2) if found > PAYING else min(LONG, 2 * steps)
 
 
 def _of_length(vectors: Float[Tensor, "k m"], length: float) -> Float[Tensor, "k m"]:

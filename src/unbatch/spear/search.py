@@ -24,7 +24,7 @@ from unbatch.spear.dictionary_learning import blind_directions, off_weights, pro
 from unbatch.spear.ica import guesses
 from unbatch.spear.layer import Layer, complement, deflate, unit
 from unbatch.spear.next_layer import NextLayer, solve_samples
-from unbatch.spear.reflections import STEPS, reflected
+from unbatch.spear.reflections import STEPS, reflected, steps_after
 from unbatch.spear.rounding import null_of_masks, round_directions
 from unbatch.spear.sampling import least_zeros, sampled_directions
 from unbatch.spear.selection import Solution, agreement, best_matching, independent, misfits, one_a_pattern, scaled
@@ -54,9 +54,6 @@ TOOLS = 4
 MANY, SPARSE = 120, 0.13
 """Between so many samples and this share of the neurons blind starts have every other round. Chosen on the frontier at m=1000
 (benchmarks/frontier.py); not swept, which would take hours."""
-
-LONGEST = 8
-"""Walks are so many times as long at most, after as many rounds without a find. Chosen."""
 
 WORK = 4e8
 """Multiplications of one round of sampling, so that the clock is asked in between. Chosen."""
@@ -130,7 +127,7 @@ class Search:
 
     def __post_init__(self) -> None:
         """Nothing is known yet."""
-        self.clock = UNLIMITED
+        self.clock, self.steps = UNLIMITED, STEPS
         whole = self.layer
         # Neurons that noise alone, or weights that moved, may contradict; a wrong direction contradicts a quarter of them.
         self.allowed = len(whole.left) // DRIFTED if self.drifting else 0 if self.exact else len(whole.left) // BLURRED
@@ -261,7 +258,7 @@ class Search:
             samples = torch.cat([samples, self._random_samples(left)])
         samples = samples / (samples @ self.rest.sums)[:, None]
         if self.following is not None and (self.rest.batch > MANY or stalled % TOOLS):
-            self._descended(self.following, samples, walks=min(1 + stalled, LONGEST))
+            self._descended(self.following, samples)
             return
         margin = 0 if left.shape[1] == 1 else 2
         share = SIGNS_ALONE if self.following is None and not self.drifting else SIGNS
@@ -269,14 +266,15 @@ class Search:
         if bool(tried.any()):
             self._from_samples("pictures, other sign", -samples[tried], margin, share)
 
-    def _descended(self, following: NextLayer, samples: Float[Tensor, "k b"], walks: int) -> None:
-        """Exact directions from the signs of what the next layer makes of the guesses."""
+    def _descended(self, following: NextLayer, samples: Float[Tensor, "k b"]) -> None:
+        """Exact directions from the signs of what the next layer makes of the guesses, roughly and then exactly."""
         space = following.activations[self.rows]
-        samples = reflected(self.rest, space, samples, self.clock, walks * STEPS)
+        samples = reflected(self.rest, space, samples, self.clock, self.steps)
         samples = descend(self.rest, space, samples / (samples @ self.rest.sums)[:, None], self.clock)
         directions = null_of_masks(self.rest.left, self.rest.pre_activations(samples) <= 0, clock=self.clock)
         off = self.rest.off(directions)
         kept = off.sum(dim=1) >= self.rest.batch + 2
+        self.steps = steps_after(self.steps, int(kept.sum()) / self.rest.batch)
         self._add("next layer", directions[kept], off[kept])
 
     def _blind_round(self, few: int = 4) -> None:
