@@ -257,7 +257,7 @@ class Search:
         if left.shape[1] <= LAST:
             samples = torch.cat([samples, self._random_samples(left)])
         samples = samples / (samples @ self.rest.sums)[:, None]
-        if self.following is not None and (self.rest.batch > MANY or stalled % TOOLS):
+        if self.following is not None and (self.rest.batch > MANY or stalled % TOOLS == 1):
             self._descended(self.following, samples)
             return
         margin = 0 if left.shape[1] == 1 else 2
