@@ -227,7 +227,7 @@ def test_misuse_is_one_sentence(more: list[str], complaint: str, played: Path, c
 def test_a_baseline_lets_pass_what_it_holds(played: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert audit("-o", "before.json") == 0
     assert audit("--baseline=before.json", "-o", "now.sarif") == 0
-    assert "gate     clean" in capsys.readouterr().out
+    assert "gate     nothing new" in capsys.readouterr().out
     (found,) = json.loads(Path("now.sarif").read_text())["runs"]
     assert {result["baselineState"] for result in found["results"]} == {"unchanged"}
     plain = json.loads(Path("before.json").read_text())

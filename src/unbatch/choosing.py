@@ -130,9 +130,10 @@ class Auto:
             status = Status.BUDGET_EXHAUSTED if late else Status.NOT_APPLICABLE
             told = late or "; ".join(dict.fromkeys(f"{_name(end)}: {end.reason}" for end in ends)) or "there is no attack to try"
             return Reconstruction(status, reason=told, attack=self.spec)
-        tried = {end.attack: end.status.name for end in ends}
+        noted = {end.attack: end.status.name for end in ends}
+        tried = tuple(dict.fromkeys(_name(end) for end in ends if end.status is not Status.NOT_APPLICABLE))
         said = "; ".join(part for part in (_sentence(best, ends), best.reason, late) if part)
-        return replace(best, reason=said, stats={**best.stats, "tried by auto": tried})
+        return replace(best, reason=said, tried=tried, stats={**best.stats, "tried by auto": noted})
 
 
 def _exact(attack: Attack) -> bool:

@@ -54,11 +54,8 @@ def of_audit(stored: StoredFinding) -> Sheet:
 
 
 def _tried(stored: StoredFinding) -> str:
-    """The attacks that were run: of ``auto`` all that applied."""
-    noted = stored.stats.get("tried by auto")
-    ends = noted.items() if isinstance(noted, dict) else ()
-    ran = dict.fromkeys(spec.partition(":")[0] for spec, end in ends if end != Status.NOT_APPLICABLE.name)
-    names = list(ran) or [stored.attack.partition(":")[0] or "this one"]
+    """The attacks that were run."""
+    names = stored.tried or (stored.attack.partition(":")[0] or "this one",)
     return ", ".join(names[:-1]) + f" and {names[-1]}" if len(names) > 1 else names[0]
 
 

@@ -52,8 +52,7 @@ TOOLS = 4
 """Rounds after a stall in which every tool has its turn."""
 
 MANY, SPARSE = 120, 0.13
-"""Between so many samples and this share of the neurons blind starts have every other round. Chosen on the frontier at m=1000
-(benchmarks/frontier.py); not swept, which would take hours."""
+"""Between so many samples and this share of the neurons blind starts have every other round. Chosen at m=1000, not swept."""
 
 WORK = 4e8
 """Multiplications of one round of sampling, so that the clock is asked in between. Chosen."""

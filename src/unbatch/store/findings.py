@@ -95,6 +95,7 @@ class StoredFinding(Record):
         missing: how many more samples the batch held, where that is known.
         error: the traceback of a breakdown, or empty.
         attack: specification that builds the attack again.
+        tried: names of all attacks that were run, where there were several; empty in reports of former versions.
         seed: of the attack.
         seconds: wall time of the attack.
         stats: what the attack counted.
@@ -134,6 +135,7 @@ class StoredFinding(Record):
     missing: int | None = None
     error: str = ""
     attack: str = ""
+    tried: tuple[str, ...] = ()
     seed: int
     seconds: float
     stats: dict[str, JsonValue] = Field(default_factory=dict)
@@ -337,6 +339,7 @@ def _stored(finding: Finding, origin: Origin | None) -> StoredFinding:
         missing=found.missing,
         error=found.error,
         attack=found.attack,
+        tried=found.tried,
         seed=finding.seed,
         seconds=finding.seconds,
         stats={str(name): _plain(value) for name, value in found.stats.items()},
@@ -392,8 +395,5 @@ def _tensors(finding: Finding) -> dict[str, Tensor]:
         "truth_labels": None if truth is None else truth.labels,
     }
     # Copies, because safetensors refuses tensors that share memory.
-    return {
-        name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format)
-        for name, tensor in found.items()
-        if tensor is not None and tensor.numel()
-    }
+    kept = {name: tensor for name, tensor in found.items() if tensor is not None and tensor.numel()}
+    return {name: tensor.detach().cpu().clone(memory_format=torch.contiguous_format) for name, tensor in kept.items()}

@@ -125,6 +125,7 @@ class Reconstruction:
         interrupted: whether the user stopped the attack.
         error: the traceback of a breakdown, or empty.
         inverted: the layer whose gradient was taken apart, where one was.
+        tried: names of all attacks that were run until this came out; empty where that is ``attack`` alone.
     """
 
     status: Status
@@ -143,6 +144,7 @@ class Reconstruction:
     interrupted: bool = False
     error: str = ""
     inverted: Inverted | None = None
+    tried: tuple[str, ...] = ()
 
     def __repr__(self) -> str:
         """Short, and without anything private.
