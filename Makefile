@@ -13,6 +13,7 @@ test: .venv/ready
 test-long: .venv/ready
 	$(BIN)/python -m pytest -m long
 	$(BIN)/python benchmarks/honesty.py --trials 3000
+	$(BIN)/python benchmarks/honesty.py --trials 1000 --attack span
 
 # Flower pins typer, rich and packaging below the versions that the other tests run with: an environment of its own.
 test-flower: .venv-flower/ready

@@ -1,9 +1,10 @@
 """Honesty trials by the thousand: real samples, networks in every state, rounds told rightly and wrongly, liars; no verdict may be false.
 
 python benchmarks/honesty.py --trials 3000
+python benchmarks/honesty.py --trials 1000 --attack span
 
 Runs in parallel, one thread a process, and goes on where it stopped: outcomes are kept under out/honesty/ by the commit that last touched
-the sources. The summary, with every failure in full, goes to results/honesty.json. The exit code is 1 if any verdict was false.
+the sources. The summary, with every failure in full, goes to results/honesty.json, or honesty_span.json. The exit code is 1 if any verdict was false.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
-RESULT = Path(__file__).parent / "results" / "honesty.json"
+RESULTS = {name: Path(__file__).parent / "results" / f"honesty{tail}.json" for name, tail in (("spear", ""), ("span", "_span"))}
 sys.path.insert(0, str(ROOT / "tests" / "honesty"))
 
 import torch  # noqa: E402
@@ -33,10 +34,13 @@ import torch  # noqa: E402
 import generator  # noqa: E402
 from pools import NAMES, pool  # noqa: E402
 from rounds import KINDS  # noqa: E402
+from unbatch.attacks.span import Span  # noqa: E402
+from unbatch.attacks.spear import Spear  # noqa: E402
 from unbatch.auditing import environment  # noqa: E402
 
 Outcome = dict[str, Any]
 SOURCES = ("src", "tests/honesty", "benchmarks/honesty.py")
+TOOLS = {"spear": Spear, "span": Span}
 CLOCK = "overrun by the clock alone"
 """What a machine with other work on it can cause: printed, and no reason for exit code 1."""
 
@@ -45,8 +49,8 @@ def single_threaded() -> None:
     torch.set_num_threads(1)
 
 
-def one(seed: int) -> Outcome:
-    return generator.run(seed).as_json()
+def one(seed: int, attack: str) -> Outcome:
+    return generator.run(seed, TOOLS[attack]).as_json()
 
 
 def git(*command: str) -> str:
@@ -65,14 +69,14 @@ def kept(path: Path) -> dict[int, Outcome]:
     return found
 
 
-def played(seeds: list[int], processes: int) -> Iterator[Outcome]:
+def played(seeds: list[int], attack: str, processes: int) -> Iterator[Outcome]:
     """Outcomes as they come; a few hundred trials a process, so that none grows without end.
 
     Processes are replaced all together: Python 3.11 waits for ever where ``max_tasks_per_child`` replaces the only one.
     """
     for start in range(0, len(seeds), 300 * processes):
         with ProcessPoolExecutor(processes, get_context("spawn"), single_threaded) as workers:
-            waiting = [workers.submit(one, seed) for seed in seeds[start : start + 300 * processes]]
+            waiting = [workers.submit(one, seed, attack) for seed in seeds[start : start + 300 * processes]]
             for done in as_completed(waiting):
                 yield done.result()
 
@@ -128,10 +132,12 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--trials", type=int, default=3000)
     parser.add_argument("--first", type=int, default=0, help="the first seed")
+    parser.add_argument("--attack", choices=TOOLS, default="spear", help="what is tried beside the liars")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1)
     options = parser.parse_args()
     commit, changed = git("log", "-1", "--format=%H", "--", *SOURCES), bool(git("status", "--porcelain", "--", *SOURCES))
-    scratch = ROOT / "out" / "honesty" / f"{commit[:12]}{'-changed' if changed else ''}.jsonl"
+    name, result_file = f"{commit[:12]}{'-changed' if changed else ''}", RESULTS[options.attack]
+    scratch = ROOT / "out" / "honesty" / f"{name}{result_file.stem.removeprefix('honesty')}.jsonl"
     scratch.parent.mkdir(parents=True, exist_ok=True)
     if changed:
         scratch.unlink(missing_ok=True)  # nobody knows what an earlier change was
@@ -139,7 +145,7 @@ def main() -> int:
     outcomes = {seed: outcome for seed, outcome in kept(scratch).items() if seed in seeds}
     missing, started = [seed for seed in seeds if seed not in outcomes], time.monotonic()
     with scratch.open("a") as file:
-        for count, outcome in enumerate(played(missing, options.processes), 1):
+        for count, outcome in enumerate(played(missing, options.attack, options.processes), 1):
             outcomes[outcome["seed"]] = outcome
             file.write(json.dumps(outcome) + "\n")
             file.flush()
@@ -148,9 +154,9 @@ def main() -> int:
             if count % 100 == 0:
                 print(f"{len(outcomes)} of {len(seeds)} trials, {time.monotonic() - started:.0f} s", flush=True)
     result = summary([outcomes[seed] for seed in seeds], {"commit": commit, "changed": changed})
-    partial = RESULT.with_suffix(".tmp")
+    partial = result_file.with_suffix(".tmp")
     partial.write_text(json.dumps(result, indent=1) + "\n")
-    partial.replace(RESULT)
+    partial.replace(result_file)
     print(f"{len(seeds)} trials: {result['failures'] or 'no failure'}")
     return int(any(kind != CLOCK for kind in result["failures"]))
 

@@ -11,6 +11,7 @@ from typing import Any
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "honesty.md"
 RESULT = HERE / "results" / "honesty.json"
+OF_SPAN = HERE / "results" / "honesty_span.json"
 DISCLOSED = ("RECONSTRUCTED", "PARTIAL", "FEATURES")
 
 
@@ -37,14 +38,14 @@ def told(failures: dict[str, int]) -> str:
     return ", ".join(f"**{kind} {count}**" for kind, count in failures.items()) or "none"
 
 
-def verdict(result: dict[str, Any]) -> str:
+def verdict(result: dict[str, Any], attack: str = "") -> str:
     first, last = result["seeds"]
     changed = " with changes that were not committed" if result["changed"] else ""
     machine = ", ".join(f"{key} {value}" for key, value in result["environment"].items())
     absent = sorted(name for name, used in result["pools"].items() if name != used)
     stood_in = f" Not on that machine, and replaced by scikit-learn's digits: {', '.join(absent)}." if absent else ""
     return (
-        f"`python benchmarks/honesty.py --trials {result['trials']}` on commit `{result['commit'][:12]}`{changed}, seeds {first} to {last}, "
+        f"`python benchmarks/honesty.py --trials {result['trials']}{attack}` on commit `{result['commit'][:12]}`{changed}, seeds {first} to {last}, "
         f"{result['cpu_seconds'] / 60:.0f} minutes of work in all ({machine}).{stood_in}\n\n"
         f"Failures of any kind: {told(result['failures'])}."
     )
@@ -79,7 +80,12 @@ def fill() -> None:
         "failures": failures(result),
     }
 
+    if OF_SPAN.exists():
+        of_span = json.loads(OF_SPAN.read_text())
+        blocks |= {"span": verdict(of_span, " --attack span"), "span attacks": counts(of_span["by"]["attack"], "attack")}
+        blocks |= {"span networks": counts(of_span["by"]["network"], "network"), "span failures": failures(of_span)}
+
     def written(found: re.Match[str]) -> str:
-        return f"<!-- {found[1]} -->\n{blocks[found[1]]}\n<!-- end -->"
+        return f"<!-- {found[1]} -->\n{blocks[found[1]]}\n<!-- end -->" if found[1] in blocks else found[0]
 
     PAGE.write_text(re.sub(r"<!-- ([a-z ]+) -->\n.*?<!-- end -->", written, PAGE.read_text(), flags=re.DOTALL))

@@ -1,6 +1,6 @@
-"""The table of docs/span.md, from results/span.json; write_docs.py calls this.
+"""The tables of docs/span.md, from results/span.json and span_trained.json; write_docs.py calls this.
 
-The page holds markers, ``<!-- span -->`` and ``<!-- end -->``; what stands between them is written anew.
+The page holds markers, ``<!-- span -->`` or ``<!-- trained -->`` and ``<!-- end -->``; what stands between them is written anew.
 """
 
 import json
@@ -13,6 +13,7 @@ import harness
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "span.md"
 RESULT = HERE / "results" / "span.json"
+TRAINED = HERE / "results" / "span_trained.json"
 
 
 def row(key: str, case: dict[str, Any]) -> str:
@@ -33,10 +34,22 @@ def text(result: dict[str, Any]) -> str:
     return "\n".join([told, "", "| " + " | ".join(head) + " |", "|" + "---|" * len(head), *rows])
 
 
+def trained(result: dict[str, Any]) -> str:
+    told = f"`python benchmarks/span_trained.py` ({harness.machine(result['environment'])}, one thread)."
+    rows = [
+        f"| {key.partition('epochs=')[2]} | {case['batches']} | {case['accuracy']:.2f} | {case['proved']} of {case['visible']} | {case['false']} |"
+        for key, case in result["cases"].items()
+    ]
+    return "\n".join([told, "", "| epochs | batches | accuracy | visible samples proved | false |", "|---|---|---|---|---|", *rows])
+
+
 def fill() -> None:
-    """Write the table into the page."""
-    new = f"<!-- span -->\n{text(json.loads(RESULT.read_text()))}\n<!-- end -->"
-    PAGE.write_text(re.sub(r"<!-- span -->.*?<!-- end -->", lambda _: new, PAGE.read_text(), flags=re.DOTALL))
+    """Write the tables into the page."""
+    page = PAGE.read_text()
+    for name, made in (("span", text(json.loads(RESULT.read_text()))), ("trained", trained(json.loads(TRAINED.read_text())))):
+        new = f"<!-- {name} -->\n{made}\n<!-- end -->"
+        page = re.sub(f"<!-- {name} -->.*?<!-- end -->", lambda _, new=new: new, page, flags=re.DOTALL)
+    PAGE.write_text(page)
 
 
 if __name__ == "__main__":

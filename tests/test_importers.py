@@ -88,7 +88,7 @@ def test_a_nest_is_opened(tmp_path: Path, nest: str) -> None:
         ({"model": {"w": torch.ones(1)}, "state_dict": {"w": torch.ones(1)}}, "several, state_dict and model"),
         ({"w": torch.ones(1), "epoch": 3}, "a int under 'epoch'"),
         ({0: torch.ones(1)}, "a Tensor under 0"),
-        ([torch.ones(1)], "a list"),
+        ([torch.ones(1), 3], "a list"),
         (torch.ones(1), "a Tensor"),
         ({"w": torch.ones(2, 2).to_sparse()}, "a sparse_coo one in 'w'"),
         ({"w": torch.ones(2, device="meta")}, "a meta one in 'w'"),

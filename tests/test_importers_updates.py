@@ -400,3 +400,24 @@ def test_an_archive_that_unfolds_beyond_the_model_is_refused_unread(tmp_path: Pa
         load_observation(network(), tmp_path / "bomb.npz", SHAPE)
     with pytest.raises(BadFile, match=r"would take 0\.268 GB"):
         load_weights(network(), tmp_path / "bomb.npz")
+
+
+@pytest.mark.parametrize("kind", ["gradient", "weights"])
+def test_an_update_that_is_not_finite_is_refused_before_anything_is_read_off_it(kind: Any) -> None:
+    # Where weight decay is looked for, eigenvalues of NaN ended the whole process.
+    net = nn.Sequential(nn.Linear(20, 10), nn.ReLU(), nn.Linear(10, 3))
+    update = {name: torch.randn_like(p) for name, p in net.named_parameters()}
+    update["0.weight"][0, 0] = float("nan")
+    with pytest.raises(BadUpdate, match=r"finite numbers in '0.weight'"):
+        load_observation(net, update, (20,), kind=kind)
+
+
+def test_lists_of_gradients_are_read_and_none_is_no_gradient(tmp_path: Path) -> None:
+    net = nn.Sequential(nn.Linear(4, 3), nn.ReLU(), nn.Linear(3, 2))
+    gradients = torch.autograd.grad(nn.functional.cross_entropy(net(torch.randn(2, 4)), torch.arange(2)), list(net.parameters()))
+    torch.save(list(gradients), tmp_path / "list.pt")
+    seen = load_observation(net, tmp_path / "list.pt", (4,))
+    assert torch.equal(seen.update["2.weight"], gradients[2])
+    net[0].requires_grad_(False)
+    torch.save({"0.weight": None, "0.bias": None, "2.weight": gradients[2], "2.bias": gradients[3]}, tmp_path / "none.pt")
+    assert load_observation(net, tmp_path / "none.pt", (4,)).update.keys() == {"2.weight", "2.bias"}

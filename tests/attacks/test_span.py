@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from unbatch import plugins
 from unbatch.attacks.span import Span
 from unbatch.errors import Inapplicable, Misuse
+from unbatch.evidence import judge
 from unbatch.gradients import capture
 from unbatch.span.inversion import invert
-from unbatch.types import Batch, Observation, Reconstruction, Schema, Status
+from unbatch.types import Batch, Candidate, Observation, Reconstruction, Schema, Status
 
 SHAPE = (3, 6, 6)
 
@@ -70,6 +71,32 @@ def test_recovers_batches_of_any_size(size: int) -> None:
 def test_recovers_float32_updates_to_their_precision() -> None:
     observation, x, y = plant(network(nn.SiLU()), 6, torch.float32)
     assert_recovers(Span()(observation), x, y, 1e-3)
+
+
+def behind_sigmoids(seed: int) -> tuple[Observation, Tensor, Tensor]:
+    """Twelve samples alike behind three sigmoids, in float32: rounding leaves of some a little more than is usual."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        x, y = torch.rand(12, 48), torch.randint(10, (12,))
+        layers = [nn.Linear(48, 80), nn.Sigmoid(), nn.Linear(80, 80), nn.Sigmoid(), nn.Linear(80, 80), nn.Sigmoid(), nn.Linear(80, 10)]
+    model = nn.Sequential(*layers)
+    return Observation(model, capture(model, x, y), (48,)), x.double(), y
+
+
+def test_what_rounding_leaves_in_doubt_is_proposed_and_judged() -> None:
+    observation, x, y = behind_sigmoids(4)
+    assert_recovers(Span(seconds=20)(observation), x, y, 1e-4)
+
+
+def test_a_sample_that_is_not_proved_does_not_take_their_proof_from_the_others() -> None:
+    observation, x, y = behind_sigmoids(8)
+    clear, vague = [0, 4, 8, 9, 11], 2
+    alone = judge(observation, Candidate(x[clear], y[clear]))
+    beside = judge(observation, Candidate(x[[*clear, vague]], y[[*clear, vague]]))
+    assert alone.inputs is not None
+    assert beside.inputs is not None
+    assert alone.status is beside.status is Status.PARTIAL
+    assert len(beside.inputs) >= len(alone.inputs) == len(clear)
 
 
 def test_takes_any_differentiable_loss() -> None:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 import unbatch
 from unbatch.errors import Misuse
+from unbatch.evidence.unrelated import decoys
 from unbatch.training import LocalTraining, shuffled, train
 from unbatch.types import Membership, Observation, Verdict
 
@@ -183,3 +184,12 @@ def test_a_blend_of_two_records_in_one_region_is_no_member_in_a_large_batch() ->
     found = verdicts(unbatch.members(Observation(net, unbatch.capture(net, x, y), (150,), batch_size=128), torch.cat([x, blends])))
     assert P not in found[128:]
     assert A not in found[:128]
+
+
+def test_pictures_with_empty_edges_are_told_apart() -> None:
+    # Parts of such pictures joined at an edge are copies of them, and no measure of what unrelated ones leave.
+    x = torch.zeros(30, 1, 12, 12, dtype=torch.float64)
+    x[..., 4:8] = torch.rand((30, 1, 12, 4), generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    net = nn.Sequential(nn.Flatten(), *network(numbers=144))
+    assert verdicts(unbatch.members(seen(net, x[:10], 10), x)) == [P] * 10 + [A] * 20
+    assert all(not bool((x == one).flatten(1).all(dim=1).any()) for one in decoys(x, 48))

@@ -23,6 +23,7 @@ from lies import LIES, the_true_features, the_truth
 from pools import NAMES, pool
 from rounds import KINDS, TOLD_RIGHTLY, observed, randn
 from scenes import Scene, liar
+from unbatch.attacks.span import Span
 from unbatch.attacks.spear import Spear
 from unbatch.contracts import Attack
 from unbatch.errors import UnbatchError
@@ -78,12 +79,12 @@ def role(seed: int, name: str) -> int:
     return int.from_bytes(hashlib.sha256(f"{seed} {name}".encode()).digest()[:6])
 
 
-def run(seed: int) -> Outcome:
-    """Build a trial, run its attack, and judge."""
+def run(seed: int, tool: type[Spear | Span] = Spear) -> Outcome:
+    """Build a trial, run its attack, the tool or a liar, and judge."""
     facts: dict[str, str] = {}
     kind, size = KINDS[seed % len(KINDS)], 0
     try:
-        trial = build(seed, facts)
+        trial = build(seed, facts, tool)
         size = len(trial.truth.inputs)
     except UnbatchError as refusal:
         return Outcome(seed, kind, facts, "REFUSED", 0, 0, reason=str(refusal))
@@ -111,7 +112,7 @@ def overruns(budget: float, wall: float, cpu: float) -> list[Falsehood]:
     return [Falsehood("overrun by the clock alone", told)] if wall > allowed else []
 
 
-def build(seed: int, facts: dict[str, str]) -> Trial:
+def build(seed: int, facts: dict[str, str], tool: type[Spear | Span] = Spear) -> Trial:
     """Everything of a trial but its attack's work; ``facts`` is filled on the way."""
     draw = Random(f"{seed}")  # noqa: S311
     kind, state = KINDS[seed % len(KINDS)], STATES[seed // len(KINDS) % len(STATES)]
@@ -149,7 +150,7 @@ def build(seed: int, facts: dict[str, str]) -> Trial:
         seen = replace(seen, model=_foreign(draw, model, facts))
     strangers = presented(chosen[size : size + max(size, 40)])
     scene = Scene(seen, truth.inputs, labels, strangers, source.labels[chosen[size : size + len(strangers)]])
-    attack, seconds = _attack(draw, scene, facts)
+    attack, seconds = _attack(draw, scene, facts, tool)
     return Trial(seed, kind, facts, seen, truth, attack, seconds)
 
 
@@ -207,14 +208,15 @@ def _foreign(draw: Random, model: nn.Module, facts: dict[str, str]) -> nn.Module
     return model
 
 
-def _attack(draw: Random, scene: Scene, facts: dict[str, str]) -> tuple[Attack, float]:
-    """SPEAR at the first layer or an inner one, or a liar; that rather on networks that SPEAR does not invert."""
-    if draw.random() < (0.8 if facts["network"].startswith(("other activation", "convolution")) else 0.3):
+def _attack(draw: Random, scene: Scene, facts: dict[str, str], tool: type[Spear | Span]) -> tuple[Attack, float]:
+    """The tool at the first layer or an inner one, or a liar; that rather on networks that SPEAR does not invert."""
+    closed = tool is Spear and facts["network"].startswith(("other activation", "convolution"))
+    if draw.random() < (0.8 if closed else 0.3):
         name = draw.choice((*LIES, "the truth", "the truth", "the true features"))
         facts["attack"] = f"liar: {name}"
         return liar(scene, {"the truth": the_truth, "the true features": the_true_features}.get(name) or LIES[name]), math.inf
     seconds = draw.choice((0.5, 0.5, 0.7, 1.0, 1.0, 2.0, 3.0))
     layer = draw.choice(scene.layers) if draw.random() < 0.1 else None
-    attack = Spear(seconds=seconds, layer=layer)
+    attack = tool(seconds=seconds, layer=layer)
     facts["attack"] = attack.spec
     return attack, seconds

@@ -105,7 +105,7 @@ def options(
     version_: Annotated[bool, typer.Option("--version", callback=_show_version, is_eager=True, help="Print the version and end.")] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Print the traceback of an error too.")] = False,
     config: Annotated[
-        Path | None, typer.Option(help="Settings in TOML; unbatch.toml or [tool.unbatch] in pyproject.toml, if not given.")
+        Path | None, typer.Option(help="Settings in TOML; unbatch.toml, or the table tool.unbatch of pyproject.toml, if not given.")
     ] = None,
     isolated: Annotated[bool, typer.Option("--isolated", help="Read no settings from files.")] = False,
 ) -> None:

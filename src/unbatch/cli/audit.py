@@ -146,11 +146,12 @@ def audit(
         schema=schema,
         device=shared.device(device),
     )
-    batch = None if truth is None else importers.read_truth(truth, schema, shape, observation.classes)
+    batch = None if truth is None else importers.read_truth(truth, observation.schema, shape, observation.classes)
     finding = shared.attacked(observation, batch, attack, seed, quiet)
     origin = origin.model_copy(update={"next_steps": next_steps.after_audit(told(context), finding, observation)})
     claims = shared.claims_of(finding, origin) if output.known else ()
-    _end(finding, gate.without(limits, claims, output.known), bool(fail_on), passes, output, origin)
+    left = gate.without(limits, claims, output.known)
+    _end(finding, left, bool(fail_on), passes, output, origin, spared=left != limits)
 
 
 def _one_of(update: Path | None, updates: Path | None) -> Path:
@@ -180,7 +181,7 @@ def _passes(inconclusive: str | None, fail_on: list[str] | None) -> bool:
     return inconclusive == "pass"
 
 
-def _end(finding: Finding, limits: gate.Limits, gated: bool, passes: bool, output: Output, origin: Origin) -> None:
+def _end(finding: Finding, limits: gate.Limits, gated: bool, passes: bool, output: Output, origin: Origin, *, spared: bool) -> None:
     """Write the report, say what became of ``--fail-on``, and end with its exit code."""
     answers = gate.judge(limits, finding)
     status, attack = finding.reconstruction.status.name, finding.reconstruction.attack.partition(":")[0]
@@ -189,7 +190,7 @@ def _end(finding: Finding, limits: gate.Limits, gated: bool, passes: bool, outpu
         if not output.speaks or output.file is not None:  # a program reads it: that nothing was measured is a result too
             shared.deliver_audit(finding, output, origin, MISUSE)
         shared.check_applies(finding, attack, None if output.quiet else origin)
-    ending = gate.ending(answers, gated, passes, output.exit_zero)
+    ending = gate.ending(answers, gated, passes, output.exit_zero, spared=spared)
     code = ending.code
     if not gated and status == "BROKE_DOWN":
         code = FAILED

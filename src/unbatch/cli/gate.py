@@ -135,7 +135,7 @@ def without(limits: Limits, claims: Sequence[Claim], known: frozenset[str]) -> L
     return Limits(limits.exact and left["exact"], limits.labels and left["labels"], limits.tokens and left["tokens"], limits.psnr)
 
 
-def ending(answers: Answers, gated: bool, passes: bool, exit_zero: bool) -> Ending:
+def ending(answers: Answers, gated: bool, passes: bool, exit_zero: bool, *, spared: bool = False) -> Ending:
     """Exit code and words.
 
     Args:
@@ -143,6 +143,7 @@ def ending(answers: Answers, gated: bool, passes: bool, exit_zero: bool) -> Endi
         gated: whether there are any.
         passes: whether what could not be told lets a pipeline go on.
         exit_zero: whether nothing that was found fails.
+        spared: whether a baseline holds some of what was found.
     """
     if not gated:
         return Ending()
@@ -151,7 +152,8 @@ def ending(answers: Answers, gated: bool, passes: bool, exit_zero: bool) -> Endi
             DONE if exit_zero else LEAKED, "leaked" + (", passed as --exit-zero says" if exit_zero else ""), "; ".join(answers.leaks)
         )
     if not answers.open:
-        return Ending(row="clean: nothing that --fail-on names was found; this does not show that the update is safe")
+        found = "nothing new: what was proved is in the baseline" if spared else "clean: nothing that --fail-on names was found"
+        return Ending(row=f"{found}; this does not show that the update is safe")
     why = ", passed as --inconclusive says" if passes else ", passed as --exit-zero says" if exit_zero else ""
     return Ending(DONE if why else INCONCLUSIVE, "inconclusive" + why, "inconclusive: " + "; ".join(answers.open))
 

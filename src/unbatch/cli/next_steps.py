@@ -33,18 +33,20 @@ def after_audit(told: Told, finding: Finding, observation: Observation) -> tuple
     from unbatch import choosing
 
     status = finding.reconstruction.status.name
-    attack = choosing.built(finding.reconstruction.attack) if finding.reconstruction.attack else None
+    attack = choosing.built(str(told.get("attack", choosing.NAME)))  # as it was asked for: `auto` is no attack of its own
     steps: list[NextStep] = []
     if observation.unreadable:
         return (_step("See what the model gives away layer by layer, and the cheapest change that closes it.", "exposure", told),)
-    if status in ("BUDGET_EXHAUSTED", "PARTIAL") and attack is not None and (longer := _longer(attack)):
+    if status in ("BUDGET_EXHAUSTED", "PARTIAL") and (longer := _longer(attack)):
         steps.append(_step("Give the same attack ten times as long.", "audit", {**told, "attack": longer}))
+    if status in ("UNPROVEN", "INCONSISTENT", "PARTIAL"):
+        steps += _tell_more(told, observation, status)
     if status == "NOT_APPLICABLE":
         steps += _others(told, observation, attack)
     if status in ("BUDGET_EXHAUSTED", "BROKE_DOWN", "INCONSISTENT"):
         steps += _others(told, observation, attack, most=1)
-    if status in ("UNPROVEN", "INCONSISTENT"):
-        steps += _tell_more(told, status)
+    if status in ("BUDGET_EXHAUSTED", "NOT_APPLICABLE", "FEATURES") and observation.batch_size is None and observation.labels is None:
+        steps.append(_number())
     if status not in ("RECONSTRUCTED", "PARTIAL"):
         steps.append(_step("See which labels the update gives away by itself.", "labels", told))
     steps.append(_step("See what the model gives away layer by layer, and the cheapest change that closes it.", "exposure", told))
@@ -89,23 +91,31 @@ def _longer(attack: Attack | Auto) -> str | None:
     return None
 
 
-def _others(told: Told, observation: Observation, tried: Attack | Auto | None, most: int = LAYERS) -> list[NextStep]:
-    """Attacks that say that they apply here: pointed at an inner layer, or of another kind."""
+def _number() -> NextStep:
+    from unbatch.origin import NextStep
+
+    return NextStep(why="Say how many samples there were with --batch-size, if you know it: attacks that give pictures need it.")
+
+
+def _others(told: Told, observation: Observation, tried: Attack | Auto, most: int = LAYERS) -> list[NextStep]:
+    """Attacks that say that they apply here, and that were not tried: pointed at an inner layer, or of another kind."""
     from unbatch import plugins
+    from unbatch.choosing import Auto
     from unbatch.errors import UnbatchError
 
     specs: list[tuple[str, str]] = []
     try:
-        layers = [call.weight.removesuffix(".weight") for call in observation.layers]
+        layers = [call.weight.removesuffix(".weight") for call in observation.layers if not call.raw]
     except UnbatchError:
         layers = []
-    for name in layers:
+    everything = isinstance(tried, Auto)  # which has tried all attacks that apply, and the first of these layers
+    for name in layers[1:] if everything else layers:
         spec = f"spear:layer={name}"
-        if "," not in name and _applies(spec, observation):
+        if "," not in name and tried.spec != spec and _applies(spec, observation):
             specs.append((spec, f"Point the attack at the inner layer {name}: it recovers what that layer sees of every sample."))
     specs = specs[:most]
-    for name in ("spear", "span", "one_sample", "inverting_gradients", "dlg"):
-        if name in plugins.names("attacks") and (tried is None or not tried.spec.startswith(name)) and _applies(name, observation):
+    for name in () if everything else ("spear", "span", "one_sample", "inverting_gradients", "dlg"):
+        if name in plugins.names("attacks") and not tried.spec.startswith(name) and _applies(name, observation):
             specs.append((name, f"Try the attack {name}, which applies here."))
     return [_step(why, "audit", {**told, "attack": spec}) for spec, why in specs[: most + 1]]
 
@@ -118,13 +128,16 @@ def _applies(spec: str, observation: Observation) -> bool:
         attack: Attack = plugins.build("attacks", spec)
     except Misuse:
         return False
-    return attack.unsupported(observation) is None
+    return attack.obstacle(observation) is None
 
 
-def _tell_more(told: Told, status: str) -> list[NextStep]:
+def _tell_more(told: Told, observation: Observation, status: str) -> list[NextStep]:
     """What the audit was not told that may decide it."""
     steps = []
-    if "unknown-factor" not in told:
+    if status == "INCONSISTENT" and "update-is" not in told and observation.training is None:
+        why = "If it is what the client's weights moved by, after less before, and no gradient, say so."
+        steps.append(_step(why, "audit", {**told, "update-is": "difference"}))
+    if observation.factor_known:
         steps.append(
             _step(
                 "If the update was clipped or scaled by a number that you do not know, say so.", "audit", {**told, "unknown-factor": True}

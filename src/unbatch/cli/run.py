@@ -27,7 +27,7 @@ RunOut = Annotated[Path, typer.Option(help="Folder of the trials; a run that was
 ExecutorName = Annotated[str, typer.Option(help="serial, processes (of this machine) or ray (a cluster; needs the extra `ray`).")]
 Workers = Annotated[int | None, typer.Option(help="Trials at the same time; all cores, or all of the cluster, if left out.")]
 Address = Annotated[str | None, typer.Option(help="Of a Ray cluster: HOST:PORT, ray://HOST:PORT or auto; a new one here if left out.")]
-Reduced = Annotated[bool, typer.Option("--reduced", help="Take what the plan's [reduced] says: a run for a laptop.")]
+Reduced = Annotated[bool, typer.Option("--reduced", help="Take what the plan's table reduced says: a run for a laptop.")]
 Overrides = Annotated[list[str] | None, typer.Option("--set", help="KEY=VALUE in TOML, for all grids of the plan; may be repeated.")]
 Most = Annotated[int, typer.Option(help="Trials that the plan may have.", min=1)]
 

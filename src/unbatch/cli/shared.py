@@ -46,6 +46,9 @@ __all__ = [
     "write_report",
 ]
 
+EXACT = 100
+"""Decibels from which the eye has nothing left to see: then that it is exact, or not, is all there is to say."""
+
 Model = Annotated[str, typer.Option(help="FILE.py:FACTORY or PACKAGE.MODULE:FACTORY. This code is run: give only your own.")]
 Weights = Annotated[Path, typer.Option(help="The broadcast weights: safetensors, npz, or a torch file of plain tensors.")]
 Update = Annotated[Path, typer.Option(help="What the client sent, by name or in the order of state_dict(); same formats.")]
@@ -172,8 +175,12 @@ def _print_result(finding: Finding, page: Path | None) -> None:
         rows.append(("reason", found.reason))
     if finding.truth is not None:
         total = len(finding.truth)
-        rows.append(("exact", f"{sum(finding.exact)} of {total} samples"))
-        rows.append(("labels", f"{sum(finding.labels_right)} of {total} right"))
+        rows.append(("exact", f"{sum(finding.exact)} of {total} sample{'s' * (total != 1)}"))
+        near = sorted(value for value in finding.scores.get("psnr", ()) if not math.isnan(value))
+        if near and (middle := near[(len(near) - 1) // 2]) < EXACT:
+            rows.append(("near", f"{middle:.1f} dB in the median; above 35 dB hardly an eye sees a difference"))
+        if found.labels is not None:
+            rows.append(("labels", f"{sum(finding.labels_right)} of {total} right"))
     rows += [("tokens", lookup.summary()) for lookup in finding.lookups]
     if page is not None:
         rows.append(("report", str(page)))

@@ -184,21 +184,35 @@ def from_conditions(
     if len(vague):
         loose = (violation[vague, None] > LOOSE * held[vague]).sum(dim=1)
         slopes = random_slopes(entrance.tail.observation, len(vague), min(int(loose.max()) + 1, entrance.tail.observation.classes))
-        pairs = [(one, slopes[:, i : i + 1], int(loose[i])) for i, one in enumerate(vague.tolist())]
-        near = [around(_pulling(entrance, slope), coordinates[one : one + 1], ways) for one, slope, ways in pairs]
-        outside = torch.cat([outside_of(columns, entrance.first.left)[0] for columns in near])
+        outside = _outside(entrance, coordinates[vague], slopes, loose)
         whole = _held(entrance, coordinates[vague], labels[vague], None, grams[vague])[:, 0].where(outside > loose, 0.0)
         weakest[vague] = weakest[vague].maximum(whole)
     return torch.where(weakest > NOTHING, violation / weakest, torch.inf)
 
 
-def _pulling(entrance: Entrance, slopes: Float[Tensor, "s 1 c"]) -> Callable[[Tensor], Tensor]:
+def _outside(
+    entrance: Entrance, coordinates: Float[Tensor, "k r"], slopes: Float[Tensor, "s k c"], loose: Int64[Tensor, " k"]
+) -> Int64[Tensor, " k"]:
+    """In how many dimensions the columns that each sample can have leave those of the update, as it is moved in its ``loose`` ways."""
+    outside = torch.zeros_like(loose)
+    for ways in sorted(set(loose.tolist())):
+        size = (ways + 1) * len(slopes) * len(entrance.bias)
+        for part in torch.split((loose == ways).nonzero()[:, 0], max(1, TOGETHER // size)):
+            near = around(_pulling(entrance, slopes[:, part]), coordinates[part], ways)
+            outside[part] = outside_of(near, entrance.first.left)[0]
+    return outside
+
+
+def _pulling(entrance: Entrance, slopes: Float[Tensor, "s k c"]) -> Callable[[Tensor], Tensor]:
     return lambda coordinates: entrance.tail.pulled(entrance.at(coordinates), slopes)
 
 
 LOOSE = 1e-4
 """Relative error up to which the next layer's conditions alone are enough. Chosen: it decides how much is computed, not what is proved.
 Swept."""
+
+TOGETHER = 2**23
+"""Numbers of the columns of samples that are looked at at a time: 64 MB. Chosen."""
 
 NOTHING = 1e-6
 """A derivative below this is nothing: finite differences see no less. Chosen above what rounding over ``STEP`` leaves, 1e-10."""

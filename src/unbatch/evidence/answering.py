@@ -96,8 +96,11 @@ def _inside(case: Case, at: int, residual: float, holds: bool, p_value: float) -
     if not case.trusted:
         told = f"{here}, but noise or other samples fill all directions, and only the strongest were asked (p = {p_value:.1g})"
         return Verdict.UNDECIDED, f"{told}: tell the noise (--noise) if it is known"
-    if not holds or p_value > case.alpha:
+    if not holds:
         return Verdict.UNDECIDED, f"{here}, but unrelated records leave no more than {case.typical:.0e}: that tells nothing"
+    if p_value > case.alpha:
+        told = f"{here}, and unrelated records leave {case.typical:.0e}, but so unevenly that one might leave as little (p = {p_value:.1g})"
+        return Verdict.UNDECIDED, f"{told}: ask for more of them beside it"
     beside = f"{here}, where unrelated records leave {case.typical:.1e} (p ≤ {max(p_value, 1e-300):.0e} for all that were asked for)"
     if case.inner is None or case.inner_fits is None or case.inner_holds is None:
         return (

@@ -35,6 +35,9 @@ SAME = 0.01
 """Two samples that share this much of one member's place in the gradient are not two members. Chosen: it is 1 for a twin and 0 for another
 member. Swept."""
 
+CLOSE = 10.0
+"""Others are known as well as the best of them up to so many times its misfit. Chosen: it decides what is tried."""
+
 EXPLAINED = 1e-6
 """A row of the gradient is explained when what the samples leave of it is below this share of what they add up to there. Chosen. Swept."""
 
@@ -105,9 +108,14 @@ def prove_each(
         weights = plain(weights) if observation.factor_known else weights
         by_rows = _explained(observation, entrance, coordinates[kept], labels[kept], weights).where(alone_there[kept], torch.inf)
         accuracy = torch.full_like(length, torch.inf).index_copy(0, kept, by_rows + beside[kept])
-        vague = kept[(accuracy[kept] > acceptable) & tuned[kept] & told[kept]]
-        if len(vague):
-            others = others_of(entrance, coordinates, labels, shown.misfit, kept[tuned[kept] & told[kept]])
+        known = kept[tuned[kept] & told[kept]]
+        # All others, then those that are known best: what is known of one no better than of the rest tells nothing of these.
+        best = known[shown.misfit[known] <= CLOSE * shown.misfit[known].amin()] if len(known) else known
+        for members in (known, best):
+            vague = known[accuracy[known] > acceptable]
+            if not len(vague):
+                break
+            others = others_of(entrance, coordinates, labels, shown.misfit, members)
             hidden = from_conditions(entrance, coordinates[vague], labels[vague], shown.misfit[vague], others, vague)
             accuracy[vague] = accuracy[vague].minimum(hidden + beside[vague])
         # A column that is shown to be a member's explains rows, however vaguely its sample is known.

@@ -152,7 +152,8 @@ def _of_layer(observation: Observation, candidate: Candidate) -> Reconstruction:
         return Reconstruction(Status.BROKE_DOWN, reason=f"the attack returned features of {features.shape[1]} numbers for {layer}")
     made = _of_samples(inner, replace(candidate, inputs=features, features=None))
     if made.status.disclosed:
-        told = f"all {len(made.inputs)} rows" if made.status is Status.RECONSTRUCTED else f"{len(made.inputs)} rows"  # type: ignore[arg-type]
+        number = len(made.inputs)  # type: ignore[arg-type]
+        told = f"{'all ' if made.status is Status.RECONSTRUCTED and number > 1 else ''}{number} row{'s' * (number > 1)}"
         reason = f"{told} of what {layer} sees are proved" + (f": {made.reason}" if made.reason else "")
         return replace(made, status=Status.FEATURES, inputs=None, features=made.inputs, layer=layer, reason=reason)
     return replace(made, inputs=None, features=features, layer=layer)

@@ -110,9 +110,9 @@ class Rows:
 
 
 def rows_of(
-    observation: Observation, witness: Witness, typical: float, deviation: float | None = None, told: int | None = None
+    observation: Observation, witness: Witness, typical: float, deviation: float | None = None, told: int | None = None, wanted: float = 1
 ) -> Rows | None:
-    """The row space of a layer's gradient; None where it is full, so that everything lies in it.
+    """The row space of a layer's gradient; None where it is full, so that everything lies in it, or too small to be of use.
 
     Args:
         observation: what the server saw.
@@ -120,6 +120,7 @@ def rows_of(
         typical: size of an entry of what records feed it with, which becomes τ.
         deviation: of the noise on an entry of the update, where that is known.
         told: how many rows there are at most, where that is known.
+        wanted: directions that it must have: the work of finding them is not done for fewer.
     """
     gradient = observation.update[witness.weight].double()
     shift = typical if witness.bias is not None else 0.0
@@ -140,7 +141,7 @@ def rows_of(
     least = min(int((gradient != 0).any(dim=1).sum()) - _balanced(gradient, rounding), width)
     if deviation is None and rank < least:
         noise = max(rounding, float(values[rank]))
-        return _rows(witness, found, rank, shift, noise) if rank else None
+        return _rows(witness, found, rank, shift, noise) if rank >= wanted else None
     if deviation is None and told is not None and told < least:
         deviation = float(values[told:].square().sum() / ((height - told) * (width - told))) ** 0.5
     elif deviation is None:
@@ -148,7 +149,7 @@ def rows_of(
         deviation = float(values[:least].median()) / ((1 - MEDIAN * short / long) * long**0.5)
     edge = EDGE * deviation * spread
     rank = min(int((values > edge).sum()), told or height)
-    if not 0 < rank < least:
+    if not wanted <= rank < least:
         return None
     clear = float(values[rank - 1]) > ABOVE * edge > ABOVE * float(values[rank])
     return _rows(witness, found, rank, shift, max(edge, rounding), deviation, clear=clear)

@@ -27,6 +27,9 @@ NARROWEST = 1e-3
 """Spread of logarithms below which none is believed: a reference of nearly equal records would make all others improbable. Chosen.
 Swept."""
 
+EDGES = 8
+"""Of a record's width that is left whole at either side, one part of so many: what lies beyond may be background. Chosen, not swept."""
+
 INDEPENDENT = 1e-5
 """A way to leave the row space counts when it is this large beside the largest. Chosen, as in ``certificate``."""
 
@@ -82,20 +85,26 @@ def reference_of(outside: Float[Tensor, "k n"], lengths: Float[Tensor, " k"]) ->
 
 
 def decoys(records: Tensor, count: int = FEW) -> Tensor:
-    """(count, *shape) records of the same kind: the left of one, up to somewhere, and the right of another, or of its mirror image.
+    """(at most count, *shape) records of the same kind: the left of one, up to somewhere, and the right of another, or of its mirror image.
+
+    Where the left is as empty as that of the other, as at the edges of digits, a copy of the other comes out: these are left out.
 
     Example:
         >>> decoys(torch.arange(6.0).reshape(1, 6), 2).tolist()
         [[0.0, 4.0, 3.0, 2.0, 1.0, 0.0], [0.0, 1.0, 3.0, 2.0, 1.0, 0.0]]
     """
     number, width = len(records), records.shape[-1]
+    edge = max(1, width // EDGES)
     made = []
     for turn in range(count):
         left = records[(7 * turn) % number]
         right = records[(7 * turn + 1 + turn // number) % number] if number > FEW else left.flip(-1)
-        cut = 1 + turn % max(1, width - 1)
+        cut = edge + turn % max(1, width - 2 * edge)
         made.append(torch.cat([left[..., :cut], right[..., cut:]], dim=-1))
-    return torch.stack(made)
+    found = torch.stack(made)
+    flat = records.flatten(1)
+    copied = torch.stack([(flat == one).all(dim=1).any() for one in found.flatten(1)])
+    return found if bool(copied.all()) else found[~copied]
 
 
 def holm(p_values: Float[Tensor, " k"]) -> Float[Tensor, " k"]:

@@ -274,7 +274,7 @@ def _asked(passes: Passes, rows: Rows, records: Tensor, reference: Tensor | None
     residual, noise, _ = _left(passes, rows, records)
     allowed = _allowed(passes.observation, noise)
     if reference is None:
-        reference = records[residual > MARGIN * allowed][: 8 * FEW]
+        reference = records[(residual > MARGIN * allowed).nonzero()[: 8 * FEW, 0]]
         if len(reference) < FEW:
             reference = torch.cat([reference, decoys(records)])
     left, _, vectors = _left(passes, rows, reference)
@@ -305,8 +305,8 @@ def _inner(passes: Passes, found: list[Witness], first: tuple[Witness, Rows], re
         if fed is None or count == INNER:
             continue
         told = None if observation.batch_size is None else observation.batch_size * fed.shape[1]
-        rows = rows_of(observation, witness, _typical(fed), deviation, told)
-        if rows is not None and rows.rank >= SHOWN * first[1].rank:
+        rows = rows_of(observation, witness, _typical(fed), deviation, told, wanted=SHOWN * first[1].rank)
+        if rows is not None:
             asked = _asked(passes, rows, records, decoys(records, 2 * FEW))
             if asked.reference.typical > float(asked.allowed.median()):  # otherwise it tells no one from another
                 count += 1

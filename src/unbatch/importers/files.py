@@ -143,8 +143,13 @@ def _flat(path: Path, content: Any) -> dict[str, Tensor]:
         if len(nests) > 1:
             raise BadFile(f"one set of tensors in '{path}'", f"several, {' and '.join(nests)}", "save the wanted one alone")
         content = content[nests[0]] if nests else content
+    if isinstance(content, (list, tuple)) and content and all(isinstance(value, Tensor) for value in content):
+        content = {str(place): value for place, value in enumerate(content)}  # as of torch.autograd.grad: without names, in order
     if not isinstance(content, Mapping):
-        raise BadFile(f"a mapping of name to tensor in '{path}'", f"a {type(content).__name__}", "save model.state_dict()")
+        raise BadFile(
+            f"a mapping of name to tensor in '{path}'", f"a {type(content).__name__}", "save {name: tensor}, as of model.state_dict()"
+        )
+    content = {name: value for name, value in content.items() if value is not None}  # gradients of what was not trained
     for name, value in content.items():
         if not isinstance(name, str) or not isinstance(value, Tensor):
             raise BadFile(f"a mapping of name to tensor in '{path}'", f"a {type(value).__name__} under {name!r}", "save model.state_dict()")

@@ -121,7 +121,10 @@ def _decay_of(moved: Float[Tensor, "m n"], weight: Float[Tensor, "m n"]) -> floa
     factor, failed = torch.linalg.cholesky_ex(gram)
     if int(failed) or not bool(moved.any()):
         return None
-    values = torch.linalg.eigvals(torch.cholesky_solve(weight @ moved.T, factor).T).real
+    solved = torch.cholesky_solve(weight @ moved.T, factor).T
+    if not bool(solved.isfinite().all()):
+        return None
+    values = torch.linalg.eigvals(solved).real
     count = max(4, len(values) // 8)
     order = values.sort().values
     widths = order[count - 1 :] - order[: len(order) - count + 1]

@@ -23,7 +23,7 @@ def read_truth(
 ) -> Batch:
     """The client's batch, where the auditor has it, from an npz file.
 
-    The file holds ``labels`` (b,) and either ``inputs`` (b, *shape), floats as the network saw them, or ``images`` (b, H, W) or
+    The file holds ``labels`` (b,) and either ``inputs`` (b, *shape), floats (or tokens) as the network saw them, or ``images`` (b, H, W) or
     (b, H, W, C), uint8, which are scaled to 0..1, put channels first and normalized by the schema.
 
     Args:
@@ -39,9 +39,12 @@ def read_truth(
     arrays = _read_truth_arrays(path)
     labels = _labels(path, arrays, classes)
     if "inputs" in arrays:
-        if arrays["inputs"].dtype.kind != "f" or arrays["inputs"].ndim < 2:
-            raise BadFile(f"floats (b, ...) in 'inputs' of '{path}'", _said(arrays["inputs"]), "save what the network saw")
+        tokens = schema is not None and schema.kind == "tokens"
+        if arrays["inputs"].dtype.kind not in ("iu" if tokens else "f") or arrays["inputs"].ndim < 2:
+            what = "tokens, whole numbers (b, length)," if tokens else "floats (b, ...)"
+            raise BadFile(f"{what} in 'inputs' of '{path}'", _said(arrays["inputs"]), "save what the network saw")
         inputs = _known(path, "inputs", arrays["inputs"])
+        inputs = inputs.to(torch.int64) if tokens else inputs
     else:
         inputs = _images(path, arrays, schema)
     shape = tuple(inputs.shape[1:])

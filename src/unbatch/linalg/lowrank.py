@@ -36,6 +36,10 @@ S, by 2e-16 (S/s)², where the rounding itself turns it by COARSE S/s: still 500
 WIDE = 1.5
 """Columns a row from which a matrix is factored before its singular values are sought. Near there it costs what it saves. Chosen."""
 
+SPARE = 16
+"""Random mixtures beyond the directions that they must show: as many find none of them by a chance that float64 does not tell from zero.
+Chosen."""
+
 
 @dataclass(frozen=True, eq=False)
 class Factors:
@@ -204,6 +208,36 @@ def spectrum(matrix: Float[Tensor, "m n"], rounding: float = 0.0) -> Spectrum:
     wide, lower = torch.linalg.qr(matrix.T)
     left, values, right = torch.linalg.svd(lower.T)
     return Spectrum(values, left, right @ wide.T)
+
+
+def row_space(matrix: Float[Tensor, "m n"], rounding: float, rank: int, generator: Generator) -> Float[Tensor, "k n"]:
+    """Orthonormal rows that span those of a matrix, in falling order, where singular values exceed ``rounding`` of the largest.
+
+    Random mixtures of the columns, twice as many as the expected ``rank``, show the columns' space to float64's rounding (Halko,
+    Martinsson and Tropp, "Finding structure with randomness"); a matrix of more directions than that is decomposed whole.
+
+    Args:
+        matrix: (m, n), float64.
+        rounding: share of the largest singular value that a direction must exceed.
+        rank: how many directions are expected.
+        generator: of the mixtures.
+
+    Example:
+        >>> generator = torch.Generator().manual_seed(0)
+        >>> planted = torch.randn(50, 4, generator=generator).double() @ torch.randn(4, 60, generator=generator).double()
+        >>> [tuple(row_space(planted, 1e-12, expected, generator).shape) for expected in (1, 4, 50)]
+        [(4, 60), (4, 60), (4, 60)]
+    """
+    size = 2 * rank + SPARE
+    if 2 * size <= len(matrix):
+        mixtures = torch.randn((matrix.shape[1], size), generator=generator, dtype=matrix.dtype, device=matrix.device)
+        columns, _ = torch.linalg.qr(matrix @ mixtures)
+        found = spectrum(columns.T @ matrix)
+        count = int((found.values > rounding * found.values[0]).sum())
+        if count <= size - SPARE:
+            return found.right[:count]
+    found = spectrum(matrix)
+    return found.right[: int((found.values > rounding * found.values[0]).sum())]
 
 
 def _unexplained(left: Float[Tensor, "m b"], gradient: Float[Tensor, "m n"], most: int = 4096) -> float:

@@ -33,7 +33,6 @@ def of_audit(stored: StoredFinding) -> Sheet:
     claims += [claim_of("tokens", *_tokens(lookup), origin, lookup.table) for lookup in stored.lookups]
     if (told := labels_answer(stored.counts, stored)) is not None:
         claims.append(claim_of("labels", *told, origin))
-    tried = stored.attack.partition(":")[0] or "this one"
     return Sheet(
         command="audit",
         badge=summary.badge(stored),
@@ -41,13 +40,26 @@ def of_audit(stored: StoredFinding) -> Sheet:
         verdict=stored.verdict,
         meaning=summary.meaning(stored),
         claims=tuple(claims),
-        untested=(f"attacks other than {tried}", "whether given records were in the batch, by their traces alone", *UNTESTED_ROUND),
+        untested=(
+            f"attacks other than {_tried(stored)}",
+            "whether given records were in the batch, by their traces alone",
+            *UNTESTED_ROUND,
+        ),
         upper_bounds=stored.upper_bounds,
         knowledge=stored.knowledge,
         origin=origin,
         environment=stored.environment,
         detail=stored.model_dump(mode="json"),
     )
+
+
+def _tried(stored: StoredFinding) -> str:
+    """The attacks that were run: of ``auto`` all that applied."""
+    noted = stored.stats.get("tried by auto")
+    ends = noted.items() if isinstance(noted, dict) else ()
+    ran = dict.fromkeys(spec.partition(":")[0] for spec, end in ends if end != Status.NOT_APPLICABLE.name)
+    names = list(ran) or [stored.attack.partition(":")[0] or "this one"]
+    return ", ".join(names[:-1]) + f" and {names[-1]}" if len(names) > 1 else names[0]
 
 
 _UNDECIDED: Final[dict[Status, tuple[Level, str]]] = {

@@ -183,7 +183,7 @@ def headline(stored: StoredFinding) -> list[Figure]:
             Figure("Proved samples" if stored.reconstructed else "Proved rows", str(stored.proved), f"by the update{bound}{more}")
         )
     if any(value is not None for value in stored.scores.get("psnr", ())):
-        figures.append(Figure("Median PSNR", score(_median(stored.scores["psnr"]), "dB"), "above 100 dB no eye sees a difference"))
+        figures.append(Figure("Median PSNR", score(_median(stored.scores["psnr"]), "dB"), "above 35 dB hardly an eye sees a difference"))
     if known and stored.labels_right:
         figures.append(Figure("Labels right", f"{sum(stored.labels_right)} of {true}", "restored from the update"))
     if stored.residual is not None:

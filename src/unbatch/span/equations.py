@@ -16,9 +16,13 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
+from unbatch.clock import UNLIMITED, Clock
 from unbatch.span.network import MovingNetwork, Network
 
 __all__ = ["MARGIN", "Equations", "Space", "spaces_of_gradient"]
+
+TOGETHER = 2**22
+"""Numbers of the columns of all labels that are computed before the clock is read: a tenth of a second. Chosen."""
 
 ROUNDING = 10.0
 """A residual of this many times the noise that is expected is still noise. Chosen. Swept."""
@@ -137,12 +141,19 @@ class Equations:
         return worst.where(proving >= unknowns + MARGIN, torch.inf).nan_to_num(torch.inf, torch.inf)
 
     def best_labels(
-        self, points: Float[Tensor, "k b"], classes: Int64[Tensor, " c"], count: int = 1
+        self, points: Float[Tensor, "k b"], classes: Int64[Tensor, " c"], count: int = 1, clock: Clock = UNLIMITED
     ) -> tuple[Float[Tensor, "k l"], Int64[Tensor, "k l"]]:
-        """The labels that leave the smallest rests in the first column space: these rests, rising, and the labels."""
-        space = next(space for space in self.spaces if space.kind == "column")
-        columns = self.network.by_label(points, space.layer, classes)
-        rests = space.rest(columns.flatten(0, 1))[0].norm(dim=1).reshape(columns.shape[:2])
+        """The labels that leave the smallest rests in the first column space: these rests, rising, and the labels.
+
+        Raises:
+            OutOfTime: the clock ran out.
+        """
+        space, rest = next(space for space in self.spaces if space.kind == "column"), []
+        for part in torch.split(points, max(1, TOGETHER // (len(classes) * len(space.basis)))):
+            clock.check()
+            columns = self.network.by_label(part, space.layer, classes)
+            rest.append(space.rest(columns.flatten(0, 1))[0].norm(dim=1).reshape(columns.shape[:2]))
+        rests = torch.cat(rest, dim=1)
         least, order = rests.T.nan_to_num(torch.inf, torch.inf).topk(min(count, len(classes)), dim=1, largest=False)
         return least, classes[order]
 

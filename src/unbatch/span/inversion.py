@@ -176,7 +176,7 @@ def _candidate(observation: Observation, search: Search, found: Found) -> Candid
         "equations": problem.equations.count,
         **search.counts,
     }
-    reason = f"{len(found)} of {problem.batch} samples proved" if search.missing else ""
+    reason = f"{len(found)} of {problem.batch} samples found" if search.missing else ""
     told: dict[str, Any] = {"reason": reason, "inverted": Inverted(problem.call.weight, len(problem.factors.left)), "stats": stats}
     if not len(found):
         return Candidate(exhausted=True, **told)

@@ -24,6 +24,7 @@ from unbatch.spear.dictionary_learning import blind_directions, off_weights, pro
 from unbatch.spear.ica import guesses
 from unbatch.spear.layer import Layer, complement, deflate, unit
 from unbatch.spear.next_layer import NextLayer, solve_samples
+from unbatch.spear.reflections import STEPS, reflected, steps_after
 from unbatch.spear.rounding import null_of_masks, round_directions
 from unbatch.spear.sampling import least_zeros, sampled_directions
 from unbatch.spear.selection import Solution, agreement, best_matching, independent, misfits, one_a_pattern, scaled
@@ -126,7 +127,7 @@ class Search:
 
     def __post_init__(self) -> None:
         """Nothing is known yet."""
-        self.clock = UNLIMITED
+        self.clock, self.steps = UNLIMITED, STEPS
         whole = self.layer
         # Neurons that noise alone, or weights that moved, may contradict; a wrong direction contradicts a quarter of them.
         self.allowed = len(whole.left) // DRIFTED if self.drifting else 0 if self.exact else len(whole.left) // BLURRED
@@ -213,7 +214,7 @@ class Search:
         elif self.only_sampling or (self.rest.batch <= FEW and stalled % TOOLS == (0 if self.rest.batch <= VERY_FEW else 2)):
             self._sampled_round()
         elif stalled % TOOLS < TOOLS - 1 and not (turn % 2 and MANY < self.rest.batch <= SPARSE * len(self.rest.left)):
-            self._guided_round(CONTRASTS[turn % len(CONTRASTS)], loosened=min(2 * stalled, len(self.open)))
+            self._guided_round(CONTRASTS[turn % len(CONTRASTS)], stalled)
         else:
             self._blind_round()
 
@@ -242,12 +243,13 @@ class Search:
         self.open, self.open_off = self.pool[kept], self.pool_off[kept]
         self.tools["sampling"] += max(0, len(self.open) - known)
 
-    def _guided_round(self, contrast: float, loosened: int) -> None:
+    def _guided_round(self, contrast: float, stalled: int) -> None:
         """Guess inputs among what the known directions leave, then the direction of each, for both signs where the first fails.
 
         After a stall the guesses are loosened from the directions with the fewest zeros: a combination among them would keep
         both of its columns out of reach.
         """
+        loosened = min(2 * stalled, len(self.open))
         if len(self.open) == self.rest.batch:
             loosened = max(2, loosened)  # all are there, and some of them are wrong
         left = complement(self.open[: max(0, len(self.open) - loosened)])
@@ -255,7 +257,7 @@ class Search:
         if left.shape[1] <= LAST:
             samples = torch.cat([samples, self._random_samples(left)])
         samples = samples / (samples @ self.rest.sums)[:, None]
-        if self.following is not None and self.rest.batch > MANY:
+        if self.following is not None and (self.rest.batch > MANY or stalled % TOOLS == 1):
             self._descended(self.following, samples)
             return
         margin = 0 if left.shape[1] == 1 else 2
@@ -265,11 +267,14 @@ class Search:
             self._from_samples("pictures, other sign", -samples[tried], margin, share)
 
     def _descended(self, following: NextLayer, samples: Float[Tensor, "k b"]) -> None:
-        """Exact directions from the signs of what the next layer makes of the guesses."""
-        samples = descend(self.rest, following.activations[self.rows], samples, self.clock)
+        """Exact directions from the signs of what the next layer makes of the guesses, roughly and then exactly."""
+        space = following.activations[self.rows]
+        samples = reflected(self.rest, space, samples, self.clock, self.steps)
+        samples = descend(self.rest, space, samples / (samples @ self.rest.sums)[:, None], self.clock)
         directions = null_of_masks(self.rest.left, self.rest.pre_activations(samples) <= 0, clock=self.clock)
         off = self.rest.off(directions)
         kept = off.sum(dim=1) >= self.rest.batch + 2
+        self.steps = steps_after(self.steps, int(kept.sum()) / self.rest.batch)
         self._add("next layer", directions[kept], off[kept])
 
     def _blind_round(self, few: int = 4) -> None:

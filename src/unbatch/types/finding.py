@@ -85,21 +85,21 @@ class Finding:
         if named is None:
             return ""
         what = "names the tokens of its batch" if named.names else "shows what its batch looked up"
-        return f"This update {what}: {named.proved:,} of {named.rows:,}, read off {named.table} and proved."
+        return f"This update {what}: {named.proved:,} of the {named.rows:,} that there are, read off {named.table} and proved."
 
     def _of_samples(self) -> str:
         """What became of the samples."""
         made = self.reconstruction
         count = 0 if made.inputs is None else len(made.inputs)
         found = (
-            f"A batch of {count} samples"
+            f"A batch of {_samples(count)}"
             if made.features is None or count
-            else f"What {made.layer} may have seen of {len(made.features)} samples"
+            else f"What {made.layer} may have seen of {_samples(len(made.features))}"
         )
         head = {
-            Status.RECONSTRUCTED: f"This update gives away its whole batch: all {count} samples were reconstructed and proved by replay.",
-            Status.PARTIAL: f"This update gives away part of its batch: {count} samples were reconstructed, each proved by itself.",
-            Status.APPROXIMATE: f"This update gives away an approximation of its batch ({count} samples); nothing was proved exact.",
+            Status.RECONSTRUCTED: f"This update gives away its whole batch: {_all_were(count)} reconstructed and proved by replay.",
+            Status.PARTIAL: f"This update gives away part of its batch: {_were(count)} reconstructed, each proved by itself.",
+            Status.APPROXIMATE: f"This update gives away an approximation of its batch ({_samples(count)}); nothing was proved exact.",
             Status.INCONSISTENT: "No reconstruction was proved: what was found does not give the observed update.",
             Status.BUDGET_EXHAUSTED: "No reconstruction was proved within the budget; this does not show that the update is safe.",
             Status.CONVERGED: "No reconstruction was proved: the search came to its own end with something that does not give the update.",
@@ -111,7 +111,9 @@ class Finding:
         }
         exact, true = sum(self.exact), len(self.exact)
         if exact and not made.status.disclosed:
-            told = f"All {true} samples of this batch were" if exact == true else f"{exact} of the {true} samples of this batch were"
+            told = f"{exact} of the {true} samples of this batch {'was' if exact == 1 else 'were'}"
+            if exact == true:
+                told = f"All {true} samples of this batch were" if true > 1 else "The one sample of this batch was"
             return f"{told} recovered exactly, as the truth shows; the update alone does not prove it."
         if true and made.status.disclosed and exact < count:
             return f"{head[made.status]} Held against the truth, {exact} of {true} came out exact."
@@ -131,7 +133,7 @@ class Finding:
         """
         made = self.reconstruction
         parts = [f"{made.status.name} by {made.attack}" if made.attack else made.status.name]
-        parts.append(f"{0 if made.inputs is None else len(made.inputs)} samples")
+        parts.append(_samples(0 if made.inputs is None else len(made.inputs)))
         if self.exact:
             parts.append(f"{sum(self.exact)} of {len(self.exact)} exact")
         return ", ".join([*parts, f"{self.seconds:.1f} s"])
@@ -165,3 +167,15 @@ class Finding:
             "counts": None if self.counts is None else self.counts.to_dict(),
             "environment": dict(self.environment),
         }
+
+
+def _samples(count: int) -> str:
+    return f"{count} sample" + "s" * (count != 1)
+
+
+def _were(count: int) -> str:
+    return f"{_samples(count)} {'was' if count == 1 else 'were'}"
+
+
+def _all_were(count: int) -> str:
+    return f"all {_were(count)}" if count > 1 else "its one sample was"

@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from unbatch.clock import Clock
-from unbatch.linalg.lowrank import Factors, multiply, spectrum
+from unbatch.linalg.lowrank import Factors, multiply, row_space
 from unbatch.spear.shallow.peeling import batch_of
 from unbatch.spear.shallow.recovery import recover
 from unbatch.spear.shallow.two_layer import TwoLayer
@@ -51,7 +51,7 @@ def invert_shallow(
     """
     if reader is None or not _is_shallow(observation, call, reader):
         return None
-    basis = _span(observation.update[call.weight], factors, clock)
+    basis = _span(observation.update[call.weight], factors, generator, clock)
     problem = _problem(observation, call, reader, basis)
     problem = replace(problem, batch=_batch_size(observation, problem, factors))
     try:
@@ -96,7 +96,7 @@ def _is_shallow(observation: Observation, call: LinearCall, reader: LinearCall) 
     return len(trial.linears) == 2 and torch.equal(trial.outputs, trial.linears[1].output)
 
 
-def _span(gradient: Tensor, factors: Factors, clock: Clock) -> Tensor:
+def _span(gradient: Tensor, factors: Factors, generator: Generator, clock: Clock) -> Tensor:
     """Orthonormal rows that span all inputs that the gradient shows, however small their part: its rows are scaled to one length.
 
     The last gap of the gradient itself would leave out samples of which the network is nearly sure.
@@ -106,9 +106,7 @@ def _span(gradient: Tensor, factors: Factors, clock: Clock) -> Tensor:
     if min(gradient.shape) > SPANNED:
         return torch.linalg.qr(factors.right.T)[0].T
     clock.check()
-    found = spectrum(gradient[alive] / length[alive, None])
-    values, basis = found.values, found.right
-    return basis[values > ROUNDING * values[0]]
+    return row_space(gradient[alive] / length[alive, None], ROUNDING, factors.rank, generator)
 
 
 def _batch_size(observation: Observation, problem: TwoLayer, factors: Factors) -> float:
