@@ -246,10 +246,11 @@ def test_a_sample_of_a_class_that_counts_nothing_ends_no_judgment() -> None:
     (x, y), loss = batch(0), nn.CrossEntropyLoss(weight=torch.tensor([0.0, 1, 1, 1, 1, 1, 1]))
     y = torch.cat([torch.zeros(1, dtype=torch.int64), y[1:].clamp_min(1)])
     model = Mlp(width=80, depth=2).build(SHAPE, 7, 1).double()
-    update = capture(model, torch.cat([x, x[-1:]]), torch.cat([y, y[-1:]]), loss)
+    twice = torch.cat([x, x[-1:]]), torch.cat([y, y[-1:]])
+    update = capture(model, x, y, loss)
     pruned = {name: tensor.where(tensor.abs() > tensor.abs().quantile(0.2), 0.0) for name, tensor in update.items()}
-    for given in (update, pruned):
-        found = judge(Observation(model, given, SHAPE, loss), Candidate(torch.cat([x, x[-1:]]), torch.cat([y, y[-1:]])))
+    for given, (inputs, labels) in ((capture(model, *twice, loss), twice), (pruned, (x, y))):
+        found = judge(Observation(model, given, SHAPE, loss), Candidate(inputs, labels))
         assert found.status is not Status.RECONSTRUCTED
         assert found.inputs is not None
         assert not found.status.disclosed or not any(torch.equal(row, x[0]) for row in found.inputs)
