@@ -239,3 +239,18 @@ def test_how_a_search_ended_takes_nothing_from_a_proof(seen: Observation, ended:
 def test_the_inverted_layer_is_handed_on(seen: Observation) -> None:
     x, y = batch(0)
     assert judge(seen, Candidate(x, y, inverted=Inverted("1.weight", 80))).inverted == Inverted("1.weight", 80)
+
+
+def test_a_sample_of_a_class_that_counts_nothing_ends_no_judgment() -> None:
+    """By itself it has no loss, 0 / 0; and no entry of a pruned gradient holds it."""
+    (x, y), loss = batch(0), nn.CrossEntropyLoss(weight=torch.tensor([0.0, 1, 1, 1, 1, 1, 1]))
+    y = torch.cat([torch.zeros(1, dtype=torch.int64), y[1:].clamp_min(1)])
+    model = Mlp(width=80, depth=2).build(SHAPE, 7, 1).double()
+    twice = torch.cat([x, x[-1:]]), torch.cat([y, y[-1:]])
+    update = capture(model, x, y, loss)
+    pruned = {name: tensor.where(tensor.abs() > tensor.abs().quantile(0.2), 0.0) for name, tensor in update.items()}
+    for given, (inputs, labels) in ((capture(model, *twice, loss), twice), (pruned, (x, y))):
+        found = judge(Observation(model, given, SHAPE, loss), Candidate(inputs, labels))
+        assert found.status is not Status.RECONSTRUCTED
+        assert found.inputs is not None
+        assert not found.status.disclosed or not any(torch.equal(row, x[0]) for row in found.inputs)

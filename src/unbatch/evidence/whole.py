@@ -298,6 +298,7 @@ def _under_pruning(observed: Float[Tensor, "m n"], columns: Float[Tensor, "m k"]
         spare = (sent.sum(dim=0) - len(inputs)).clamp_min(1)
         noise = rest.square().sum(dim=0) / spare
         scale = columns.norm(dim=0)
+        scale = scale.where(scale > 0, 1.0)  # a sample that leaves nothing is held by no entry
         gram = torch.einsum("mk,mp,ml->pkl", columns / scale, sent, columns / scale)
         held = torch.linalg.eigvalsh(gram)[:, 0] > HELD
         spread = torch.linalg.inv(gram + torch.eye(len(inputs), dtype=gram.dtype, device=gram.device) * ~held[:, None, None])

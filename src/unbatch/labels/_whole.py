@@ -21,7 +21,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["evidence", "expected_error"]
+__all__ = ["confirms_size", "evidence", "expected_error"]
 
 DECISIVE = math.log(100)
 """Of a hundred updates that are not what was told, at most one looks as whole."""
@@ -33,7 +33,8 @@ FINEST = 1e-3
 """Deviation of a count, in samples, below which none is believed. Chosen."""
 
 OFF = 0.5
-"""A count is rounded to zero, and not below, from minus this on. Derived: where rounding ends."""
+"""A count is rounded to zero, and not below, from minus this on; and no error as large leaves counts determined. Derived: where rounding
+ends."""
 
 SMOOTHEST = 0.25
 """Smoothing of labels that is asked about: it is 0.1 where it is used. Chosen above that."""
@@ -70,7 +71,22 @@ def expected_error(counts: Float[Tensor, " c"], deviation: Float[Tensor, " c"], 
     # What was expected counts like two more counts beside those that are measured.
     free = max(0, len(counts) - 1 - fitted)
     mean = (free * (counts - nearest).square().mean() + 2 * deviation.square().mean()) / (free + 2)
-    return max(MISTAKEN, float(mean.sqrt()))
+    error = max(MISTAKEN, float(mean.sqrt()))
+    return error if error < OFF else None
+
+
+def confirms_size(counts: Float[Tensor, " c"]) -> bool:
+    """Whether whole counts speak for their own sum, as they do for a size that a rank shows and that may fall short, or be noise.
+
+    Counts with a common divisor come out whole for other sizes as well, and those of one class alone for any. And behind two classes many
+    samples of one class may leave what one does.
+
+    Example:
+        >>> [confirms_size(torch.tensor(counts).double()) for counts in ([3, 2], [4, 2], [11, 0], [1, 0], [1, 0, 0])]
+        [True, False, False, False, True]
+    """
+    nearest = [int(count) for count in counts.round().tolist()]
+    return math.gcd(*nearest) == 1 and (len(nearest) > 2 or nearest.count(0) == 0)
 
 
 def evidence(counts: Float[Tensor, "*k c"], deviation: Float[Tensor, "*k c"], fitted: int = 0) -> float:

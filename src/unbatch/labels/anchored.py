@@ -31,7 +31,7 @@ from unbatch.labels._batch_size import check_told, shown
 from unbatch.labels._local_training import along, steps, told, unevenness, way_average
 from unbatch.labels._prior import Anchors, anchors, fallback
 from unbatch.labels._scale import UNKNOWN, factors_of, likeliest
-from unbatch.labels._whole import expected_error
+from unbatch.labels._whole import confirms_size, expected_error
 from unbatch.last_layer import LastLayer, last_layer, obstacle
 from unbatch.linalg.simplex import onto_simplex
 from unbatch.types import Observation
@@ -127,6 +127,8 @@ class Anchored(LabelRestorer):
         if observation.batch_size is not None:
             _check_whole(observation, layer, total * made.shares, total * _rms(deviation))
         determined = expected_error(total * made.shares, total * deviation, total, int(factor != 1.0)) if total else None
+        if observation.batch_size is None and not confirms_size(total * made.shares):
+            determined = None
         ranges, about = layer.ranges(made.shares, deviation), told(observation)
         stats = {"anchored": made.anchored, "noise": layer.noise} | ({"factor": factor} if factor != 1.0 else {}) | about.get("stats", {})
         if observation.batch_size is None and determined is None:
