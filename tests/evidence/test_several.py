@@ -89,6 +89,21 @@ def test_a_loss_that_leaves_samples_out_does_not_say_that_nobody_is_missing(loss
     assert one.missing is None
 
 
+def balanced(outputs: Tensor, labels: Tensor) -> Tensor:
+    """A mean of the classes' means."""
+    rows, number = F.cross_entropy(outputs, labels, reduction="none"), labels.bincount(minlength=10)[labels]
+    return (rows / number).sum() / (1 / number).sum()
+
+
+def test_a_mean_of_the_classes_means_does_not_tell_how_often_one_was_there() -> None:
+    model, (inputs, labels) = network(), members()
+    chosen = [2, 3, 4, 4]
+    seen = Observation(model, capture(model, inputs[chosen], labels[chosen], balanced), (100,), balanced)
+    found = judge(seen, Candidate(inputs[2:5], labels[2:5]))
+    assert found.status is Status.PARTIAL
+    assert found.missing is None
+
+
 @pytest.mark.parametrize("loss", [nn.CrossEntropyLoss(label_smoothing=0.1), nn.CrossEntropyLoss(torch.arange(1.0, 11.0))])
 def test_a_mean_of_the_clients_own_is_still_a_mean(loss: nn.Module) -> None:
     model, (inputs, labels) = network(), members()

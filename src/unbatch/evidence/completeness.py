@@ -164,10 +164,10 @@ HIDDEN = "this loss is no mean over all samples: one that it leaves out changes 
 
 
 def hides(observation: Observation, inputs: Float[Tensor, " k *shape"], labels: Int64[Tensor, " k"]) -> bool:
-    """Whether the loss would leave one sample more, of which the network is sure or quite wrong, out of its mean.
+    """Whether the loss would leave one sample more out of its mean: one that the network is sure of, or quite wrong about, or a copy.
 
     That all weights sum to one says that nobody is missing only where a member that leaves no trace of its own makes the others count
-    less. A sum over the batch, or a mean over those samples that are hard enough, does not.
+    less. A sum over the batch, a mean over those samples that are hard enough, or a mean of the classes' means does not.
 
     Args:
         observation: for the loss.
@@ -178,18 +178,20 @@ def hides(observation: Observation, inputs: Float[Tensor, " k *shape"], labels: 
         return False  # means, by class weights at most: see ``faint_classes``
     outputs = run(observation.model, inputs).outputs
     alone, least = slopes(observation.loss, outputs, labels) / len(labels), 2 * min(WHOLE, 0.25 / len(labels))
-    for label in range(observation.classes):
-        for sure in SURE:
-            more = outputs.new_zeros((1, observation.classes))
-            more[0, label] = sure
-            named = torch.cat([labels, labels.new_tensor([label])])
-            try:
-                beside = slopes(observation.loss, torch.cat([outputs, more]), named)[:-1] / len(named)
-            except Misuse:
-                continue
-            less = float(((alone - beside) * alone).sum().abs())  # not finite: one that would spoil the update leaves a trace
-            if math.isfinite(less) and less <= least * float(alone.square().sum()):
-                return True
+    every = torch.arange(len(labels), device=labels.device)
+    made_up = [
+        (sure * torch.eye(observation.classes).to(outputs)[label], label, every) for label in range(observation.classes) for sure in SURE
+    ]
+    copies = [(outputs[i].detach(), int(labels[i]), every[every != i]) for i in range(len(labels))] if len(labels) > 1 else []
+    for scores, label, others in [*made_up, *copies]:
+        named = torch.cat([labels, labels.new_tensor([label])])
+        try:
+            beside = slopes(observation.loss, torch.cat([outputs, scores[None]]), named)[:-1] / len(named)
+        except Misuse:
+            continue
+        less = float(((alone - beside) * alone)[others].sum().abs())  # not finite: one that would spoil the update leaves a trace
+        if math.isfinite(less) and less <= least * float(alone[others].square().sum()):
+            return True
     return False
 
 

@@ -71,7 +71,7 @@ def hidden_by_counting(
     columns, call = columns_of(observation, inputs, labels), entrance_of(observation.layers, observation, TRIAL)
     if columns is None or call is None:
         return none.where(~several, torch.inf)
-    first = call.weight
+    first, columns = call.weight, columns.nan_to_num(0.0)  # of a class that counts nothing: 0 / 0
     flat = inputs.double().flatten(1)
     parts = weights * columns.norm(dim=1) * flat.norm(dim=1)
     made, gradient = (weights[:, None] * columns).T, observation.update[first]
