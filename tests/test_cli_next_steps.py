@@ -105,8 +105,7 @@ def test_what_may_decide_it_comes_first() -> None:
 
 
 def test_what_auto_tried_is_not_called_untested() -> None:
-    ends = {"one_sample": "NOT_APPLICABLE", "spear:seconds=6.0": "INCONSISTENT", "span": "RECONSTRUCTED"}
-    made = Reconstruction(Status.UNPROVEN, attack="span", stats={"tried by auto": ends})
+    made = Reconstruction(Status.UNPROVEN, attack="span", tried=("spear", "span"))
     sheet = of_audit(stored_finding(Finding(made, Knowledge(), Schema(), (4,), seed=0, seconds=1.0)))
     assert sheet.untested[0] == "attacks other than spear and span"
 

@@ -37,7 +37,7 @@ def test_a_language_model_names_its_tokens(tmp_path: Path, capsys: pytest.Captur
     options = played(tmp_path, "language_model")
     assert execute(f"audit {options} --out {tmp_path}/report".split()) == 0
     out = capsys.readouterr().out
-    assert "This update names the tokens of its batch: 11 of 50" in out
+    assert "This update names the tokens of its batch: 11 of the 50 that there are" in out
     stored = json.loads((tmp_path / "report" / "report.json").read_text(encoding="utf-8"))
     assert [(found["table"], found["tokens"], found["names"]) for found in stored["lookups"]] == [("tokens.weight", NAMED, True)]
     page = (tmp_path / "report" / "report.html").read_text(encoding="utf-8")

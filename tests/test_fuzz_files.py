@@ -151,10 +151,10 @@ BYTES: dict[str, tuple[Callable[[Round], bytes], str]] = {
     "two nests": (lambda r: _saved({"state_dict": r.update, "model": r.update}), "several, state_dict and model"),
     "another nest": (lambda r: _saved({"net": r.update}), "a dict under 'net'"),
     "numbers for names": (lambda r: _saved(dict(enumerate(r.update.values()))), "a Tensor under 0"),
-    "a list": (lambda r: _saved(list(r.update.values())), "got a list"),
+    "a list": (lambda r: _saved(list(r.update.values())), "RECONSTRUCTED"),  # of gradients, in the order of the parameters
     "a tensor": (lambda r: _saved(r.update["1.bias"]), "got a Tensor"),
     "lists of numbers": (lambda r: _saved({name: t.tolist() for name, t in r.update.items()}), "a list under"),
-    "None among them": (lambda r: _saved({**r.update, "1.bias": None}), "a NoneType under '1.bias'"),
+    "None among them": (lambda r: _saved({**r.update, "1.bias": None}), "got none for '1.bias'"),
     # tensors that are none
     "sparse": (lambda r: _saved({**r.update, "1.bias": r.update["1.bias"].to_sparse()}), "a sparse_coo one in '1.bias'"),
     "meta": (lambda r: _saved({**r.update, "1.bias": r.update["1.bias"].to("meta")}), "a meta one in '1.bias'"),
