@@ -228,11 +228,11 @@ def _disclosed(
     explained: bool,
 ) -> Reconstruction:
     """Proved samples, and whether they are the whole batch."""
-    accuracy = accuracy.maximum(hidden_by_counting(observation, samples.inputs, samples.labels, weights, residual, explained=explained))
+    accuracy = accuracy.maximum(hidden_by_counting(observation, *samples, weights, residual, accuracy, explained=explained))
     within = accuracy <= acceptable(observation)
     kept = _lengths_agree(observation, samples, weights, accuracy) & within
     if not bool(kept.any()):
-        return _unproved(candidate, samples, residual, LENGTHS_DISAGREE if bool(within.any()) else ALIKE)
+        return _unproved(candidate, samples, residual, LENGTHS_DISAGREE if bool(within.any()) else ALIKE if explained else SEVERAL)
     if not bool(kept.all()):
         samples, weights, accuracy = samples[kept], weights[kept], accuracy[kept]
         if explained:
@@ -272,7 +272,9 @@ TWO_WAYS = (
 
 NOT_FIXED = "the replay gives the observed update, but"
 
-ALIKE = f"{NOT_FIXED} each sample counts several times, and may stand for several that are much alike"
+SEVERAL = "each sample counts several times, and may stand for several that are much alike"
+
+ALIKE = f"{NOT_FIXED} {SEVERAL}"
 
 LENGTHS_DISAGREE = (
     "the samples would have one length by the bias gradient and another by what samples of a plain mean, of the batch size that was told, "

@@ -49,6 +49,7 @@ def hidden_by_counting(
     labels: Int64[Tensor, " k"],
     weights: Float[Tensor, " k"],
     residual: float,
+    accuracy: Float[Tensor, " k"],
     *,
     explained: bool,
 ) -> Float[Tensor, " k"]:
@@ -60,6 +61,7 @@ def hidden_by_counting(
         labels: (k,).
         weights: (k,) what each counts in the update.
         residual: of the replay.
+        accuracy: (k,) relative errors, were each of them one member.
         explained: whether these samples explain the whole update; otherwise the misfit is not known.
     """
     none = torch.zeros_like(weights)
@@ -67,7 +69,8 @@ def hidden_by_counting(
     if observation.batch_size == len(labels) or not bool(several.any()):
         return none
     if not explained:
-        return none.where(~several, torch.inf) if plain_size(weights) is not None else none
+        # What the mean of two leaves wrong is a square of their distance, and is no more than the accuracy accounts for (seed 161474).
+        return none.where(~several, torch.inf if plain_size(weights) is not None else SAFETY * accuracy.sqrt())
     columns, call = columns_of(observation, inputs, labels), entrance_of(observation.layers, observation, TRIAL)
     if columns is None or call is None:
         return none.where(~several, torch.inf)
