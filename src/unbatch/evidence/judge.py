@@ -228,7 +228,9 @@ def _disclosed(
     explained: bool,
 ) -> Reconstruction:
     """Proved samples, and whether they are the whole batch."""
-    accuracy = accuracy.maximum(hidden_by_counting(observation, *samples, weights, residual, accuracy, explained=explained))
+    accuracy = accuracy.maximum(
+        hidden_by_counting(observation, samples.inputs, samples.labels, weights, residual, accuracy, explained=explained)
+    )
     within = accuracy <= acceptable(observation)
     kept = _lengths_agree(observation, samples, weights, accuracy) & within
     if not bool(kept.any()):
