@@ -4,7 +4,9 @@ The page holds markers, ``<!-- span -->`` or ``<!-- trained -->`` and ``<!-- end
 """
 
 import json
+import math
 import re
+import statistics
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +33,16 @@ def text(result: dict[str, Any]) -> str:
         f"`python benchmarks/span.py` ({machine}, one thread). Six layers of width 200 where nothing else is said. A batch is wholly exact if every"
         " sample's relative error is below 1e-9 (float32: 1e-4) and every label is right; what is not in the table was not run. Where fewer than 20 batches stand, the wall clock was shared with other work, and searches that ended at it are counted as missed."
     )
-    return "\n".join([told, "", "| " + " | ".join(head) + " |", "|" + "---|" * len(head), *rows])
+    return "\n".join([told + growth(result["cases"]), "", "| " + " | ".join(head) + " |", "|" + "---|" * len(head), *rows])
+
+
+def growth(cases: dict[str, Any]) -> str:
+    """How the time of whole batches grows with their size at width 200: the slope of its logarithm."""
+    found = [re.fullmatch(r"cifar10 gelu b=(\d+)", key) for key in cases]
+    sizes = {int(match[1]): cases[match[0]] for match in found if match and cases[match[0]]["wholly_exact"]}
+    times = [math.log(case["cpu_seconds"]["median"]) for case in sizes.values()]
+    slope = statistics.linear_regression([math.log(size) for size in sizes], times).slope
+    return f" Through GELU, of sizes {min(sizes)} to {max(sizes)}, the time grows as the size to the power {slope:.1f}."
 
 
 def trained(result: dict[str, Any]) -> str:
