@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
+import statistics
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -176,8 +177,8 @@ def _print_result(finding: Finding, page: Path | None) -> None:
     if finding.truth is not None:
         total = len(finding.truth)
         rows.append(("exact", f"{sum(finding.exact)} of {total} sample{'s' * (total != 1)}"))
-        near = sorted(value for value in finding.scores.get("psnr", ()) if not math.isnan(value))
-        if near and (middle := near[(len(near) - 1) // 2]) < EXACT:
+        near = [value for value in finding.scores.get("psnr", ()) if not math.isnan(value)]
+        if near and (middle := statistics.median_low(near)) < EXACT:
             rows.append(("near", f"{middle:.1f} dB in the median; above 35 dB hardly an eye sees a difference"))
         if found.labels is not None:
             rows.append(("labels", f"{sum(finding.labels_right)} of {total} right"))

@@ -58,9 +58,6 @@ NEEDS_BATCH_SIZE = "the update does not tell how many samples it was made of, on
 OFF = 0.5
 """How far from the estimate, in samples, a count may be that is called determined. Derived: where rounding ends."""
 
-TWO = 2
-"""Derived: of fewer classes there is nothing to count."""
-
 ONE_OUTPUT = "the model has one output, as for a regression or a yes and no: it has no classes to count"
 
 
@@ -94,7 +91,7 @@ class LabelRestorer(Plugin, ABC):
         start = time.perf_counter()
         if observation.unreadable:
             return Counts(reason=observation.unreadable, restorer=self.spec)
-        if observation.classes < TWO:
+        if observation.classes <= 1:
             return Counts(reason=ONE_OUTPUT, restorer=self.spec)
         try:
             check_deterministic(observation.model, observation.probe)

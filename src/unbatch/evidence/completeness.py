@@ -179,9 +179,8 @@ def hides(observation: Observation, inputs: Float[Tensor, " k *shape"], labels: 
     outputs = run(observation.model, inputs).outputs
     alone, least = slopes(observation.loss, outputs, labels) / len(labels), 2 * min(WHOLE, 0.25 / len(labels))
     every = torch.arange(len(labels), device=labels.device)
-    made_up = [
-        (sure * torch.eye(observation.classes).to(outputs)[label], label, every) for label in range(observation.classes) for sure in SURE
-    ]
+    of_class = torch.eye(observation.classes).to(outputs)
+    made_up = [(sure * of_class[label], label, every) for label in range(observation.classes) for sure in SURE]
     copies = [(outputs[i].detach(), int(labels[i]), every[every != i]) for i in range(len(labels))] if len(labels) > 1 else []
     for scores, label, others in [*made_up, *copies]:
         named = torch.cat([labels, labels.new_tensor([label])])

@@ -111,7 +111,7 @@ def prove_each(
         known = kept[tuned[kept] & told[kept]]
         # All others, then those that are known best: what is known of one no better than of the rest tells nothing of these.
         best = known[shown.misfit[known] <= CLOSE * shown.misfit[known].amin()] if len(known) else known
-        for members in (known, best):
+        for members in (known, best) if len(best) < len(known) else (known,):
             vague = known[accuracy[known] > acceptable]
             if not len(vague):
                 break

@@ -122,7 +122,7 @@ def _decay_of(moved: Float[Tensor, "m n"], weight: Float[Tensor, "m n"]) -> floa
     if int(failed) or not bool(moved.any()):
         return None
     solved = torch.cholesky_solve(weight @ moved.T, factor).T
-    if not bool(solved.isfinite().all()):
+    if not bool(solved.isfinite().all()):  # eigenvalues of NaN end the process in some builds of LAPACK; the observation refuses them
         return None
     values = torch.linalg.eigvals(solved).real
     count = max(4, len(values) // 8)

@@ -228,16 +228,18 @@ def row_space(matrix: Float[Tensor, "m n"], rounding: float, rank: int, generato
         >>> [tuple(row_space(planted, 1e-12, expected, generator).shape) for expected in (1, 4, 50)]
         [(4, 60), (4, 60), (4, 60)]
     """
+
+    def above(found: Spectrum) -> Tensor:
+        return found.right[: int((found.values > rounding * found.values[0]).sum())]
+
     size = 2 * rank + SPARE
     if 2 * size <= len(matrix):
         mixtures = torch.randn((matrix.shape[1], size), generator=generator, dtype=matrix.dtype, device=matrix.device)
         columns, _ = torch.linalg.qr(matrix @ mixtures)
-        found = spectrum(columns.T @ matrix)
-        count = int((found.values > rounding * found.values[0]).sum())
-        if count <= size - SPARE:
-            return found.right[:count]
-    found = spectrum(matrix)
-    return found.right[: int((found.values > rounding * found.values[0]).sum())]
+        rows = above(spectrum(columns.T @ matrix))
+        if len(rows) <= size - SPARE:
+            return rows
+    return above(spectrum(matrix))
 
 
 def _unexplained(left: Float[Tensor, "m b"], gradient: Float[Tensor, "m n"], most: int = 4096) -> float:

@@ -105,7 +105,7 @@ class Search:
         found: what is proved.
         movable: (k, b) columns of samples that meet all equations and have room to move, with their labels: behind ReLU the neurons that
             a sample leaves off do not tell where it is. Its column is known all the same, and leaves the others one unknown less.
-        doubtful: what nearly meets the equations: see ``DOUBTED``.
+        doubtful: points and labels of what nearly meets the equations: see ``DOUBTED``.
         counts: rounds and starts, and how many starts ended in a proof.
     """
 
@@ -116,7 +116,7 @@ class Search:
     determined: float = DETERMINED
     found: Found = field(init=False)
     movable: Found = field(init=False)
-    doubtful: Found = field(init=False)
+    doubtful: tuple[Tensor, Tensor] = field(init=False)
     counts: dict[str, int] = field(default_factory=lambda: {"rounds": 0, "starts": 0, "hits": 0})
 
     def __post_init__(self) -> None:
@@ -124,7 +124,7 @@ class Search:
         none = self.problem.sums.new_zeros
         size = self.problem.batch
         self.found = Found(none((0, size)), self.classes[:0], none((0, size)), none(0))
-        self.movable = self.doubtful = self.found
+        self.movable, self.doubtful = self.found, (self.found.points, self.found.labels)
 
     @property
     def missing(self) -> int:
@@ -138,14 +138,14 @@ class Search:
             before = len(self.found)
             self.round(idle, searching)
             idle = 0 if len(self.found) > before else idle + 1
-            if idle >= PROPOSING and len(self._added(self.doubtful.points, self.doubtful.labels)) == self.problem.batch:
+            if idle >= PROPOSING and len(self._added(*self.doubtful)) == self.problem.batch:
                 break
             progress(f"{len(self.found)} of {self.problem.batch} proved", len(self.found) / self.problem.batch)
         return self.finished(clock)
 
     def finished(self, clock: Clock) -> Found:
         """What is proved so far, and what is in doubt beside it, as exact as the equations, and the time, make it."""
-        self.found = self._added(self.doubtful.points, self.doubtful.labels)
+        self.found = self._added(*self.doubtful)
         self._tighten(clock)
         if not self.missing:
             self._invert()
@@ -256,15 +256,15 @@ class Search:
             points, _ = refine(plan, points, labels, self._directions(), clock, steps=1)
         labels = self._pulling(points, labels) if told else labels
         misfit = whole.misfit(points, labels, self.problem.precision, self.problem.unknowns)
-        points, labels, proved = points[misfit < DOUBTED], labels[misfit < DOUBTED], misfit[misfit < DOUBTED] < 1
+        near = misfit < DOUBTED
+        points, labels, proved = points[near], labels[near], misfit[near] < 1
         fixed = self._determined(points, labels, inside, clock)
         if told:
             self._keep_open(points[proved & ~fixed], labels[proved & ~fixed])
         self.counts["hits"] += int((proved & fixed).sum())
         self.found = self._added(points[proved & fixed], labels[proved & fixed])
         if bool((fixed & ~proved).any()):
-            points, labels = points[fixed & ~proved], labels[fixed & ~proved]
-            self.doubtful = Found(points, labels, self._columns(points, labels)[1], points.new_zeros(len(points)))
+            self.doubtful = points[fixed & ~proved], labels[fixed & ~proved]
 
     def _added(self, points: Float[Tensor, "k b"], labels: Int64[Tensor, " k"]) -> Found:
         """What is found, and those of some samples that are new beside it, and beside each other."""
