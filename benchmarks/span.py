@@ -53,7 +53,7 @@ def cases() -> list[Case]:
     large = [
         Case("cifar10", a, size, batches=3 if size == 120 else 10) for size in (75, 90, 120) for a in ("gelu", "sigmoid", "silu", "relu")
     ]
-    ladder = {60: (20, 28, 36), 100: (40, 56), 200: (140,), 400: (120, 200), 1000: (200, 300)}
+    ladder = {60: (20, 28, 36), 100: (40, 56), 200: (140,), 400: (120, 150, 200), 1000: (100, 120, 140, 200)}
     frontier = [Case("cifar10", "gelu", size, width, batches=2) for width, sizes in ladder.items() for size in sizes]
     # The most telling first: a run that is cut short has some of everything.
     return [*grid[:5], *vectors, *kinked, *large, *grid[30:35], *single, *shapes, *grid[5:30], *frontier, *grid[35:]]
