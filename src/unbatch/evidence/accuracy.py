@@ -88,14 +88,19 @@ def from_rows(
     inputs: Float[Tensor, "k n"] | Float[Tensor, "k r"],
     row_errors: Float[Tensor, " m"],
     shift: Float[Tensor, " k"] | None = None,
+    missing: float = 0.0,
 ) -> Float[Tensor, " k"]:
     """Relative errors from the rows that the samples explain.
+
+    Noise is drawn for every row anew, and most of it cancels. A faint sample that is missing is on all rows at once, perhaps with a column
+    like that of one that was found, in which most of it hides: all that it leaves counts in full.
 
     Args:
         columns: (m, k) D on those rows.
         inputs: (k, n) the samples.
         row_errors: (m,) lengths of the rows of N.
         shift: (k,) lengths of (D⁺ N)ᵢ, where N itself is at hand.
+        missing: length of what missing samples leave on all of the rows.
 
     Returns:
         (k,); infinite where the rows do not tell a sample from the others.
@@ -103,7 +108,7 @@ def from_rows(
     length = torch.linalg.vector_norm(inputs, dim=1)
     inverse, apart = _inverse(columns)
     typical = row_errors.square().mean().sqrt()
-    noise = (inverse.square() @ torch.maximum(row_errors, typical).square()).sqrt()
+    noise = (inverse.square() @ torch.maximum(row_errors, typical).square()).sqrt() + missing * torch.linalg.vector_norm(inverse, dim=1)
     error = SAFETY * noise + (0 if shift is None else shift)
     return (error / length).where(apart & (length > 0), torch.inf)
 

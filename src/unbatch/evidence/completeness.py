@@ -25,6 +25,7 @@ __all__ = [
     "as_counted",
     "completeness",
     "counts",
+    "beside_plain",
     "counts_freely",
     "hides",
     "plain",
@@ -330,12 +331,28 @@ def counts_freely(weights: Float[Tensor, " k"], off: Float[Tensor, " k"], *, fac
         >>> counts_freely(torch.tensor([1 / 3.0004, 1 / 6, 1 / 6]).double(), torch.full((3,), 1e-5).double()).tolist()
         [True, False, False]
     """
-    best, sizes = torch.zeros_like(weights, dtype=torch.bool), 1 / weights[weights > 1 / MOST]
+    return beside_plain(weights, off, factor_known=factor_known) > 0
+
+
+def beside_plain(weights: Float[Tensor, " k"], off: Float[Tensor, " k"], *, factor_known: bool = True) -> Float[Tensor, " k"]:
+    """(k,) by how much these miss, relatively, what samples of a plain mean count; 0 where they may be off by that, infinite without one.
+
+    Arguments as in ``counts_freely``.
+
+    Example:
+        >>> missed = beside_plain(torch.tensor([1 / 3.0004, 1 / 6, 1 / 6]).double(), torch.full((3,), 1e-5).double())
+        >>> [round(each, 6) for each in missed.tolist()]
+        [0.000133, 0.0, 0.0]
+    """
+    best, most = torch.full_like(weights, torch.inf), int(not factor_known)
+    sizes = 1 / weights[weights > 1 / MOST]
     for number in sorted(set((sizes.round() if factor_known else sizes).tolist())):
         times = (weights * number).round()
-        fits = (times >= 1) & ((weights * number / times - 1).abs() <= off) & (number * off < BETWEEN)
-        best = fits if int(fits.sum()) > max(int(best.sum()), int(not factor_known)) else best
-    return ~best
+        missed = (weights * number / times - 1).abs()
+        fits = (times >= 1) & (missed <= off) & (number * off < BETWEEN)
+        if int(fits.sum()) > most:
+            best, most = missed.where(times >= 1, torch.inf).masked_fill(fits, 0.0), int(fits.sum())
+    return best
 
 
 def _listed(copies: Tensor) -> str:
