@@ -95,6 +95,8 @@ def prove_whole(
                 weighted = _attempt(observation, inputs, labels, tried, limit, pruned=best.pruned)
                 if best.missed and not weighted.missed:
                     best = weighted
+    if coupled:  # each of the copies was a row of its own: back to one for all of them
+        best = replace(best, accuracy=torch.stack([part.amax() for part in best.accuracy.split(copies.tolist())]))
     return best
 
 
