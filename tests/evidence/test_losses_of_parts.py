@@ -71,4 +71,6 @@ def test_copies_in_a_batch_that_statistics_couple_are_no_breakdown() -> None:
     inputs[1] = inputs[0]
     seen = Observation(net, capture(net, inputs, labels, hardest), (30,), loss=hardest, batch_size=3)
     assert seen.coupled
-    assert not judge(seen, Candidate(inputs, labels)).status.disclosed
+    found = judge(seen, Candidate(inputs, labels))
+    assert found.status is Status.PARTIAL
+    assert torch.equal(found.inputs, inputs[1:])

@@ -96,7 +96,7 @@ def prove_whole(
                 if best.missed and not weighted.missed:
                     best = weighted
     if coupled:  # each of the copies was a row of its own: back to one for all of them
-        best = replace(best, accuracy=torch.stack([part.amax() for part in best.accuracy.split(copies.tolist())]))
+        best = replace(best, accuracy=torch.stack([part.amax() for part in torch.split(best.accuracy, copies.tolist())]))
     return best
 
 
