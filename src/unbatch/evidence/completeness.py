@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from unbatch.errors import Misuse
+from unbatch.evidence.slopes import slopes_of
 from unbatch.losses import slopes
 from unbatch.trace import run
 from unbatch.types import Observation
@@ -96,6 +97,8 @@ def completeness(
         return Completeness(False, torch.ones_like(labels), None, (said,))
     if observation.batch_size != len(labels) and hiding:
         return Completeness(False, torch.ones_like(labels), None, (HIDDEN,))
+    if not explained and not _counts_evenly(observation, labels):
+        return Completeness(False, torch.ones_like(labels), None, (UNEVEN,))
     if not observation.factor_known:
         return _without_scale(observation, weights, labels, explained=explained)
     return _with_scale(observation, weights, labels, explained=explained)
@@ -133,6 +136,30 @@ def _with_scale(observation: Observation, weights: Tensor, labels: Tensor, *, ex
     if size not in (None, number):
         return Completeness(False, one_each, None, (*remarks, f"the batch size was told as {size}, which contradicts it"))
     return Completeness(False, one_each, missing, remarks)
+
+
+UNEVEN = "what a sample counts in this loss depends on its class, or on the others': how many are missing is not known"
+
+
+def _counts_evenly(observation: Observation, labels: Int64[Tensor, " k"]) -> bool:
+    """Whether every sample of a batch of n counts 1/n, whatever the others are: tried with a few that are made up.
+
+    Args:
+        observation: for the loss.
+        labels: (k,) of proved samples.
+    """
+    if isinstance(observation.loss, str) and ":" not in observation.loss:
+        return True
+    if _class_shares(observation) is not None:
+        return False
+    first, classes = int(labels[0]), observation.classes
+    named = torch.tensor([first, first, first, first + 1, first + 1, first + 2], device=labels.device) % classes
+    made = torch.randn((len(named), classes), generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(labels.device)
+    try:
+        together, alone = slopes(observation.loss, made, named), slopes_of(observation, made, named)
+    except Misuse:
+        return False
+    return bool(((together - alone).norm(dim=1) <= WHOLE * alone.norm(dim=1)).all())
 
 
 def faint_classes(observation: Observation, told: int) -> list[int]:

@@ -24,6 +24,7 @@ from unbatch.evidence.certificate import EVIDENCE, MARGIN, Certificates, Entranc
 from unbatch.evidence.completeness import beside_plain, counts_freely, plain, plain_size
 from unbatch.evidence.others import others_of
 from unbatch.evidence.regions import outside_of, random_slopes, settled, turns
+from unbatch.evidence.rotations import hidden_from_certificates
 from unbatch.evidence.spaces import spaces_of
 from unbatch.evidence.tail import tail_of
 from unbatch.linalg.lowrank import multiply
@@ -106,8 +107,8 @@ def prove_each(
     fixed = tuned | ((shown.digits(0) >= EVIDENCE) & observation.factor_known & _plain(shown.inverse_weight, alone))
     accuracy, kept = torch.full_like(length, torch.inf), (alone & fixed).nonzero()[:, 0]
     beside = outside + SAFETY * shown.row_noise + _length(observation, entrance, coordinates, labels, shown, kept)
-    beside = beside.index_add(0, kept, _miscounted(observation, entrance, shown, kept))
-    alone_there, told = _settled(observation, entrance, coordinates, shown, kept)
+    alone_there, told, free = _settled(observation, entrance, coordinates, shown, kept)
+    beside = beside.index_add(0, kept, _hidden(observation, entrance, coordinates, labels, shown, kept, free))
     while len(kept):
         weights = 1 / shown.inverse_weight[kept]
         weights = plain(weights) if observation.factor_known else weights
@@ -141,10 +142,25 @@ def _off(entrance: Entrance, shown: Certificates, kept: Tensor) -> Float[Tensor,
     return (MARGIN * shown.weight_noise + SAFETY * shown.misfit)[kept] + rounding_of(entrance)
 
 
-def _miscounted(observation: Observation, entrance: Entrance, shown: Certificates, kept: Tensor) -> Float[Tensor, " k"]:
-    """By how much samples nearly count what those of a plain mean do, but not for noise: then a bit of another one is in them."""
-    missed = beside_plain(1 / shown.inverse_weight[kept], _off(entrance, shown, kept), factor_known=observation.factor_known)
-    return missed.where(missed < NEARLY, 0.0)
+def _hidden(
+    observation: Observation,
+    entrance: Entrance,
+    coordinates: Tensor,
+    labels: Tensor,
+    shown: Certificates,
+    kept: Int64[Tensor, " q"],
+    free: Bool[Tensor, " k"],
+) -> Float[Tensor, " q"]:
+    """Relative errors that hide where samples can be turned together, or where a bit of another one is in them.
+
+    These nearly count what samples of a plain mean do, but not for noise.
+    """
+    if not len(kept):
+        return shown.misfit[kept]
+    weights = 1 / shown.inverse_weight[kept]
+    missed = beside_plain(weights, _off(entrance, shown, kept), factor_known=observation.factor_known)
+    turned = hidden_from_certificates(entrance, coordinates[kept], labels[kept], shown.misfit[kept], weights, free[kept])
+    return turned + missed.where(missed < NEARLY, 0.0)
 
 
 def _length(
@@ -168,14 +184,15 @@ def _length(
 
 def _settled(
     observation: Observation, entrance: Entrance, coordinates: Tensor, shown: Certificates, kept: Tensor
-) -> tuple[Bool[Tensor, " k"], Bool[Tensor, " k"]]:
+) -> tuple[Bool[Tensor, " k"], Bool[Tensor, " k"], Bool[Tensor, " k"]]:
     """(k,) each, False where not asked.
 
     Returns:
         whether no mixture of samples of one region could explain the same rows, see ``regions``; and whether the conditions tell a sample
-        from such mixtures: where all that a region can leave is one column, what its members leave together meets them as well.
+        from such mixtures: where all that a region can leave is one column, what its members leave together meets them as well; and
+        whether what it counts is tuned.
     """
-    found, told = (torch.zeros(len(coordinates), dtype=torch.bool, device=coordinates.device) for _ in range(2))
+    found, told, tuned = (torch.zeros(len(coordinates), dtype=torch.bool, device=coordinates.device) for _ in range(3))
     if len(kept):
         slopes, here, left = random_slopes(observation, len(kept)), coordinates[kept], entrance.first.left
 
@@ -190,9 +207,9 @@ def _settled(
         if bool((free & ~alone).any()):
             alone = alone | turns(pull, here, left)
         pulled = pull(here)
-        found[kept] = settled(pulled, left, bias=bias, free=free, alone=alone)
+        found[kept], tuned[kept] = settled(pulled, left, bias=bias, free=free, alone=alone), free
         told[kept] = found[kept] | (outside_of(pulled, left)[1] > 1)
-    return found, told
+    return found, told, tuned
 
 
 def _without_twins(entrance: Entrance, coordinates: Tensor, labels: Tensor, shown: Certificates) -> Bool[Tensor, " k"]:

@@ -16,7 +16,7 @@ from unbatch.evidence.tail import tail_of
 from unbatch.trace import LARGE, run
 from unbatch.types import Observation
 
-__all__ = ["apart_from_mixtures", "columns_of", "surplus"]
+__all__ = ["apart_from_mixtures", "columns_of", "surplus", "tuned"]
 
 EXACT = 1e-12
 """Weights this near to those of a plain mean are these: they were tried first, to the last digit. Derived: some roundings of float64."""
@@ -40,11 +40,7 @@ def apart_from_mixtures(
         weights: (k,) what they count, None for even shares.
         limit: what of a tensor may be rounding: a mean of so many samples that rounding hides one is no plain mean.
     """
-    free = torch.zeros(len(inputs), dtype=torch.bool, device=inputs.device)
-    if weights is not None:
-        # Those of a plain mean were tried first, to the last digit: what is merely near to them was tuned.
-        free = counts_freely(weights, EXACT + (torch.zeros_like(weights) if told is None else SAFETY * told.clamp(max=TOLD)))
-        free = free | ((plain_size(weights) or 0) * limit > BETWEEN)
+    free = torch.zeros(len(inputs), dtype=torch.bool, device=inputs.device) if weights is None else tuned(weights, told, limit)
     bias = told is not None and bool((told < TOLD).all())
     if bias and not bool(free.any()):
         return torch.ones(len(inputs), dtype=torch.bool, device=inputs.device)
@@ -61,6 +57,13 @@ def apart_from_mixtures(
     # As many members as samples, whose columns are independent (``from_rows``), leave one column each.
     alone = observation.batch_size == len(inputs) or (turns(pull, flat, columns) if bias else False)
     return settled(pull(flat), columns, bias=bias, free=free, alone=alone)
+
+
+def tuned(weights: Float[Tensor, " k"], told: Float[Tensor, " k"] | None, limit: float) -> Bool[Tensor, " k"]:
+    """Whether what each sample counts is not what those of a plain mean count, so that it was tuned; see ``apart_from_mixtures``."""
+    # Those of a plain mean were tried first, to the last digit: what is merely near to them was tuned.
+    off = EXACT + (torch.zeros_like(weights) if told is None else SAFETY * told.clamp(max=TOLD))
+    return counts_freely(weights, off) | ((plain_size(weights) or 0) * limit > BETWEEN)
 
 
 def surplus(observation: Observation, columns: Float[Tensor, "m k"], inputs: Tensor, most: int, entered: Use | None = None) -> int:

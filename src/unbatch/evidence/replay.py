@@ -176,8 +176,8 @@ def replay(
     if weights is None:
         head = batch_slopes(observation.loss, outputs, labels) / len(outputs)
     else:
-        # A class that counts nothing has no loss of its own, only 0 / 0.
-        head = weights[:, None] * slopes_of(observation, outputs, labels).nan_to_num(0.0)
+        head = weights[:, None] * slopes_of(observation, outputs, labels)
+    head = head.nan_to_num(0.0)  # classes that count nothing have no loss by themselves, only 0 / 0
     leaves = {name: leaf for name, leaf in ran.parameters.items() if name in observation.update}
     targets = [*leaves.values(), *(call.output for call in ran.linears), *(kink.output for kink in masks.noted)]
     pulled = zip(targets, pulled_back(ran.outputs, targets, head), strict=True)

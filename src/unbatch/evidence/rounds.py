@@ -12,10 +12,12 @@ from torch import Tensor
 
 from unbatch.evidence.accuracy import SAFETY, TELLING, counted_by, from_rows
 from unbatch.evidence.certificate import EVIDENCE, FINEST, SPARE
-from unbatch.evidence.mixtures import apart_from_mixtures, surplus
-from unbatch.evidence.replay import CARRIED, Replay, carried, gap, length_misfit, replay, rest_of, with_carried
+from unbatch.evidence.mixtures import apart_from_mixtures, columns_of, surplus
+from unbatch.evidence.replay import CARRIED, Replay, Use, carried, entrance_of, gap, length_misfit, replay, rest_of, with_carried
+from unbatch.evidence.rotations import hidden_from_replay
 from unbatch.evidence.whole import by_turning, weights_that_fit
 from unbatch.linalg.lowrank import multiply
+from unbatch.trace import run
 from unbatch.training import LocalTraining, train
 from unbatch.types import Observation
 
@@ -122,6 +124,8 @@ def _accuracy(observation: Observation, inputs: Tensor, labels: Tensor, replayed
     told = length_misfit(observation, first.bias, columns)
     # A rate, or a factor, that is not known is one number for all: it makes what they count no freer.
     rows = rows.where(apart_from_mixtures(observation, inputs, columns, told, None, result.residual), torch.inf)
+    if bool(rows.isfinite().any()):
+        rows = rows.maximum(_turned_together(observation, inputs, labels, columns, rest.rows.maximum(rounding)))
     told = SAFETY * told
     if bool((told <= TELLING).all()):
         return rows + told
@@ -130,6 +134,20 @@ def _accuracy(observation: Observation, inputs: Tensor, labels: Tensor, replayed
     counted = observation.factor_known and rate is not None and counted_by(told, len(inputs))
     turned = by_turning(observation, inputs, labels, rows, counted=counted)
     return rows + told.minimum((turned - rows).clamp_min(0) if counted else turned)
+
+
+def _turned_together(
+    observation: Observation, inputs: Tensor, labels: Tensor, columns: Float[Tensor, "m k"], errors: Float[Tensor, " m"]
+) -> Float[Tensor, " k"]:
+    """See ``rotations``, by the columns of the first step: what leaves these as they are leaves those of all steps."""
+    ran, here = run(observation.model, inputs), columns_of(observation, inputs, labels)
+    call = entrance_of(ran.linears, observation, len(inputs))
+    if call is None or here is None:
+        return torch.zeros_like(columns[0])
+    at_first = here.T * (columns.norm(dim=0) / here.norm(dim=1))
+    entered = Use(call.weight, inputs.flatten(1), call.output.detach(), at_first.T)
+    free = torch.zeros_like(labels, dtype=torch.bool)
+    return hidden_from_replay(observation, inputs, labels, at_first, errors, entered, free, sent=False)
 
 
 def _rate(observation: Observation, moved: Callable[[float], dict[str, Tensor]], start: float, rounds: int = 12) -> float:

@@ -129,6 +129,27 @@ class Tail:
         found = [pulled_back(outputs, [z], slope.to(outputs), again=True)[0] for slope in slopes]
         return torch.stack([torch.zeros_like(z) if columns is None else columns for columns in found])
 
+    def turned(
+        self, z: Float[Tensor, "k m"], labels: Int64[Tensor, " k"], ways: Float[Tensor, "a m"]
+    ) -> tuple[Float[Tensor, "k m"], Float[Tensor, "a k m"]]:
+        """The columns at z, and how they turn as every z moves along each way.
+
+        Raises:
+            RuntimeError: something behind the layer cannot be differentiated twice.
+        """
+        outputs, _, z = self._forward(z, None, 0.0)
+        with torch.enable_grad():
+            slopes = slopes_of(self.observation, outputs, labels)
+            columns: Tensor = torch.autograd.grad(outputs, [z], slopes, create_graph=True)[0]
+            if not columns.requires_grad:
+                return columns.detach(), torch.zeros((len(ways), *z.shape), dtype=z.dtype, device=z.device)
+            across = torch.zeros_like(columns, requires_grad=True)
+            back = torch.autograd.grad(columns, [z], across, create_graph=True, allow_unused=True)[0]
+            if back is None or not back.requires_grad:
+                return columns.detach(), torch.zeros((len(ways), *z.shape), dtype=z.dtype, device=z.device)
+            found = [torch.autograd.grad(back, [across], way.expand_as(z), retain_graph=True)[0] for way in ways]
+        return columns.detach(), torch.stack(found).nan_to_num(0.0)
+
     def outputs(self, z: Float[Tensor, "k m"], dummy: float = 0.0) -> Tensor:
         """(k, C) class scores."""
         outputs: Tensor = self._forward(z, None, dummy)[0]

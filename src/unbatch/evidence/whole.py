@@ -15,8 +15,9 @@ from unbatch.evidence.accuracy import SAFETY, TELLING, across, counted_by, from_
 from unbatch.evidence.certificate import EVIDENCE, FINEST, SPARE
 from unbatch.evidence.completeness import plain, plain_size
 from unbatch.evidence.masks import Kink, ReluMasks, turned
-from unbatch.evidence.mixtures import apart_from_mixtures, columns_of, surplus
+from unbatch.evidence.mixtures import apart_from_mixtures, columns_of, surplus, tuned
 from unbatch.evidence.replay import Replay, Use, replay, slices, smallest_sent
+from unbatch.evidence.rotations import hidden_from_replay
 from unbatch.gradients import capture
 from unbatch.linalg.completion import is_pruned
 from unbatch.linalg.lowrank import multiply
@@ -94,6 +95,8 @@ def prove_whole(
                 weighted = _attempt(observation, inputs, labels, tried, limit, pruned=best.pruned)
                 if best.missed and not weighted.missed:
                     best = weighted
+    if coupled:  # each of the copies was a row of its own: back to one for all of them
+        best = replace(best, accuracy=torch.stack([part.amax() for part in torch.split(best.accuracy, copies.tolist())]))
     return best
 
 
@@ -123,6 +126,11 @@ def _attempt(observation: Observation, inputs: Tensor, labels: Tensor, weights: 
     accuracy = accuracy if digits >= EVIDENCE else nothing
     if not observation.coupled:
         accuracy = accuracy.where(apart_from_mixtures(observation, inputs, result.columns, result.scale, weights, limit), torch.inf)
+        if bool(accuracy.isfinite().any()):
+            free = torch.zeros_like(labels, dtype=torch.bool) if weights is None else tuned(weights, result.scale, limit)
+            accuracy = accuracy.maximum(
+                hidden_from_replay(observation, inputs, labels, result.columns, result.row_errors, entered, free, sent=not pruned)
+            )
     return Whole(result.residual, missed, accuracy, weights, pruned, digits)
 
 

@@ -1,0 +1,285 @@
+r"""Members that could be turned together within their own span, so that hardly anything of the update would change.
+
+Where a network is linear about several members and the slope of the loss is, too (a square of errors; scores so small that a softmax is a
+line), d(x) = A x + c for each of them, and for members of one label X' = X Q with Q orthogonal and Q 1 = 1 leaves what X leaves:
+
+    Σ d(x') x'ᵀ = A X Q Qᵀ Xᵀ + c (Q 1)ᵀ Xᵀ,    Σ d(x') = A X Q 1 + …
+
+Three members about their mean have such a Q. Counting does not see it: these equations say the same thing twice (``regions``). So what
+is left in the gradient by moves of these members within their span is written down,
+
+    δG = Σ wᵢ (Jᵢ δxᵢ xᵢᵀ + dᵢ δxᵢᵀ) + δwᵢ dᵢ xᵢᵀ,    δg = Σ wᵢ Jᵢ δxᵢ + δwᵢ dᵢ,    J = ∂d/∂x,
+
+and what hides behind the misfit of the update follows from its singular values. Asked of members whose columns turn alike, a few at a time:
+whatever moves is free to, be the others as they may.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int64
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from unbatch.evidence.accuracy import SAFETY, STEP
+from unbatch.evidence.certificate import Entrance
+from unbatch.evidence.mixtures import columns_of
+from unbatch.evidence.regions import random_slopes
+from unbatch.evidence.replay import Use, entrance_of
+from unbatch.evidence.slopes import pulled_back
+from unbatch.evidence.tail import Tail, tail_of
+from unbatch.linalg.lowrank import multiply
+from unbatch.trace import run
+from unbatch.types import Observation
+
+__all__ = ["Turning", "groups_of", "hidden_by_turning", "hidden_from_certificates", "hidden_from_replay"]
+
+REGION = 0.3
+"""Columns of the same slopes that differ by less than this share of their length belong to samples that may share a region. Chosen: larger
+differences show."""
+
+MOST = 12
+"""Samples that are moved at a time; the next few share half of them, so that any three neighbors are moved together somewhere. Chosen: all
+their mixtures are 144 numbers."""
+
+SPANNED = 1e-9
+"""A sample of which less than this share is no mixture of the others spans nothing of its own. Chosen."""
+
+STILL, FREE = 1e-13, 1e6
+"""A singular value below the first, beside the largest, is zero in float64, and what it belongs to is free to move by the second. Derived:
+450 roundings."""
+
+SEEN = 1e-7
+"""A column that turns by less than this share of itself turns by nothing that finite differences see. Chosen above rounding over
+``STEP``."""
+
+
+@dataclass(frozen=True, eq=False)
+class Turning:
+    """What is known of k samples at the layer that sees them.
+
+    Attributes:
+        inputs: (k, n) x, or its coordinates in an orthonormal basis.
+        columns: (k, m) w d.
+        turned: indices (q,) of samples and ways (a, n), orthonormal -> (q, a, m) w J of each sample along each way.
+        noise: (m,) or (1,) what a row of the gradient may be off by, as the replay leaves it.
+        bias_noise: (m,) or (1,) the same of the bias gradient; None where it has none.
+        rest: indices (q,) of samples and ways (a, n) -> (m, a) what the samples leave of the gradient along the ways; None where that is
+            not known.
+        free: (k,) whether what a sample counts is tuned, too.
+    """
+
+    inputs: Float[Tensor, "k n"]
+    columns: Float[Tensor, "k m"]
+    turned: Callable[[Int64[Tensor, " q"], Float[Tensor, "a n"]], Float[Tensor, "q a m"]]
+    noise: Float[Tensor, " r"]
+    bias_noise: Float[Tensor, " r"] | None
+    rest: Callable[[Float[Tensor, "a n"]], Float[Tensor, "m a"]] | None
+    free: Bool[Tensor, " k"]
+
+
+def hidden_from_replay(
+    observation: Observation,
+    inputs: Float[Tensor, " k *shape"],
+    labels: Int64[Tensor, " k"],
+    columns: Float[Tensor, "m k"],
+    row_errors: Float[Tensor, " m"],
+    entered: Use,
+    free: Bool[Tensor, " k"],
+    *,
+    sent: bool = True,
+) -> Float[Tensor, " k"]:
+    """See ``hidden_by_turning``, of a batch that was replayed.
+
+    Args:
+        observation: what the server saw.
+        inputs: (k, *shape).
+        labels: (k,).
+        columns: (m, k) w d.
+        row_errors: (m,) what the replay leaves of the rows of the layer's gradient, or their rounding.
+        entered: how the layer was used by these inputs.
+        free: (k,) whether what a sample counts is tuned, too.
+        sent: whether all of the gradient was sent, as one of the weights at the start, so that what is left of it tells.
+    """
+    flat, count = inputs.double().flatten(1), len(inputs)
+    tail, slopes = tail_of(observation, entered.weight), random_slopes(observation, 1).expand(-1, count, -1)
+    z = entered.output.reshape(count, -1)
+    pulled = _pulled(observation, inputs, slopes) if tail is None else tail.pulled(z, slopes)
+    if pulled is None:
+        return torch.zeros_like(flat[:, 0])
+    weight, update = dict(observation.model.named_parameters())[entered.weight].detach(), observation.update
+
+    def turned(group: Tensor, ways: Tensor) -> Tensor:
+        given, named = inputs[group], labels[group]
+        if tail is None:
+            here, found = _by_steps(lambda moves: columns_of(observation, given + moves.reshape(given.shape), named), flat[group], ways)
+        else:
+            here, found = _turned(tail, z[group], named, multiply(weight, ways).T)
+        size = here.square().sum(dim=1).clamp_min(torch.finfo(here.dtype).tiny)
+        return ((columns.T[group] * here).sum(dim=1) / size)[:, None, None] * found.transpose(0, 1)
+
+    def rest(ways: Tensor) -> Tensor:
+        return multiply(update[entered.weight], ways) - columns @ (flat @ ways.T)
+
+    noise, sums = row_errors.maximum(row_errors.square().mean().sqrt()), None
+    bias = next((call.bias for call in observation.layers if call.weight == entered.weight), None)
+    if bias is not None and bias in update:
+        sums = torch.finfo(observation.rounding).eps * columns.abs().sum(dim=1)
+        sums = sums.maximum((update[bias].double() - columns.sum(dim=1)).abs() if sent else noise / flat.norm(dim=1).mean())
+        sums = sums.maximum(sums.square().mean().sqrt()).clamp_min(torch.finfo(flat.dtype).tiny)
+    known = Turning(flat, columns.T, turned, noise.clamp_min(torch.finfo(flat.dtype).tiny), sums, rest if sent else None, free)
+    return hidden_by_turning(known, groups_of(pulled, labels))
+
+
+def hidden_from_certificates(
+    entrance: Entrance,
+    coordinates: Float[Tensor, "k r"],
+    labels: Int64[Tensor, " k"],
+    misfit: Float[Tensor, " k"],
+    weights: Float[Tensor, " k"],
+    free: Bool[Tensor, " k"],
+) -> Float[Tensor, " k"]:
+    """See ``hidden_by_turning``, of samples that met the conditions of members, each by itself.
+
+    Args:
+        entrance: the layer that sees them.
+        coordinates: (k, r) in its row space.
+        labels: (k,).
+        misfit: (k,) relative violation of the conditions.
+        weights: (k,) what each counts.
+        free: (k,) whether that is tuned, too.
+    """
+    z, tail = entrance.at(coordinates), entrance.tail
+    columns = tail(z, labels)[tail.start].columns
+    if columns is None:
+        return torch.full_like(misfit, torch.inf)
+    columns = columns * weights[:, None]
+
+    def turned(group: Tensor, ways: Tensor) -> Tensor:
+        _, found = _turned(tail, z[group], labels[group], ways @ entrance.weight_in_rows.T)
+        return weights[group, None, None] * found.transpose(0, 1)
+
+    pulled = tail.pulled(z, random_slopes(tail.observation, 1).expand(-1, len(z), -1))
+    found = torch.zeros_like(misfit)
+    for group in groups_of(pulled, labels):
+        size = columns[group].norm(dim=1)
+        off = (misfit[group] * size).max().clamp_min(torch.finfo(size.dtype).tiny)
+        noise = (misfit[group] * size * coordinates[group].norm(dim=1)).max().clamp_min(torch.finfo(size.dtype).tiny)
+        sums = None if entrance.first.bias_gradient is None else off.expand(columns.shape[1])
+        known = Turning(coordinates, columns, turned, noise.expand(columns.shape[1]), sums, None, free)
+        found = found.maximum(hidden_by_turning(known, iter([group])))
+    return found
+
+
+def groups_of(pulled: Float[Tensor, "s k m"], labels: Int64[Tensor, " k"]) -> Iterator[Int64[Tensor, " q"]]:
+    """Samples whose columns turn alike, those of one label side by side, at most ``MOST`` at a time.
+
+    Args:
+        pulled: columns of the same slopes at every sample.
+        labels: (k,).
+    """
+    every = normalize(pulled.transpose(0, 1).flatten(1).nan_to_num(0.0), dim=1)
+    near = torch.cdist(every, every) < REGION
+    left = set(range(len(every)))
+    while left:
+        found = {left.pop()}
+        edge = set(found)
+        while edge:
+            edge = {j for i in edge for j in near[i].nonzero()[:, 0].tolist()} & left
+            left -= edge
+            found |= edge
+        if len(found) > 1:
+            members = torch.tensor(sorted(found), device=labels.device)
+            members = members[labels[members].argsort(stable=True)]
+            for start in range(0, max(1, len(members) - MOST // 2), MOST // 2):
+                yield members[start : start + MOST]
+
+
+def hidden_by_turning(known: Turning, groups: Iterator[Int64[Tensor, " q"]]) -> Float[Tensor, " k"]:
+    """(k,) how far, relatively, each sample may be from a member's if those of its group are turned together; 0 where it has no group.
+
+    Args:
+        known: see ``Turning``.
+        groups: see ``groups_of``.
+    """
+    found = torch.zeros_like(known.inputs[:, 0])
+    for group in groups:
+        found[group] = found[group].maximum(_hidden(known, group))
+    return found
+
+
+def _hidden(known: Turning, group: Int64[Tensor, " q"]) -> Float[Tensor, " q"]:
+    inputs, columns, count = known.inputs[group], known.columns[group], len(group)
+    length, free = inputs.norm(dim=1), known.free[group]
+    nothing = torch.full_like(length, torch.inf)
+    if not bool((length > 0).all()) or count > inputs.shape[1]:
+        return nothing
+    ways, own = torch.linalg.qr((inputs / length[:, None]).T)  # x_l = ‖x_l‖ ways own_l
+    if not bool((own.diagonal().abs() > SPANNED).all()):
+        return nothing
+    turned = known.turned(group, ways.T) * length[:, None, None]
+    every = torch.eye(count, dtype=turned.dtype, device=turned.device)
+    # Rows (m, c) of the gradient along the ways, by what moves: sample l along way a; then what it counts.
+    moved = length[:, None] * (torch.einsum("lam,cl->mcla", turned, own) + torch.einsum("lm,ca->mcla", columns, every))
+    counted = length * torch.einsum("lm,cl->mcl", columns, own)
+    noise = known.noise[:, None, None]
+    made = [torch.cat([moved.flatten(2), counted[:, :, free]], dim=2).div(noise).flatten(0, 1)]
+    if known.bias_noise is not None:
+        made.append(torch.cat([turned.permute(2, 0, 1).flatten(1), columns.T[:, free]], dim=1) / known.bias_noise[:, None])
+    system = torch.cat(made)
+    if len(system) < system.shape[1] or not bool(system.isfinite().all()):
+        return nothing
+    scale = system.norm(dim=0).clamp_min(torch.finfo(system.dtype).tiny)
+    left, values, right = torch.linalg.svd(system / scale, full_matrices=False)
+    held = values > STILL * values[0]
+    loose = right[~held] / scale
+    spread = (right[held] / values[held, None] / scale)[:, : count**2]
+    loose = (FREE * loose / loose.norm(dim=1, keepdim=True))[:, : count**2]
+    hidden = _lengths(SAFETY * spread, count).square().sum(dim=0).sqrt() + _lengths(loose, count).square().sum(dim=0).sqrt()
+    if known.rest is not None:
+        seen = left[: len(made[0]), held].T @ (known.rest(ways.T) / known.noise[:, None]).flatten()
+        hidden = hidden + _lengths((seen @ spread)[None], count)[0]
+    return hidden
+
+
+def _lengths(moves: Float[Tensor, "v p"], count: int) -> Float[Tensor, "v q"]:
+    """By how much each sample moves."""
+    return moves.reshape(len(moves), count, count).norm(dim=2)
+
+
+def _pulled(observation: Observation, inputs: Tensor, slopes: Tensor) -> Tensor | None:
+    ran = run(observation.model, inputs)
+    call = entrance_of(ran.linears, observation, len(inputs))
+    if call is None:
+        return None
+    pulled = [pulled_back(ran.outputs, [call.output], slope.to(ran.outputs), again=True)[0] for slope in slopes]
+    return torch.stack([torch.zeros_like(call.output) if found is None else found for found in pulled]).double()
+
+
+def _turned(
+    tail: Tail, z: Float[Tensor, "q m"], labels: Int64[Tensor, " q"], ways: Float[Tensor, "a m"]
+) -> tuple[Float[Tensor, "q m"], Float[Tensor, "a q m"]]:
+    """Columns, and how they turn as z moves along each way: by steps where a part of the network cannot be differentiated twice."""
+    try:
+        return tail.turned(z, labels, ways)
+    except (RuntimeError, NotImplementedError):
+        return _by_steps(lambda moves: tail(z + moves, labels)[tail.start].columns, z, ways)
+
+
+def _by_steps(
+    columns: Callable[[Float[Tensor, "q n"]], Float[Tensor, "q m"] | None], given: Float[Tensor, "q n"], ways: Float[Tensor, "a n"]
+) -> tuple[Float[Tensor, "q m"], Float[Tensor, "a q m"]]:
+    """The same by finite differences, of what moves may be added to; what is no more than their rounding is nothing."""
+    here, step = columns(torch.zeros_like(given)), STEP * given.norm(dim=1, keepdim=True)
+    if here is None:
+        return given[:, :1], torch.full((len(ways), len(given), 1), torch.inf, dtype=given.dtype, device=given.device)
+    found = []
+    for way in ways:
+        there = columns(step * way / way.norm().clamp_min(torch.finfo(way.dtype).tiny))
+        slope = torch.full_like(here, torch.inf) if there is None else (there - here) / step * way.norm()
+        seen = slope.norm(dim=1) / way.norm() * step[:, 0] / STEP > SEEN * here.norm(dim=1)
+        found.append(slope.where(seen[:, None], 0.0))
+    return here, torch.stack(found)

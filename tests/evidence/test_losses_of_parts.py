@@ -1,0 +1,76 @@
+"""Losses that are no plain mean, and batches that statistics couple: no sentence that is not so, and no traceback."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from unbatch.evidence import judge
+from unbatch.gradients import capture
+from unbatch.types import Candidate, Observation, Status
+
+
+def client(classes: int = 5, count: int = 8) -> tuple[nn.Module, Tensor]:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(30, 60), nn.GELU(), nn.Linear(60, 60), nn.GELU(), nn.Linear(60, classes)).double(), torch.randn(
+        count, 30
+    ).double()
+
+
+def balanced(outputs: Tensor, labels: Tensor) -> Tensor:
+    """The mean of the classes' means."""
+    each = F.cross_entropy(outputs, labels, reduction="none")
+    many = (labels[:, None] == labels).to(outputs).sum(dim=1)
+    return (each / many).sum() / (1 / many).sum()
+
+
+def test_how_many_are_missing_is_not_read_off_a_mean_of_means() -> None:
+    """Two of class 4, which are all of it, count 1/10 each where five classes are there: that is no batch of 10."""
+    net, inputs = client()
+    labels = torch.tensor([4, 4, 0, 0, 1, 2, 3, 3])
+    seen = Observation(net, capture(net, inputs, labels, balanced), (30,), loss=balanced)
+    found = judge(seen, Candidate(inputs[:2], labels[:2]))
+    assert found.status is Status.PARTIAL
+    assert found.missing is None
+
+
+def test_a_plain_mean_of_the_clients_own_says_it() -> None:
+    def squares(outputs: Tensor, labels: Tensor) -> Tensor:
+        return (outputs - F.one_hot(labels, 5).to(outputs)).square().sum(dim=1).mean()
+
+    net, inputs = client()
+    labels = torch.arange(8) % 5
+    seen = Observation(net, capture(net, inputs, labels, squares), (30,), loss=squares)
+    found = judge(seen, Candidate(inputs[:3], labels[:3]))
+    assert found.status is Status.PARTIAL
+    assert found.missing == 5
+
+
+def test_samples_of_classes_that_count_nothing_are_no_breakdown() -> None:
+    loss = nn.CrossEntropyLoss(weight=torch.tensor([0.0, 1, 1, 1, 1]))
+    net, inputs = client()
+    labels = torch.arange(8) % 5
+    seen = Observation(net, capture(net, inputs, labels, loss), (30,), loss=loss)
+    assert not judge(seen, Candidate(inputs[:1], labels[:1])).status.disclosed
+
+
+class Centered(nn.Sequential):
+    def forward(self, x: Tensor) -> Tensor:
+        scores = super().forward(x)
+        return scores - scores.mean(dim=0)
+
+
+def test_copies_in_a_batch_that_statistics_couple_are_no_breakdown() -> None:
+    def hardest(outputs: Tensor, labels: Tensor) -> Tensor:
+        return F.cross_entropy(outputs, labels, reduction="none").sort().values[-2:].mean()
+
+    plain, inputs = client(count=3)
+    net = Centered(*plain)
+    labels = torch.tensor([1, 1, 1])
+    inputs[1] = inputs[0]
+    seen = Observation(net, capture(net, inputs, labels, hardest), (30,), loss=hardest, batch_size=3)
+    assert seen.coupled
+    found = judge(seen, Candidate(inputs, labels))
+    assert found.status is Status.PARTIAL
+    assert torch.equal(found.inputs, inputs[1:])

@@ -1,0 +1,80 @@
+"""Members of one region and one label, turned about their mean: behind slopes that are linear they leave what they left before."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from unbatch.evidence import judge
+from unbatch.gradients import capture
+from unbatch.training import LocalTraining, train
+from unbatch.types import Candidate, Observation, Status
+
+
+def turned(inputs: Tensor, seed: int = 0) -> Tensor:
+    """X Q, Q orthogonal with Q 1 = 1."""
+    count = len(inputs)
+    noise = torch.randn((count, count), generator=torch.Generator().manual_seed(seed)).double()
+    basis, _ = torch.linalg.qr(torch.cat([torch.ones(count, 1).double(), noise[:, 1:]], dim=1))
+    turn = torch.eye(count).double()
+    turn[1:, 1:], _ = torch.linalg.qr(noise[1:, 1:])
+    return basis @ turn @ basis.T @ inputs
+
+
+def client(scale: float, dtype: torch.dtype = torch.float64) -> tuple[nn.Module, Tensor, Tensor]:
+    torch.manual_seed(1)
+    net = nn.Sequential(nn.Linear(20, 60), nn.ReLU(), nn.Linear(60, 10)).to(dtype)
+    return net, (scale * torch.randn(3, 20).double()).to(dtype), torch.zeros(3, dtype=torch.int64)
+
+
+@pytest.mark.parametrize(
+    ("loss", "scale", "dtype"),
+    [
+        ("mse", 1e-3, torch.float64),
+        ("mse", 1e-3, torch.float32),
+        ("cross_entropy", 1e-4, torch.float64),
+        ("bce", 1e-5, torch.float64),
+    ],
+)
+def test_what_can_be_turned_is_not_proved(loss: str, scale: float, dtype: torch.dtype) -> None:
+    net, inputs, labels = client(scale, dtype)
+    other = turned(inputs.double())
+    update = capture(net, inputs, labels, loss)
+    assert all(torch.allclose(again, update[name], rtol=1e-4) for name, again in capture(net, other.to(dtype), labels, loss).items())
+    assert float((other - inputs).norm() / inputs.double().norm()) > 0.3
+    seen = Observation(net, update, (20,), loss=loss, batch_size=3)
+    assert judge(seen, Candidate(other, labels)).status is Status.UNPROVEN
+    assert not judge(seen, Candidate(other[:2], labels[:2])).status.disclosed
+
+
+@pytest.mark.parametrize(("loss", "scale"), [("mse", 1.0), ("cross_entropy", 1.0), ("cross_entropy", 1e-4)])
+def test_what_cannot_is(loss: str, scale: float) -> None:
+    net, inputs, labels = client(scale)
+    seen = Observation(net, capture(net, inputs, labels, loss), (20,), loss=loss, batch_size=3)
+    found = judge(seen, Candidate(inputs, labels))
+    assert found.status is Status.RECONSTRUCTED
+    assert float(found.accuracy.max()) < 1e-5
+    assert not judge(seen, Candidate(turned(inputs), labels)).status.disclosed
+
+
+def test_it_is_no_better_after_local_steps() -> None:
+    net, inputs, labels = client(1e-3)
+    local = LocalTraining(epochs=2, learning_rate=0.01)
+    order = torch.arange(3).expand(2, 3)
+    ended = train(net, inputs, labels, local, order, "mse")
+    update = local.average(ended, dict(net.named_parameters()), 3)
+    seen = Observation(net, update, (20,), loss="mse", batch_size=3, training=local)
+    assert judge(seen, Candidate(turned(inputs), labels)).status is Status.UNPROVEN
+
+
+def test_others_beside_them_keep_their_proof() -> None:
+    net, inputs, labels = client(1e-3)
+    inputs, labels = torch.cat([inputs, torch.randn(4, 20).double()]), torch.tensor([0, 0, 0, 1, 2, 3, 3])
+    seen = Observation(net, capture(net, inputs, labels, "mse"), (20,), loss="mse", batch_size=7)
+    made = inputs.clone()
+    made[:3] = turned(inputs[:3])
+    found = judge(seen, Candidate(made, labels))
+    assert found.status is Status.PARTIAL
+    assert float(torch.cdist(found.inputs, inputs).min(dim=1).values.max()) < 1e-6
+    assert len(found.inputs) == 4
