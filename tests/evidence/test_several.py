@@ -127,3 +127,22 @@ def test_means_of_two_where_twice_as_many_were_told_are_not_proved(loss: object)
     seen = Observation(model, capture(model, inputs, labels, loss), (100,), loss, batch_size=6)
     assert not judge(seen, Candidate(inputs.reshape(3, 2, 100).mean(dim=1), labels[::2])).status.disclosed
     assert judge(seen, Candidate(inputs, labels)).status is Status.RECONSTRUCTED
+
+
+@pytest.mark.parametrize(("apart", "scale"), [(1e-5, 1.0), (1e-3, 1.0), (1e-4, 1e-2)])
+def test_means_of_twins_are_seen_through_where_the_update_has_more_directions_than_samples(apart: float, scale: float) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(20, 60), nn.ReLU(), nn.Linear(60, 10)).double()
+    first = torch.randn(3, 20).double()
+    inputs, labels = scale * torch.cat([first + apart * torch.randn(3, 20).double(), first]), torch.arange(3).repeat(2)
+    seen = Observation(net, capture(net, inputs, labels), (20,))
+    means = (inputs[:3] + inputs[3:]) / 2
+    found = judge(seen, Candidate(means, labels[:3]))
+    assert found.status is not Status.RECONSTRUCTED
+    if found.status.disclosed:
+        off = torch.cdist(found.inputs, inputs).min(dim=1).values / found.inputs.norm(dim=1)
+        assert bool((off <= found.accuracy).all())
+    assert not judge(seen, Candidate(means[:1], labels[:1])).status.disclosed
+    whole = judge(seen, Candidate(inputs, labels))
+    assert whole.status is Status.RECONSTRUCTED
+    assert len(whole.inputs) == 6

@@ -27,6 +27,7 @@ __all__ = [
     "beside_plain",
     "completeness",
     "counts",
+    "counts_evenly",
     "counts_freely",
     "hides",
     "plain",
@@ -97,7 +98,7 @@ def completeness(
         return Completeness(False, torch.ones_like(labels), None, (said,))
     if observation.batch_size != len(labels) and hiding:
         return Completeness(False, torch.ones_like(labels), None, (HIDDEN,))
-    if not explained and not _counts_evenly(observation, labels):
+    if not explained and not counts_evenly(observation, labels):
         return Completeness(False, torch.ones_like(labels), None, (UNEVEN,))
     if not observation.factor_known:
         return _without_scale(observation, weights, labels, explained=explained)
@@ -141,7 +142,7 @@ def _with_scale(observation: Observation, weights: Tensor, labels: Tensor, *, ex
 UNEVEN = "what a sample counts in this loss depends on its class, or on the others': how many are missing is not known"
 
 
-def _counts_evenly(observation: Observation, labels: Int64[Tensor, " k"]) -> bool:
+def counts_evenly(observation: Observation, labels: Int64[Tensor, " k"]) -> bool:
     """Whether every sample of a batch of n counts 1/n, whatever the others are: tried with a few that are made up.
 
     Args:

@@ -176,8 +176,23 @@ def _of_samples(observation: Observation, candidate: Candidate) -> Reconstructio
     whole = prove_whole(observation, distinct.inputs, distinct.labels, copies, limit)
     if whole.holds and bool((whole.accuracy <= acceptable(observation)).all()):
         weights = whole.weights if whole.weights is not None else copies.double() / copies.sum()
-        return _disclosed(observation, candidate, distinct, weights, whole.accuracy, whole.residual, _pruned(whole), explained=True)
+        members = _members_at_least(observation, whole, copies)
+        return _disclosed(
+            observation, candidate, distinct, weights, whole.accuracy, whole.residual, _pruned(whole), explained=True, members=members
+        )
     return _of_some(observation, candidate, distinct, whole, limit)
+
+
+def _members_at_least(observation: Observation, whole: Whole, copies: Tensor) -> int:
+    """How many members there are at least, by the directions of the gradient; 0 where the samples leave no more than rounding of it."""
+    said = observation.batch_size is not None or whole.pruned or bool((copies > 1).any())
+    if said or whole.residual <= ROUNDED * torch.finfo(observation.rounding).eps or (entrance := entrance_to(observation)) is None:
+        return 0
+    return entrance.first.rank
+
+
+ROUNDED = 30.0
+"""Roundings, beside the update, that a replay leaves of it in any case. Chosen, as ``whole.UNSURE``."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -200,6 +215,7 @@ def _of_some(observation: Observation, candidate: Candidate, distinct: _Samples,
     proved = accuracy <= few if whole.holds else torch.zeros_like(accuracy, dtype=torch.bool)
     weights = torch.full_like(accuracy, 1 / len(accuracy)) if whole.weights is None else whole.weights
     entrance = entrance_to(observation)
+    members = 0 if entrance is None or whole.pruned else entrance.first.rank
     if entrance is not None:
         each = prove_each(observation, entrance, distinct.inputs, distinct.labels, few)
         weights = torch.where(each.proved & ~proved, 1 / each.inverse_weight, weights)
@@ -212,8 +228,13 @@ def _of_some(observation: Observation, candidate: Candidate, distinct: _Samples,
     explained = again.holds and bool((again.accuracy <= few).all())
     if explained:
         weights = again.weights if again.weights is not None else torch.full_like(again.accuracy, 1 / len(chosen.labels))
-        return _disclosed(observation, candidate, chosen, weights, again.accuracy, again.residual, _pruned(again), explained=True)
-    return _disclosed(observation, candidate, chosen, weights[proved], accuracy[proved], whole.residual, "", explained=False)
+        members = 0 if again.residual <= ROUNDED * torch.finfo(observation.rounding).eps else members
+        return _disclosed(
+            observation, candidate, chosen, weights, again.accuracy, again.residual, _pruned(again), explained=True, members=members
+        )
+    return _disclosed(
+        observation, candidate, chosen, weights[proved], accuracy[proved], whole.residual, "", explained=False, members=members
+    )
 
 
 def _disclosed(
@@ -226,10 +247,11 @@ def _disclosed(
     remark: str,
     *,
     explained: bool,
+    members: int = 0,
 ) -> Reconstruction:
-    """Proved samples, and whether they are the whole batch."""
+    """Proved samples, and whether they are the whole batch, of which there are so many members at least."""
     accuracy = accuracy.maximum(
-        hidden_by_counting(observation, samples.inputs, samples.labels, weights, residual, accuracy, explained=explained)
+        hidden_by_counting(observation, samples.inputs, samples.labels, weights, residual, accuracy, explained=explained, members=members)
     )
     within = accuracy <= acceptable(observation)
     kept = _lengths_agree(observation, samples, weights, accuracy) & within
@@ -245,6 +267,8 @@ def _disclosed(
             samples, weights, accuracy, explained = samples[kept], weights[kept], accuracy[kept], False
     hiding = hides(observation, samples.inputs, samples.labels)
     rest = completeness(observation, weights, samples.labels, explained=explained, hiding=hiding)
+    if rest.whole and observation.batch_size is None and members > len(samples.labels):
+        rest = Completeness(False, torch.ones_like(rest.copies), None, (f"the update has {members} directions, {MUCH_ALIKE}",))
     told = labels_told(observation, samples.inputs, samples.labels)
     if not told:
         open_labels = "under this loss other labels would leave the same gradient: neither their labels nor what they count is known"
@@ -271,6 +295,8 @@ TWO_WAYS = (
     "of two classes the label is the sign of what a sample does, which another loss (smoothed labels) turns where the network is sure;"
     " nothing confirms the loss that was told, so neither their labels nor what they count is known"
 )
+
+MUCH_ALIKE = "so that there are more members than these: some of them stand for several that are much alike"
 
 NOT_FIXED = "the replay gives the observed update, but"
 

@@ -46,7 +46,7 @@ MOST = 12
 their mixtures are 144 numbers."""
 
 SPANNED = 1e-9
-"""A sample of which less than this share is no mixture of the others spans nothing of its own. Chosen."""
+"""A direction of which samples have less than this share, beside the first, is none in which they are moved. Chosen."""
 
 STILL, FREE = 1e-13, 1e6
 """A singular value below the first, beside the largest, is zero in float64, and what it belongs to is free to move by the second. Derived:
@@ -215,13 +215,14 @@ def _hidden(known: Turning, group: Int64[Tensor, " q"]) -> Float[Tensor, " q"]:
     inputs, columns, count = known.inputs[group], known.columns[group], len(group)
     length, free = inputs.norm(dim=1), known.free[group]
     nothing = torch.full_like(length, torch.inf)
-    if not bool((length > 0).all()) or count > inputs.shape[1]:
+    if not bool((length > 0).all()):
         return nothing
-    ways, own = torch.linalg.qr((inputs / length[:, None]).T)  # x_l = ‖x_l‖ ways own_l
-    if not bool((own.diagonal().abs() > SPANNED).all()):
-        return nothing
+    unit = inputs / length[:, None]
+    _, sizes, basis = torch.linalg.svd(unit, full_matrices=False)
+    ways = basis[sizes > SPANNED * sizes[0]].T
+    own, span = ways.T @ unit.T, ways.shape[1]  # x_l = ‖x_l‖ ways own_l
     turned = known.turned(group, ways.T) * length[:, None, None]
-    every = torch.eye(count, dtype=turned.dtype, device=turned.device)
+    every = torch.eye(span, dtype=turned.dtype, device=turned.device)
     # Rows (m, c) of the gradient along the ways, by what moves: sample l along way a; then what it counts.
     moved = length[:, None] * (torch.einsum("lam,cl->mcla", turned, own) + torch.einsum("lm,ca->mcla", columns, every))
     counted = length * torch.einsum("lm,cl->mcl", columns, own)
@@ -236,8 +237,8 @@ def _hidden(known: Turning, group: Int64[Tensor, " q"]) -> Float[Tensor, " q"]:
     left, values, right = torch.linalg.svd(system / scale, full_matrices=False)
     held = values > STILL * values[0]
     loose = right[~held] / scale
-    spread = (right[held] / values[held, None] / scale)[:, : count**2]
-    loose = (FREE * loose / loose.norm(dim=1, keepdim=True))[:, : count**2]
+    spread = (right[held] / values[held, None] / scale)[:, : count * span]
+    loose = (FREE * loose / loose.norm(dim=1, keepdim=True))[:, : count * span]
     hidden = _lengths(SAFETY * spread, count).square().sum(dim=0).sqrt() + _lengths(loose, count).square().sum(dim=0).sqrt()
     if known.rest is not None:
         seen = left[: len(made[0]), held].T @ (known.rest(ways.T) / known.noise[:, None]).flatten()
@@ -247,7 +248,7 @@ def _hidden(known: Turning, group: Int64[Tensor, " q"]) -> Float[Tensor, " q"]:
 
 def _lengths(moves: Float[Tensor, "v p"], count: int) -> Float[Tensor, "v q"]:
     """By how much each sample moves."""
-    return moves.reshape(len(moves), count, count).norm(dim=2)
+    return moves.reshape(len(moves), count, moves.shape[1] // count).norm(dim=2)
 
 
 def _pulled(observation: Observation, inputs: Tensor, slopes: Tensor) -> Tensor | None:

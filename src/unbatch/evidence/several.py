@@ -24,7 +24,7 @@ from torch import Generator, Tensor
 from torch.nn.functional import normalize
 
 from unbatch.evidence.accuracy import NOTHING, SAFETY, STEP
-from unbatch.evidence.completeness import counts, plain_size
+from unbatch.evidence.completeness import counts, counts_evenly, plain_size
 from unbatch.evidence.mixtures import columns_of
 from unbatch.evidence.regions import VISIBLE
 from unbatch.evidence.replay import entrance_of
@@ -52,6 +52,7 @@ def hidden_by_counting(
     accuracy: Float[Tensor, " k"],
     *,
     explained: bool,
+    members: int = 0,
 ) -> Float[Tensor, " k"]:
     """(k,) how far, relatively, several members may be from the sample that stands for them; 0 for a sample that is one.
 
@@ -63,9 +64,13 @@ def hidden_by_counting(
         residual: of the replay.
         accuracy: (k,) relative errors, were each of them one member.
         explained: whether these samples explain the whole update; otherwise the misfit is not known.
+        members: how many there are at least, by the directions of the gradient.
     """
     none = torch.zeros_like(weights)
     several = counts(observation, weights, labels, explained=explained) > MORE
+    if observation.batch_size is None and members > len(labels):
+        # Where fewer samples explain all of it, any may stand for two; elsewhere what counts more than one of so many members is several.
+        several = several | explained | (observation.factor_known & counts_evenly(observation, labels) & (weights * members > MORE))
     if observation.batch_size == len(labels) or not bool(several.any()):
         return none
     if not explained:
