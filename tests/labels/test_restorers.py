@@ -387,14 +387,14 @@ def test_counts_that_are_whole_for_other_sizes_too_do_not_confirm_the_told_one(
     restorer: LabelRestorer, labels: list[int], told: int
 ) -> None:
     seen = observe(0, torch.tensor(labels))
-    assert restorer(seen).determined  # its own size, which the rank shows
+    assert Anchored()(seen).determined  # its own size, which the rank shows
     found = restorer(dataclasses.replace(seen, batch_size=told))
     assert not found.determined
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_ilrg_is_not_sure_where_a_class_is_sure_of_itself(seed: int) -> None:
-    """A memorized batch: the samples that are right leave nothing, and other counts come out as whole (four of one class, for one and three)."""
+    """A memorized batch: the samples that are right leave nothing, and other counts come out as whole."""
     model, labels = network(seed, sizes=(30, 80, 2)), torch.tensor([0, 1, 1, 1])
     inputs = torch.randn((4, 30), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
     optimizer = torch.optim.Adam(model.parameters(), 1e-2)
