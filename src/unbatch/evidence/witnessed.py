@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from unbatch.evidence.answering import Case, answers, limits
-from unbatch.evidence.blends import apart_from_blends
+from unbatch.evidence.blends import apart_from_blends, apart_from_changes
 from unbatch.evidence.certificate import EVIDENCE, FINEST, MARGIN, SPARE
 from unbatch.evidence.fed import Passes, Witness, passes_of, witnesses
 from unbatch.evidence.rows import Rows, rows_of
@@ -187,7 +187,9 @@ def _case(first: tuple[Witness, Rows, int], whole: _Asked, chosen: Int64[Tensor,
         inner=None if not inner else torch.stack([a.residual for a in inner]).amax(dim=0),
         inner_fits=None if not inner else torch.stack([a.fits for a in inner]).all(dim=0),
         inner_holds=None if not inner else torch.stack([a.holds() for a in inner]).any(dim=0) & further.apart,
-        inner_complete=any(number is not None and layer.clear and layer.rank >= number * each for layer in further.behind),
+        inner_complete=number is not None
+        and rows.rank <= number * each  # more than there were samples is noise, or what pruning left
+        and any(layer.clear and layer.rank == number * each for layer in further.behind),
         linear=witness.linear,
         label=further.label,
         number=number,
@@ -198,10 +200,16 @@ def _case(first: tuple[Witness, Rows, int], whole: _Asked, chosen: Int64[Tensor,
 
 
 def _apart(passes: Passes, witness: Witness, rows: Rows, inner: list[_Asked], records: Tensor, labels: Tensor | None) -> Bool[Tensor, " k"]:
-    """Whether a record of another length, or a blend of members, would show in each record's place."""
+    """Whether a changed copy, a record of another length, or a blend of members, would show in each record's place."""
     observation = passes.observation
     apart = torch.ones(len(records), dtype=torch.bool, device=observation.device)
-    if not inner or not records.is_floating_point():
+    if not inner:
+        return apart
+    behind = [a.rows for a in inner if a.rows is not None]
+    asked = [rows, *(layer for layer in behind if layer.weight != rows.weight)]
+    if behind:
+        apart &= apart_from_changes(passes, asked, records, _tolerance(observation), blends=not witness.linear)
+    if not records.is_floating_point():
         return apart
     if inner[0].rows is None:
         # Where the row space says nothing of a record's length, as without a bias, its column must.
@@ -210,7 +218,6 @@ def _apart(passes: Passes, witness: Witness, rows: Rows, inner: list[_Asked], re
         residual, noise, _ = _left(passes, rows, longer)
         apart &= ~(there.fits & (residual <= _allowed(observation, noise)))
     if witness.linear:
-        behind = [a.rows for a in inner if a.rows is not None]
         left = torch.stack([a.allowed for a in inner]).amax(dim=0)
         apart &= apart_from_blends(passes, rows, behind, records, left, _tolerance(observation))
     return apart
