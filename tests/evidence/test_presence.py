@@ -243,3 +243,30 @@ def test_a_member_is_not_absent_where_pruning_left_more_directions_than_samples(
     for name in ("2.weight", "4.weight"):
         update[name][update[name].abs() < update[name].abs().quantile(0.5)] = 0
     assert A not in verdicts(unbatch.members(replace(clean, update=update), x))
+
+
+def test_a_told_size_that_members_refute_makes_nobody_absent() -> None:
+    """Half of the batch leaves no gradient, and as many samples as left one were told."""
+    x, net = records(20), network(activation=nn.ReLU)
+    y = net(x).argmax(dim=1)
+    y[:10] = (y[:10] + 1) % 5
+    with torch.no_grad():
+        net[-1].weight *= 3e4
+        net[-1].bias *= 3e4
+    update = unbatch.capture(net, x, y, check=False)
+    found = unbatch.members(Observation(net, update, (80,), batch_size=10), x)
+    assert found.rank == 10
+    assert found.batch_size == 20
+    assert A not in verdicts(found)
+
+
+def test_a_column_of_nothing_makes_no_member_of_a_mixture() -> None:
+    """A network so sure that a class has no slope left: the columns of that class are zeros, which lie in every column space."""
+    x, net = records(12), network(depth=2, activation=nn.ReLU)
+    y = (net(x).argmax(dim=1) + 1) % 5
+    with torch.no_grad():
+        net[-1].weight *= 3e3
+        net[-1].bias *= 3e3
+    update = unbatch.capture(net, x, y, check=False)
+    asked = torch.cat([(x[:6] + x[6:]) / 2, records(60)[12:]])
+    assert P not in verdicts(unbatch.members(Observation(net, update, (80,), batch_size=12), asked, reference=records(60)[12:]))

@@ -42,6 +42,9 @@ SHOWN = 0.9
 ALPHA = 1e-3
 """Chance that any unrelated record is taken for a member by what it leaves. Chosen. Swept."""
 
+NO_COLUMN = 1e-300
+"""Length up to which a column is none at all. Derived: below it float64 loses digits."""
+
 LONGER = 1.1
 """A record is made so much longer to see whether its column tells. Chosen: far above rounding, and near enough to meet few kinks."""
 
@@ -163,13 +166,17 @@ def _further(
     inner = list(_inner(passes, found, (witness, rows), records, deviation))
     alone = witness.linear and not inner
     columns = each == 1 and observation.one_gradient and not observation.coupled
-    if columns and (number is None or alone):
+    plain = isinstance(observation.loss, str) and "weight" not in observation.loss
+    check = number is not None and rows.clear and rows.rank == number * each and plain and observation.factor_known
+    if columns and (number is None or alone or check):
         tried = slice(None if alone else TRIED)
         asked, label_of, inverse = _by_columns(passes, rows, records[tried], labels if labels is None else labels[tried])
         if alone:
             inner, label = [asked], label_of
-        if number is None and observation.factor_known:
-            number = _number(inverse[asked.fits])
+        read = _number(inverse[asked.fits]) if observation.factor_known else None
+        # Fewer may be said of members that were there several times; more refutes what was told, or there were unseen ones beside these.
+        if number is None or (check and read is not None and read > number):
+            number = read
     return _Further(inner, label, number, _apart(passes, witness, rows, inner, records, labels))
 
 
@@ -326,10 +333,10 @@ def _by_columns(passes: Passes, rows: Rows, records: Tensor, labels: Tensor | No
 
     def left(given: Tensor, told: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         columns = sensitivities(observation.model, given, rows.weight, observation.loss)  # (c, k, m)
-        size = columns.norm(dim=2).clamp_min(1e-300)
+        size = columns.norm(dim=2).clamp_min(NO_COLUMN)
         inside = columns @ rows.left
         outside = columns - inside @ rows.left.T
-        shares = outside.norm(dim=2) / size
+        shares = torch.where(size > NO_COLUMN, outside.norm(dim=2) / size, 1.0)  # where a class is sure, nothing lies in every span
         label = shares.argmin(dim=0) if told is None else told
         own = torch.arange(len(given), device=given.device)
         noise = rows.noise_on((inside[label, own] / rows.values).norm(dim=1)) / size[label, own]
