@@ -219,3 +219,24 @@ def test_tables_are_told_apart() -> None:
     model, state = reader(), torch.random.get_rng_state()
     tables(model, (LENGTH,), VOCABULARY)
     assert torch.equal(state, torch.random.get_rng_state())
+
+
+@pytest.mark.parametrize("defense", ["half pruned", "eight bits", "pruned noise"])
+def test_decay_of_long_rows_that_survives_pruning_is_no_lookup(defense: str) -> None:
+    """Rows of very different lengths: what weight decay does to the short ones is cut off by whole rows, and to the long ones is not."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Embedding(100, 16), nn.Flatten(), nn.Linear(96, 4))
+    with torch.no_grad():
+        net[0].weight *= 10 ** torch.empty(100, 1).uniform_(-3, 1)
+    tokens, labels = torch.randint(100, (3, 6)), torch.tensor([0, 1, 2])
+    loss = nn.functional.cross_entropy(net(tokens), labels) + 0.005 * sum(p.square().sum() for p in net.parameters())
+    update = dict(zip([name for name, _ in net.named_parameters()], torch.autograd.grad(loss, list(net.parameters())), strict=True))
+    for name, tensor in update.items():
+        if defense == "eight bits":
+            step = tensor.abs().max() / 127
+            update[name] = (tensor / step).round() * step
+        else:
+            noisy = tensor if defense == "half pruned" else tensor + 1e-4 * torch.randn(tensor.shape)
+            update[name] = noisy.where(noisy.abs() > noisy.abs().quantile(0.5 if defense == "half pruned" else 0.8), torch.zeros(()))
+    (found,) = unbatch.tokens(Observation(net, update, (6,)))
+    assert set(found.used.tolist()) <= set(tokens.flatten().tolist())

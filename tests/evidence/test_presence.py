@@ -193,3 +193,80 @@ def test_pictures_with_empty_edges_are_told_apart() -> None:
     net = nn.Sequential(nn.Flatten(), *network(numbers=144))
     assert verdicts(unbatch.members(seen(net, x[:10], 10), x)) == [P] * 10 + [A] * 20
     assert all(not bool((x == one).flatten(1).all(dim=1).any()) for one in decoys(x, 48))
+
+
+@pytest.mark.parametrize("count", [5, 150])
+def test_without_a_bias_a_darker_copy_is_no_member(count: int) -> None:
+    """Nothing behind sees a record's length; in a large batch not every direction is tried."""
+    torch.manual_seed(0)
+    layers = [nn.Linear(200, 160, bias=False), nn.ReLU(), nn.Linear(160, 160, bias=False), nn.ReLU(), nn.Linear(160, 5, bias=False)]
+    net, x = nn.Sequential(*layers).double(), records(150, 200)
+    found = verdicts(unbatch.members(seen(net, x[:count], count), 0.5 * x[:count]))
+    assert P not in found
+
+
+def test_means_over_all_places_do_not_tell_a_moved_picture() -> None:
+    torch.manual_seed(0)
+    front = [nn.Conv2d(1, 40, 3, padding=1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten()]
+    net = nn.Sequential(*front, nn.Linear(40, 60), nn.ReLU(), nn.Linear(60, 5)).double()
+    x = torch.zeros(20, 1, 12, 12, dtype=torch.float64)
+    x[..., 3:8, 3:8] = torch.rand((20, 1, 5, 5), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = verdicts(unbatch.members(seen(net, x[:6], 6), torch.cat([x, x[:6].roll(1, -1), x[:6].roll(-1, -2)])))
+    assert found[6:20] == [A] * 14
+    assert A not in found[:6]
+    assert P not in found[20:]
+
+
+def test_a_mean_of_words_does_not_tell_their_order() -> None:
+    class Bag(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.table = nn.Embedding(50, 24)
+            self.rest = nn.Sequential(nn.Linear(24, 40), nn.GELU(), nn.Linear(40, 40), nn.GELU(), nn.Linear(40, 4))
+
+        def forward(self, tokens: Tensor) -> Tensor:
+            return self.rest(self.table(tokens).mean(dim=1))
+
+    torch.manual_seed(0)
+    net, x = Bag().double(), torch.randint(50, (30, 6), generator=torch.Generator().manual_seed(0))
+    update = unbatch.capture(net, x[:8], torch.arange(8) % 4, check=False)
+    observation = Observation(net, update, (6,), batch_size=8)
+    found = verdicts(unbatch.members(observation, torch.cat([x, x[:8].flip(-1)])))
+    assert found[8:30] == [A] * 22
+    assert P not in found[30:]
+
+
+def test_a_member_is_not_absent_where_pruning_left_more_directions_than_samples() -> None:
+    x, net = records(1), network(depth=3)
+    clean = seen(net, x, 1)
+    update = {name: t.clone() for name, t in clean.update.items()}
+    for name in ("2.weight", "4.weight"):
+        update[name][update[name].abs() < update[name].abs().quantile(0.5)] = 0
+    assert A not in verdicts(unbatch.members(replace(clean, update=update), x))
+
+
+def test_a_told_size_that_members_refute_makes_nobody_absent() -> None:
+    """Half of the batch leaves no gradient, and as many samples as left one were told."""
+    x, net = records(20), network(activation=nn.ReLU)
+    y = net(x).argmax(dim=1)
+    y[:10] = (y[:10] + 1) % 5
+    with torch.no_grad():
+        net[-1].weight *= 3e4
+        net[-1].bias *= 3e4
+    update = unbatch.capture(net, x, y, check=False)
+    found = unbatch.members(Observation(net, update, (80,), batch_size=10), x)
+    assert found.rank == 10
+    assert found.batch_size == 20
+    assert A not in verdicts(found)
+
+
+def test_a_column_of_nothing_makes_no_member_of_a_mixture() -> None:
+    """A network so sure that a class has no slope left: the columns of that class are zeros, which lie in every column space."""
+    x, net = records(12), network(depth=2, activation=nn.ReLU)
+    y = (net(x).argmax(dim=1) + 1) % 5
+    with torch.no_grad():
+        net[-1].weight *= 3e3
+        net[-1].bias *= 3e3
+    update = unbatch.capture(net, x, y, check=False)
+    asked = torch.cat([(x[:6] + x[6:]) / 2, records(60)[12:]])
+    assert P not in verdicts(unbatch.members(Observation(net, update, (80,), batch_size=12), asked, reference=records(60)[12:]))

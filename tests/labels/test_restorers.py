@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 import unbatch
 from unbatch import plugins
-from unbatch.contracts import Attack
+from unbatch.contracts import Attack, LabelRestorer
 from unbatch.gradients import capture
 from unbatch.labels._whole import expected_error
 from unbatch.labels.anchored import Anchored
@@ -96,7 +96,7 @@ def test_the_expected_error_is_the_error() -> None:
     assert 0.4 < np.median(errors) / np.median(expected) < 2.5
 
 
-@pytest.mark.parametrize("size", [1, 7, 24])
+@pytest.mark.parametrize("size", [7, 24])
 def test_finds_an_unknown_batch_size(size: int) -> None:
     labels = torch.cat([torch.tensor([3]), random_labels(1, size - 1)])
     found = Anchored()(observe(1, labels, told=False))
@@ -359,6 +359,50 @@ def test_a_batch_of_one_class_comes_out_whole_for_any_size(label: int) -> None:
     model, labels = network(0), torch.full((8,), label)
     found = Anchored()(Observation(model, capture(model, inputs, labels), (30,)))
     assert found.counts is None
+    assert not found.determined
+
+
+@pytest.mark.parametrize("size", [1, 12])
+def test_copies_of_one_sample_leave_what_one_does(size: int) -> None:
+    inputs = torch.randn((1, 30), generator=torch.Generator().manual_seed(0), dtype=torch.float64).expand(size, 30)
+    model, labels = network(0), torch.full((size,), 4)
+    update = capture(model, inputs, labels)
+    assert Anchored()(Observation(model, update, (30,))).counts is None
+    assert Anchored()(Observation(model, update, (30,), batch_size=1)).determined
+
+
+@pytest.mark.parametrize("labels", [[3, 3, 3, 3, 5, 5], [1, 1, 2, 2, 3, 3, 4, 4]])
+def test_the_last_layer_of_zeros_shows_classes_and_no_samples(labels: list[int]) -> None:
+    """All samples of a class have one column there, and the layers before it have no gradient."""
+    model = network(0, sizes=(30, 80, 20), gain=0.0)
+    nn.init.zeros_(model[-1].bias)
+    inputs = torch.randn((len(labels), 30), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    found = Anchored()(Observation(model, capture(model, inputs, torch.tensor(labels)), (30,)))
+    assert found.counts is None
+
+
+@pytest.mark.parametrize(("labels", "told"), [([4] * 12, 24), ([4] * 12, 13), ([1, 2, 2, 5, 5, 5, 5, 5], 32)])
+@pytest.mark.parametrize("restorer", [Anchored(), ILRG()])
+def test_counts_that_are_whole_for_other_sizes_too_do_not_confirm_the_told_one(
+    restorer: LabelRestorer, labels: list[int], told: int
+) -> None:
+    seen = observe(0, torch.tensor(labels))
+    assert Anchored()(seen).determined  # its own size, which the rank shows
+    found = restorer(dataclasses.replace(seen, batch_size=told))
+    assert not found.determined
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_ilrg_is_not_sure_where_a_class_is_sure_of_itself(seed: int) -> None:
+    """A memorized batch: the samples that are right leave nothing, and other counts come out as whole."""
+    model, labels = network(seed, sizes=(30, 80, 2)), torch.tensor([0, 1, 1, 1])
+    inputs = torch.randn((4, 30), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    optimizer = torch.optim.Adam(model.parameters(), 1e-2)
+    for _ in range(20):
+        optimizer.zero_grad()
+        F.cross_entropy(model(inputs), labels).backward()
+        optimizer.step()
+    found = ILRG()(Observation(model, capture(model, inputs, labels), (30,), batch_size=4))
     assert not found.determined
 
 

@@ -65,7 +65,7 @@ def answers(case: Case) -> Iterator[Presence]:
     columns = zip(case.residual.tolist(), case.allowed.tolist(), case.p_value.tolist(), case.holds.tolist(), strict=True)
     for index, (residual, allowed, p_value, holds) in enumerate(columns):
         at = place.get(index)
-        verdict, reason = _outside(case, residual, allowed, p_value) if at is None else _inside(case, at, residual, holds, p_value)
+        verdict, reason = _outside(case, residual, allowed, p_value) if at is None else _inside(case, at, residual, allowed, holds, p_value)
         inner = None if at is None or case.inner is None else float(case.inner[at])
         label = None if at is None or case.label is None or verdict is not Verdict.PRESENT else int(case.label[at])
         yield Presence(verdict, residual, allowed, case.typical, p_value, inner, label, reason)
@@ -91,7 +91,7 @@ def _unaccounted(case: Case) -> str:
     return f"{case.rows.rank} directions are visible where {case.number} samples were told: one of the two is wrong"
 
 
-def _inside(case: Case, at: int, residual: float, holds: bool, p_value: float) -> tuple[Verdict, str]:
+def _inside(case: Case, at: int, residual: float, allowed: float, holds: bool, p_value: float) -> tuple[Verdict, str]:
     here = f"it lies in the row space but for {residual:.0e}"
     if not case.trusted:
         told = f"{here}, but noise or other samples fill all directions, and only the strongest were asked (p = {p_value:.1g})"
@@ -111,8 +111,12 @@ def _inside(case: Case, at: int, residual: float, holds: bool, p_value: float) -
         off = f"{here}, but {float(case.inner[at]):.0e} of what it becomes lies outside further on: a mixture of what was there"
         return (Verdict.ABSENT if case.inner_complete else Verdict.UNDECIDED), off
     if not bool(case.inner_holds[at]):
-        return Verdict.IN_SPAN, f"{beside}; further on, unrelated records or blends fit as well, so a mixture of members is not excluded"
-    return Verdict.PRESENT, f"{beside}, and what it becomes further on fits as well ({float(case.inner[at]):.0e})"
+        return (
+            Verdict.IN_SPAN,
+            f"{beside}; further on, unrelated records, blends or changed copies fit as well, so a mixture of members is not excluded",
+        )
+    known = f"a copy of it that feeds the layer the same but for {allowed:.0e} would pass too"
+    return Verdict.PRESENT, f"{beside}, and what it becomes further on fits as well ({float(case.inner[at]):.0e}); {known}"
 
 
 def limits(observation: Observation, case: Case, made_up: bool, *, given: bool) -> tuple[str, ...]:

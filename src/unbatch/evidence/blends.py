@@ -6,7 +6,10 @@ in one region of a ReLU network, or inputs are so small that a tanh is a line. T
 - the record is moved along the first layer's row space, in every direction: the layers behind must see as many of these as they can;
 - it is mixed half and half with the nearest other record that fits as well: that must lie outside where the record itself does not.
 
-Both lie outside by what is measured, give or take what the noise moves of it. So the blend shows where it is further out than the record by
+So must a longer copy, a brighter one, the negative and, of pictures and tokens behind layers that do not see every place by itself, one
+that is moved by a place, or mirrored: without a bias layers keep a record's length, or its sign, and means over all places see no order.
+
+All lie outside by what is measured, give or take what the noise moves of it. So the blend shows where it is further out than the record by
 more than both may be off: whatever lies so far outside, the record is nearer. It need not be further than what any member may leave, which
 for weak ones is ten times the noise.
 
@@ -23,7 +26,7 @@ from unbatch.evidence.accuracy import SAFETY
 from unbatch.evidence.fed import Passes
 from unbatch.evidence.rows import Rows
 
-__all__ = ["apart_from_blends"]
+__all__ = ["apart_from_blends", "apart_from_changes"]
 
 STEP = 1e-6
 """Of the finite differences, as a share of the record's length. Chosen, as in ``accuracy``."""
@@ -39,6 +42,9 @@ swept."""
 COPY = 1e-6
 """Distances below this share of a record are rounding of ``cdist``, so that the numbers themselves are compared. Derived: the root of
 float64's rounding, some times."""
+
+LONGER = 1.1
+"""A copy is made so much longer: a tenth is what the eye takes for the same picture. Chosen, not swept."""
 
 MOST = 1 << 14
 """Records are moved in so many ways in all."""
@@ -81,6 +87,36 @@ def apart_from_blends(
         slopes = (_left(passes, inner, moved) - _left(passes, inner, records[index : index + 1].double())) / STEP
         seen = int((torch.linalg.svdvals(slopes) > max(VISIBLE, float(allowed[index]) / THIRD)).sum())
         apart[index] = seen >= min(len(directions), max(rows.spare for rows in inner))
+    return apart
+
+
+def apart_from_changes(passes: Passes, asked: list[Rows], records: Tensor, rounding: float, *, blends: bool) -> Bool[Tensor, " c"]:
+    """Whether changed copies of each record would show at one of the layers.
+
+    Args:
+        passes: of records as far as a layer.
+        asked: row spaces of the layers, the first one that was asked among them.
+        records: (c, *shape) that lie in all of them.
+        rounding: what a member may leave by the rounding of the client's own pass.
+        blends: whether a blend of two records is no blend at the first of these layers, so that one with the nearest of the others, or with
+            its own mirror image, is a change as well.
+    """
+    apart = torch.ones(len(records), dtype=torch.bool, device=records.device)
+    moved = [records.flip(-1), records.roll(1, -1), *([records.roll(1, -2)] if records.ndim > 2 else [])]
+    if not records.is_floating_point():
+        changed = moved
+    else:
+        one = records.double()
+        level = one.flatten(1).square().mean(dim=1).sqrt().reshape(-1, *[1] * (one.ndim - 1))
+        changed = [LONGER * one, one + (LONGER - 1) * level, -one]
+        if blends:
+            nearest = _nearest(one.flatten(1))
+            other = torch.where((nearest >= 0).reshape(level.shape), one[nearest], one.flip(-1))
+            changed += [(one + other) / 2, *(moved if records.ndim > 2 else [])]
+    for copy in changed:
+        other = (copy != records).flatten(1).any(dim=1).nonzero()[:, 0]
+        if len(other):
+            apart[other] &= _further_out(passes, asked, records[other], copy[other], rounding)
     return apart
 
 

@@ -110,7 +110,8 @@ def _rows(observation: Observation, table: Table) -> tuple[Tensor, int, str]:
     moved = update.ne(0).any(dim=1) & asked
     if not bool(moved.any()):
         return moved.nonzero()[:, 0], 0, "none of its rows has a gradient"
-    away = moved if observation.training is None else moved & _away(observation, table, update, weight)
+    # No rounding of a gradient turns a sign; a difference of weights is rounded as these are.
+    away = moved & (_turned(update, weight) if observation.training is None else _away(observation, table, update, weight))
     empty = weight.eq(0).all(dim=1)  # decay leaves a row of zeros at zero: what such a row says of the others is nothing
     if by_whole_rows(update[asked & ~empty]) >= EVIDENCE:
         rows, reason = away & whole(update, asked), ALONE
@@ -125,8 +126,11 @@ def _rows(observation: Observation, table: Table) -> tuple[Tensor, int, str]:
 
 def _away(observation: Observation, table: Table, update: Tensor, weight: Tensor) -> Bool[Tensor, " V"]:
     """Rows of which a number moved away from zero, by more than rounding: what decays does not, in whatever way and precision it does."""
-    least = _rounding(observation, table, update, weight.norm(dim=1))
-    return (update * weight.sign() < -least[:, None]).any(dim=1) | (update.ne(0) & weight.eq(0)).any(dim=1)
+    return _turned(update, weight, _rounding(observation, table, update, weight.norm(dim=1))[:, None])
+
+
+def _turned(update: Tensor, weight: Tensor, least: Tensor | float = 0.0) -> Bool[Tensor, " V"]:
+    return ((update * weight.sign() < -least) | (update.ne(0) & weight.eq(0))).any(dim=1)
 
 
 def by_whole_rows(update: Float[Tensor, "V d"]) -> float:
@@ -187,6 +191,7 @@ def _along(
     common = share[near].median()
     still = near & ((share - common).abs() * length <= bound)
     rest = update - common * weight if int(still.sum()) >= SEVERAL else update
+    rest = rest * update.ne(0)  # a number that was pruned, or rounded away, tells nothing of where it went
     moved = telling & (across > MARGIN * bound) & _away(observation, table, rest, weight)
     if not bool(still.any()) or not bool(moved.any()):
         return torch.zeros_like(telling), int((telling & ~still).sum()), "none of its rows moved otherwise than along itself"

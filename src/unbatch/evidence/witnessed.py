@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from unbatch.evidence.answering import Case, answers, limits
-from unbatch.evidence.blends import apart_from_blends
+from unbatch.evidence.blends import apart_from_blends, apart_from_changes
 from unbatch.evidence.certificate import EVIDENCE, FINEST, MARGIN, SPARE
 from unbatch.evidence.fed import Passes, Witness, passes_of, witnesses
 from unbatch.evidence.rows import Rows, rows_of
@@ -41,6 +41,9 @@ SHOWN = 0.9
 
 ALPHA = 1e-3
 """Chance that any unrelated record is taken for a member by what it leaves. Chosen. Swept."""
+
+NO_COLUMN = 1e-300
+"""Length up to which a column is none at all. Derived: below it float64 loses digits."""
 
 LONGER = 1.1
 """A record is made so much longer to see whether its column tells. Chosen: far above rounding, and near enough to meet few kinks."""
@@ -163,13 +166,17 @@ def _further(
     inner = list(_inner(passes, found, (witness, rows), records, deviation))
     alone = witness.linear and not inner
     columns = each == 1 and observation.one_gradient and not observation.coupled
-    if columns and (number is None or alone):
+    plain = isinstance(observation.loss, str) and "weight" not in observation.loss
+    check = number is not None and rows.clear and rows.rank == number * each and plain and observation.factor_known
+    if columns and (number is None or alone or check):
         tried = slice(None if alone else TRIED)
         asked, label_of, inverse = _by_columns(passes, rows, records[tried], labels if labels is None else labels[tried])
         if alone:
             inner, label = [asked], label_of
-        if number is None and observation.factor_known:
-            number = _number(inverse[asked.fits])
+        read = _number(inverse[asked.fits]) if observation.factor_known else None
+        # Fewer may be said of members that were there several times; more refutes what was told, or there were unseen ones beside these.
+        if number is None or (check and read is not None and read > number):
+            number = read
     return _Further(inner, label, number, _apart(passes, witness, rows, inner, records, labels))
 
 
@@ -187,7 +194,9 @@ def _case(first: tuple[Witness, Rows, int], whole: _Asked, chosen: Int64[Tensor,
         inner=None if not inner else torch.stack([a.residual for a in inner]).amax(dim=0),
         inner_fits=None if not inner else torch.stack([a.fits for a in inner]).all(dim=0),
         inner_holds=None if not inner else torch.stack([a.holds() for a in inner]).any(dim=0) & further.apart,
-        inner_complete=any(number is not None and layer.clear and layer.rank >= number * each for layer in further.behind),
+        inner_complete=number is not None
+        and rows.rank <= number * each  # more than there were samples is noise, or what pruning left
+        and any(layer.clear and layer.rank == number * each for layer in further.behind),
         linear=witness.linear,
         label=further.label,
         number=number,
@@ -198,10 +207,16 @@ def _case(first: tuple[Witness, Rows, int], whole: _Asked, chosen: Int64[Tensor,
 
 
 def _apart(passes: Passes, witness: Witness, rows: Rows, inner: list[_Asked], records: Tensor, labels: Tensor | None) -> Bool[Tensor, " k"]:
-    """Whether a record of another length, or a blend of members, would show in each record's place."""
+    """Whether a changed copy, a record of another length, or a blend of members, would show in each record's place."""
     observation = passes.observation
     apart = torch.ones(len(records), dtype=torch.bool, device=observation.device)
-    if not inner or not records.is_floating_point():
+    if not inner:
+        return apart
+    behind = [a.rows for a in inner if a.rows is not None]
+    asked = [rows, *(layer for layer in behind if layer.weight != rows.weight)]
+    if behind:
+        apart &= apart_from_changes(passes, asked, records, _tolerance(observation), blends=not witness.linear)
+    if not records.is_floating_point():
         return apart
     if inner[0].rows is None:
         # Where the row space says nothing of a record's length, as without a bias, its column must.
@@ -210,7 +225,6 @@ def _apart(passes: Passes, witness: Witness, rows: Rows, inner: list[_Asked], re
         residual, noise, _ = _left(passes, rows, longer)
         apart &= ~(there.fits & (residual <= _allowed(observation, noise)))
     if witness.linear:
-        behind = [a.rows for a in inner if a.rows is not None]
         left = torch.stack([a.allowed for a in inner]).amax(dim=0)
         apart &= apart_from_blends(passes, rows, behind, records, left, _tolerance(observation))
     return apart
@@ -319,10 +333,10 @@ def _by_columns(passes: Passes, rows: Rows, records: Tensor, labels: Tensor | No
 
     def left(given: Tensor, told: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         columns = sensitivities(observation.model, given, rows.weight, observation.loss)  # (c, k, m)
-        size = columns.norm(dim=2).clamp_min(1e-300)
+        size = columns.norm(dim=2).clamp_min(NO_COLUMN)
         inside = columns @ rows.left
         outside = columns - inside @ rows.left.T
-        shares = outside.norm(dim=2) / size
+        shares = torch.where(size > NO_COLUMN, outside.norm(dim=2) / size, 1.0)  # where a class is sure, nothing lies in every span
         label = shares.argmin(dim=0) if told is None else told
         own = torch.arange(len(given), device=given.device)
         noise = rows.noise_on((inside[label, own] / rows.values).norm(dim=1)) / size[label, own]

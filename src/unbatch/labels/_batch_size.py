@@ -2,7 +2,7 @@
 
 The bias gradient of the last layer alone never tells how many samples there are: it gives the share of every class, and twice as many of
 each class have the same shares. The rank does, while it is below both sides of the layer. It falls short where samples repeat or left no
-trace, so a batch size is believed only where the counts come out whole for it too.
+trace, so a batch size is believed only where the counts come out whole for it too. That a whole batch is repeated is seen in nothing.
 """
 
 from __future__ import annotations
@@ -10,17 +10,33 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from unbatch.errors import Inapplicable
+from unbatch.labels._whole import confirms_size
 from unbatch.last_layer import LastLayer, noise_inputs
 from unbatch.linalg.lowrank import factor
 from unbatch.trace import run
 from unbatch.types import Observation
 
-__all__ = ["Shown", "check_told", "shown"]
+__all__ = ["ANY_SIZE", "Shown", "check_told", "shown", "size_is_shown"]
 
 LOW = 0.8
 """Share of a layer's smaller side below which its rank is that of the batch and not of the layer. Chosen. Swept."""
+
+
+ANY_SIZE = (
+    "the counts come out whole for other batch sizes as well, and no layer's gradient shows that there were as many samples as were told"
+)
+"""Why whole counts are not determined."""
+
+VARIED = 1e3
+"""Roundings by which the softmax of a model must differ between inputs, for samples of one class to show as several in the last layer: with
+weights of zero there, all samples of a class have one column. Chosen: the features differ by less than the softmax may."""
+
+SEEN = 8
+"""Made-up inputs of which that is read off. Chosen."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +63,14 @@ def shown(observation: Observation, beyond: int = 0) -> Shown:
     """
     if not observation.one_gradient:
         return Shown()
-    best, linears = (
-        Shown(),
-        run(observation.model, noise_inputs(observation, 2, torch.Generator(observation.device).manual_seed(0))).linears,
-    )
+    best = Shown()
+    ran = run(observation.model, noise_inputs(observation, SEEN, torch.Generator(observation.device).manual_seed(0)))
+    linears = ran.linears
     names = [call.weight for call in linears]
     for call in linears:
         if call.input.ndim != 2 or names.count(call.weight) > 1 or call.weight not in observation.update:
+            continue
+        if call is linears[-1] and not _varied(ran.outputs.detach(), torch.finfo(observation.rounding).eps):
             continue
         gradient = observation.update[call.weight]
         # The columns of a softmax's gradient sum to zero: one dimension less in the last layer.
@@ -64,6 +81,23 @@ def shown(observation: Observation, beyond: int = 0) -> Shown:
         if found.clear and max(beyond, best.samples) < found.rank <= LOW * side:
             best = Shown(found.rank, call.weight)
     return best
+
+
+def size_is_shown(observation: Observation, counts: Float[Tensor, " c"]) -> bool:
+    """Whether whole counts, or a rank, confirm the batch size that they were read for; a rank that it was taken from is no second witness.
+
+    Args:
+        observation: the update.
+        counts: (C,) before rounding.
+    """
+    told = observation.batch_size
+    return confirms_size(counts, told=told is not None) or (told is not None and shown(observation).samples == told)
+
+
+def _varied(scores: Float[Tensor, "k c"], rounding: float) -> bool:
+    """Whether the model gives different inputs a different softmax, by far more than rounding."""
+    softmax = torch.softmax(scores.double(), dim=1)
+    return float((softmax - softmax.mean(dim=0)).square().sum(dim=1).mean().sqrt()) > VARIED * rounding
 
 
 def check_told(observation: Observation, layer: LastLayer) -> None:

@@ -75,18 +75,24 @@ def expected_error(counts: Float[Tensor, " c"], deviation: Float[Tensor, " c"], 
     return error if error < OFF else None
 
 
-def confirms_size(counts: Float[Tensor, " c"]) -> bool:
-    """Whether whole counts speak for their own sum, as they do for a size that a rank shows and that may fall short, or be noise.
+def confirms_size(counts: Float[Tensor, " c"], told: bool = False) -> bool:
+    """Whether whole counts speak for their own sum: for a size that a rank shows and that may fall short, or be noise; or for a told one.
 
-    Counts with a common divisor come out whole for other sizes as well, and those of one class alone for any. And behind two classes many
-    samples of one class may leave what one does.
+    Counts with a common divisor come out whole for other sizes as well, and those of one class alone for any: many samples of one class may
+    leave what one does.
+
+    Args:
+        counts: (C,) before rounding.
+        told: whether the size was told, so that one sample is believed to be one.
 
     Example:
-        >>> [confirms_size(torch.tensor(counts).double()) for counts in ([3, 2], [4, 2], [11, 0], [1, 0], [1, 0, 0])]
-        [True, False, False, False, True]
+        >>> [confirms_size(torch.tensor(counts).double()) for counts in ([3, 2], [4, 2], [11, 0], [1, 0, 0])]
+        [True, False, False, False]
+        >>> confirms_size(torch.tensor([1.0, 0.0, 0.0]), told=True)
+        True
     """
     nearest = [int(count) for count in counts.round().tolist()]
-    return math.gcd(*nearest) == 1 and (len(nearest) > 2 or nearest.count(0) == 0)
+    return math.gcd(*nearest) == 1 and (told or len(nearest) - nearest.count(0) > 1)
 
 
 def evidence(counts: Float[Tensor, "*k c"], deviation: Float[Tensor, "*k c"], fitted: int = 0) -> float:

@@ -27,11 +27,11 @@ from torch import Generator, Tensor
 
 from unbatch.contracts import NEEDS_BATCH_SIZE, Estimate, LabelRestorer
 from unbatch.errors import Inapplicable, Misuse
-from unbatch.labels._batch_size import check_told, shown
+from unbatch.labels._batch_size import ANY_SIZE, check_told, shown, size_is_shown
 from unbatch.labels._local_training import along, steps, told, unevenness, way_average
 from unbatch.labels._prior import Anchors, anchors, fallback
 from unbatch.labels._scale import UNKNOWN, factors_of, likeliest
-from unbatch.labels._whole import confirms_size, expected_error
+from unbatch.labels._whole import expected_error
 from unbatch.last_layer import LastLayer, last_layer, obstacle
 from unbatch.linalg.simplex import onto_simplex
 from unbatch.types import Observation
@@ -126,9 +126,8 @@ class Anchored(LabelRestorer):
             deviation = deviation.clamp_min(_off(total * made.shares) / total)
         if observation.batch_size is not None:
             _check_whole(observation, layer, total * made.shares, total * _rms(deviation))
-        determined = expected_error(total * made.shares, total * deviation, total, int(factor != 1.0)) if total else None
-        if observation.batch_size is None and not confirms_size(total * made.shares):
-            determined = None
+        whole = expected_error(total * made.shares, total * deviation, total, int(factor != 1.0)) if total else None
+        determined, doubt = (whole, "") if size_is_shown(observation, total * made.shares) else (None, ANY_SIZE)
         ranges, about = layer.ranges(made.shares, deviation), told(observation)
         stats = {"anchored": made.anchored, "noise": layer.noise} | ({"factor": factor} if factor != 1.0 else {}) | about.get("stats", {})
         if observation.batch_size is None and determined is None:
@@ -136,7 +135,7 @@ class Anchored(LabelRestorer):
         # Noise and drift are left out of what is believed: they harm the fallback no less.
         believed = trust = 1.0
         counts = onto_simplex(total * made.shares, float(total))
-        if determined is None:
+        if whole is None:
             believed = _trust(_rms(error) * layer.classes)
             trust = min(believed, _trust(math.hypot(_rms(error), made.drift) * layer.classes))
         if believed < 1:
@@ -144,7 +143,7 @@ class Anchored(LabelRestorer):
         return Estimate(
             counts,
             batch_size=total,
-            reason=about.get("reason", ""),
+            reason="; ".join(filter(None, [about.get("reason", ""), doubt if whole is not None else ""])),
             stats=stats,
             expected_error=determined,
             deviation=total * _rms(deviation) if trust == 1 else None,

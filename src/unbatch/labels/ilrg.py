@@ -13,7 +13,7 @@ from torch import Generator, Tensor
 
 from unbatch.contracts import Estimate, LabelRestorer
 from unbatch.errors import Inapplicable
-from unbatch.labels._batch_size import check_told
+from unbatch.labels._batch_size import check_told, size_is_shown
 from unbatch.labels._local_training import halfway, told
 from unbatch.labels._scale import UNKNOWN
 from unbatch.labels._whole import expected_error
@@ -31,6 +31,11 @@ Derived: half a sample turns a count into another; and 0.29 is what chance leave
 
 SINGULAR = 1e12
 """Magnification above which the square system has no single solution. Chosen: four digits are left."""
+
+OWN = 0.9
+"""Probability that a class gives its own embedding, from which on the system hardly sees the samples of it: a sure class leaves next to no
+gradient, so that other counts explain the same, and come out as whole. Chosen: of eight wrong answers that looked whole all but those of
+pruned updates were above."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +82,10 @@ class ILRG(LabelRestorer):
             )
         # The method says nothing of its own error: how far the counts are from whole numbers stands for it.
         off = (counts - counts.round()).square().mean().sqrt().expand(layer.classes)
-        error, about = expected_error(counts, off, total), told(observation)
+        noise = total * magnified * layer.noise
+        error, about = expected_error(counts, off.square().add(noise**2).sqrt(), total), told(observation)
+        if float(probabilities.diagonal().max()) > OWN or not size_is_shown(observation, counts):
+            error = None
         if error is None and layer.noise == 0 and float(off[0]) > WHOLE:
             doubt = f"the counts came out {float(off[0]):.2f} off whole numbers, where 0.29 is chance: they are not what iLRG is made for"
             about["reason"] = "; ".join(filter(None, [about.get("reason", ""), doubt]))
