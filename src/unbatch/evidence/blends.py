@@ -6,8 +6,9 @@ in one region of a ReLU network, or inputs are so small that a tanh is a line. T
 - the record is moved along the first layer's row space, in every direction: the layers behind must see as many of these as they can;
 - it is mixed half and half with the nearest other record that fits as well: that must lie outside where the record itself does not.
 
-So must a longer copy, a brighter one, the negative and, of pictures and tokens behind layers that do not see every place by itself, one
-that is moved by a place, or mirrored: without a bias layers keep a record's length, or its sign, and means over all places see no order.
+So must longer and shorter copies, brighter and darker ones, the negative and, of pictures and tokens behind layers that do not see every
+place by itself, one that is moved by a place, or mirrored: without a bias layers keep a record's length, or its sign, and means over all
+places see no order.
 
 All lie outside by what is measured, give or take what the noise moves of it. So the blend shows where it is further out than the record by
 more than both may be off: whatever lies so far outside, the record is nearer. It need not be further than what any member may leave, which
@@ -108,7 +109,8 @@ def apart_from_changes(passes: Passes, asked: list[Rows], records: Tensor, round
     else:
         one = records.double()
         level = one.flatten(1).square().mean(dim=1).sqrt().reshape(-1, *[1] * (one.ndim - 1))
-        changed = [LONGER * one, one + (LONGER - 1) * level, -one]
+        bright = (LONGER - 1) * level
+        changed = [LONGER * one, one / LONGER, one + bright, one - bright, -one]  # of a copy, one of these is nearer to the member
         if blends:
             nearest = _nearest(one.flatten(1))
             other = torch.where((nearest >= 0).reshape(level.shape), one[nearest], one.flip(-1))
