@@ -6,8 +6,9 @@ in one region of a ReLU network, or inputs are so small that a tanh is a line. T
 - the record is moved along the first layer's row space, in every direction: the layers behind must see as many of these as they can;
 - it is mixed half and half with the nearest other record that fits as well: that must lie outside where the record itself does not.
 
-So must a longer copy, a brighter one, the negative and, of pictures and tokens behind layers that do not see every place by itself, one
-that is moved by a place, or mirrored: without a bias layers keep a record's length, or its sign, and means over all places see no order.
+So must longer and shorter copies, brighter and darker ones, the negative and, of pictures and tokens behind layers that do not see every
+place by itself, one that is moved by a place, or mirrored: without a bias layers keep a record's length, or its sign, and means over all
+places see no order.
 
 All lie outside by what is measured, give or take what the noise moves of it. So the blend shows where it is further out than the record by
 more than both may be off: whatever lies so far outside, the record is nearer. It need not be further than what any member may leave, which
@@ -108,15 +109,18 @@ def apart_from_changes(passes: Passes, asked: list[Rows], records: Tensor, round
     else:
         one = records.double()
         level = one.flatten(1).square().mean(dim=1).sqrt().reshape(-1, *[1] * (one.ndim - 1))
-        changed = [LONGER * one, one + (LONGER - 1) * level, -one]
+        bright = (LONGER - 1) * level
+        changed = [LONGER * one, one / LONGER, one + bright, one - bright, -one]  # of a copy, one of these is nearer to the member
         if blends:
             nearest = _nearest(one.flatten(1))
             other = torch.where((nearest >= 0).reshape(level.shape), one[nearest], one.flip(-1))
             changed += [(one + other) / 2, *(moved if records.ndim > 2 else [])]
+    here = _outside(passes, asked, records)
     for copy in changed:
-        other = (copy != records).flatten(1).any(dim=1).nonzero()[:, 0]
+        other = (apart & (copy != records).flatten(1).any(dim=1)).nonzero()[:, 0]
         if len(other):
-            apart[other] &= _further_out(passes, asked, records[other], copy[other], rounding)
+            own = [(left[other], noise[other]) for left, noise in here]
+            apart[other] = _beyond(asked, own, _outside(passes, asked, copy[other]), rounding)
     return apart
 
 
@@ -132,15 +136,26 @@ def _nearest(flat: Float[Tensor, "c n"]) -> Int64[Tensor, " c"]:
 
 def _further_out(passes: Passes, inner: list[Rows], records: Tensor, blends: Tensor, rounding: float) -> Bool[Tensor, " c"]:
     """Whether each blend lies further outside of a layer's row space than the record, by more than noise and rounding may move both."""
-    names = [rows.weight for rows in inner]
-    found = torch.zeros(len(records), dtype=torch.bool, device=records.device)
-    here, there = passes(records, names), passes(blends, names)
+    return _beyond(inner, _outside(passes, inner, records), _outside(passes, inner, blends), rounding)
+
+
+def _outside(passes: Passes, inner: list[Rows], records: Tensor) -> list[tuple[Tensor, Tensor]]:
+    """(c, t) of each layer: what of the records lies outside of its row space, and what noise explains of that."""
+    seen = passes(records, [rows.weight for rows in inner])
+    found = []
     for rows in inner:
-        left, noise = rows.residuals(here[rows.weight].flatten(0, 1))
-        more, other = rows.residuals(there[rows.weight].flatten(0, 1))
+        left, noise = rows.residuals(seen[rows.weight].flatten(0, 1))
+        found.append((left.reshape(len(records), -1), noise.reshape(len(records), -1)))
+    return found
+
+
+def _beyond(
+    inner: list[Rows], here: list[tuple[Tensor, Tensor]], there: list[tuple[Tensor, Tensor]], rounding: float
+) -> Bool[Tensor, " c"]:
+    found = torch.zeros(len(there[0][0]), dtype=torch.bool, device=there[0][0].device)
+    for rows, (left, noise), (more, other) in zip(inner, here, there, strict=True):
         sure = 1.0 if rows.deviation else SAFETY  # what is told of random noise is SAFETY deviations already
-        beyond = more - left > rounding + sure * (noise + other)
-        found |= beyond.reshape(len(records), -1).any(dim=1)
+        found |= (more - left > rounding + sure * (noise + other)).any(dim=1)
     return found
 
 
