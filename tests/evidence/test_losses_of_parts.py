@@ -55,6 +55,17 @@ def test_samples_of_classes_that_count_nothing_are_no_breakdown() -> None:
     assert not judge(seen, Candidate(inputs[:1], labels[:1])).status.disclosed
 
 
+def test_one_that_was_there_twice_is_seen_beside_class_weights() -> None:
+    loss = "cross_entropy:weight=1|2|0.5|3|1"
+    net, inputs = client()
+    labels = torch.tensor([0, 1, 2, 3, 4, 0, 1, 1])
+    inputs[7] = inputs[6]
+    seen = Observation(net, capture(net, inputs, labels, loss), (30,), loss=loss)
+    assert judge(seen, Candidate(inputs[:7], labels[:7])).status is Status.PARTIAL
+    once = Observation(net, capture(net, inputs[:7], labels[:7], loss), (30,), loss=loss)
+    assert judge(once, Candidate(inputs[:7], labels[:7])).status is Status.RECONSTRUCTED
+
+
 class Centered(nn.Sequential):
     def forward(self, x: Tensor) -> Tensor:
         scores = super().forward(x)

@@ -6,6 +6,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from scenes import Lie, Scene, liar
+from unbatch.evidence import judge
 from unbatch.gradients import capture
 from unbatch.types import Candidate, Observation, Status
 
@@ -44,7 +45,35 @@ def a_type_of_its_own(scene: Scene, generator: torch.Generator) -> Candidate:
     return Candidate(scene.inputs.as_subclass(TwoFaced), scene.labels)
 
 
-@pytest.mark.parametrize("lie", [mirrored, another_loss, another_activation, a_hook, a_type_of_its_own])
+def no_numbers(scene: Scene, generator: torch.Generator) -> Candidate:
+    return Candidate(scene.inputs.to("meta"), scene.labels)
+
+
+def sparse_labels(scene: Scene, generator: torch.Generator) -> Candidate:
+    return Candidate(scene.inputs, scene.labels.to_sparse())
+
+
+def counts_that_are_none(scene: Scene, generator: torch.Generator) -> Candidate:
+    return Candidate(scene.inputs, scene.labels, stats=["seconds"])  # type: ignore[arg-type]
+
+
+def a_reason_that_is_none(scene: Scene, generator: torch.Generator) -> Candidate:
+    return Candidate(scene.inputs, scene.labels, reason=["none"])  # type: ignore[arg-type]
+
+
+def rows_of_rows(scene: Scene, generator: torch.Generator) -> Candidate:
+    return Candidate(features=torch.ones(2, 30, 2), layer="2.weight")
+
+
+def the_end(scene: Scene, generator: torch.Generator) -> Candidate:
+    """Of the process, with the code of success."""
+    raise SystemExit(0)
+
+
+OF_ITS_OWN = [no_numbers, sparse_labels, counts_that_are_none, a_reason_that_is_none, rows_of_rows, the_end]
+
+
+@pytest.mark.parametrize("lie", [*OF_ITS_OWN, mirrored, another_loss, another_activation, a_hook, a_type_of_its_own])
 def test_an_attack_that_changes_what_it_is_judged_by_breaks_down(lie: Lie) -> None:
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 4)).double()
@@ -53,3 +82,15 @@ def test_an_attack_that_changes_what_it_is_judged_by_breaks_down(lie: Lie) -> No
     found = liar(Scene(seen, inputs, labels, inputs, labels), lie)(seen, seed=0)
     assert found.status is Status.BROKE_DOWN
     assert found.inputs is None
+
+
+def test_what_is_judged_is_not_written_to_by_a_thread_that_was_left_behind() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 4)).double()
+    inputs, labels = torch.randn(3, 20, dtype=torch.float64), torch.tensor([0, 1, 3])
+    seen = Observation(model, capture(model, inputs, labels), (20,), batch_size=3)
+    handed = inputs.clone()
+    found = judge(seen, Candidate(handed, labels))
+    handed.zero_()
+    assert found.status is Status.RECONSTRUCTED
+    assert torch.equal(found.inputs, inputs)

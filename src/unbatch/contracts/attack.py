@@ -102,7 +102,7 @@ class Attack(Plugin, ABC):
             return str(obstacle)
         except UnbatchError:
             raise
-        except Exception as error:  # noqa: BLE001
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - nor may it end the process, with a code of its own
             return Candidate(reason=f"the attack failed with {type(error).__name__}: {error}", error=traceback.format_exc())
         if not isinstance(candidate, Candidate):
             return Candidate(reason=f"the attack returned {type(candidate).__name__} instead of a candidate", error="no candidate")

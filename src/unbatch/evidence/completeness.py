@@ -111,7 +111,7 @@ def _with_scale(observation: Observation, weights: Tensor, labels: Tensor, *, ex
     total = float(weights.sum())
     if explained and abs(total - 1) < min(WHOLE, SHORT / told):
         copies = _copies(weights, size or told)
-        if copies is None and size is None and (smallest := _ratios(weights)) is not None:
+        if copies is None and size is None and (smallest := _repeated(observation, weights, labels)) is not None:
             said = f"they explain the whole update, counted as {_listed(smallest)}: some were repeated, or weighted by the loss"
             return Completeness(False, one_each, None, (f"{said}; without the batch size nobody can tell",))
         if copies is None and size is not None and (size != told or _ratios(weights) is not None):  # repeated, then
@@ -327,6 +327,13 @@ def _ratios(weights: Tensor, most: int = 64) -> Int64[Tensor, " k"] | None:
         if bool(((scaled - scaled.round()).abs() < WHOLE).all()):
             return scaled.round().to(torch.int64)
     return None
+
+
+def _repeated(observation: Observation, weights: Tensor, labels: Tensor) -> Int64[Tensor, " k"] | None:
+    """How often each was there, in proportion, where that is not once for all: by what one of its class counts."""
+    shares = _class_shares(observation)
+    found = _ratios(weights if shares is None else weights / shares[labels].clamp_min(torch.finfo(torch.float64).tiny))
+    return None if found is None or bool((found == 1).all()) else found
 
 
 def plain(weights: Float[Tensor, " k"]) -> Float[Tensor, " k"]:

@@ -13,11 +13,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from unbatch.evidence.certificate import labels_that_fit
 from unbatch.evidence.completeness import Completeness, as_counted, completeness, hides, plain, plain_size, without_copies
 from unbatch.evidence.each import entrance_to, prove_each
+from unbatch.evidence.handed_in import copied, fault_of
 from unbatch.evidence.inner import from_layer
 from unbatch.evidence.rounds import prove_round
 from unbatch.evidence.several import hidden_by_counting
@@ -55,6 +56,9 @@ def judge(observation: Observation, candidate: Candidate) -> Reconstruction:
     Returns:
         the status with its evidence. Where it says that something is disclosed, all that is given was proved.
     """
+    if fault := fault_of(observation, candidate):
+        return Reconstruction(Status.BROKE_DOWN, reason=fault, error=str(candidate.error))
+    candidate = copied(candidate)
     made = _judged(observation, candidate)
     return replace(
         made,
@@ -86,8 +90,8 @@ def _certainty(candidate: Candidate, made: Reconstruction) -> Tensor | None:
 
 
 def _judged(observation: Observation, candidate: Candidate) -> Reconstruction:
-    if candidate.error or (fault := _fault(observation, candidate)):
-        return Reconstruction(Status.BROKE_DOWN, reason=candidate.reason if candidate.error else fault, error=candidate.error)
+    if candidate.error:
+        return Reconstruction(Status.BROKE_DOWN, reason=candidate.reason, error=candidate.error)
     if candidate.features is not None:
         return _of_layer(observation, candidate)
     if candidate.inputs is None or not len(candidate.inputs):
@@ -100,42 +104,6 @@ def _unfinished(candidate: Candidate, otherwise: Status = Status.INCONSISTENT) -
     """What to call a proposal that shows nothing: by how its search ended; where that is said in several ways, by the worst."""
     ends = ((candidate.diverged, Status.DIVERGED), (candidate.exhausted, Status.BUDGET_EXHAUSTED), (candidate.converged, Status.CONVERGED))
     return next((status for ended, status in ends if ended), otherwise)
-
-
-def _fault(observation: Observation, candidate: Candidate) -> str:
-    """What is wrong with a proposal in itself, or nothing: that is the attack's fault, not the update's."""
-    if fault := _of_own_type(candidate):
-        return fault
-    for name, given, shape in (("inputs", candidate.inputs, observation.input_shape), ("features", candidate.features, None)):
-        if given is None:
-            continue
-        if not isinstance(given, Tensor) or not given.is_floating_point() or given.ndim < 2:
-            return f"the attack returned {name} that are not a floating-point tensor of one row a sample"
-        if shape is not None and tuple(given.shape[1:]) != shape:
-            return f"the attack returned {name} of shape {tuple(given.shape)}, where samples have the shape {shape}"
-        if given.numel() and not bool(torch.stack(given.aminmax()).isfinite().all()):  # the extremes need no copy
-            return f"the attack returned {name} with NaN or infinity"
-        labels = candidate.labels
-        if labels is not None and (labels.ndim != 1 or len(labels) != len(given) or labels.dtype != torch.int64):
-            return f"the attack returned {len(given)} {name} with labels of shape {tuple(labels.shape)} and type {labels.dtype}"
-        if labels is not None and len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < observation.classes:
-            return "the attack returned labels that are none of the model's classes"
-    order, count = candidate.order, 0 if candidate.inputs is None else len(candidate.inputs)
-    if order is not None and (
-        order.ndim != 2
-        or order.shape[1] != count
-        or not torch.equal(order.sort(dim=1).values, torch.arange(count, device=order.device).expand_as(order))
-    ):
-        return "the attack returned an order of the samples that is none"
-    return ""
-
-
-def _of_own_type(candidate: Candidate) -> str:
-    """What is no plain tensor, or nothing: a tensor of a type of its own may answer differently every time that it is asked."""
-    for given in (candidate.inputs, candidate.features, candidate.labels, candidate.order, candidate.certainty):
-        if given is not None and type(given) not in (Tensor, nn.Parameter):
-            return f"the attack returned a {type(given).__name__} where a plain tensor is needed"
-    return ""
 
 
 def _of_layer(observation: Observation, candidate: Candidate) -> Reconstruction:
