@@ -35,6 +35,7 @@ __all__ = [
     "Weights",
     "attacked",
     "check_applies",
+    "check_loss",
     "claims_of",
     "deliver_audit",
     "device",
@@ -44,6 +45,7 @@ __all__ = [
     "progress",
     "row",
     "schema",
+    "truth_of",
     "write_report",
 ]
 
@@ -55,7 +57,10 @@ Weights = Annotated[Path, typer.Option(help="The broadcast weights: safetensors,
 Update = Annotated[Path, typer.Option(help="What the client sent, by name or in the order of state_dict(); same formats.")]
 InputShape = Annotated[str, typer.Option(help="Shape of one sample, without the batch: 3,32,32.")]
 Loss = Annotated[
-    str, typer.Option(help="The client's loss: cross_entropy, nll, mse or bce (one-hot); cross_entropy:label_smoothing=0.1,weight=1|2|3.")
+    str,
+    typer.Option(
+        help="The client's loss: cross_entropy, nll, mse or bce (one-hot, or one score); cross_entropy:label_smoothing=0.1,weight=1|2|3."
+    ),
 ]
 Out = Annotated[
     Path,
@@ -105,6 +110,24 @@ def device(name: str) -> str:
     except (RuntimeError, AssertionError) as error:
         raise Misuse("a device that torch can use here", repr(name), "give cpu, or install a torch with support for it") from error
     return name
+
+
+def check_loss(observation: Observation) -> None:
+    """Refuse a loss that cannot be this model's."""
+    if observation.classes == 1:
+        raise Misuse(
+            "--loss bce (yes or no) or --loss mse (any regression) for a model that gives one score a sample",
+            f"{observation.knowledge.loss}, whose gradient is zero there",
+            "say which",
+        )
+
+
+def truth_of(observation: Observation, path: Path) -> Batch:
+    """The client's batch; of a regression with the sides of its targets for labels."""
+    from unbatch import importers, scores
+
+    regression = observation.model if observation.loss is scores.mse else None
+    return importers.read_truth(path, observation.schema, observation.input_shape, observation.classes, regression)
 
 
 def attacked(observation: Observation, truth: Batch | None, attack: str, seed: int, quiet: bool) -> Finding:
