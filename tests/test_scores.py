@@ -159,7 +159,9 @@ def test_the_commands_take_a_regression_with_its_targets(files: str, tmp_path: P
     assert execute(f"members {files} --loss mse --candidates {truth}".split()) == 0
     assert "PRESENT" in capsys.readouterr().out
     assert execute(f"labels {files} --loss mse".split()) == 2
-    assert "no classes to count" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "no classes to count" in err
+    assert "unbatch audit --model" in err, "what to run instead"
 
 
 def test_a_loss_that_one_score_cannot_have_is_refused(files: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -155,7 +155,7 @@ def _untold(told: Told, observation: Observation, status: str) -> list[NextStep]
     from unbatch.origin import NextStep
 
     steps = []
-    if "loss" not in told:
+    if "loss" not in told and status != "UNPROVEN":
         why = "If the client's loss was another, say so: label smoothing or class weights leave samples that explain most, and not all."
         steps.append(_step(why, "audit", {**told, "loss": "cross_entropy:label_smoothing=0.1"}))
     if observation.loss in ("mse", "bce"):  # of one score they are others, see unbatch.scores
@@ -171,6 +171,6 @@ def _untold(told: Told, observation: Observation, status: str) -> list[NextStep]
         )
         steps.append(_step(why, "audit", {**told, "weight-decay": 0.01}))
     if status == "UNPROVEN" and observation.batch_size is None and observation.labels is None:
-        why = "Say how many samples there were with --batch-size, if you know it: samples are proved with it that are not without."
+        why = "Say how many samples there were with --batch-size, if you know it: samples may be proved with it that are not without."
         steps.append(NextStep(why=why))
     return steps

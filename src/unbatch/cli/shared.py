@@ -44,6 +44,7 @@ __all__ = [
     "origin_of",
     "progress",
     "row",
+    "say_next",
     "schema",
     "truth_of",
     "write_report",
@@ -141,9 +142,15 @@ def attacked(observation: Observation, truth: Batch | None, attack: str, seed: i
 def check_applies(finding: Finding, attack: str, origin: Origin | None = None) -> None:
     """End with exit code 2 if the attack did not apply, with what to run instead."""
     if finding.reconstruction.status.name == "NOT_APPLICABLE" and not any(lookup.proved for lookup in finding.lookups):
-        for step in () if origin is None else origin.next_steps:
-            typer.echo(printable(f"next     {step.why}\n         {shlex.join(step.command)}"), err=True)
+        if origin is not None:
+            say_next(origin)
         raise typer.Exit(say(f"{attack} does not apply to this update: {finding.reconstruction.reason}", MISUSE))
+
+
+def say_next(origin: Origin) -> None:
+    """What to run instead, on stderr, before a command ends that did not apply."""
+    for step in origin.next_steps:
+        typer.echo(printable(f"next     {step.why}\n         {shlex.join(step.command)}"), err=True)
 
 
 def write_report(finding: Finding, output: Output, origin: Origin, exit_code: int = 0) -> None:
