@@ -143,3 +143,4 @@ def test_samples_that_explain_the_whole_update_ask_for_no_more_time() -> None:
     made = Reconstruction(Status.PARTIAL, inputs=torch.zeros(2, 4), explained=True, attack="spear")
     finding = Finding(made, Knowledge(), Schema(), (1, 12, 12), seed=0, seconds=1.0)
     assert not any("ten times" in step.why for step in after_audit({"model": "n.py:b"}, finding, lenet(told=True)))
+    assert any("none is missing" in step.why for step in after_audit({"model": "n.py:b"}, finding, lenet(told=False)))

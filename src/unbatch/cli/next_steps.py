@@ -39,6 +39,8 @@ def after_audit(told: Told, finding: Finding, observation: Observation) -> tuple
         return (_step("See what the model gives away layer by layer, and the cheapest change that closes it.", "exposure", told),)
     if (status == "BUDGET_EXHAUSTED" or (status == "PARTIAL" and not finding.reconstruction.explained)) and (longer := _longer(attack)):
         steps.append(_step("Give the same attack ten times as long.", "audit", {**told, "attack": longer}))
+    if status == "PARTIAL" and finding.reconstruction.explained and observation.batch_size is None:
+        steps.append(_missing())
     if status in ("UNPROVEN", "INCONSISTENT", "PARTIAL"):
         steps += _tell_more(told, observation, status)
     if status in ("UNPROVEN", "APPROXIMATE", "INCONSISTENT"):
@@ -97,6 +99,12 @@ def _number() -> NextStep:
     from unbatch.origin import NextStep
 
     return NextStep(why="Say how many samples there were with --batch-size, if you know it: attacks that give pictures need it.")
+
+
+def _missing() -> NextStep:
+    from unbatch.origin import NextStep
+
+    return NextStep(why="Say how many samples there were with --batch-size, if you know it: it may show that none is missing.")
 
 
 def _others(told: Told, observation: Observation, tried: Attack | Auto, most: int = LAYERS) -> list[NextStep]:
