@@ -285,7 +285,7 @@ def _all_of_a_regression(observation: Observation, samples: _Samples) -> bool:
     """Whether there are as many samples as were told, and as the gradient has directions: then none of them stands for several.
 
     What samples count is free in a regression. Of some samples, or of a batch of unknown size, a search and pairs that are much alike made
-    false proofs (3 in 2,000 of small networks), which counts that are told exclude elsewhere.
+    false proofs in trials of small networks, which counts that are known exclude elsewhere.
     """
     number = len(samples.labels)
     if not observation.one_gradient or observation.batch_size != number:
