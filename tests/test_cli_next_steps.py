@@ -18,7 +18,7 @@ from unbatch.cli.next_steps import after_audit
 from unbatch.report.audits import of_audit
 from unbatch.schema import Schema
 from unbatch.store.findings import stored_finding
-from unbatch.types import Finding, Knowledge, Reconstruction, Status
+from unbatch.types import Finding, Knowledge, LocalTraining, Reconstruction, Status
 
 
 def lenet(*, told: bool) -> Observation:
@@ -118,3 +118,29 @@ def test_what_a_baseline_holds_is_not_called_clean() -> None:
     left = gate.without(limits, claims, frozenset(claim.fingerprint for claim in claims))
     said = gate.ending(gate.judge(left, finding), True, False, False, spared=left != limits)
     assert said.row.startswith("nothing new: what was proved is in the baseline")
+
+
+def test_what_was_not_told_of_the_training_is_named_as_a_possibility() -> None:
+    found = steps(lenet(told=True), Status.APPROXIMATE, "spear", "spear")
+    why = next(why for why in found if "label smoothing" in why)
+    assert found[why].endswith("--loss cross_entropy:label_smoothing=0.1")
+    assert not any("weight decay" in why for why in found), "a gradient has none"
+    seen = lenet(told=True)
+    moved = Observation(seen.model, seen.update, seen.input_shape, batch_size=3, training=LocalTraining(learning_rate=0.1))
+    found = steps(moved, Status.INCONSISTENT, "spear", "spear")
+    assert any(command.endswith("--weight-decay 0.01") for command in found.values())
+    assert any("--batch-size" in why for why in steps(lenet(told=False), Status.UNPROVEN, "spear", "spear"))
+
+
+def test_a_regression_of_several_scores_is_said_to_be_none_that_can_be_replayed() -> None:
+    seen = lenet(told=True)
+    found = steps(Observation(seen.model, seen.update, seen.input_shape, loss="mse", batch_size=3), Status.INCONSISTENT, "spear", "spear")
+    why = next(why for why in found if "one-hot" in why)
+    assert found[why].startswith("unbatch members")
+
+
+def test_samples_that_explain_the_whole_update_ask_for_no_more_time() -> None:
+    made = Reconstruction(Status.PARTIAL, inputs=torch.zeros(2, 4), explained=True, attack="spear")
+    finding = Finding(made, Knowledge(), Schema(), (1, 12, 12), seed=0, seconds=1.0)
+    assert not any("ten times" in step.why for step in after_audit({"model": "n.py:b"}, finding, lenet(told=True)))
+    assert any("none is missing" in step.why for step in after_audit({"model": "n.py:b"}, finding, lenet(told=False)))

@@ -112,3 +112,19 @@ def test_the_rounding_of_a_client_in_half_precision_is_no_training(stored: torch
     seen = load_observation(model, {name: t.to(stored) for name, t in after.items()}, SHAPE, kind="weights")
     assert [name for name, tensor in seen.update.items() if bool(tensor.any())] == ["5.bias"]
     assert any("bfloat16" in remark for remark in seen.remarks)
+
+
+def test_adamw_is_recognized_beside_neurons_that_never_fire() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(144, 60), nn.ReLU(), nn.Linear(60, 4))
+    with torch.no_grad():
+        model[1].bias[:20] = -100.0  # their numbers move by the decay alone
+    before = copy.deepcopy(model.state_dict())
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3, weight_decay=0.01)
+    inputs, labels = batch()
+    F.cross_entropy(model(inputs), labels).backward()
+    optimizer.step()
+    after = copy.deepcopy(model.state_dict())
+    model.load_state_dict(before)
+    with pytest.raises(BadUpdate, match=r"Adam or AdamW, say --optimizer adam \(or adamw\)"):
+        load_observation(model, after, SHAPE, kind="weights")

@@ -253,7 +253,7 @@ def test_a_model_without_a_gradient_is_one_sentence() -> None:
 def test_a_model_of_several_outputs_is_one_sentence() -> None:
     class Both(nn.Linear):
         def forward(self, x: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
-            return {"logits": super().forward(x)}
+            return {"scores": super().forward(x)}
 
     for measure in (capture, per_example):
         with pytest.raises(Misuse, match=r"returns a tensor of scores, got dict: wrap it so that it returns a tensor \(b, classes\)"):

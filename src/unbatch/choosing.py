@@ -100,7 +100,7 @@ class Auto:
         return specs.write(NAME, {} if self == Auto() else {"seconds": self.seconds})
 
     def __call__(self, observation: Observation, *, seed: int = 0, progress: Progress = silent) -> Reconstruction:
-        """Try until the whole batch is proved, nothing is left to try, the time is up, or the user interrupts.
+        """Try until samples are proved that explain the whole update, nothing is left to try, the time is up, or the user interrupts.
 
         Args:
             observation: what the server saw.
@@ -113,7 +113,7 @@ class Auto:
         clock = Clock.of(self.seconds)  # what was imported for the first time is no work on the update
         for attack in waiting:
             best = _best(ends)
-            if best is not None and (best.status is Status.RECONSTRUCTED or ends[-1].interrupted):
+            if best is not None and (best.status is Status.RECONSTRUCTED or best.explained or ends[-1].interrupted):
                 break
             if clock.left < LEAST:
                 late = f"{self.seconds:g} seconds were spent before {attack.spec} could be tried"

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from unbatch.determinism import check_deterministic, couples
 from unbatch.errors import Misuse, named
 from unbatch.losses import Loss, loss_function, quiet_vmap, slopes, slopes_alone
+from unbatch.scores import plain
 from unbatch.swap import called_with
 from unbatch.trace import LARGE, LinearCall, model_errors, run
 
@@ -98,7 +99,7 @@ def capture(
     leaves = {name: tensor.requires_grad_() for name, tensor in trained.items()}
     with torch.enable_grad():
         with model_errors(inputs):
-            outputs = called_with(model, {**leaves, **fixed}, inputs.clone())  # a model may write to what it is given
+            outputs = plain(called_with(model, {**leaves, **fixed}, inputs.clone()))  # a model may write to what it is given
         _check_outputs(outputs, labels, loss)
         value = measure(outputs, labels)
         with _no_gradient():
@@ -143,7 +144,7 @@ def per_example(
     def outputs_of(parameters: dict[str, Tensor], x: Tensor) -> Any:
         # Copies, for a model may write to its buffers and to what it is given.
         own = {name: tensor.clone() if name in buffers else tensor for name, tensor in fixed.items()}
-        return called_with(model, {**parameters, **own}, x.clone())
+        return plain(called_with(model, {**parameters, **own}, x.clone()))
 
     with model_errors(inputs), torch.no_grad():
         outputs = outputs_of(trained, inputs)
@@ -183,6 +184,7 @@ def _check_outputs(outputs: Any, labels: Tensor, loss: Loss) -> None:
     if not isinstance(outputs, Tensor) or not outputs.ndim:
         raise Misuse("a model that returns a tensor of scores", type(outputs).__name__, "wrap it so that it returns a tensor (b, classes)")
     classes = outputs.shape[-1]
+    classes = 2 if classes == 1 and loss == "bce" else classes
     if isinstance(loss, str) and len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
         came = f"{int(labels.min())} to {int(labels.max())}"
         raise Misuse(f"labels from 0 to {classes - 1}", came, "give indices of the model's classes")

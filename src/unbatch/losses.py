@@ -34,7 +34,9 @@ def _bce(outputs: Tensor, labels: Tensor) -> Tensor:
 
 
 def _marks(outputs: Tensor, labels: Tensor) -> Tensor:
-    """One-hot labels, where ``F.one_hot`` cannot run: under vmap."""
+    """One-hot labels, where ``F.one_hot`` cannot run: under vmap. Of one score a sample, the labels themselves."""
+    if outputs.shape[-1] == 1:
+        return labels[..., None].to(outputs)
     return (labels[..., None] == torch.arange(outputs.shape[-1], device=outputs.device)).to(outputs)
 
 
@@ -44,7 +46,7 @@ _LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "mse": _mse,
     "bce": _bce,
 }
-"""Of class indices; the last two against one-hot labels."""
+"""Of class indices; the last two against one-hot labels, or against the labels themselves where there is one score a sample."""
 
 
 def _cross_entropy(settings: str) -> Callable[[Tensor, Tensor], Tensor]:

@@ -56,7 +56,7 @@ def restore_labels(
         found = built(observation, seed=seed)
     elif attack == "auto":
         found = built(observation, seed=seed)
-        if built.spec.partition(":")[0] == RESTORER and _doubtful(found):
+        if built.spec.partition(":")[0] == RESTORER and observation.classified and _doubtful(found):
             # Without the batch size the attack refuses at once where the gradient does not show the batch: no time is lost on noise.
             shown = replace(observation, batch_size=None, labels=None) if observation.one_gradient else replace(observation, labels=None)
             quick: Attack = plugins.build("attacks", QUICK)

@@ -215,6 +215,9 @@ def model_errors(inputs: Tensor) -> Iterator[None]:
         if "not enough memory" in str(error):
             raise
         shape = tuple(inputs.shape[1:])
+        if isinstance(error, TypeError) and "required positional argument" in str(error):
+            advice = "give it a forward of one tensor, in a subclass, as docs/updates.md shows"
+            raise Misuse("a model that takes one tensor, a batch of samples", named(error), advice) from error
         raise Misuse(f"a model that runs on inputs of shape {shape}", named(error), "check the input shape and the model") from error
 
 

@@ -146,7 +146,8 @@ def audit(
         schema=schema,
         device=shared.device(device),
     )
-    batch = None if truth is None else importers.read_truth(truth, observation.schema, shape, observation.classes)
+    shared.check_loss(observation)
+    batch = None if truth is None else shared.truth_of(observation, truth)
     finding = shared.attacked(observation, batch, attack, seed, quiet)
     origin = origin.model_copy(update={"next_steps": next_steps.after_audit(told(context), finding, observation)})
     claims = shared.claims_of(finding, origin) if output.known else ()

@@ -105,6 +105,8 @@ def labels(
     if found.presence is None:
         if not output.speaks or output.file is not None:
             deliver(page.of_labels(stored), output, MISUSE)
+        if not quiet:
+            shared.say_next(origin)
         raise typer.Exit(say(f"{restorer} does not apply to this update: {found.reason}", MISUSE))
     if output.speaks and not redact:
         _print_counts(found, () if observation.schema is None else observation.schema.classes)

@@ -37,17 +37,21 @@ def after_audit(told: Told, finding: Finding, observation: Observation) -> tuple
     steps: list[NextStep] = []
     if observation.unreadable:
         return (_step("See what the model gives away layer by layer, and the cheapest change that closes it.", "exposure", told),)
-    if status in ("BUDGET_EXHAUSTED", "PARTIAL") and (longer := _longer(attack)):
+    if (status == "BUDGET_EXHAUSTED" or (status == "PARTIAL" and not finding.reconstruction.explained)) and (longer := _longer(attack)):
         steps.append(_step("Give the same attack ten times as long.", "audit", {**told, "attack": longer}))
+    if status == "PARTIAL" and finding.reconstruction.explained and observation.batch_size is None:
+        steps.append(_missing())
     if status in ("UNPROVEN", "INCONSISTENT", "PARTIAL"):
         steps += _tell_more(told, observation, status)
+    if status in ("UNPROVEN", "APPROXIMATE", "INCONSISTENT"):
+        steps += _untold(told, observation, status)
     if status == "NOT_APPLICABLE":
         steps += _others(told, observation, attack)
     if status in ("BUDGET_EXHAUSTED", "BROKE_DOWN", "INCONSISTENT"):
         steps += _others(told, observation, attack, most=1)
     if status in ("BUDGET_EXHAUSTED", "NOT_APPLICABLE", "FEATURES") and observation.batch_size is None and observation.labels is None:
         steps.append(_number())
-    if status not in ("RECONSTRUCTED", "PARTIAL"):
+    if status not in ("RECONSTRUCTED", "PARTIAL") and observation.classified:
         steps.append(_step("See which labels the update gives away by itself.", "labels", told))
     steps.append(_step("See what the model gives away layer by layer, and the cheapest change that closes it.", "exposure", told))
     return tuple(steps)
@@ -95,6 +99,12 @@ def _number() -> NextStep:
     from unbatch.origin import NextStep
 
     return NextStep(why="Say how many samples there were with --batch-size, if you know it: attacks that give pictures need it.")
+
+
+def _missing() -> NextStep:
+    from unbatch.origin import NextStep
+
+    return NextStep(why="Say how many samples there were with --batch-size, if you know it: it may show that none is missing.")
 
 
 def _others(told: Told, observation: Observation, tried: Attack | Auto, most: int = LAYERS) -> list[NextStep]:
@@ -145,4 +155,30 @@ def _tell_more(told: Told, observation: Observation, status: str) -> list[NextSt
         )
     if "train-mode" not in told and status == "INCONSISTENT":
         steps.append(_step("If the client ran the model in train mode, say so.", "audit", {**told, "train-mode": True}))
+    return steps
+
+
+def _untold(told: Told, observation: Observation, status: str) -> list[NextStep]:
+    """What was not told of the client's training, and would leave what was found short of a proof."""
+    from unbatch.origin import NextStep
+
+    steps = []
+    if "loss" not in told and status != "UNPROVEN":
+        why = "If the client's loss was another, say so: label smoothing or class weights leave samples that explain most, and not all."
+        steps.append(_step(why, "audit", {**told, "loss": "cross_entropy:label_smoothing=0.1"}))
+    if observation.loss in ("mse", "bce"):  # of one score they are others, see unbatch.scores
+        why = (
+            f"--loss {observation.loss} takes targets for one-hot classes. Where they are other numbers, of several scores, no batch can be"
+        )
+        steps.append(
+            _step(f"{why} replayed; whether given records were in it can be told.", "members", {**told, "candidates": "RECORDS.npz"})
+        )
+    if observation.training is not None and not {"weight-decay", "optimizer"} & told.keys():
+        why = (
+            "If the client used weight decay, say how much (a usual one is shown); with Adam or AdamW, say --optimizer and --learning-rate."
+        )
+        steps.append(_step(why, "audit", {**told, "weight-decay": 0.01}))
+    if status == "UNPROVEN" and observation.batch_size is None and observation.labels is None:
+        why = "Say how many samples there were with --batch-size, if you know it: samples may be proved with it that are not without."
+        steps.append(NextStep(why=why))
     return steps

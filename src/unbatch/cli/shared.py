@@ -35,6 +35,7 @@ __all__ = [
     "Weights",
     "attacked",
     "check_applies",
+    "check_loss",
     "claims_of",
     "deliver_audit",
     "device",
@@ -43,7 +44,9 @@ __all__ = [
     "origin_of",
     "progress",
     "row",
+    "say_next",
     "schema",
+    "truth_of",
     "write_report",
 ]
 
@@ -55,7 +58,10 @@ Weights = Annotated[Path, typer.Option(help="The broadcast weights: safetensors,
 Update = Annotated[Path, typer.Option(help="What the client sent, by name or in the order of state_dict(); same formats.")]
 InputShape = Annotated[str, typer.Option(help="Shape of one sample, without the batch: 3,32,32.")]
 Loss = Annotated[
-    str, typer.Option(help="The client's loss: cross_entropy, nll, mse or bce (one-hot); cross_entropy:label_smoothing=0.1,weight=1|2|3.")
+    str,
+    typer.Option(
+        help="The client's loss: cross_entropy, nll, mse or bce (one-hot, or one score); cross_entropy:label_smoothing=0.1,weight=1|2|3."
+    ),
 ]
 Out = Annotated[
     Path,
@@ -107,6 +113,24 @@ def device(name: str) -> str:
     return name
 
 
+def check_loss(observation: Observation) -> None:
+    """Refuse a loss that cannot be this model's."""
+    if observation.classes == 1:
+        raise Misuse(
+            "--loss bce (yes or no) or --loss mse (any regression) for a model that gives one score a sample",
+            f"{observation.knowledge.loss}, whose gradient is zero there",
+            "say which",
+        )
+
+
+def truth_of(observation: Observation, path: Path) -> Batch:
+    """The client's batch; of a regression with the sides of its targets for labels."""
+    from unbatch import importers, scores
+
+    regression = observation.model if observation.loss is scores.mse else None
+    return importers.read_truth(path, observation.schema, observation.input_shape, observation.classes, regression)
+
+
 def attacked(observation: Observation, truth: Batch | None, attack: str, seed: int, quiet: bool) -> Finding:
     """Attack, and score where the truth is known, with a bar on the terminal."""
     from unbatch import auditing
@@ -118,9 +142,15 @@ def attacked(observation: Observation, truth: Batch | None, attack: str, seed: i
 def check_applies(finding: Finding, attack: str, origin: Origin | None = None) -> None:
     """End with exit code 2 if the attack did not apply, with what to run instead."""
     if finding.reconstruction.status.name == "NOT_APPLICABLE" and not any(lookup.proved for lookup in finding.lookups):
-        for step in () if origin is None else origin.next_steps:
-            typer.echo(printable(f"next     {step.why}\n         {shlex.join(step.command)}"), err=True)
+        if origin is not None:
+            say_next(origin)
         raise typer.Exit(say(f"{attack} does not apply to this update: {finding.reconstruction.reason}", MISUSE))
+
+
+def say_next(origin: Origin) -> None:
+    """What to run instead, on stderr, before a command ends that did not apply."""
+    for step in origin.next_steps:
+        typer.echo(printable(f"next     {step.why}\n         {shlex.join(step.command)}"), err=True)
 
 
 def write_report(finding: Finding, output: Output, origin: Origin, exit_code: int = 0) -> None:

@@ -91,7 +91,7 @@ class LabelRestorer(Plugin, ABC):
         start = time.perf_counter()
         if observation.unreadable:
             return Counts(reason=observation.unreadable, restorer=self.spec)
-        if observation.classes <= 1:
+        if not observation.classified:
             return Counts(reason=ONE_OUTPUT, restorer=self.spec)
         try:
             check_deterministic(observation.model, observation.probe)

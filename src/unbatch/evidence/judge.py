@@ -24,6 +24,7 @@ from unbatch.evidence.rounds import prove_round
 from unbatch.evidence.several import hidden_by_counting
 from unbatch.evidence.slopes import labels_told, likely
 from unbatch.evidence.whole import Whole, by_turning, prove_whole
+from unbatch.scores import mse
 from unbatch.types import Candidate, Observation, Reconstruction, Status
 
 __all__ = ["TOLERANCE", "acceptable", "judge"]
@@ -218,6 +219,8 @@ def _disclosed(
     members: int = 0,
 ) -> Reconstruction:
     """Proved samples, and whether they are the whole batch, of which there are so many members at least."""
+    if observation.loss is mse and not (explained and _all_of_a_regression(observation, samples)):
+        return Reconstruction(Status.UNPROVEN, samples.inputs, samples.labels, residual, FREE_COUNTS)
     accuracy = accuracy.maximum(
         hidden_by_counting(observation, samples.inputs, samples.labels, weights, residual, accuracy, explained=explained, members=members)
     )
@@ -241,6 +244,8 @@ def _disclosed(
     if not told:
         open_labels = "under this loss other labels would leave the same gradient: neither their labels nor what they count is known"
         rest = Completeness(False, torch.ones_like(rest.copies), None, (open_labels,))
+    elif observation.loss is mse:
+        told, rest = False, Completeness(False, torch.ones_like(rest.copies), None, (NO_TARGETS,))
     elif observation.classes == 2 and not ((explained and as_counted(observation, weights, accuracy)) or likely(observation, *samples)):
         told, rest = False, Completeness(False, torch.ones_like(rest.copies), None, (TWO_WAYS,))
     status = Status.RECONSTRUCTED if rest.whole else Status.PARTIAL
@@ -256,7 +261,29 @@ def _disclosed(
         proved=torch.ones(int(copies.sum()), dtype=torch.bool, device=copies.device),
         accuracy=accuracy.repeat_interleave(copies),
         missing=rest.missing,
+        explained=explained,
     )
+
+
+NO_TARGETS = "the targets of a regression are not known, nor so what a sample counts: whether others are missing is not known"
+
+FREE_COUNTS = (
+    "samples were found that meet every condition; but in a regression each counts as much as its unknown target is off, so that they are"
+    " proved only where they explain the whole update, and the batch size was told and is their number and the rank of the gradient"
+)
+
+
+def _all_of_a_regression(observation: Observation, samples: _Samples) -> bool:
+    """Whether there are as many samples as were told, and as the gradient has directions: then none of them stands for several.
+
+    What samples count is free in a regression. Of some samples, or of a batch of unknown size, a search and pairs that are much alike made
+    false proofs in trials of small networks, which counts that are known exclude elsewhere.
+    """
+    number = len(samples.labels)
+    if not observation.one_gradient or observation.batch_size != number:
+        return False
+    entrance = entrance_to(observation)
+    return entrance is not None and entrance.first.rank == number
 
 
 TWO_WAYS = (

@@ -20,6 +20,9 @@ FLAT = 0.9
 ALIKE = 1e-2
 """Numbers are of one size when they differ by less than this share. Chosen."""
 
+DECAYED = 0.1
+"""Share of Adam's step below which a number moved by the decay of AdamW alone: λ times the weight. Chosen."""
+
 NEAR = 0.5
 """An update this near to the weights themselves, as a share of their length, is weights. Chosen."""
 
@@ -56,7 +59,9 @@ def adam_rate(moved: Mapping[str, Tensor]) -> float | None:
     sizes = _sizes(moved)
     if len(sizes) < FEW:
         return None
-    typical = sizes.median()
+    # Numbers without a gradient (of neurons that never fire) move by AdamW's decay alone: a small share of the learning rate.
+    typical = sizes.kthvalue(1 + 3 * (len(sizes) - 1) // 4).values
+    sizes = sizes[sizes > DECAYED * typical]
     alike = ((sizes - typical).abs() <= ALIKE * typical).double().mean()
     return float(f"{float(typical):.4g}") if float(alike) >= FLAT else None
 

@@ -8,18 +8,23 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from unbatch.archives import read_npz
 from unbatch.errors import BadFile
 from unbatch.importers.files import format_of, to_tensor
+from unbatch.trace import run
 from unbatch.types import Batch, Schema
 
 __all__ = ["read_labels", "read_records", "read_truth"]
 
 
 def read_truth(
-    path: str | Path, schema: Schema | None = None, input_shape: Sequence[int] | None = None, classes: int | None = None
+    path: str | Path,
+    schema: Schema | None = None,
+    input_shape: Sequence[int] | None = None,
+    classes: int | None = None,
+    regression: nn.Module | None = None,
 ) -> Batch:
     """The client's batch, where the auditor has it, from an npz file.
 
@@ -31,13 +36,15 @@ def read_truth(
         schema: how the network's inputs were made from raw ones; guessed from the shape where it is not given.
         input_shape: what the samples must have, if given.
         classes: how many there are, if known.
+        regression: the model, as ``scores.beside_zero`` makes it, where ``labels`` are targets, numbers (b,) or (b, 1): labels are then
+            the sides on which they lie.
 
     Raises:
         BadFile: the file cannot be read or does not hold such a batch.
     """
     path = Path(path)
     arrays = _read_truth_arrays(path)
-    labels = _labels(path, arrays, classes)
+    labels = _labels(path, arrays, classes) if regression is None else _targets(path, arrays)
     if "inputs" in arrays:
         tokens = schema is not None and schema.kind == "tokens"
         if arrays["inputs"].dtype.kind not in ("iu" if tokens else "f") or arrays["inputs"].ndim < 2:
@@ -54,6 +61,7 @@ def read_truth(
         raise BadFile(f"finite inputs in '{path}'", "NaN or infinity", "save the batch again")
     if input_shape is not None and shape != tuple(input_shape):
         raise BadFile(f"samples of shape {tuple(input_shape)} in '{path}'", f"{shape}", "make the truth and the input shape agree")
+    labels = labels if regression is None else (labels > run(regression, inputs).outputs.detach()[:, 1]).to(torch.int64)
     return Batch(inputs, labels, schema or Schema.guess(shape))
 
 
@@ -62,14 +70,16 @@ def read_records(
 ) -> tuple[Tensor, Tensor | None]:
     """Records (k, *shape) to ask for, and their labels (k,) where the file has them, from an npz file.
 
-    The file is like that of ``read_truth``, but for ``labels``, which may be missing, and ``inputs``, which may be tokens: whole numbers.
+    The file is like that of ``read_truth``, but for ``labels``, which may be missing, or numbers, the targets of a regression, which are
+    not read; and ``inputs``, which may be tokens: whole numbers.
 
     Raises:
         BadFile: the file cannot be read or does not hold records.
     """
     path = Path(path)
     arrays = _read_truth_arrays(path)
-    labels = _labels(path, arrays, classes) if "labels" in arrays else None
+    named = "labels" in arrays and arrays["labels"].dtype.kind != "f"
+    labels = _labels(path, arrays, classes) if named else None
     if "inputs" in arrays:
         if arrays["inputs"].dtype.kind not in "fiu" or arrays["inputs"].ndim < 2:
             raise BadFile(f"numbers (k, ...) in 'inputs' of '{path}'", _said(arrays["inputs"]), "save what the network sees")
@@ -116,6 +126,13 @@ def _labels(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]], classes: int
     if labels.size and not 0 <= int(labels.min()) <= int(labels.max()) <= most:
         raise BadFile(f"labels from 0 to {most} in '{path}'", f"{labels.min()} to {labels.max()}", "save one class index a sample")
     return to_tensor(labels).to(torch.int64)
+
+
+def _targets(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]]) -> Tensor:
+    targets = arrays.get("labels")
+    if targets is None or targets.dtype.kind not in "fiu" or targets.shape not in ((len(targets),), (len(targets), 1)):
+        raise BadFile(f"numbers (b,) or (b, 1) in 'labels' of '{path}'", _said(targets), "save one target a sample")
+    return to_tensor(targets).reshape(-1)
 
 
 def _images(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]], schema: Schema | None) -> Tensor:

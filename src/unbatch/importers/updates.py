@@ -162,7 +162,8 @@ def _averaged(
         raise BadUpdate(
             "the gradient, or steps of SGD",
             f"numbers nearly all of one size, {rate:g}: Adam's first step, or signs of a gradient",
-            f"if the client used Adam, say --optimizer adam --update-is difference or weights --learning-rate {rate:g} (optimizer='adam')",
+            f"if the client used Adam or AdamW, say --optimizer adam (or adamw) --update-is difference or weights --learning-rate {rate:g}"
+            " (optimizer='adam')",
         )
     even = told_by(moved)
     remarks = (even,) if even else ()

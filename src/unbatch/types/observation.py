@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from unbatch import scores
 from unbatch.determinism import couples
 from unbatch.errors import BadUpdate, Misuse, some
 from unbatch.gradients import Loss, loss_function
 from unbatch.schema import Schema
-from unbatch.trace import LinearCall, Run, linear_layers, probe, trial
+from unbatch.trace import TRIAL, LinearCall, Run, linear_layers, probe, trial
 from unbatch.training import LocalTraining
 
 __all__ = ["HUGE", "Knowledge", "Observation"]
@@ -115,7 +117,7 @@ class Observation:
             object.__setattr__(self, "factor_known", False)  # a difference of weights that nobody can divide by its steps
         if self.batch_size is not None and (not isinstance(self.batch_size, int) or self.batch_size < 1):
             raise Misuse("a batch size above zero", repr(self.batch_size), "give the number of samples, or None if it is unknown")
-        ran = _ran(self.model, self.input_shape)
+        ran = self._run_as_scores()
         guess = Schema("tokens", vocabulary=ran.vocabulary) if ran.vocabulary else Schema.guess(self.input_shape)
         object.__setattr__(self, "schema", self.schema or guess)
         object.__setattr__(self, "classes", int(ran.outputs.shape[-1]))
@@ -123,6 +125,23 @@ class Observation:
         _check_schema(self.schema or guess, self.input_shape, ran.vocabulary)
         if self.labels is not None:
             _check_labels(self.labels, self.batch_size, self.classes)
+
+    def _run_as_scores(self) -> Run:
+        """A trial run, after which the model gives a plain row of scores a sample, and two where it has one that no softmax can read."""
+        ran = trial(self.model, self.input_shape)
+        if (found := scores.plain(ran.outputs)) is not ran.outputs:
+            object.__setattr__(self, "model", scores.plainly(self.model))
+        ran = replace(ran, outputs=_checked_scores(found, ran.vocabulary))
+        if found.ndim != 2 or found.shape[1] != 1 or self.loss in ("cross_entropy", "nll"):
+            return ran
+        object.__setattr__(self, "model", scores.beside_zero(self.model))
+        exact = self.loss == "bce"
+        object.__setattr__(self, "loss", "cross_entropy" if exact else scores.mse)
+        object.__setattr__(self, "remarks", (*self.remarks, scores.BCE if exact else scores.REGRESSION))
+        object.__setattr__(self, "factor_known", self.factor_known and exact)
+        if not exact and self.labels is not None:
+            raise Misuse("no labels of a model of one score that is no classifier", "some", "leave them out: targets are no class indices")
+        return replace(ran, outputs=found.expand(-1, 2))
 
     @property
     def knowledge(self) -> Knowledge:
@@ -135,6 +154,11 @@ class Observation:
     def one_gradient(self) -> bool:
         """Whether the update is a gradient at the broadcast weights, up to a factor, and not a sum over weights that moved."""
         return self.training is None or self.training.one_step(self.batch_size)
+
+    @property
+    def classified(self) -> bool:
+        """Whether a sample has a class: not where the model gives one score that cross-entropy cannot read, nor in a regression."""
+        return self.classes > 1 and self.loss is not scores.mse
 
     @property
     def unreadable(self) -> str:
@@ -270,12 +294,13 @@ def _check_schema(schema: Schema, input_shape: tuple[int, ...], vocabulary: int)
         raise Misuse("the vocabulary of the model's embedding", came, "make the schema and the model's input agree")
 
 
-def _ran(model: nn.Module, input_shape: tuple[int, ...]) -> Run:
-    """A trial run, which must give one row of scores a sample."""
-    ran = trial(model, input_shape)
-    outputs = ran.outputs
-    sizes = (2, 3) if ran.vocabulary else (2,)
-    if not isinstance(outputs, Tensor) or outputs.ndim not in sizes or len(outputs) != 2:
-        came = f"shape {tuple(outputs.shape)} for 2 samples" if isinstance(outputs, Tensor) else type(outputs).__name__
-        raise Misuse("a model that gives one row of class scores a sample", came, "wrap the model so that it returns a tensor (b, classes)")
-    return ran
+def _checked_scores(outputs: Any, vocabulary: int) -> Tensor:
+    """What a trial run returned: one row of scores a sample, or one at every place of a sample of tokens."""
+    if isinstance(outputs, Tensor) and outputs.ndim in ((2, 3) if vocabulary else (2,)) and len(outputs) == TRIAL:
+        return outputs
+    came = f"shape {tuple(outputs.shape)} for {TRIAL} samples" if isinstance(outputs, Tensor) else type(outputs).__name__
+    raise Misuse(
+        "a model that gives one row of class scores a sample",
+        came,
+        "wrap the model so that it returns a tensor (b, classes), as docs/updates.md shows",
+    )

@@ -38,6 +38,7 @@ class Candidate:
         features: (k, n) what an inner layer sees of the samples, where that was asked for.
         layer: name of that layer's weight.
         order: (E, k) the order of the samples in every local epoch, where the attack found it.
+        explained: whether the proved samples explain the whole update, so that nothing is left in it for other attacks to find.
         certainty: (k, f) from 0 to 1, how sure the attack is of every cell of a table; a hint for readers, no evidence.
         reason: one sentence on why it did not go further.
         exhausted: whether it stopped because its budget was spent.
@@ -140,6 +141,7 @@ class Reconstruction:
     proved: Tensor | None = None
     accuracy: Tensor | None = None
     missing: int | None = None
+    explained: bool = False
     certainty: Tensor | None = None
     interrupted: bool = False
     error: str = ""
@@ -196,6 +198,7 @@ class Reconstruction:
             "proved": None if self.proved is None else self.proved.tolist(),
             "accuracy": accuracy,
             "missing": self.missing,
+            "explained": self.explained,
             "inverted": None if self.inverted is None else asdict(self.inverted),
             "error": self.error,
             "stats": {str(name): value if isinstance(value, plain) else str(value) for name, value in self.stats.items()},
