@@ -225,7 +225,7 @@ SWEPT: dict[str, tuple[str, ...]] = {
         "evidence.each:EXPLAINED",
         "evidence.spaces:ABOVE",
         "evidence.spaces:WEAK",
-        "evidence.completeness:WHOLE",
+        "evidence.plain_means:WHOLE",
         "evidence.accuracy:TELLING",
         "evidence.accuracy:LOOSE",
     ),

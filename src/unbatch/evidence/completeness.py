@@ -15,36 +15,25 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from unbatch.errors import Misuse
+from unbatch.evidence.plain_means import BETWEEN, WHOLE, plain_size
 from unbatch.evidence.slopes import slopes_of
 from unbatch.losses import slopes
 from unbatch.trace import run
 from unbatch.types import Observation
 
 __all__ = [
-    "BETWEEN",
     "Completeness",
     "as_counted",
-    "beside_plain",
     "completeness",
     "counts",
     "counts_evenly",
-    "counts_freely",
     "hides",
-    "plain",
-    "plain_size",
     "without_copies",
 ]
-
-WHOLE = 1e-3
-"""A weight times the batch size may be this far from a whole number, and all weights together so far from one; of a large batch less than
-one sample is. Chosen. Swept."""
 
 SHORT = 0.25
 """Of one sample's weight, what all weights together may lack: a missing one lacks 1, half of what tells them apart is kept as a margin.
 Chosen."""
-
-MOST = 100_000
-"""A larger batch is not told from a factor."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -257,10 +246,6 @@ def as_counted(observation: Observation, weights: Float[Tensor, " k"], accuracy:
     return bool((off <= near).all()) and number * float(near.max()) < BETWEEN
 
 
-BETWEEN = 0.05
-"""Whole multiples of 1/n are told from other numbers where errors are below this share of their distance. Chosen, not swept."""
-
-
 def _of_missing(told: int, number: int, missing: int, explained: bool) -> str:
     here = f"each of them counts 1/{number} of the update" if told > 1 else f"it counts 1/{number} of the update"
     if missing <= 0:
@@ -334,60 +319,6 @@ def _repeated(observation: Observation, weights: Tensor, labels: Tensor) -> Int6
     shares = _class_shares(observation)
     found = _ratios(weights if shares is None else weights / shares[labels].clamp_min(torch.finfo(torch.float64).tiny))
     return None if found is None or bool((found == 1).all()) else found
-
-
-def plain(weights: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
-    """The weights to the last digit, if they are those of a plain mean."""
-    number = plain_size(weights)
-    return weights if number is None else (weights * number).round() / number
-
-
-def plain_size(weights: Tensor) -> int | None:
-    """n where all weights are whole multiples of 1/n, the smallest such n; None where they are those of no plain mean."""
-    inverse = 1 / weights
-    number = int(inverse.max().round())
-    if not 1 <= number <= MOST:
-        return None
-    scaled = weights * number
-    near = min(WHOLE, BETWEEN / number)  # 1/500 is told from 1/501, and from what lies between
-    fine = bool(((scaled - scaled.round()).abs() < near * scaled.round().clamp_min(1)).all()) and bool((scaled.round() >= 1).all())
-    return number if fine else None
-
-
-def counts_freely(weights: Float[Tensor, " k"], off: Float[Tensor, " k"], *, factor_known: bool = True) -> Bool[Tensor, " k"]:
-    """(k,) which of these do not count what samples of a plain mean do, of the size that fits the most of them.
-
-    Args:
-        weights: (k,).
-        off: (k,) by how much, relatively, they may be off.
-        factor_known: otherwise only what they count beside each other says it, which takes two.
-
-    Example:
-        >>> counts_freely(torch.tensor([1 / 3.0004, 1 / 6, 1 / 6]).double(), torch.full((3,), 1e-5).double()).tolist()
-        [True, False, False]
-    """
-    return beside_plain(weights, off, factor_known=factor_known) > 0
-
-
-def beside_plain(weights: Float[Tensor, " k"], off: Float[Tensor, " k"], *, factor_known: bool = True) -> Float[Tensor, " k"]:
-    """(k,) by how much these miss, relatively, what samples of a plain mean count; 0 where they may be off by that, infinite without one.
-
-    Arguments as in ``counts_freely``.
-
-    Example:
-        >>> missed = beside_plain(torch.tensor([1 / 3.0004, 1 / 6, 1 / 6]).double(), torch.full((3,), 1e-5).double())
-        >>> [round(each, 6) for each in missed.tolist()]
-        [0.000133, 0.0, 0.0]
-    """
-    best, most = torch.full_like(weights, torch.inf), int(not factor_known)
-    sizes = 1 / weights[weights > 1 / MOST]
-    for number in sorted(set((sizes.round() if factor_known else sizes).tolist())):
-        times = (weights * number).round()
-        missed = (weights * number / times - 1).abs()
-        fits = (times >= 1) & (missed <= off) & (number * off < BETWEEN)
-        if int(fits.sum()) > most:
-            best, most = missed.where(times >= 1, torch.inf).masked_fill(fits, 0.0), int(fits.sum())
-    return best
 
 
 def _listed(copies: Tensor) -> str:

@@ -21,8 +21,8 @@ from unbatch.evidence.accuracy import (
     turning,
 )
 from unbatch.evidence.certificate import EVIDENCE, MARGIN, Certificates, Entrance, certify, rounding_of
-from unbatch.evidence.completeness import beside_plain, counts_freely, plain, plain_size
 from unbatch.evidence.others import others_of
+from unbatch.evidence.plain_means import beside_plain, counts_freely, plain, plain_size
 from unbatch.evidence.regions import outside_of, random_slopes, settled, turns
 from unbatch.evidence.rotations import hidden_from_certificates
 from unbatch.evidence.spaces import spaces_of

@@ -16,10 +16,11 @@ import torch
 from torch import Tensor
 
 from unbatch.evidence.certificate import labels_that_fit
-from unbatch.evidence.completeness import Completeness, as_counted, completeness, hides, plain, plain_size, without_copies
+from unbatch.evidence.completeness import Completeness, as_counted, completeness, hides, without_copies
 from unbatch.evidence.each import entrance_to, prove_each
 from unbatch.evidence.handed_in import copied, fault_of
 from unbatch.evidence.inner import from_layer
+from unbatch.evidence.plain_means import plain, plain_size
 from unbatch.evidence.rounds import prove_round
 from unbatch.evidence.several import hidden_by_counting
 from unbatch.evidence.slopes import labels_told, likely

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from unbatch.evidence.accuracy import SAFETY, TOLD
 from unbatch.evidence.certificate import INDEPENDENT
-from unbatch.evidence.completeness import BETWEEN, counts_freely, plain_size
+from unbatch.evidence.plain_means import BETWEEN, counts_freely, plain_size
 from unbatch.evidence.regions import random_slopes, settled, turns
 from unbatch.evidence.replay import Use, entrance_of, slices
 from unbatch.evidence.slopes import pulled_back, slopes_of

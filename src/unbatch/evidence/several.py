@@ -24,8 +24,9 @@ from torch import Generator, Tensor
 from torch.nn.functional import normalize
 
 from unbatch.evidence.accuracy import NOTHING, SAFETY, STEP
-from unbatch.evidence.completeness import counts, counts_evenly, plain_size
+from unbatch.evidence.completeness import counts, counts_evenly
 from unbatch.evidence.mixtures import columns_of
+from unbatch.evidence.plain_means import plain_size
 from unbatch.evidence.regions import VISIBLE
 from unbatch.evidence.replay import entrance_of
 from unbatch.trace import TRIAL

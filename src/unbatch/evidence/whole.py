@@ -13,9 +13,9 @@ from torch import Tensor
 
 from unbatch.evidence.accuracy import SAFETY, TELLING, across, counted_by, from_rows
 from unbatch.evidence.certificate import EVIDENCE, FINEST, SPARE
-from unbatch.evidence.completeness import plain, plain_size
 from unbatch.evidence.masks import Kink, ReluMasks, turned
 from unbatch.evidence.mixtures import apart_from_mixtures, columns_of, surplus, tuned
+from unbatch.evidence.plain_means import plain, plain_size
 from unbatch.evidence.replay import Replay, Use, replay, slices, smallest_sent
 from unbatch.evidence.rotations import hidden_from_replay
 from unbatch.gradients import capture

@@ -42,9 +42,6 @@ SHOWN = 0.9
 ALPHA = 1e-3
 """Chance that any unrelated record is taken for a member by what it leaves. Chosen. Swept."""
 
-NO_COLUMN = 1e-300
-"""Length up to which a column is none at all. Derived: below it float64 loses digits."""
-
 LONGER = 1.1
 """A record is made so much longer to see whether its column tells. Chosen: far above rounding, and near enough to meet few kinks."""
 
@@ -333,10 +330,10 @@ def _by_columns(passes: Passes, rows: Rows, records: Tensor, labels: Tensor | No
 
     def left(given: Tensor, told: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         columns = sensitivities(observation.model, given, rows.weight, observation.loss)  # (c, k, m)
-        size = columns.norm(dim=2).clamp_min(NO_COLUMN)
+        size = columns.norm(dim=2).clamp_min(tiny := torch.finfo(torch.float64).tiny)
         inside = columns @ rows.left
         outside = columns - inside @ rows.left.T
-        shares = torch.where(size > NO_COLUMN, outside.norm(dim=2) / size, 1.0)  # where a class is sure, nothing lies in every span
+        shares = torch.where(size > tiny, outside.norm(dim=2) / size, 1.0)  # where a class is sure, nothing lies in every span
         label = shares.argmin(dim=0) if told is None else told
         own = torch.arange(len(given), device=given.device)
         noise = rows.noise_on((inside[label, own] / rows.values).norm(dim=1)) / size[label, own]

@@ -38,7 +38,6 @@ class Candidate:
         features: (k, n) what an inner layer sees of the samples, where that was asked for.
         layer: name of that layer's weight.
         order: (E, k) the order of the samples in every local epoch, where the attack found it.
-        explained: whether the proved samples explain the whole update, so that nothing is left in it for other attacks to find.
         certainty: (k, f) from 0 to 1, how sure the attack is of every cell of a table; a hint for readers, no evidence.
         reason: one sentence on why it did not go further.
         exhausted: whether it stopped because its budget was spent.
@@ -122,6 +121,7 @@ class Reconstruction:
         proved: (k,) bool, which of the samples (or features) were proved; None where there are none.
         accuracy: (k,) upper estimate of the relative error of each, ‖error‖ / ‖sample‖; infinite where nothing bounds it.
         missing: how many more samples the batch held, where that is known; None where it is not.
+        explained: whether the proved samples explain the whole update, so that nothing is left in it for other attacks to find.
         certainty: (k, f) from 0 to 1, how sure the attack is of every cell of a table, where it says so; no evidence.
         interrupted: whether the user stopped the attack.
         error: the traceback of a breakdown, or empty.

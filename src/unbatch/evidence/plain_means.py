@@ -1,0 +1,73 @@
+"""What samples count in a plain mean: of n samples each counts 1/n, or a whole multiple of it where it was there several times."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+__all__ = ["BETWEEN", "WHOLE", "beside_plain", "counts_freely", "plain", "plain_size"]
+
+WHOLE = 1e-3
+"""A weight times the batch size may be this far from a whole number, and all weights together so far from one; of a large batch less than
+one sample is. Chosen. Swept."""
+
+MOST = 100_000
+"""A larger batch is not told from a factor."""
+
+BETWEEN = 0.05
+"""Whole multiples of 1/n are told from other numbers where errors are below this share of their distance. Chosen, not swept."""
+
+
+def plain(weights: Float[Tensor, " k"]) -> Float[Tensor, " k"]:
+    """The weights to the last digit, if they are those of a plain mean."""
+    number = plain_size(weights)
+    return weights if number is None else (weights * number).round() / number
+
+
+def plain_size(weights: Tensor) -> int | None:
+    """n where all weights are whole multiples of 1/n, the smallest such n; None where they are those of no plain mean."""
+    inverse = 1 / weights
+    number = int(inverse.max().round())
+    if not 1 <= number <= MOST:
+        return None
+    scaled = weights * number
+    near = min(WHOLE, BETWEEN / number)  # 1/500 is told from 1/501, and from what lies between
+    fine = bool(((scaled - scaled.round()).abs() < near * scaled.round().clamp_min(1)).all()) and bool((scaled.round() >= 1).all())
+    return number if fine else None
+
+
+def counts_freely(weights: Float[Tensor, " k"], off: Float[Tensor, " k"], *, factor_known: bool = True) -> Bool[Tensor, " k"]:
+    """(k,) which of these do not count what samples of a plain mean do, of the size that fits the most of them.
+
+    Args:
+        weights: (k,).
+        off: (k,) by how much, relatively, they may be off.
+        factor_known: otherwise only what they count beside each other says it, which takes two.
+
+    Example:
+        >>> counts_freely(torch.tensor([1 / 3.0004, 1 / 6, 1 / 6]).double(), torch.full((3,), 1e-5).double()).tolist()
+        [True, False, False]
+    """
+    return beside_plain(weights, off, factor_known=factor_known) > 0
+
+
+def beside_plain(weights: Float[Tensor, " k"], off: Float[Tensor, " k"], *, factor_known: bool = True) -> Float[Tensor, " k"]:
+    """(k,) by how much these miss, relatively, what samples of a plain mean count; 0 where they may be off by that, infinite without one.
+
+    Arguments as in ``counts_freely``.
+
+    Example:
+        >>> missed = beside_plain(torch.tensor([1 / 3.0004, 1 / 6, 1 / 6]).double(), torch.full((3,), 1e-5).double())
+        >>> [round(each, 6) for each in missed.tolist()]
+        [0.000133, 0.0, 0.0]
+    """
+    best, most = torch.full_like(weights, torch.inf), int(not factor_known)
+    sizes = 1 / weights[weights > 1 / MOST]
+    for number in sorted(set((sizes.round() if factor_known else sizes).tolist())):
+        times = (weights * number).round()
+        missed = (weights * number / times - 1).abs()
+        fits = (times >= 1) & (missed <= off) & (number * off < BETWEEN)
+        if int(fits.sum()) > most:
+            best, most = missed.where(times >= 1, torch.inf).masked_fill(fits, 0.0), int(fits.sum())
+    return best
