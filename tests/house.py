@@ -50,7 +50,7 @@ ALLOWED: dict[str, set[str]] = {
     "choosing": {"clock", "contracts", "plugins", "specs", "types"},
     "auditing": {"chains", "choosing", "contracts", "errors", "evidence", "plugins", "realism", "restoring", "scoring", "types"},
     "label_scores": {"errors"},
-    "importers": {"archives", "errors", "gradients", "reading", "scores", "trace", "types"},
+    "importers": {"archives", "errors", "gradients", "reading", "trace", "types"},
     "store": {"advice", "errors", "label_scores", "origin", "realism", "records", "types"},
     "experiments": {
         "auditing",

@@ -251,7 +251,7 @@ def test_an_unknown_loss_is_refused() -> None:
     "forward",
     [
         lambda m, x: m.head(x)[..., None],
-        lambda m, x: {"logits": m.head(x)},
+        lambda m, x: {"features": m.head(x)},
         lambda m, x: (m.head(x), x),
         lambda m, x: m.head(x).sum(),
         lambda m, x: x.flatten(len(m.head.bias) - 2),

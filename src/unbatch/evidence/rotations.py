@@ -25,7 +25,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from unbatch.evidence.accuracy import SAFETY, STEP
-from unbatch.evidence.certificate import Entrance
+from unbatch.evidence.certificate import FINEST, Entrance
 from unbatch.evidence.mixtures import columns_of
 from unbatch.evidence.regions import random_slopes
 from unbatch.evidence.replay import Use, entrance_of
@@ -166,11 +166,15 @@ def hidden_from_certificates(
     found = torch.zeros_like(misfit)
     for group in groups_of(pulled, labels):
         size = columns[group].norm(dim=1)
-        off = (misfit[group] * size).max().clamp_min(torch.finfo(size.dtype).tiny)
-        noise = (misfit[group] * size * coordinates[group].norm(dim=1)).max().clamp_min(torch.finfo(size.dtype).tiny)
-        sums = None if entrance.first.bias_gradient is None else off.expand(columns.shape[1])
-        known = Turning(coordinates, columns, turned, noise.expand(columns.shape[1]), sums, None, free)
-        found = found.maximum(hidden_by_turning(known, iter([group])))
+        # All of the group are moved; how far each went is asked by what is known of itself: a vague one does not make the others vague.
+        digits = misfit[group].clamp_min(FINEST).log10().ceil()
+        for alike in (digits == level for level in digits.unique()):
+            off = (misfit[group] * size)[alike].max().clamp_min(torch.finfo(size.dtype).tiny)
+            noise = (misfit[group] * size * coordinates[group].norm(dim=1))[alike].max().clamp_min(torch.finfo(size.dtype).tiny)
+            sums = None if entrance.first.bias_gradient is None else off.expand(columns.shape[1])
+            known = Turning(coordinates, columns, turned, noise.expand(columns.shape[1]), sums, None, free)
+            members = group[alike]
+            found[members] = found[members].maximum(hidden_by_turning(known, iter([group]))[members])
     return found
 
 
