@@ -168,7 +168,7 @@ def hidden_from_certificates(
         size = columns[group].norm(dim=1)
         # All of the group are moved; how far each went is asked by what is known of itself: a vague one does not make the others vague.
         digits = misfit[group].clamp_min(FINEST).log10().ceil()
-        for alike in (digits == level for level in digits.unique()):
+        for alike in (digits == level for level in sorted(set(digits.tolist()))):
             off = (misfit[group] * size)[alike].max().clamp_min(torch.finfo(size.dtype).tiny)
             noise = (misfit[group] * size * coordinates[group].norm(dim=1))[alike].max().clamp_min(torch.finfo(size.dtype).tiny)
             sums = None if entrance.first.bias_gradient is None else off.expand(columns.shape[1])
