@@ -166,6 +166,8 @@ def _false_rest(found: Reconstruction, truth: Truth, fits: Tensor) -> list[False
     rest = getattr(found, "missing", None)
     if rest is None or not found.status.disclosed:
         return []
+    if found.labels is not None:  # of a picture that was there with two labels, one is found and the other is not (212892)
+        fits = fits & (found.labels[:, None] == truth.labels[None])
     (k, b), there = fits.shape, int(fits.any(dim=0).sum())
     right = rest == b - there or (not truth.size_told and k * b == (k + rest) * there)
     return [] if rest >= 0 and (right or not truth.scale_told) else [Falsehood("false rest", f"{k} samples and {rest} more, of {b}")]
