@@ -30,6 +30,7 @@ __all__ = [
     "named",
     "printable",
     "some",
+    "wants_more_inputs",
 ]
 
 _UNSEEN = re.compile(
@@ -129,3 +130,11 @@ class ReconstructionFailed(UnbatchError):
 
 class Inapplicable(Exception):
     """Raised inside ``reconstruct`` or ``estimate`` when only the work shows that the method cannot be used; the text is the reason."""
+
+
+def wants_more_inputs(error: BaseException) -> Misuse | None:
+    """What to say of a model that raised this because its forward takes more than one tensor; None where that is not why."""
+    if not isinstance(error, TypeError) or "required positional argument" not in str(error):
+        return None
+    advice = "give it a forward of one tensor, in a subclass, as docs/updates.md shows"
+    return Misuse("a model that takes one tensor, a batch of samples", named(error), advice)

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from unbatch.errors import Misuse, UnbatchError, named
+from unbatch.errors import Misuse, UnbatchError, named, wants_more_inputs
 from unbatch.linalg.blocks import times_transposed
 from unbatch.swap import called_with
 
@@ -215,9 +215,8 @@ def model_errors(inputs: Tensor) -> Iterator[None]:
         if "not enough memory" in str(error):
             raise
         shape = tuple(inputs.shape[1:])
-        if isinstance(error, TypeError) and "required positional argument" in str(error):
-            advice = "give it a forward of one tensor, in a subclass, as docs/updates.md shows"
-            raise Misuse("a model that takes one tensor, a batch of samples", named(error), advice) from error
+        if (several := wants_more_inputs(error)) is not None:
+            raise several from error
         raise Misuse(f"a model that runs on inputs of shape {shape}", named(error), "check the input shape and the model") from error
 
 

@@ -40,7 +40,7 @@ def after_audit(told: Told, finding: Finding, observation: Observation) -> tuple
     if (status == "BUDGET_EXHAUSTED" or (status == "PARTIAL" and not finding.reconstruction.explained)) and (longer := _longer(attack)):
         steps.append(_step("Give the same attack ten times as long.", "audit", {**told, "attack": longer}))
     if status == "PARTIAL" and finding.reconstruction.explained and observation.batch_size is None:
-        steps.append(_missing())
+        steps.append(_number("it may show that none is missing"))
     if status in ("UNPROVEN", "INCONSISTENT", "PARTIAL"):
         steps += _tell_more(told, observation, status)
     if status in ("UNPROVEN", "APPROXIMATE", "INCONSISTENT"):
@@ -95,16 +95,10 @@ def _longer(attack: Attack | Auto) -> str | None:
     return None
 
 
-def _number() -> NextStep:
+def _number(for_what: str = "attacks that give pictures need it") -> NextStep:
     from unbatch.origin import NextStep
 
-    return NextStep(why="Say how many samples there were with --batch-size, if you know it: attacks that give pictures need it.")
-
-
-def _missing() -> NextStep:
-    from unbatch.origin import NextStep
-
-    return NextStep(why="Say how many samples there were with --batch-size, if you know it: it may show that none is missing.")
+    return NextStep(why=f"Say how many samples there were with --batch-size, if you know it: {for_what}.")
 
 
 def _others(told: Told, observation: Observation, tried: Attack | Auto, most: int = LAYERS) -> list[NextStep]:
@@ -160,8 +154,6 @@ def _tell_more(told: Told, observation: Observation, status: str) -> list[NextSt
 
 def _untold(told: Told, observation: Observation, status: str) -> list[NextStep]:
     """What was not told of the client's training, and would leave what was found short of a proof."""
-    from unbatch.origin import NextStep
-
     steps = []
     if "loss" not in told and status != "UNPROVEN":
         why = "If the client's loss was another, say so: label smoothing or class weights leave samples that explain most, and not all."
@@ -179,6 +171,5 @@ def _untold(told: Told, observation: Observation, status: str) -> list[NextStep]
         )
         steps.append(_step(why, "audit", {**told, "weight-decay": 0.01}))
     if status == "UNPROVEN" and observation.batch_size is None and observation.labels is None:
-        why = "Say how many samples there were with --batch-size, if you know it: samples may be proved with it that are not without."
-        steps.append(NextStep(why=why))
+        steps.append(_number("samples may be proved with it that are not without"))
     return steps

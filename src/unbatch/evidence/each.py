@@ -153,7 +153,7 @@ def _hidden(
 ) -> Float[Tensor, " q"]:
     """Relative errors that hide where samples can be turned together, or where a bit of another one is in them.
 
-    These nearly count what samples of a plain mean do, but not for noise.
+    With a bit of another one they count nearly what samples of a plain mean do, and miss it by more than noise explains.
     """
     if not len(kept):
         return shown.misfit[kept]

@@ -67,7 +67,7 @@ class Turning:
         turned: indices (q,) of samples and ways (a, n), orthonormal -> (q, a, m) w J of each sample along each way.
         noise: (m,) or (1,) what a row of the gradient may be off by, as the replay leaves it.
         bias_noise: (m,) or (1,) the same of the bias gradient; None where it has none.
-        rest: indices (q,) of samples and ways (a, n) -> (m, a) what the samples leave of the gradient along the ways; None where that is
+        rest: ways (a, n) -> (m, a) what the samples leave of the gradient along the ways; None where that is
             not known.
         free: (k,) whether what a sample counts is tuned, too.
     """
@@ -173,8 +173,7 @@ def hidden_from_certificates(
             noise = (misfit[group] * size * coordinates[group].norm(dim=1))[alike].max().clamp_min(torch.finfo(size.dtype).tiny)
             sums = None if entrance.first.bias_gradient is None else off.expand(columns.shape[1])
             known = Turning(coordinates, columns, turned, noise.expand(columns.shape[1]), sums, None, free)
-            members = group[alike]
-            found[members] = found[members].maximum(hidden_by_turning(known, iter([group]))[members])
+            found[group[alike]] = found[group[alike]].maximum(_hidden(known, group)[alike])
     return found
 
 

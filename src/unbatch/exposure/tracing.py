@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
-from unbatch.errors import Misuse, named
+from unbatch.errors import Misuse, wants_more_inputs
 from unbatch.exposure.findings import Sees
 from unbatch.trace import LinearCall, LooksUp, Run, run, tensors_in, trial
 
@@ -266,9 +266,8 @@ def _does_not_run(model: nn.Module, shape: tuple[int, ...], error: BaseException
             "give the part of the model behind the embedding, with the shape of what the embedding returns",
         )
     numbers = math.prod(shape)
-    if isinstance(error, TypeError) and "required positional argument" in str(error):
-        advice = "give it a forward of one tensor, in a subclass, as docs/updates.md shows"
-        return Misuse("a model that takes one tensor, a batch of samples", named(error), advice)
+    if (several := wants_more_inputs(error)) is not None:
+        return several
     return Misuse(
         f"a model that runs on float inputs of shape {shape} ({numbers:,} numbers a sample)",
         repr(message[0][:200] if message else type(error).__name__),
