@@ -132,8 +132,36 @@ def test_sarif_is_what_its_schema_says(played: Path, capsys: pytest.CaptureFixtu
     texts.append(capsys.readouterr().out)
     assert run("exposure", "--format=sarif") == 0
     texts.append(capsys.readouterr().out)
+    assert run("members", "--update=u_relu", "--candidates=t.npz", "--format=sarif") == 0
+    texts.append(capsys.readouterr().out)
     for text in texts:
         assert [error.message for error in standard.iter_errors(json.loads(text))] == []
+
+
+def test_members_speak_all_formats(played: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Claims in numbers; which record it was is in the record of its own alone, and nowhere with --redact."""
+    asked = ("members", "--update=u_relu", "--batch-size=4", "--candidates=t.npz")
+    assert run(*asked, "--fail-on=present", "--out=page") == 3
+    assert "gate     leaked" in capsys.readouterr().out
+    page = Path("page/members.html").read_text()
+    assert "Disclosed, proved" in page
+    again = commands(page.partition('id="again"')[2])[0]
+    assert execute([*again[1:], "--out", "again"]) == 3
+    assert run(*asked, "-o", "r.sarif") == 0
+    (found,) = json.loads(Path("r.sarif").read_text())["runs"]
+    assert [(result["ruleId"], result["kind"]) for result in found["results"]] == [("members", "fail")]
+    assert run(*asked, "-o", "before.json") == 0
+    sheet = Sheet.model_validate_json(Path("before.json").read_text())
+    assert {file.role for file in sheet.origin.files} == {"model", "weights", "update", "candidates"}
+    assert sheet.upper_bounds
+    capsys.readouterr()
+    assert run(*asked, "--fail-on=present", "--baseline=before.json") == 0
+    assert "gate     nothing new" in capsys.readouterr().out
+    assert run(*asked, "--fail-on=present", "--exit-zero") == 0
+    assert run(*asked, "--redact", "--out=page") == 0
+    stored = json.loads(Path("page/members.json").read_text())
+    assert (stored["answers"], stored["left_out"], stored["counts"]["PRESENT"]) == ([], True, 4)
+    assert "left out" in Path("page/members.html").read_text()
 
 
 def test_a_common_reader_reads_the_junit(played: Path) -> None:
@@ -155,7 +183,8 @@ def test_every_json_is_as_its_schema_says(played: Path, capsys: pytest.CaptureFi
     texts = {"result": capsys.readouterr().out, "report": Path("report/report.json").read_text()}
     assert run("labels", "--update=u_relu", "--out=labels") == 0
     assert run("exposure", "--out=exposure") == 0
-    texts |= {name: Path(name, f"{name}.json").read_text() for name in ("labels", "exposure")}
+    assert run("members", "--update=u_relu", "--candidates=t.npz", "--out=members") == 0
+    texts |= {name: Path(name, f"{name}.json").read_text() for name in ("labels", "exposure", "members")}
     capsys.readouterr()
     for name, text in texts.items():
         assert execute(["schema", name]) == 0
@@ -268,7 +297,7 @@ def test_a_redacted_report_holds_nothing_that_was_recovered(played: Path) -> Non
 def commands(text: str) -> list[list[str]]:
     """What a page or a screen says to run."""
     text = text.replace("&#39;", "'").replace("&#34;", '"').replace("\\\n", " ")
-    return [shlex.split(line) for line in re.findall(r"unbatch (?:audit|labels|exposure) [^<\n]+", text)]
+    return [shlex.split(line) for line in re.findall(r"unbatch (?:audit|labels|members|exposure) [^<\n]+", text)]
 
 
 @pytest.mark.parametrize(

@@ -167,3 +167,33 @@ def test_the_commands_take_a_regression_with_its_targets(files: str, tmp_path: P
 def test_a_loss_that_one_score_cannot_have_is_refused(files: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert execute(f"audit {files}".split()) == 2
     assert "--loss bce (yes or no) or --loss mse" in capsys.readouterr().err
+
+
+def absolute(outputs: Tensor, targets: Tensor) -> Tensor:
+    """A regression's loss as its user wrote it."""
+    return (outputs - targets).abs().mean()
+
+
+def test_the_commands_take_a_loss_of_the_users_own(files: str, capsys: pytest.CaptureFixture[str]) -> None:
+    asked = f"{files} --candidates {files.split()[3].replace('w.pt', 't.npz')}"
+    assert execute(f"members {asked} --loss {__file__}:absolute".split()) == 0
+    assert "PRESENT" in capsys.readouterr().out
+    for loss, told in {
+        f"{__file__}:none": "a function 'none' in",
+        "torch.nn:": "a loss as FILE.py:function",
+        "focal": "a loss among",
+    }.items():
+        assert execute(f"members {asked} --loss {loss}".split()) == 2
+        assert told in capsys.readouterr().err
+
+
+def test_a_report_names_the_loss_as_it_was_told() -> None:
+    model = regression()
+    update = {name: torch.ones_like(p) for name, p in model.named_parameters()}
+    assert "the loss: bce" in Observation(model, update, (20,), loss="bce").knowledge.sentences()
+    assert (
+        "the loss: BCEWithLogitsLoss"
+        in Observation(
+            nn.Linear(20, 2), dict(nn.Linear(20, 2).named_parameters()), (20,), loss=nn.BCEWithLogitsLoss()
+        ).knowledge.sentences()
+    )

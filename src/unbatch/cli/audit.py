@@ -3,40 +3,27 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from unbatch.cli import gate, many, next_steps, shared
 from unbatch.cli.again import told
 from unbatch.cli.app import FAILED, MISUSE, app, say
-from unbatch.cli.client import ClipNorm, Nesterov, Optimizer, WeightDecay, optimized
-from unbatch.cli.output import Baseline, ExitZero, Format, Output, Redact, Verbose, prepare
-from unbatch.cli.shared import AttackSpec, Device, InputShape, Loss, Model, Out, Quiet, Seed, Weights
+from unbatch.cli.captured import Captured, Mean, Std, TrainMode
+from unbatch.cli.grouped import grouped
+from unbatch.cli.output import Output, Reporting
+from unbatch.cli.shared import AttackSpec, Device, Out, Seed
 from unbatch.errors import Misuse
 
 if TYPE_CHECKING:
-    from unbatch.importers import Kind
     from unbatch.origin import Origin
-    from unbatch.types import Finding, LocalTraining, Schema
+    from unbatch.types import Finding, Schema
 
 __all__ = ["audit"]
 
 
 Truth = Annotated[Path | None, typer.Option(help="The client's batch, to score against: npz with inputs or images, and labels.")]
-UpdateIs = Annotated[
-    str, typer.Option(help="gradient: the batch's mean gradient; difference: weights after less before; weights: those after.")
-]
-LearningRate = Annotated[float | None, typer.Option(help="Of local SGD, for a difference or weights, if the server knows it.")]
-LocalEpochs = Annotated[int | None, typer.Option(help="Of local training; 1 if not given.")]
-MiniBatch = Annotated[int | None, typer.Option(help="Samples of a local step; all of them if not given.")]
-Momentum = Annotated[float | None, typer.Option(help="Of local SGD; 0 if not given.")]
-UnknownFactor = Annotated[
-    bool, typer.Option("--unknown-factor", help="The update was clipped, or scaled by a positive number that is not known.")
-]
-RestFrozen = Annotated[
-    bool, typer.Option("--rest-frozen", help="Parameters that the update lacks, or that did not move, were not trained.")
-]
 FailOn = Annotated[
     list[str] | None, typer.Option(help="End with exit code 3 on exact, labels, tokens or psnr:DECIBELS; several with commas between.")
 ]
@@ -45,14 +32,9 @@ Inconclusive = Annotated[
 ]
 BatchSize = Annotated[int | None, typer.Option(help="Tell the attack the number of samples.")]
 Labels = Annotated[Path | None, typer.Option(help="Tell the attack the labels: npz with labels.")]
-Mean = Annotated[str, typer.Option(help="Mean of each channel that the client subtracted: 0.49,0.48,0.45.")]
-Std = Annotated[str, typer.Option(help="Standard deviation of each channel that it divided by.")]
 SchemaFile = Annotated[
     Path | None, typer.Option("--schema", help="TOML or JSON that says what a row of a table holds; see `unbatch describe table`.")
 ]
-TrainMode = Annotated[bool, typer.Option("--train-mode", help="The client ran the model in train mode.")]
-
-
 UpdateOr = Annotated[
     Path | None,
     typer.Option(
@@ -67,30 +49,18 @@ Jobs = Annotated[
 
 
 @app.command()
+@grouped
 def audit(
     context: typer.Context,
-    model: Model,
-    weights: Weights,
-    input_shape: InputShape,
+    captured: Captured,
+    reporting: Reporting,
     update: UpdateOr = None,
     updates: Updates = None,
     out: Out = Path("unbatch-report"),
     attack: AttackSpec = "auto",
     truth: Truth = None,
-    update_is: UpdateIs = "gradient",
-    learning_rate: LearningRate = None,
-    local_epochs: LocalEpochs = None,
-    mini_batch: MiniBatch = None,
-    momentum: Momentum = None,
-    nesterov: Nesterov = False,
-    weight_decay: WeightDecay = None,
-    optimizer: Optimizer = "sgd",
-    clip_norm: ClipNorm = None,
-    unknown_factor: UnknownFactor = False,
-    rest_frozen: RestFrozen = False,
     fail_on: FailOn = None,
     inconclusive: Inconclusive = None,
-    loss: Loss = "cross_entropy",
     batch_size: BatchSize = None,
     labels: Labels = None,
     mean: Mean = "",
@@ -99,13 +69,7 @@ def audit(
     train_mode: TrainMode = False,
     seed: Seed = 0,
     device: Device = "cpu",
-    quiet: Quiet = False,
     client: Client = "",
-    format_: Format = None,
-    baseline: Baseline = None,
-    exit_zero: ExitZero = False,
-    redact: Redact = False,
-    verbose: Verbose = False,
     jobs: Jobs = 1,
 ) -> None:
     """Attack a captured update, or every update of a folder, and score the result where the truth is known.
@@ -114,41 +78,26 @@ def audit(
     with 3 if the update gives away what that names, with 4 if the audit could not tell, and with 0 only if it could and the update does
     not. With --baseline it fails only on what is not proved in there already.
     """
-    update = _one_of(update, updates)
-    output = prepare(out, format_, baseline=baseline, exit_zero=exit_zero, redact=redact, quiet=quiet, verbose=verbose)
-    if update.is_dir():
-        raise typer.Exit(many.audit_all(told(context), update, truth, output, jobs))
-    fail_on = fail_on or (["exact", "labels", "tokens"] if baseline is not None else [])
-    limits = gate.parse(fail_on, truth_known=truth is not None, labels_told=labels is not None)
-    passes = _passes(inconclusive, fail_on)
-    shape = shared.numbers(input_shape, int, "an input shape like 3,32,32")
     from unbatch import importers, store
 
+    update = _one_of(update, updates)
+    output = reporting.prepare(out)
+    if update.is_dir():
+        raise typer.Exit(many.audit_all(told(context), update, truth, output, jobs))
+    fail_on = fail_on or (["exact", "labels", "tokens"] if reporting.baseline is not None else [])
+    limits = gate.parse(fail_on, truth_known=truth is not None, labels_told=labels is not None)
+    passes = _passes(inconclusive, fail_on)
     if output.folder is not None:
         store.check_writable(output.folder)
-    shared.note(f"update {update}, model {model}, attack {attack}", quiet)
-    files = {"weights": weights, "update": update, "truth": truth, "labels": labels, "schema": schema_file}
+    shared.note(f"update {update}, model {captured.model}, attack {attack}", output.quiet)
+    files = {"weights": captured.weights, "update": update, "truth": truth, "labels": labels, "schema": schema_file}
     origin = shared.origin_of("audit", told(context), files, client or update.stem)
-    training = _training(update_is, learning_rate, local_epochs, mini_batch, momentum)
-    schema = shared.schema(shape, mean, std) if schema_file is None else _schema(schema_file, mean + std)
-    victim = importers.load_weights(importers.load_model(model), weights, rest_given=rest_frozen).train(train_mode)
-    observation = importers.load_observation(
-        victim,
-        update,
-        shape,
-        kind=cast("Kind", update_is),
-        **optimized(training, optimizer, weight_decay, nesterov, clip_norm),
-        rest_frozen=rest_frozen,
-        factor_known=not unknown_factor,
-        loss=loss,
-        batch_size=batch_size,
-        labels=None if labels is None else importers.read_labels(labels),
-        schema=schema,
-        device=shared.device(device),
-    )
+    schema = shared.schema(captured.shape, mean, std) if schema_file is None else _schema(schema_file, mean + std)
+    known = {"batch_size": batch_size, "labels": None if labels is None else importers.read_labels(labels), "schema": schema}
+    observation = captured.observation(update, train_mode=train_mode, device=shared.device(device), **known)
     shared.check_loss(observation)
     batch = None if truth is None else shared.truth_of(observation, truth)
-    finding = shared.attacked(observation, batch, attack, seed, quiet)
+    finding = shared.attacked(observation, batch, attack, seed, output.quiet)
     origin = origin.model_copy(update={"next_steps": next_steps.after_audit(told(context), finding, observation)})
     claims = shared.claims_of(finding, origin) if output.known else ()
     left = gate.without(limits, claims, output.known)
@@ -204,16 +153,3 @@ def _end(finding: Finding, limits: gate.Limits, gated: bool, passes: bool, outpu
         say(ending.sentence, code)
     if code:
         raise typer.Exit(code)
-
-
-def _training(kind: str, rate: float | None, epochs: int | None, mini_batch: int | None, momentum: float | None) -> LocalTraining | None:
-    """How the client trained; a gradient comes from no training."""
-    from unbatch.types import LocalTraining
-
-    told = {"--learning-rate": rate, "--local-epochs": epochs, "--mini-batch": mini_batch, "--momentum": momentum}
-    given = [name for name, value in told.items() if value is not None]
-    if kind == "gradient":
-        if given:
-            raise Misuse(f"--update-is difference or weights with {given[0]}", "a gradient", "say what the update is, or leave it out")
-        return None
-    return LocalTraining(epochs if epochs is not None else 1, mini_batch, rate, momentum or 0.0)

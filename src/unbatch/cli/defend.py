@@ -10,7 +10,8 @@ import typer
 from unbatch.cli import shared
 from unbatch.cli.again import told
 from unbatch.cli.app import app, echo
-from unbatch.cli.shared import InputShape, Model, Quiet, Seed
+from unbatch.cli.output import Quiet
+from unbatch.cli.shared import InputShape, Model, Seed
 
 if TYPE_CHECKING:
     from rich.table import Table

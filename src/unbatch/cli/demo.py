@@ -10,8 +10,8 @@ import typer
 from unbatch.cli import shared
 from unbatch.cli.again import told
 from unbatch.cli.app import DONE, FAILED, app
-from unbatch.cli.output import Format, Redact, Verbose, prepare
-from unbatch.cli.shared import AttackSpec, Device, Out, Quiet, Seed
+from unbatch.cli.output import Format, Quiet, Redact, Verbose, prepare
+from unbatch.cli.shared import AttackSpec, Device, Out, Seed
 
 if TYPE_CHECKING:
     from unbatch.contracts import Dataset

@@ -10,8 +10,9 @@ import typer
 from unbatch.cli import next_steps, shared
 from unbatch.cli.again import told
 from unbatch.cli.app import DONE, LEAKED, app, echo, say
-from unbatch.cli.output import Baseline, ExitZero, Format, Output, Redact, Verbose, deliver, new_leaks, prepare
-from unbatch.cli.shared import InputShape, Loss, Model, Quiet, Seed
+from unbatch.cli.grouped import grouped
+from unbatch.cli.output import Output, Reporting, deliver, new_leaks
+from unbatch.cli.shared import InputShape, Loss, Model, Seed
 from unbatch.errors import printable
 
 if TYPE_CHECKING:
@@ -40,8 +41,10 @@ Out = Annotated[
 
 
 @app.command()
+@grouped
 def exposure(
     context: typer.Context,
+    reporting: Reporting,
     model: Model,
     input_shape: InputShape,
     weights: Weights = None,
@@ -53,12 +56,6 @@ def exposure(
     out: Out = None,
     json: Annotated[bool, typer.Option("--json", help="Print the whole finding as JSON instead of a table.")] = False,
     seed: Seed = 0,
-    format_: Format = None,
-    baseline: Baseline = None,
-    exit_zero: ExitZero = False,
-    redact: Redact = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
 ) -> None:
     """Say what a model can leak of a batch, layer by layer, before any data: up to which batch size, how likely, and what closes it.
 
@@ -70,7 +67,7 @@ def exposure(
     from unbatch.report import exposure as page
 
     shape = shared.numbers(input_shape, int, "an input shape like 3,32,32")
-    output = prepare(out, format_, baseline=baseline, exit_zero=exit_zero, redact=redact, quiet=quiet, verbose=verbose)
+    output = reporting.prepare(out)
     if output.folder is not None:
         store.check_writable(output.folder)
     origin = shared.origin_of("exposure", told(context), {"weights": weights, "data": data})
@@ -79,7 +76,7 @@ def exposure(
     if weights is not None:
         victim = importers.load_weights(victim, importers.read_tensors(weights))
     inputs = None if data is None else importers.read_records(data, shared.schema(shape, mean, std), shape)[0]
-    found = expose(victim.train(train_mode), shape, data=inputs, loss=loss, seed=seed)
+    found = expose(victim.train(train_mode), shape, data=inputs, loss=importers.load_loss(loss), seed=seed)
     found = found.model_copy(update={"environment": auditing.environment(), "origin": origin})
     written = None if output.folder is None else page.write(found, output.folder)
     if json:

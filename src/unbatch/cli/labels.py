@@ -4,22 +4,21 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from unbatch.cli import next_steps, shared
 from unbatch.cli.again import told
 from unbatch.cli.app import DONE, LEAKED, MISUSE, app, echo, say
-from unbatch.cli.audit import LearningRate, LocalEpochs, MiniBatch, Momentum, RestFrozen, UnknownFactor, UpdateIs, _training
-from unbatch.cli.client import ClipNorm, Nesterov, Optimizer, WeightDecay, optimized
-from unbatch.cli.output import Baseline, ExitZero, Format, Output, Redact, Verbose, deliver, new_leaks, prepare
-from unbatch.cli.shared import InputShape, Loss, Model, Quiet, Seed, Update, Weights
+from unbatch.cli.captured import Captured
+from unbatch.cli.grouped import grouped
+from unbatch.cli.output import Output, Reporting, deliver, new_leaks
+from unbatch.cli.shared import Seed, Update
 from unbatch.errors import Misuse, printable
 from unbatch.reading import read_text
 
 if TYPE_CHECKING:
-    from unbatch.importers import Kind
     from unbatch.store.counts import StoredLabels
     from unbatch.types import Counts, Observation
 
@@ -40,75 +39,44 @@ Out = Annotated[
 
 
 @app.command()
+@grouped
 def labels(
     context: typer.Context,
-    model: Model,
-    weights: Weights,
+    captured: Captured,
+    reporting: Reporting,
     update: Update,
-    input_shape: InputShape,
     batch_size: BatchSize = None,
     restorer: RestorerSpec = "anchored",
     attack: AttackFirst = "auto",
-    update_is: UpdateIs = "gradient",
-    learning_rate: LearningRate = None,
-    local_epochs: LocalEpochs = None,
-    mini_batch: MiniBatch = None,
-    momentum: Momentum = None,
-    nesterov: Nesterov = False,
-    weight_decay: WeightDecay = None,
-    optimizer: Optimizer = "sgd",
-    clip_norm: ClipNorm = None,
-    unknown_factor: UnknownFactor = False,
-    rest_frozen: RestFrozen = False,
-    loss: Loss = "cross_entropy",
     class_names: ClassNames = None,
     out: Out = None,
     seed: Seed = 0,
     client: Annotated[str, typer.Option(help="Whose update it is; the name of its file if not given.")] = "",
-    format_: Format = None,
-    baseline: Baseline = None,
-    exit_zero: ExitZero = False,
-    redact: Redact = False,
-    quiet: Quiet = False,
-    verbose: Verbose = False,
 ) -> None:
     """Tell from a captured update how many samples of each class the client's batch held.
 
     Ends with exit code 2 if the restorer does not apply, and with --baseline with 3 if the counts are proved and were not so in there.
     """
-    from unbatch import auditing, importers, restoring, store
+    from unbatch import auditing, restoring, store
     from unbatch.report import counts as page
     from unbatch.store.counts import stored_labels
 
-    shape = shared.numbers(input_shape, int, "an input shape like 3,32,32")
-    output = prepare(out, format_, baseline=baseline, exit_zero=exit_zero, redact=redact, quiet=quiet, verbose=verbose)
+    output = reporting.prepare(out)
     if output.folder is not None:
         store.check_writable(output.folder, (page.HTML, page.JSON))
-    origin = shared.origin_of("labels", told(context), {"weights": weights, "update": update}, client or update.stem)
+    origin = shared.origin_of("labels", told(context), {"weights": captured.weights, "update": update}, client or update.stem)
     origin = origin.model_copy(update={"next_steps": next_steps.after_labels(told(context))})
-    training = _training(update_is, learning_rate, local_epochs, mini_batch, momentum)
-    victim = importers.load_weights(importers.load_model(model), weights, rest_given=rest_frozen).eval()
-    observation = importers.load_observation(
-        victim,
-        update,
-        shape,
-        kind=cast("Kind", update_is),
-        **optimized(training, optimizer, weight_decay, nesterov, clip_norm),
-        rest_frozen=rest_frozen,
-        factor_known=not unknown_factor,
-        loss=loss,
-        batch_size=batch_size,
-    )
+    observation = captured.observation(update, batch_size=batch_size)
     observation = observation if class_names is None else _named(observation, class_names)
     found = restoring.restore_labels(observation, restorer, seed, None if attack == "none" else attack)
     stored = stored_labels(found, observation, seed, auditing.environment(), origin)
     if found.presence is None:
         if not output.speaks or output.file is not None:
             deliver(page.of_labels(stored), output, MISUSE)
-        if not quiet:
+        if not output.quiet:
             shared.say_next(origin)
         raise typer.Exit(say(f"{restorer} does not apply to this update: {found.reason}", MISUSE))
-    if output.speaks and not redact:
+    if output.speaks and not output.redact:
         _print_counts(found, () if observation.schema is None else observation.schema.classes)
     _deliver(stored, output)
 

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, cast
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from unbatch.cli import shared
-from unbatch.cli.app import INCONCLUSIVE, LEAKED, app, echo, say
-from unbatch.cli.audit import LearningRate, LocalEpochs, Mean, MiniBatch, Momentum, RestFrozen, Std, TrainMode, UnknownFactor, UpdateIs
-from unbatch.cli.audit import _training as local_training
-from unbatch.cli.client import ClipNorm, Nesterov, Optimizer, WeightDecay, optimized
-from unbatch.cli.shared import Device, InputShape, Loss, Model, Update, Weights
+from unbatch.cli import next_steps, shared
+from unbatch.cli.again import told
+from unbatch.cli.app import DONE, INCONCLUSIVE, LEAKED, app, echo, say
+from unbatch.cli.captured import Captured, Mean, Std, TrainMode
+from unbatch.cli.grouped import grouped
+from unbatch.cli.output import Output, Reporting, deliver, new_leaks
+from unbatch.cli.shared import Device, Update
 from unbatch.errors import Misuse
 
 if TYPE_CHECKING:
-    from unbatch.importers import Kind
+    from unbatch.store.members import StoredMembers
     from unbatch.types import Membership
 
 __all__ = ["members"]
@@ -30,32 +31,24 @@ BatchSize = Annotated[
 ]
 Noise = Annotated[float | None, typer.Option(help="Standard deviation of noise on every number of the update; estimated if not given.")]
 FailOn = Annotated[str | None, typer.Option(help="present: end with exit code 3 if any record was in the batch, 4 if that is undecided.")]
-Out = Annotated[Path | None, typer.Option(help="Folder for members.html and members.json; made if it is missing.")]
+Out = Annotated[
+    Path | None,
+    typer.Option("--out", "-o", help="Folder for members.html and members.json; or a file ending in .json, .md, .sarif, .xml or .txt."),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the whole result as JSON instead of a table.")]
 
 
 @app.command()
+@grouped
 def members(
-    model: Model,
-    weights: Weights,
+    context: typer.Context,
+    captured: Captured,
+    reporting: Reporting,
     update: Update,
-    input_shape: InputShape,
     candidates: Candidates,
     reference: Reference = None,
     batch_size: BatchSize = None,
     noise: Noise = None,
-    update_is: UpdateIs = "gradient",
-    learning_rate: LearningRate = None,
-    local_epochs: LocalEpochs = None,
-    mini_batch: MiniBatch = None,
-    momentum: Momentum = None,
-    nesterov: Nesterov = False,
-    weight_decay: WeightDecay = None,
-    optimizer: Optimizer = "sgd",
-    clip_norm: ClipNorm = None,
-    unknown_factor: UnknownFactor = False,
-    rest_frozen: RestFrozen = False,
-    loss: Loss = "cross_entropy",
     mean: Mean = "",
     std: Std = "",
     train_mode: TrainMode = False,
@@ -63,49 +56,38 @@ def members(
     out: Out = None,
     json: Json = False,
     device: Device = "cpu",
+    client: Annotated[str, typer.Option(help="Whose update it is; the name of its file if not given.")] = "",
 ) -> None:
     """Tell for every given record whether it was in the client's batch, by the row spaces of the update.
 
     Ends with exit code 0 whatever the answers are. With --fail-on present it ends with 3 if any record is PRESENT, with 4 if none is but
-    some are IN_SPAN or UNDECIDED, and with 0 only if all are ABSENT.
+    some are IN_SPAN or UNDECIDED, and with 0 only if all are ABSENT. With --baseline it fails only where that held no PRESENT record.
     """
     if fail_on not in (None, "present"):
         raise Misuse("--fail-on present", repr(fail_on), "name it, or leave it out")
-    shape = shared.numbers(input_shape, int, "an input shape like 3,32,32")
     from unbatch import auditing, importers, membership, store
     from unbatch.report import members as page
     from unbatch.store.members import stored_members
 
-    if out is not None:
-        store.check_writable(out, (page.HTML, page.JSON))
-    training = local_training(update_is, learning_rate, local_epochs, mini_batch, momentum)
-    schema = shared.schema(shape, mean, std)
-    victim = importers.load_weights(importers.load_model(model), weights, rest_given=rest_frozen).train(train_mode)
-    observation = importers.load_observation(
-        victim,
-        update,
-        shape,
-        kind=cast("Kind", update_is),
-        **optimized(training, optimizer, weight_decay, nesterov, clip_norm),
-        rest_frozen=rest_frozen,
-        factor_known=not unknown_factor,
-        loss=loss,
-        batch_size=batch_size,
-        schema=schema,
-        device=shared.device(device),
-    )
+    output = reporting.prepare(out)
+    if output.folder is not None:
+        store.check_writable(output.folder, (page.HTML, page.JSON))
+    schema = shared.schema(captured.shape, mean, std)
+    on = shared.device(device)
+    observation = captured.observation(update, train_mode=train_mode, batch_size=batch_size, schema=schema, device=on)
     membership.check_readable(observation)
-    records, labels = importers.read_records(candidates, schema, shape, observation.classes)
-    others = None if reference is None else importers.read_records(reference, schema, shape)[0]
+    files = {"weights": captured.weights, "update": update, "candidates": candidates, "reference": reference}
+    origin = shared.origin_of("members", told(context), files, client or update.stem)
+    origin = origin.model_copy(update={"next_steps": next_steps.after_members(told(context))})
+    records, labels = importers.read_records(candidates, schema, captured.shape, observation.classes)
+    others = None if reference is None else importers.read_records(reference, schema, captured.shape)[0]
     found = membership.members(observation, records, labels, reference=others, noise=noise)
-    stored = stored_members(found, observation, auditing.environment())
-    echo(stored.model_dump_json(indent=2)) if json else _print(found)
-    if out is not None:
-        written = page.write(stored, out)
-        if not json:
-            echo(f"report   {written}")
-    if fail_on is not None:
-        _end(found)
+    stored = stored_members(found, observation, auditing.environment(), origin)
+    if json:
+        echo(stored.model_dump_json(indent=2))
+    elif output.speaks and not output.redact:
+        _print(found)
+    _end(found, stored, output, fail_on is not None, silent=json)
 
 
 def _print(found: Membership, most: int = 20) -> None:
@@ -134,13 +116,42 @@ def _print(found: Membership, most: int = 20) -> None:
         )
 
 
-def _end(found: Membership) -> None:
+def _end(found: Membership, stored: StoredMembers, output: Output, gated: bool, *, silent: bool) -> None:
+    """Write the page, print the result in its format, and end with its exit code."""
+    from unbatch.report import members as page
+
+    stored = stored.redacted() if output.redact else stored
+    sheet = page.of_members(stored)
+    new = new_leaks(sheet, output)
+    gate, sentence, code = _gate(found, gated, bool(new), output)
+    if output.folder is not None:
+        written = page.write(stored, output.folder)
+        if not silent:
+            output.say(f"report   {written}")
+    if not silent:
+        deliver(sheet, output, code)
+    if gate and not silent:
+        output.say(shared.row("gate", gate))
+    if sentence:
+        say(sentence, code)
+    if code:
+        raise typer.Exit(code)
+
+
+def _gate(found: Membership, gated: bool, new: bool, output: Output) -> tuple[str, str, int]:
+    """What becomes of ``--fail-on`` and ``--baseline``: a line for the screen, a sentence, and the exit code."""
     from unbatch.types import Verdict
 
-    if present := found.count(Verdict.PRESENT):
-        echo(shared.row("gate", "leaked"))
-        raise typer.Exit(say(f"{present} of the records were in the batch", LEAKED))
-    if open_ := found.count(Verdict.IN_SPAN) + found.count(Verdict.UNDECIDED):
-        echo(shared.row("gate", "inconclusive"))
-        raise typer.Exit(say(f"inconclusive: of {open_} records the update does not tell whether they were in the batch", INCONCLUSIVE))
-    echo(shared.row("gate", "clean: none of the records was in the batch"))
+    present = found.count(Verdict.PRESENT)
+    open_ = found.count(Verdict.IN_SPAN) + found.count(Verdict.UNDECIDED)
+    leaks = f"{present} of the records were in the batch"
+    if present and (new or (gated and not output.baseline)):
+        return "leaked", leaks, DONE if output.exit_zero else LEAKED
+    if not gated:
+        return "", "", DONE
+    if present:
+        return f"nothing new: {leaks}, as the baseline says", "", DONE
+    if open_:
+        told = f"inconclusive: of {open_} records the update does not tell whether they were in the batch"
+        return "inconclusive", told, DONE if output.exit_zero else INCONCLUSIVE
+    return "clean: none of the records was in the batch", "", DONE

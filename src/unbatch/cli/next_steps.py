@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from unbatch.origin import NextStep
     from unbatch.types import Finding, Observation
 
-__all__ = ["after_audit", "after_exposure", "after_labels"]
+__all__ = ["after_audit", "after_exposure", "after_labels", "after_members"]
 
 LONGER: Final = 10
 """By how much a budget is raised that was spent."""
@@ -62,6 +62,14 @@ def after_labels(told: Told) -> tuple[NextStep, ...]:
     return (
         _step("See whether the samples themselves can be recovered.", "audit", told),
         _step("See what the model gives away layer by layer.", "exposure", told),
+    )
+
+
+def after_members(told: Told) -> tuple[NextStep, ...]:
+    """What to do after records were asked for."""
+    return (
+        _step("See whether the samples themselves can be recovered, without any record to ask for.", "audit", told),
+        _step("See what the model gives away layer by layer, and up to which batch size.", "exposure", told),
     )
 
 

@@ -24,7 +24,9 @@ __all__ = [
     "ExitZero",
     "Format",
     "Output",
+    "Quiet",
     "Redact",
+    "Reporting",
     "Verbose",
     "deliver",
     "new_leaks",
@@ -34,18 +36,35 @@ __all__ = [
 FORMATS: Final = ("text", "json", "md", "sarif", "junit")
 ENDINGS: Final = {".txt": "text", ".json": "json", ".md": "md", ".sarif": "sarif", ".xml": "junit"}
 
+RESULT: Final = "What becomes of the result"
+"""Heading of these options in the help."""
+
 Format = Annotated[
     str | None,
-    typer.Option("--format", help="text, json, md, sarif or junit, to standard output or to the file that --out names."),
+    typer.Option(
+        "--format", help="text, json, md, sarif or junit, to standard output or to the file that --out names.", rich_help_panel=RESULT
+    ),
 ]
 Baseline = Annotated[
-    Path | None, typer.Option(help="An earlier result in JSON (--format json): what is proved there already does not fail again.")
+    Path | None,
+    typer.Option(
+        help="An earlier result in JSON (--format json): what is proved there already does not fail again.", rich_help_panel=RESULT
+    ),
 ]
 ExitZero = Annotated[
-    bool, typer.Option("--exit-zero", help="End with 0 where it would be 3 or 4; what could not be run still ends with 2.")
+    bool,
+    typer.Option(
+        "--exit-zero", help="End with 0 where it would be 3 or 4; what could not be run still ends with 2.", rich_help_panel=RESULT
+    ),
 ]
-Redact = Annotated[bool, typer.Option("--redact", help="Leave out all that was recovered, for passing on.")]
-Verbose = Annotated[bool, typer.Option("--verbose", "-v", help="Print what was not tested, the setting and the adversary's knowledge too.")]
+Redact = Annotated[bool, typer.Option("--redact", help="Leave out all that was recovered, for passing on.", rich_help_panel=RESULT)]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.", rich_help_panel=RESULT)]
+Verbose = Annotated[
+    bool,
+    typer.Option(
+        "--verbose", "-v", help="Print what was not tested, the setting and the adversary's knowledge too.", rich_help_panel=RESULT
+    ),
+]
 
 
 @dataclass(frozen=True)
@@ -113,6 +132,23 @@ def prepare(
     if file is not None:
         _check_file(file)
     return Output(format or ending or "text", file, folder, redact, exit_zero=exit_zero, known=known, baseline=baseline is not None, **rest)
+
+
+@dataclass(frozen=True)
+class Reporting:
+    """Options of every command that finds something, see their help."""
+
+    format_: Format = None
+    baseline: Baseline = None
+    exit_zero: ExitZero = False
+    redact: Redact = False
+    quiet: Quiet = False
+    verbose: Verbose = False
+
+    def prepare(self, out: Path | None) -> Output:
+        """See ``prepare``."""
+        rest = {"exit_zero": self.exit_zero, "redact": self.redact, "quiet": self.quiet, "verbose": self.verbose}
+        return prepare(out, self.format_, baseline=self.baseline, **rest)
 
 
 def _like(format: str) -> str:

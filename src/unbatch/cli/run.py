@@ -13,7 +13,7 @@ import typer
 
 from unbatch.cli import shared
 from unbatch.cli.app import DONE, FAILED, app, echo, say
-from unbatch.cli.shared import Quiet
+from unbatch.cli.output import Quiet
 from unbatch.errors import BadFile
 
 if TYPE_CHECKING:

@@ -20,6 +20,7 @@ SCHEMAS: Final = {
     "report": "unbatch.store.findings:StoredFinding",
     "labels": "unbatch.store.counts:StoredLabels",
     "exposure": "unbatch.exposure.findings:Exposure",
+    "members": "unbatch.store.members:StoredMembers",
     "index": "unbatch.report.index:Index",
     "defend": "unbatch.defending:Trade",
 }
@@ -30,8 +31,8 @@ DIALECT: Final = "https://json-schema.org/draft/2020-12/schema"
 
 @app.command()
 def schema(name: Annotated[str, typer.Argument(help=f"{', '.join(SCHEMAS)}.")]) -> None:
-    """Print the JSON schema of what unbatch writes: a result of --format json, report.json, labels.json, exposure.json, index.json
-    or defend.json.
+    """Print the JSON schema of what unbatch writes: a result of --format json, report.json, labels.json, exposure.json,
+    members.json, index.json or defend.json.
     """
     from importlib import import_module
 

@@ -29,7 +29,6 @@ __all__ = [
     "Loss",
     "Model",
     "Out",
-    "Quiet",
     "Seed",
     "Update",
     "Weights",
@@ -60,7 +59,8 @@ InputShape = Annotated[str, typer.Option(help="Shape of one sample, without the 
 Loss = Annotated[
     str,
     typer.Option(
-        help="The client's loss: cross_entropy, nll, mse or bce (one-hot, or one score); cross_entropy:label_smoothing=0.1,weight=1|2|3."
+        help="The client's loss: cross_entropy, nll, mse or bce (one-hot, or one score); cross_entropy:label_smoothing=0.1,weight=1|2|3;"
+        " or FILE.py:FUNCTION of your own, (outputs, labels) to the mean, which is run."
     ),
 ]
 Out = Annotated[
@@ -77,7 +77,6 @@ AttackSpec = Annotated[
 ]
 Seed = Annotated[int, typer.Option(help="Of all randomness.", min=0, max=2**63 - 1)]
 Device = Annotated[str, typer.Option(help="Where the attack runs: cpu, cuda, cuda:1, ...")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress, only the result.")]
 
 
 def schema(shape: tuple[int, ...], mean: str, std: str) -> Schema | None:

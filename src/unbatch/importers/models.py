@@ -5,11 +5,12 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import reduce
 from pathlib import Path
 from types import ModuleType
+from typing import Any, cast
 
 import torch
 from torch import nn
@@ -18,9 +19,10 @@ from unbatch.errors import BadFile, Misuse, some
 from unbatch.importers.files import room_for
 from unbatch.importers.names import by_name, check_tensors, state_of
 from unbatch.importers.records import Sent, tensors_of
+from unbatch.losses import Loss
 from unbatch.types import HUGE
 
-__all__ = ["load_model", "load_weights"]
+__all__ = ["load_loss", "load_model", "load_weights"]
 
 
 def load_model(reference: str) -> nn.Module:
@@ -38,19 +40,52 @@ def load_model(reference: str) -> nn.Module:
         >>> load_model("torch.nn:Identity")
         Identity()
     """
-    place, _, name = reference.rpartition(":")
-    if not place or not name:
-        raise Misuse("a model as FILE.py:factory or package.module:factory", repr(reference), "add the name of the function after a colon")
-    with _user_code(place):
-        module = _import_file(Path(place)) if place.endswith(".py") else _import_module(place)
-    factory = getattr(module, name, None)
-    if not callable(factory):
-        raise Misuse(f"a function {name!r} in {place}", "none" if factory is None else f"a {type(factory).__name__}", "check its name")
+    factory = _named(reference, "a model", "factory")
     with _user_code(reference):
         model = factory()
     if not isinstance(model, nn.Module):
         raise Misuse(f"a torch.nn.Module from {reference}", f"a {type(model).__name__}", "return the module that the server broadcast")
     return model
+
+
+def load_loss(reference: str) -> Loss:
+    """The client's loss: a name as it is, or the user's own code, **which is run**, as in ``load_model``.
+
+    Args:
+        reference: a name, see ``losses.loss_function``; or ``FILE.py:loss`` or ``package.module:loss``, where the code has a function
+            (outputs, labels) -> mean loss, a module that is one, or a class of such modules that is built without arguments.
+
+    Raises:
+        BadFile: there is no such file.
+        Misuse: the reference or the code is wrong.
+
+    Example:
+        >>> load_loss("mse"), load_loss("torch.nn:CrossEntropyLoss")
+        ('mse', CrossEntropyLoss())
+    """
+    if not reference.partition(":")[2] or reference.startswith("cross_entropy:"):
+        return reference
+    loss = _named(reference, "a loss", "function")
+    if not isinstance(loss, type):
+        return loss
+    with _user_code(reference):
+        built = loss()
+    if not callable(built):
+        raise Misuse(f"a function (outputs, labels) -> mean loss from {reference}", f"a {loss.__name__}", "name the client's loss")
+    return cast("Loss", built)
+
+
+def _named(reference: str, what: str, kind: str) -> Callable[..., Any]:
+    """Something that can be called, out of the user's own code."""
+    place, _, name = reference.rpartition(":")
+    if not place or not name:
+        raise Misuse(f"{what} as FILE.py:{kind} or package.module:{kind}", repr(reference), "add the name of the function after a colon")
+    with _user_code(place):
+        module = _import_file(Path(place)) if place.endswith(".py") else _import_module(place)
+    found = getattr(module, name, None)
+    if not callable(found):
+        raise Misuse(f"a function {name!r} in {place}", "none" if found is None else f"a {type(found).__name__}", "check its name")
+    return cast("Callable[..., Any]", found)
 
 
 @contextmanager

@@ -5,11 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Final
 
+from unbatch.report.claims import NOWHERE, UNTESTED_ROUND, Claim, Severity, Sheet, claim_of
 from unbatch.report.pages import render
-from unbatch.store.members import StoredMembers
+from unbatch.store.members import StoredMembers, StoredPresence
 from unbatch.store.publishing import publish
 
-__all__ = ["HTML", "JSON", "write"]
+__all__ = ["HTML", "JSON", "of_members", "write"]
 
 HTML: Final = "members.html"
 JSON: Final = "members.json"
@@ -41,15 +42,14 @@ def write(stored: StoredMembers, folder: Path) -> Path:
         >>> "Whether records were in the batch" in page
         True
     """
-    groups = [(name, told, [a for a in stored.answers if a.verdict == name]) for name, told in MEANING.items()]
-    present, span = stored.count("PRESENT"), stored.count("IN_SPAN")
     page = render(
         "members.html",
         stored=stored,
-        badge="Members found" if present else "In the span" if span else "No member shown",
-        severity="disclosed" if present else "partly" if span else "not-shown",
+        sheet=of_members(stored),
+        badge=_badge(stored),
+        severity=_shade(stored),
         verdict=_verdict(stored),
-        groups=[(name, told, answers[:SHOWN], len(answers)) for name, told, answers in groups if answers],
+        groups=[(name, told, _first(stored, name), stored.count(name)) for name, told in MEANING.items() if stored.count(name)],
     )
     text = stored.model_dump_json(indent=2) + "\n"
     publish(
@@ -62,8 +62,59 @@ def write(stored: StoredMembers, folder: Path) -> Path:
     return folder / HTML
 
 
+def of_members(stored: StoredMembers) -> Sheet:
+    """The sheet of records that were asked for; that none of them was in the batch is no finding.
+
+    Example:
+        >>> [(claim.level, claim.said) for claim in of_members(StoredMembers(answers=(), counts={"PRESENT": 2}, input_shape=(4,))).claims]
+        [('proved', 'The update shows that 2 of 2 records were in its batch.')]
+    """
+    return Sheet(
+        command="members",
+        badge=_badge(stored),
+        severity=_shade(stored),
+        verdict=_verdict(stored),
+        meaning="That a person's record was used at all can disclose what the data is about: a disease, a debt, a crime.",
+        claims=_claims(stored),
+        untested=("records that were not asked for: `unbatch audit`", *UNTESTED_ROUND),
+        upper_bounds=stored.upper_bounds,
+        knowledge=stored.knowledge,
+        origin=stored.origin or NOWHERE,
+        environment=stored.environment,
+        detail=stored.model_dump(mode="json"),
+    )
+
+
+def _claims(stored: StoredMembers) -> tuple[Claim, ...]:
+    """What is known of the records in numbers, where any may have been there."""
+    total, origin = sum(stored.counts.values()), stored.origin or NOWHERE
+    if present := stored.count("PRESENT"):
+        said = f"The update shows that {present:,} of {total:,} records were in its batch."
+        return (claim_of("members", "proved", said, origin, stored.layer),)
+    if span := stored.count("IN_SPAN"):
+        said = f"{span:,} of {total:,} records, or what they are mixtures of, were in the batch."
+        return (claim_of("members", "likely", said, origin, stored.layer),)
+    if undecided := stored.count("UNDECIDED"):
+        said = f"The update does not tell of {undecided:,} of {total:,} records whether they were in its batch."
+        return (claim_of("members", "unknown" if stored.layer else "not tested", said, origin, stored.layer),)
+    return ()
+
+
+def _badge(stored: StoredMembers) -> str:
+    return "Members found" if stored.count("PRESENT") else "In the span" if stored.count("IN_SPAN") else "No member shown"
+
+
+def _shade(stored: StoredMembers) -> Severity:
+    return "disclosed" if stored.count("PRESENT") else "partly" if stored.count("IN_SPAN") else "not-shown"
+
+
+def _first(stored: StoredMembers, verdict: str) -> list[StoredPresence]:
+    """Those that are listed."""
+    return [answer for answer in stored.answers if answer.verdict == verdict][:SHOWN]
+
+
 def _verdict(stored: StoredMembers) -> str:
-    total, present, absent = len(stored.answers), stored.count("PRESENT"), stored.count("ABSENT")
+    total, present, absent = sum(stored.counts.values()), stored.count("PRESENT"), stored.count("ABSENT")
     if present:
         return f"This update shows that {present:,} of {total:,} records were in its batch."
     if span := stored.count("IN_SPAN"):

@@ -146,7 +146,8 @@ class Observation:
     @property
     def knowledge(self) -> Knowledge:
         """What the adversary was told."""
-        loss = self.loss if isinstance(self.loss, str) else getattr(self.loss, "__name__", "a function")
+        own = self.loss if isinstance(self.loss, str) else getattr(self.loss, "__name__", type(self.loss).__name__)
+        loss = "bce" if scores.BCE in self.remarks else own
         remarks = self.remarks if self.factor_known else (*self.remarks, "not the factor by which the update was scaled")
         return Knowledge(self.protocol, loss, self.batch_size is not None, self.labels is not None, False, remarks)
 
@@ -262,7 +263,7 @@ def _checked_update(model: nn.Module, update: Mapping[str, Tensor]) -> dict[str,
         if tensor.shape != parameters[name].shape:
             raise BadUpdate(f"{name!r} of shape {tuple(parameters[name].shape)}", f"{tuple(tensor.shape)}", advice)
         # The extremes instead of isfinite(): they need no copy of a gradient that may be gigabytes.
-        extremes = torch.stack(tensor.aminmax()) if tensor.numel() else tensor
+        extremes = torch.stack(tensor.detach().aminmax()) if tensor.numel() else tensor
         if not bool(extremes.isfinite().all()):
             raise BadUpdate(f"finite numbers in {name!r}", "NaN or infinity", "capture the update again: it overflowed or was damaged")
         size = float(extremes.double().abs().max()) if tensor.numel() else 0.0
