@@ -13,10 +13,11 @@ from test_browser import CHROMIUM, FLAGS
 from unbatch.defending import Row, Trade
 from unbatch.exposure import expose
 from unbatch.origin import NextStep, Origin, SourceFile
-from unbatch.report import counts, defend, exposure, html, index
+from unbatch.report import counts, defend, exposure, html, index, members
 from unbatch.report.audits import of_audit
 from unbatch.store import StoredFinding, load, save
 from unbatch.store.counts import StoredCounts, StoredLabels
+from unbatch.store.members import StoredMembers, StoredPresence
 from unbatch.types import Finding, Knowledge, Reconstruction, Schema, Status
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -60,6 +61,14 @@ def pages(folder: Path, stored: Callable[..., StoredFinding]) -> Iterator[tuple[
         "labels",
         counts.write(StoredLabels(counts=held, input_shape=(4,), knowledge=("not the labels",), origin=ORIGIN), folder / "labels"),
     )
+    numbers = {"residual": 1e-12, "noise": 1e-9, "unrelated": 0.3, "p_value": 1e-40}
+    answers = tuple(
+        StoredPresence(index=place, verdict=verdict, reason="the rows of every layer hold what it is fed with", **numbers)  # type: ignore[arg-type]
+        for place, verdict in enumerate(("PRESENT", "IN_SPAN", "ABSENT", "UNDECIDED"))
+    )
+    each = {answer.verdict: 1 for answer in answers}
+    asked = StoredMembers(answers=answers, counts=each, layer="fc1.weight", rank=8, size=60, input_shape=(4,), origin=ORIGIN)
+    yield "members", members.write(asked, folder / "members")
     net = torch.nn.Sequential(torch.nn.Linear(20, 30), torch.nn.ReLU(), torch.nn.Linear(30, 30), torch.nn.ReLU(), torch.nn.Linear(30, 3))
     yield "exposure", exposure.write(expose(net, (20,)).model_copy(update={"origin": ORIGIN}), folder / "exposure")
     rows = tuple(
@@ -98,5 +107,5 @@ def test_no_page_has_a_violation(width: int, scheme: str, stored: Callable[..., 
             )
             page.close()
         browser.close()
-    assert len(found) == 10
+    assert len(found) == 11
     assert {name: told for name, told in found.items() if told} == {}
