@@ -257,6 +257,10 @@ def test_the_commands(small: Small, tmp_path: Path, capsys: pytest.CaptureFixtur
     path, out = str(small()), str(tmp_path / "run")
     assert execute(["run", path, "--out", out, "--dry-run"]) == 0
     assert "12, of which 0 are done" in capsys.readouterr().out
+    assert execute(["run", path, "--dry-run"]) == 0
+    assert "12, of which 0 are done" in capsys.readouterr().out
+    assert execute(["run", path]) == 2
+    assert "expected --out with a folder for the trials, got none" in capsys.readouterr().err
     assert not (tmp_path / "run").exists()
     assert execute(["run", path, "--out", out, "--reduced", "--quiet"]) == 0
     assert "4, 4 of them now" in capsys.readouterr().out

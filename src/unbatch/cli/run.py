@@ -14,7 +14,7 @@ import typer
 from unbatch.cli import shared
 from unbatch.cli.app import DONE, FAILED, app, echo, say
 from unbatch.cli.output import Quiet
-from unbatch.errors import BadFile
+from unbatch.errors import BadFile, Misuse
 
 if TYPE_CHECKING:
     from unbatch.experiments import Plan, Tally, Trial
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["report", "run"]
 
 PlanFile = Annotated[Path, typer.Argument(help="A TOML file whose lists multiply; see docs/experiments.md.")]
-RunOut = Annotated[Path, typer.Option(help="Folder of the trials; a run that was broken off is taken up there.")]
+RunOut = Annotated[Path | None, typer.Option(help="Folder of the trials; a run that was broken off is taken up there.")]
 ExecutorName = Annotated[str, typer.Option(help="serial, processes (of this machine) or ray (a cluster; needs the extra `ray`).")]
 Workers = Annotated[int | None, typer.Option(help="Trials at the same time; all cores, or all of the cluster, if left out.")]
 Address = Annotated[str | None, typer.Option(help="Of a Ray cluster: HOST:PORT, ray://HOST:PORT or auto; a new one here if left out.")]
@@ -38,7 +38,7 @@ EVERY = 10.0
 @app.command()
 def run(
     plan: PlanFile,
-    out: RunOut,
+    out: RunOut = None,
     executor: ExecutorName = "serial",
     workers: Workers = None,
     address: Address = None,
@@ -62,6 +62,8 @@ def run(
     if dry_run:
         _count(wanted, trials, out, workers or 1)
         return
+    if out is None:
+        raise Misuse("--out with a folder for the trials", "none", "name one, or ask --dry-run what there is to run")
     pool = named(executor, workers, address)
     with TrialStore(out, wanted.header(len(trials))) as store:
         _told_of_others(store.records, trials, quiet)
@@ -93,12 +95,12 @@ def report(folder: Annotated[Path, typer.Argument(help="The --out of `unbatch ru
     echo(shared.row("report", str(written)))
 
 
-def _count(plan: Plan, trials: list[Trial], out: Path, workers: int) -> None:
+def _count(plan: Plan, trials: list[Trial], out: Path | None, workers: int) -> None:
     """What a run would do."""
     from unbatch.experiments.running import budget, forecast
     from unbatch.store.trials import HEADER, load_run
 
-    records = {record.id: record for record in load_run(out).records} if (out / HEADER).exists() else {}
+    records = {record.id: record for record in load_run(out).records} if out is not None and (out / HEADER).exists() else {}
     missing = [trial for trial in trials if trial.id not in records]
     lists = [" x ".join(f"{count} {name}" for name, count in grid.counts.items() if count > 1) or "one trial" for grid in plan.grids]
     echo(shared.row("plan", plan.title or plan.name))
@@ -110,7 +112,7 @@ def _count(plan: Plan, trials: list[Trial], out: Path, workers: int) -> None:
         echo(shared.row("time", f"about {_duration(left)} with {workers} at a time, by the trials that are done"))
     else:
         echo(shared.row("time", "unknown before the first trial is done"))
-    if most is not None:
+    if most:
         echo(shared.row("at most", f"{_duration(most / workers)} with {workers} at a time, by the attacks' own budgets"))
 
 
