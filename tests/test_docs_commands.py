@@ -129,7 +129,7 @@ EXPECTED: dict[str, Run] = {
     " --candidates batch.npz --fail-on present --out members": Run(3, samples=64),
     f"{AUDIT.replace('audit', 'members')} --batch-size 64 --candidates records.npz": Run(0, samples=64),
     GATE: Run(3, rate=0.01),
-    "unbatch run plan.toml --out trials --dry-run": Run(0),
+    "unbatch run plan.toml --dry-run": Run(0),
     "unbatch run plan.toml --out trials --reduced --executor processes --workers 2": Run(0),
     "unbatch report trials": Run(0),
     "python client.py --one-round --public-data --out round": Run(0),

@@ -211,7 +211,10 @@ def _print_result(finding: Finding, page: Path | None) -> None:
             rows.append(("near", f"{middle:.1f} dB in the median; above 35 dB hardly an eye sees a difference"))
         if found.labels is not None:
             rows.append(("labels", f"{sum(finding.labels_right)} of {total} right"))
-    rows += [("tokens", lookup.summary()) for lookup in finding.lookups]
+    tokens = [("tokens", lookup.summary()) for lookup in finding.lookups]
+    # What was proved is said before what could not be tried.
+    read_only = found.status.name == "NOT_APPLICABLE" and any(lookup.proved for lookup in finding.lookups)
+    rows = [*tokens, *rows] if read_only else [*rows, *tokens]
     if page is not None:
         rows.append(("report", str(page)))
     for name, text in rows:
