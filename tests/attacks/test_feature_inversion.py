@@ -17,12 +17,14 @@ from unbatch.attacks.one_sample import OneSample
 from unbatch.attacks.spear import Spear
 from unbatch.errors import Misuse
 from unbatch.gradients import capture
+from unbatch.inversion import features as engine
+from unbatch.inversion.descent import Descent
 from unbatch.inversion.least_squares import solve
 from unbatch.inversion.trunk import Trunk, dimensions
 from unbatch.types import Observation, Status
 
 
-def network(channels: int = 8, activation: type[nn.Module] = nn.LeakyReLU, *, pool: bool = False) -> nn.Module:
+def network(channels: int = 8, activation: Callable[[], nn.Module] = nn.LeakyReLU, *, pool: bool = False) -> nn.Module:
     """A convolution, then Linear + ReLU."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(1)
@@ -121,9 +123,38 @@ def test_trunk_and_its_rank() -> None:
     assert dimensions(wide, inputs[0], torch.Generator().manual_seed(0)) == (100, True)
 
 
+@pytest.mark.parametrize("activation", [lambda: nn.ReLU(inplace=True), lambda: nn.LeakyReLU(0.2), nn.Tanh])
+def test_the_misfit_of_features_is_zero_where_they_are_those_wanted_and_nowhere_else(activation: Callable[[], nn.Module]) -> None:
+    """Through what stands between: pooling, flattening; and it has a slope where the features themselves have none."""
+    model, inputs = network(2, activation, pool=True), pictures(2)
+    trunk = Trunk.of(seen(model), "4.weight", torch.float64)
+    wanted = trunk(inputs)
+    assert float(trunk.misfit(inputs, wanted).abs().max()) < 1e-15
+    assert bool((trunk.misfit(inputs.flip(0), wanted).norm(dim=1) > 1e-3).all())
+    low = torch.full_like(inputs, -50.0).requires_grad_()
+    slopes = torch.autograd.grad(trunk.misfit(low, wanted).square().sum(), low)[0]
+    assert bool(slopes.any()) is not isinstance(activation(), nn.Tanh)
+
+
+def test_pictures_behind_two_convolutions_are_exact_where_their_features_suffice(shared_data: Callable[[str], Path]) -> None:
+    """From the features alone, through kinks where a descent stalls."""
+    data = plugins.build("datasets", f"npz:{shared_data('cifar10_test.npz')}")
+    inputs = data.batch(3, 0).inputs.double()[:, :, 8:24, 8:24]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        trunk = [nn.Conv2d(3, 12, 3, padding=1), nn.ReLU(), nn.Conv2d(12, 40, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten()]
+        model = nn.Sequential(*trunk, nn.Linear(40 * 64, 30), nn.ReLU(), nn.Linear(30, 10)).double()
+    observation = Observation(model, {name: torch.ones_like(p) for name, p in model.named_parameters()}, (3, 16, 16))
+    stage = engine.FeatureInversion(observation, "5.weight", model[:5](inputs).detach())
+    generator = torch.Generator().manual_seed(0)
+    solved = stage.solve(stage.descend(Descent(steps=20), 1, generator), 200, generator=generator)
+    assert float(solved.errors.max()) < engine.EXACT
+    assert float((solved.point.view_as(inputs) - inputs).abs().max()) < 1e-6
+
+
 def test_solve_leaves_a_hopeless_row_alone() -> None:
     wanted = torch.tensor([[4.0], [-1.0]], dtype=torch.float64)
-    found = solve(lambda x: x.square(), wanted, torch.ones_like(wanted))
+    found = solve(lambda x, rows: x.square() - wanted[rows], torch.ones_like(wanted))
     assert float(found.point[0]) == pytest.approx(2)
     assert found.errors[0] < 1e-12 < found.errors[1]
 

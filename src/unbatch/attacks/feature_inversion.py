@@ -47,7 +47,7 @@ class FeatureInversion(Attack):
         total_variation: weight of this prior; of pictures only.
         gradient: weight of the gradient's distance after the features; 0 ends with the features.
         features: weight of the features beside it.
-        solve: steps of Gauss-Newton towards pictures with exactly these features, where they were proved; 0 for none.
+        solve: steps of Gauss-Newton at most, towards pictures with exactly these features, where they were proved; 0 for none.
         batch_size: assumed where the server was not told it.
         seconds: budget of all stages, wall time; None for all steps.
 
@@ -77,7 +77,7 @@ class FeatureInversion(Attack):
     total_variation: float = 0.1
     gradient: float = 1.0
     features: float = 1.0
-    solve: int = 30
+    solve: int = 200
     batch_size: int | None = None
     seconds: float | None = None
 
@@ -131,20 +131,21 @@ class FeatureInversion(Attack):
         found = stage.descend(self._descent, self.restarts, generator, _next(end, 2), progress)
         if found.failed:
             return Candidate(reason=f"the descent from features found no numbers to go by: {found.sentence}", diverged=True)
-        inputs, exact = found.variables["inputs"][:, 0], False
+        inputs = found.variables["inputs"][:, 0]
+        solved = torch.zeros(len(inputs), dtype=torch.bool, device=inputs.device)
         determined = stage.determined(inputs, generator, _next(end, 3))
         if seen.proved and self.solve and found.ending != "interrupted" and determined.may_suffice:
             progress("solving for pictures with these features", math.nan)
-            solved = stage.solve(found, self.solve, _next(end, 2))
-            exact = bool((solved.errors <= engine.EXACT).all())
-            inputs = solved.point.view_as(inputs) if exact else inputs
+            nearer = stage.solve(found, self.solve, _next(end, 2), generator)
+            solved, inputs = nearer.errors <= engine.EXACT, nearer.point.view_as(inputs)
+        exact = bool(solved.all())
         told = f"{seen.told}; {determined.sentence}"
-        stats = {"layer": call.weight, "features": len(seen.rows), "determined": list(determined.counts), "solved": exact}
+        stats = {"layer": call.weight, "features": len(seen.rows), "determined": list(determined.counts), "solved": int(solved.sum())}
         labels = seen.labels if seen.labels is not None else _labels(known, call.weight, inputs, seen.rows)
         whole = exact and len(inputs) == (batch_size(known) or len(inputs))
         inverted = Inverted(call.weight, len(known.update[call.weight]))
         if not whole and self.gradient and found.ending != "interrupted":
-            refined = self._refined(known, stage, inputs, labels, end, generator, progress, told, stats, solved=exact)
+            refined = self._refined(known, stage, inputs, labels, end, generator, progress, told, stats, solved)
             return replace(refined, inverted=inverted)
         reason = told if exact else f"{told}; the descent ended because {found.sentence}"
         ended = stats | _ended(found)
@@ -161,10 +162,9 @@ class FeatureInversion(Attack):
         progress: Progress,
         told: str,
         stats: dict[str, Any],
-        *,
-        solved: bool,
+        solved: Tensor,
     ) -> Candidate:
-        """Over the whole batch; samples without features start from noise, with the labels that are left."""
+        """Over the whole batch, those that were solved as they are; samples without features start from noise, with the labels left."""
         missing = (batch_size(observation) or len(labels)) - len(labels)
         if missing > 0 and label_obstacle(observation, "restored") is None:
             every = fixed_labels(observation, "restored")

@@ -26,6 +26,10 @@ __all__ = ["Determined", "FeatureInversion"]
 EXACT = 1e-9
 """Relative error of features from which pictures are solutions, not neighbors. Chosen."""
 
+INNER = 200
+"""Iterations of conjugate gradients for a step of Gauss-Newton, at most. Chosen: the linear problems behind two convolutions took up to
+this many to a tenth of the error."""
+
 SPEED = 2e9
 """Additions a second that a slow core makes, to judge beforehand whether counting dimensions fits into the time that is left. Chosen."""
 
@@ -126,13 +130,24 @@ class FeatureInversion:
         best = {name: tensor[rows] for name, tensor in found.variables.items()}
         return replace(found, variables=best, values=found.values[rows], diverged=found.diverged[rows])
 
-    def solve(self, found: Descended, steps: int = 30, deadline: float = math.inf) -> least_squares.Solved:
-        """The nearest solution of features = wanted, in float64, from where the descent ended: exact where features suffice."""
+    def solve(
+        self, found: Descended, steps: int = 30, deadline: float = math.inf, generator: Generator | None = None
+    ) -> least_squares.Solved:
+        """A solution of features = wanted, in float64, from where the descent ended: exact where features suffice.
+
+        Args:
+            found: the descent.
+            steps: of Gauss-Newton at most.
+            deadline: on ``time.monotonic``'s clock.
+            generator: to go on from other places where a sample stalls; None to leave it there.
+        """
         trunk = Trunk.of(self.observation, self.layer, torch.float64)
         start = found.variables["inputs"].double().flatten(1)
-        return least_squares.solve(
-            lambda points: trunk(points.view(-1, *self.shape)), self.features, start, steps, min(400, 2 * start.shape[1]), deadline=deadline
-        )
+
+        def misfit(points: Tensor, rows: Tensor) -> Tensor:
+            return trunk.misfit(points.view(-1, *self.shape), self.features[rows])
+
+        return least_squares.solve(misfit, start, steps, min(INNER, 2 * start.shape[1]), deadline=deadline, generator=generator)
 
     def determined(self, inputs: Float[Tensor, " k *shape"], generator: Generator, deadline: float = math.inf) -> Determined:
         """Counted at the samples as found, as many as there is time for."""
@@ -154,7 +169,7 @@ class FeatureInversion:
         labels: Int64[Tensor, " b"],
         weights: tuple[float, float],
         *,
-        fixed: bool = False,
+        fixed: Tensor | None = None,
         deadline: float = math.inf,
         progress: Progress | None = None,
     ) -> tuple[Candidate, Descended]:
@@ -165,7 +180,7 @@ class FeatureInversion:
             inputs: (b, *shape) to begin with.
             labels: (b,).
             weights: of gradients and of features.
-            fixed: whether the first k samples stay as they are.
+            fixed: (k,) which of the first k samples stay as they are; none if None.
             deadline: on ``time.monotonic``'s clock.
             progress: told the best objective now and then.
         """
@@ -177,14 +192,15 @@ class FeatureInversion:
             return weights[0] * matching.objective(variables) + weights[1] * alike
 
         told = {} if progress is None else {"progress": progress}
-        kept = inputs[None, : self.count if fixed else 0].to(self.dtype)
+        held = torch.zeros(len(inputs), dtype=torch.bool, device=inputs.device)
+        if fixed is not None:
+            held[: len(fixed)] = fixed
+        held = held.view(1, -1, *[1] * len(self.shape))
+        kept = inputs[None].to(self.dtype)
 
         def project(variables: Variables) -> Variables:
             moved = self.project(variables)
-            return {
-                **moved,
-                "inputs": torch.cat([kept.expand_as(moved["inputs"][:, : kept.shape[1]]), moved["inputs"][:, kept.shape[1] :]], dim=1),
-            }
+            return {**moved, "inputs": torch.where(held, kept, moved["inputs"])}
 
         start = project({"inputs": inputs[None].to(self.dtype)})
         found = descent.run(objective, start, project, deadline, **told)

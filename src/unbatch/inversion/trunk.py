@@ -1,11 +1,16 @@
-"""The network up to what one Linear layer is fed: from a picture to its features, and how much of the picture these fix."""
+"""The network up to what one Linear layer is fed: from a picture to its features, and how much of the picture these fix.
+
+Features that come out of ReLU or Leaky ReLU tell what these were given: a positive one exactly, a negative one through the slope, and a
+zero that it was not positive. As equations that is worth much more than the features: a slope of 0.01 makes three quarters of them a
+hundredth as heavy, and where a guess is on the wrong side of zero the features do not say which way to go.
+"""
 
 from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 import torch
 from jaxtyping import Float
@@ -24,26 +29,69 @@ LARGEST = 4096
 """Up to so many directions are counted; beyond, only a bound is given."""
 
 
+_RELU: Final = (F.relu, torch.relu, Tensor.relu)
+
+_COMMUTE: Final = (
+    *(torch.flatten, torch.reshape, torch.permute, torch.transpose, torch.squeeze, torch.unsqueeze),
+    *(Tensor.flatten, Tensor.reshape, Tensor.permute, Tensor.transpose, Tensor.squeeze, Tensor.unsqueeze, Tensor.view, Tensor.contiguous),
+    *(F.max_pool1d, F.max_pool2d, F.max_pool3d, F.adaptive_max_pool1d, F.adaptive_max_pool2d, F.adaptive_max_pool3d),
+)
+"""What may stand between an activation that never falls and the layer: the same done to what the activation was given tells the same."""
+
+
+@dataclass(frozen=True, eq=False)
+class _Given:
+    """What an activation was given, and what came of it.
+
+    Attributes:
+        output: kept, so that no other tensor gets its identity.
+        before: what it was given.
+        slope: below zero; it is 1 above.
+    """
+
+    output: Tensor
+    before: Tensor
+    slope: float
+
+
 class _ReachedError(Exception):
     """Ends a forward pass that has come to the layer."""
 
-    def __init__(self, fed: Tensor) -> None:
+    def __init__(self, fed: Tensor, given: _Given | None) -> None:
         super().__init__()
-        self.fed = fed
+        self.fed, self.given = fed, given
 
 
 class _Until(TorchFunctionMode):
     def __init__(self, weight: Tensor) -> None:
         super().__init__()
         self.weight = weight
+        self.given: dict[int, _Given] = {}
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:
         kwargs = dict(kwargs or {})
+        first: Any = args[0] if args else kwargs.get("input")
         if func is F.linear and (args[1] if len(args) > 1 else kwargs.get("weight")) is self.weight:
-            raise _ReachedError(args[0] if args else kwargs["input"])
-        return func(*args, **kwargs)
+            raise _ReachedError(first, self.given.get(id(first)))
+        slope = 0.0 if func in _RELU else self._slope(args, kwargs) if func is F.leaky_relu else None
+        if slope is not None and isinstance(first, Tensor):
+            made = F.leaky_relu(first, slope)  # never in place: what it was given is kept
+            self.given[id(made)] = _Given(made, first, slope)
+            return made
+        made = func(*args, **kwargs)
+        known = self.given.get(id(first))
+        if known is not None and func in _COMMUTE and isinstance(made, Tensor):
+            rest = args[1:] if args else ()
+            named = {name: value for name, value in kwargs.items() if name != "input"}
+            self.given[id(made)] = _Given(made, func(known.before, *rest, **named), known.slope)
+        return made
+
+    @staticmethod
+    def _slope(args: Sequence[Any], kwargs: Mapping[str, Any]) -> float | None:
+        slope = args[1] if len(args) > 1 else kwargs.get("negative_slope", 0.01)
+        return float(slope) if 0 <= slope <= 1 else None
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,12 +122,46 @@ class Trunk:
 
     def __call__(self, inputs: Float[Tensor, " k *shape"]) -> Float[Tensor, "k n"]:
         """(k, *shape) -> (k, n)."""
+        return self._run(inputs).fed
+
+    def misfit(self, inputs: Float[Tensor, " k *shape"], wanted: Float[Tensor, "k n"]) -> Float[Tensor, "k n"]:
+        """How far features are from those wanted, as a share of these, told before the last activation where it can be undone.
+
+        Zero where and only where the features are those wanted.
+
+        Args:
+            inputs: (k, *shape).
+            wanted: (k, n).
+
+        Example:
+            >>> net = nn.Sequential(nn.Conv2d(1, 1, 1, bias=False), nn.LeakyReLU(0.1), nn.Flatten(), nn.Linear(4, 4))
+            >>> net[0].weight.data.fill_(1.0).shape
+            torch.Size([1, 1, 1, 1])
+            >>> seen = Observation(net, {name: torch.ones_like(p) for name, p in net.named_parameters()}, (1, 2, 2))
+            >>> trunk = Trunk.of(seen, "3.weight", torch.float64)
+            >>> trunk.misfit(torch.zeros(1, 1, 2, 2).double(), torch.tensor([[0.0, 3.0, -0.4, 0.0]]).double())
+            tensor([[ 0.0000, -0.6000,  0.8000,  0.0000]], dtype=torch.float64)
+        """
+        reached = self._run(inputs)
+        if reached.given is None:
+            return (reached.fed - wanted) / _length(wanted)
+        before, slope = reached.given.before, reached.given.slope
+        if slope:
+            target = torch.where(wanted < 0, wanted / slope, wanted)
+            return (before - target) / _length(target)
+        return torch.where(wanted > 0, before - wanted, before.clamp_min(0)) / _length(wanted)
+
+    def _run(self, inputs: Float[Tensor, " k *shape"]) -> _ReachedError:
         try:
             with _Until(self.weight):
                 self.model(inputs)
         except _ReachedError as reached:
-            return reached.fed
+            return reached
         raise AssertionError("the layer was not reached")
+
+
+def _length(rows: Float[Tensor, "k n"]) -> Float[Tensor, "k 1"]:
+    return rows.norm(dim=1, keepdim=True).clamp_min(torch.finfo(rows.dtype).tiny)
 
 
 def dimensions(trunk: Trunk, sample: Float[Tensor, " *shape"], generator: torch.Generator) -> tuple[int, bool]:
