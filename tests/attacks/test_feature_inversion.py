@@ -133,7 +133,7 @@ def test_the_misfit_of_features_is_zero_where_they_are_those_wanted_and_nowhere_
     assert bool((trunk.misfit(inputs.flip(0), wanted).norm(dim=1) > 1e-3).all())
     low = torch.full_like(inputs, -50.0).requires_grad_()
     slopes = torch.autograd.grad(trunk.misfit(low, wanted).square().sum(), low)[0]
-    assert bool(slopes.any()) is not isinstance(activation(), nn.Tanh)
+    assert bool(slopes.any())
 
 
 def test_pictures_behind_two_convolutions_are_exact_where_their_features_suffice(shared_data: Callable[[str], Path]) -> None:
@@ -142,8 +142,8 @@ def test_pictures_behind_two_convolutions_are_exact_where_their_features_suffice
     inputs = data.batch(3, 0).inputs.double()[:, :, 8:24, 8:24]
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        trunk = [nn.Conv2d(3, 12, 3, padding=1), nn.ReLU(), nn.Conv2d(12, 40, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten()]
-        model = nn.Sequential(*trunk, nn.Linear(40 * 64, 30), nn.ReLU(), nn.Linear(30, 10)).double()
+        trunk = [nn.Conv2d(3, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 48, 3, stride=2, padding=1), nn.ReLU(), nn.Flatten()]
+        model = nn.Sequential(*trunk, nn.Linear(48 * 64, 30), nn.ReLU(), nn.Linear(30, 10)).double()
     observation = Observation(model, {name: torch.ones_like(p) for name, p in model.named_parameters()}, (3, 16, 16))
     stage = engine.FeatureInversion(observation, "5.weight", model[:5](inputs).detach())
     generator = torch.Generator().manual_seed(0)
