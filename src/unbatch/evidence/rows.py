@@ -6,13 +6,16 @@ r"""The row space of [∂L/∂W | ∂L/∂b] of one layer: every sample of the b
 | A    | [G \| τ g] = Σ wᵢ dᵢ ãᵢᵀ, of rank r: m rows, n + 1 columns                                                  |
 | V    | (n + 1, r) orthonormal basis of its rows                                                                  |
 | ν    | length of its noise: no unit vector is moved by more                                                      |
+| h    | (m,) lengths that the noise of its rows has outside of V                                                  |
 
-With noise E of A a sample's ã is left outside of V by Eᵀ (Aᵀ)⁺ ã, at most ν ‖(Aᵀ)⁺ã‖: a weak sample is seen less sharply.
+With noise E of A a sample's ã is left outside of V by Eᵀ (Aᵀ)⁺ ã, at most ν ‖(Aᵀ)⁺ã‖: a weak sample is seen less sharply. Where the noise
+of the rows has nothing to do with one another, it is √ Σ (hᵢ ((Aᵀ)⁺ã)ᵢ)². A row is rounded in proportion to itself; by how much more than
+the last digit says, because many numbers were added up, is seen in directions of columns that no sample uses: what is left there is noise.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -63,6 +66,7 @@ class Rows:
         noise: ν.
         deviation: standard deviation of an entry of A where noise lies on all of them; 0 for rounding.
         clear: whether every direction stands clear of the noise, so that the rank is that of the samples.
+        each: h, or None where it was not measured.
     """
 
     weight: str
@@ -73,6 +77,7 @@ class Rows:
     noise: float
     deviation: float
     clear: bool
+    each: Float[Tensor, " m"] | None = None
 
     @property
     def rank(self) -> int:
@@ -89,7 +94,10 @@ class Rows:
         return torch.cat([fed, fed.new_full((len(fed), 1), self.shift)], dim=1) if self.shift else fed
 
     def residuals(self, fed: Float[Tensor, "k n"]) -> tuple[Float[Tensor, " k"], Float[Tensor, " k"]]:
-        """What of ã lies outside, and what the noise explains of it if the record was there; both as shares of ‖ã‖."""
+        """What of ã lies outside, and what the noise explains of it if the record was there; both as shares of ‖ã‖.
+
+        Of what lies far outside the noise is not asked more closely than by its longest row.
+        """
         numbers = fed.shape[1]
         inside = fed @ self.right[:, :numbers].T
         length = torch.linalg.vector_norm(fed, dim=1)
@@ -102,11 +110,28 @@ class Rows:
         near = (outside < NEAR).nonzero()[:, 0]
         if len(near):
             outside[near] = (self.extended(fed[near]) - inside[near] @ self.right).norm(dim=1) / length[near]
-        spread = torch.linalg.vector_norm(inside.div_(self.values), dim=1) / length
-        return outside, self.noise_on(spread)
+        noise = self._noise(inside.div_(self.values)) / length
+        if self.each is not None and len(near):
+            noise[near] = torch.linalg.vector_norm((inside[near] @ self.left.T).mul_(self.each), dim=1) / length[near]
+        return outside, noise
+
+    def outside(self, fed: Float[Tensor, "k n"]) -> tuple[Float[Tensor, "k n1"], Float[Tensor, " k"]]:
+        """As ``residuals``, with what lies outside as vectors, and the noise as exactly as it is known."""
+        extended = self.extended(fed)
+        inside = extended @ self.right.T
+        length = extended.norm(dim=1).clamp_min(torch.finfo(torch.float64).tiny)
+        left = (extended - inside @ self.right) / length[:, None]
+        inside.div_(self.values)
+        noise = self._noise(inside) if self.each is None else torch.linalg.vector_norm((inside @ self.left.T).mul_(self.each), dim=1)
+        return left, noise / length
+
+    def _noise(self, mixture: Float[Tensor, "k r"]) -> Float[Tensor, " k"]:
+        """Length that noise gives at most to what is left of a record with this Uᵀ (Aᵀ)⁺ ã."""
+        spread = torch.linalg.vector_norm(mixture, dim=1)
+        return self.noise_on(spread) if self.each is None else spread * float(self.each.max())
 
     def noise_on(self, spread: Tensor) -> Tensor:
-        """Length that the noise gives to what lies outside, for a record with this ‖(Aᵀ)⁺ã‖."""
+        """Length that the noise gives to what lies outside, for a record with this ‖(Aᵀ)⁺ã‖, or to a column with this ‖A⁺d‖."""
         return spread * (self.deviation * (self.spare**0.5 + SAFETY) if self.deviation else self.noise)
 
     def inverse_weights(self, fed: Float[Tensor, "k n"], columns: Float[Tensor, "k m"]) -> Float[Tensor, " k"]:
@@ -147,9 +172,11 @@ def rows_of(
     least = min(int((gradient != 0).any(dim=1).sum()) - _balanced(gradient, rounding), width)
     if deviation is None and rank < least:
         noise = max(rounding, float(values[rank]))
-        if eps >= COARSE:
-            noise = min(noise, max(own * spread, _measured(gradient, found.left[:, rank:], HALF * eps, least - rank)))
-        return _rows(witness, found, rank, shift, noise) if rank >= wanted else None
+        if rank < wanted:
+            return None
+        rows = _rows(witness, found, rank, shift, noise)
+        # Of numbers as fine as the ones that we reckon with, our own rounding is as large.
+        return replace(rows, each=_measured(gradient, rows, found.left[:, rank:], least - rank, eps)) if eps >= COARSE else rows
     if deviation is None and told is not None and told < least:
         deviation = float(values[told:].square().sum() / ((height - told) * (width - told))) ** 0.5
     elif deviation is None:
@@ -163,23 +190,22 @@ def rows_of(
     return _rows(witness, found, rank, shift, max(edge, rounding), deviation, clear=clear)
 
 
-def _measured(gradient: Tensor, unused: Tensor, rounding: float, count: int) -> float:
-    """Length of the noise by what is left in directions of columns that no sample uses, ``count`` of them in rows that are not zero.
-
-    A row is rounded in proportion to itself, and sums on the way to it by some times more: as many as are seen, for the longest row.
-    """
-    if count * (gradient.shape[1] - len(gradient) + unused.shape[1]) < SEEN:
-        return torch.inf
-    few = unused[:, :FEW]
-    each = rounding * gradient.norm(dim=1)
-    expected = (few.square().T @ each.square()).sqrt()
-    times = (few.T @ gradient).norm(dim=1) / expected.clamp_min(torch.finfo(expected.dtype).tiny)
-    return max(1.0, float(times.max())) * float(each.max())
-
-
 def _rows(witness: Witness, found: Spectrum, rank: int, shift: float, noise: float, deviation: float = 0.0, *, clear: bool = True) -> Rows:
     left, right = found.leading(rank)
     return Rows(witness.weight, left, found.values[:rank], right, shift, noise, deviation, clear)
+
+
+def _measured(gradient: Tensor, rows: Rows, unused: Float[Tensor, "m u"], count: int, eps: float) -> Tensor | None:
+    """h, as seen in directions of columns that no sample uses; ``count`` of them are not of rows of zeros. None where these are too few."""
+    if count * rows.spare < SEEN:
+        return None
+    few = unused[:, :FEW]
+    rounded = HALF * eps * gradient.norm(dim=1)
+    left = few.T @ gradient
+    left -= left @ rows.right.T @ rows.right
+    expected = (few.T.square() @ rounded.square()).sqrt().clamp_min(torch.finfo(rounded.dtype).tiny)
+    least = (rows.spare / rows.right.shape[1]) ** 0.5  # no client rounds to nothing
+    return rounded * max(least, float((left.norm(dim=1) / expected).max()))
 
 
 def _balanced(gradient: Tensor, rounding: float) -> int:
