@@ -16,14 +16,18 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from unbatch.evidence.replay import slices
 from unbatch.swap import called_with
 from unbatch.trace import LARGE, LinearCall, model_errors, run
 from unbatch.types import Observation
 
-__all__ = ["Passes", "Witness", "passes_of", "witnesses"]
+__all__ = ["CHUNK", "Passes", "Witness", "passes_of", "witnesses"]
 
 NEVER = 1 << 62
 """No weight is so large: none is read in blocks, which would hide on which weights a layer depends."""
+
+CHUNK = 1 << 21
+"""Numbers of records that are passed at a time: the memory of 16 MB is then used again for the next ones, and not given back between."""
 
 SAME = 1e-9
 """Two runs of a record, in float64, agree when they differ by less than this share. Chosen: a few million roundings."""
@@ -111,6 +115,17 @@ class Passes:
             for name, fed in watch.fed.items()
             if len(fed) == 1 and fed[0].ndim >= 2 and len(fed[0]) == count
         }
+
+
+    def parts(self, records: Tensor, weights: Sequence[str]) -> list[slice]:
+        """Slices of the records, so few each that neither these nor what they feed the layers with is more than ``CHUNK`` numbers.
+
+        Args:
+            records: (k, *shape), one at least.
+            weights: names of the layers' weights.
+        """
+        fed = self(records[:1], weights)
+        return slices(len(records), CHUNK // max(1, records[0].numel(), *(one.numel() for one in fed.values())))
 
 
 def passes_of(observation: Observation) -> Passes:
