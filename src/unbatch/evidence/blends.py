@@ -17,15 +17,15 @@ A record that feeds the first layer with nothing lies in every span.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from unbatch.evidence.accuracy import SAFETY
-from unbatch.evidence.fed import Passes
+from unbatch.evidence.fed import Passes, near
 from unbatch.evidence.rows import Rows
 
 __all__ = ["Apart", "apart_from_blends", "apart_from_changes"]
@@ -47,6 +47,17 @@ float64's rounding, some times."""
 
 LONGER = 1.1
 """A copy is made so much longer: a tenth is what the eye takes for the same picture. Chosen, not swept."""
+
+WAYS = (
+    (LONGER, 0.0, 0.0),
+    (1 / LONGER, 0.0, 0.0),
+    (1.0, 0.0, LONGER - 1),
+    (1.0, 0.0, 1 - LONGER),
+    (-1.0, 0.0, 0.0),
+    (0.5, 0.5, 0.0),
+)
+"""A changed copy is so many times the record, its nearest other record, and its own level everywhere. Of a copy that was changed in one
+direction, the other one is nearer to the member. Chosen, not swept."""
 
 MOST = 1 << 14
 """Records are moved in so many ways in all."""
@@ -103,96 +114,148 @@ def apart_from_changes(passes: Passes, first: Rows, inner: list[Rows], records: 
         rounding: what a member may leave by the rounding of the client's own pass.
         linear: whether the first layer sees a blend of two records as a blend.
     """
-    count = len(records)
-    shown, hidden = (torch.full((count,), value, dtype=torch.float64, device=records.device) for value in (1, 0))
-    nearest = _nearest(records.double().flatten(1)) if records.is_floating_point() else None
+    count, device = len(records), records.device
+    shown = torch.ones(count, dtype=torch.bool, device=device)
+    hidden = torch.zeros(count, dtype=torch.float64, device=device)
+    whole = _View.of(passes, records)
+    behind = (whole.behind(first, inner) if linear else None) or whole
+    asked = [*((behind, rows) for rows in inner), (whole, first)]
+    ways = list(_ways(whole, linear=linear))
     for part in passes.parts(records, [rows.weight for rows in (first, *inner)]):
-        one = records[part] if nearest is None else records[part].double()
-        other = None if nearest is None else records[nearest[part]].double().where(_over(nearest[part] >= 0, one), one)
-        own = _outside(passes, inner, one)
-        for copy in _changed(one, other, linear=linear):
-            asked = (shown[part].bool() & (copy != one).flatten(1).any(dim=1)).nonzero()[:, 0]
-            if not len(asked):
-                continue
-            given, told = copy[asked], [(left[asked], noise[asked]) for left, noise in own]
-            seen, nearer, share = _held(inner, told, _outside(passes, inner, given), rounding)
-            unseen = (~seen).nonzero()[:, 0]
-            if len(unseen):
-                pair = (_outside(passes, [first], records_of[asked[unseen]]) for records_of in (one, copy))
-                seen[unseen], nearer[unseen], share[unseen] = _held([first], *pair, rounding)
-            shown[part][asked] = (seen & nearer).double()
-            if nearest is not None:
-                size = (given - one[asked]).flatten(1).norm(dim=1) / one[asked].flatten(1).norm(dim=1)
-                hidden[part][asked] = hidden[part][asked].maximum(size * share)
-    return Apart(shown.bool(), hidden)
+        here = torch.arange(count, device=device)[part]
+        own, noise = behind.outside(inner[0], behind.values[here])
+        for make, share in ways:
+            unseen = (shown[here] & (share[here] > 0)).nonzero()[:, 0]
+            for turn, (view, rows) in enumerate(asked):
+                if not len(unseen):
+                    break
+                at = here[unseen]
+                left = view.outside(rows, view.values[at]) if turn else (own[unseen], noise[unseen])
+                seen, nearer, hides = _held(rows, left, view.outside(rows, make(view, at)), rounding)
+                shown[at] = seen & nearer
+                hidden[at] = hidden[at].maximum((share[at] * hides).where(seen, 0))
+                unseen = unseen[~seen]
+    return Apart(shown, hidden)
 
 
-def _over(values: Tensor, records: Tensor) -> Tensor:
-    """(c,) as (c, 1, …), to stand beside the records."""
-    return values.reshape(-1, *[1] * (records.ndim - 1))
+@dataclass(frozen=True, eq=False)
+class _View:
+    """Records as they are, or as a layer makes them that sees blends as blends, less what it makes of nothing.
+
+    Attributes:
+        passes: of records as far as a layer.
+        values: (c, …).
+        ones: (1, …) a record of ones.
+        nearest: (c,) index of the nearest other record of each, or of itself where there is none.
+        distance: (c,) how far that is.
+        level: (c,) root mean square of each record's numbers.
+        weight: name of the layer's weight, or empty.
+        zero: (1, …) what the layer makes of nothing.
+    """
+
+    passes: Passes
+    values: Tensor
+    ones: Tensor
+    nearest: Int64[Tensor, " c"]
+    distance: Float[Tensor, " c"]
+    level: Float[Tensor, " c"]
+    weight: str = ""
+    zero: Tensor | None = None
+
+    @classmethod
+    def of(cls, passes: Passes, records: Tensor) -> _View:
+        """As they are; tokens have no nearest, and no level."""
+        own, none = torch.arange(len(records), device=records.device), records.new_zeros(len(records), dtype=torch.float64)
+        if not records.is_floating_point():
+            return cls(passes, records, records[:1], own, none, none)
+        values = records.double()
+        nearest, distance = _nearest(values.flatten(1))
+        level = values.flatten(1).square().mean(dim=1).sqrt()
+        return cls(passes, values, torch.ones_like(values[:1]), nearest.where(nearest >= 0, own), distance, level)
+
+    def behind(self, first: Rows, layers: list[Rows]) -> _View | None:
+        """As the first layer makes them, so that changes pass it at once; None where the others see more of a record than that."""
+        probe, names = self.passes.observation.probe.double(), [rows.weight for rows in layers]
+        made = self.passes.made(torch.cat([torch.zeros_like(self.ones), self.ones, probe]), first.weight)
+        if made is None:
+            return None
+        through = self.passes(torch.zeros_like(probe), names, given={first.weight: made[2:]})
+        direct = self.passes(probe, names)
+        if not all(name in through and near(through[name], direct[name]) for name in names):
+            return None
+        found = [self.passes.made(self.values[part], first.weight) for part in self.passes.parts(self.values, [first.weight])]
+        values = torch.cat([part for part in found if part is not None]) - made[:1]
+        return replace(self, values=values, ones=made[1:2] - made[:1], weight=first.weight, zero=made[:1])
+
+    def outside(self, rows: Rows, values: Tensor) -> tuple[Float[Tensor, "k t n1"], Float[Tensor, "k t"]]:
+        """What of such values lies outside of a layer's row space, and the length that noise explains of that."""
+        if self.zero is None:
+            fed = self.passes(values, [rows.weight])
+        else:
+            nothing = values.new_zeros(len(values), *self.passes.observation.input_shape)
+            fed = self.passes(nothing, [rows.weight], given={self.weight: values + self.zero})
+        left, noise = rows.outside(fed[rows.weight].flatten(0, 1))
+        return left.reshape(len(values), -1, left.shape[1]), noise.reshape(len(values), -1)
 
 
-def _changed(one: Tensor, other: Tensor | None, *, linear: bool) -> Iterator[Tensor]:
-    """The records, each changed as a whole. Where one cannot be changed so, it stays as it is.
+def _ways(whole: _View, *, linear: bool) -> Iterator[tuple[Callable[[_View, Tensor], Tensor], Float[Tensor, " c"]]]:
+    """How records are changed as a whole: what makes changed ones of those at some indices, and how much of each changes, as a share.
 
     Args:
-        one: (c, *shape).
-        other: (c, *shape) the nearest other record of each, or itself where there is none; None for tokens.
-        linear: whether the first layer sees a blend of two records as a blend.
+        whole: the records as they are.
+        linear: whether the first layer sees a blend of two records as a blend. Then every change is one.
     """
-    moved = [one.flip(-1), one.roll(1, -1), *([one.roll(1, -2)] if one.ndim > 2 else [])]
-    if other is None:
-        yield from moved
-        return
-    bright = _over((LONGER - 1) * one.flatten(1).square().mean(dim=1).sqrt(), one)
-    yield from (LONGER * one, one / LONGER, one + bright, one - bright, -one)
-    if linear:
-        yield (one + other) / 2
-        return
-    alone = _over((other == one).flatten(1).all(dim=1), one)
-    yield (one + other.where(~alone, one.flip(-1))) / 2
-    if one.ndim > 2:
-        yield from moved
+    size = whole.values.flatten(1).double().norm(dim=1)
+    share = whole.distance / size.clamp_min(torch.finfo(size.dtype).tiny)
+
+    def mixed(one: float, other: float, even: float) -> Callable[[_View, Tensor], Tensor]:
+        def make(view: _View, at: Tensor) -> Tensor:
+            made = one * view.values[at]
+            if other:
+                made += other * view.values[view.nearest[at]]
+            return made + even * view.level[at].reshape(-1, *[1] * (made.ndim - 1)) * view.ones if even else made
+
+        return make
+
+    def turned(turn: Callable[[Tensor], Tensor], where: Tensor | bool = True) -> tuple[Callable[[_View, Tensor], Tensor], Tensor]:
+        return lambda view, at: turn(view.values[at]), (turn(whole.values) != whole.values).flatten(1).any(dim=1).double() * where
+
+    if whole.values.is_floating_point():
+        for one, other, even in WAYS:
+            changes = share * other if other else (size > 0) * max(abs(1 - one), abs(even))
+            yield mixed(one, other, even), changes
+        if not linear:
+            yield turned(lambda x: (x + x.flip(-1)) / 2, share == 0)
+    if not linear and (whole.values.ndim > 2 or not whole.values.is_floating_point()):
+        yield turned(lambda x: x.flip(-1))
+        yield turned(lambda x: x.roll(1, -1))
+        if whole.values.ndim > 2:
+            yield turned(lambda x: x.roll(1, -2))
 
 
-def _nearest(flat: Float[Tensor, "c n"]) -> Int64[Tensor, " c"]:
-    """The index of the nearest other record for each; −1 where there is none but copies of it."""
+def _nearest(flat: Float[Tensor, "c n"]) -> tuple[Int64[Tensor, " c"], Float[Tensor, " c"]]:
+    """The index of the nearest other record for each, and how far it is; −1 and 0 where there is none but copies of it."""
     distances = torch.cdist(flat, flat).fill_diagonal_(torch.inf)  # what rounding leaves of a record's own may be the smallest but for zero
     for one, other in (distances <= COPY * flat.norm(dim=1, keepdim=True)).nonzero().tolist():
         if torch.equal(flat[one], flat[other]):
             distances[one, other] = torch.inf
     least, nearest = distances.min(dim=1)
-    return nearest.where(least.isfinite(), -1)
-
-
-def _outside(passes: Passes, layers: list[Rows], records: Tensor) -> list[tuple[Tensor, Tensor]]:
-    """Of each layer: (c, t, n + 1) what of the records lies outside of its row space, and (c, t) what noise explains of that."""
-    seen = passes(records, [rows.weight for rows in layers])
-    found = []
-    for rows in layers:
-        left, noise = rows.outside(seen[rows.weight].flatten(0, 1))
-        found.append((left.reshape(len(records), -1, left.shape[1]), noise.reshape(len(records), -1)))
-    return found
+    return nearest.where(least.isfinite(), -1), least.where(least.isfinite(), 0)
 
 
 def _held(
-    layers: list[Rows], here: list[tuple[Tensor, Tensor]], there: list[tuple[Tensor, Tensor]], rounding: float
+    rows: Rows, here: tuple[Tensor, Tensor], there: tuple[Tensor, Tensor], rounding: float
 ) -> tuple[Bool[Tensor, " c"], Bool[Tensor, " c"], Float[Tensor, " c"]]:
-    """Whether changes show at a layer; whether none was made already, as far as any of them tells; and the share of them that is hidden."""
-    count, device = len(there[0][0]), there[0][0].device
-    seen, nearer = (torch.full((count,), value, dtype=torch.bool, device=device) for value in (False, True))
-    share = torch.full((count,), torch.inf, dtype=torch.float64, device=device)
-    for rows, (left, noise), (more, other) in zip(layers, here, there, strict=True):
-        sure = 1.0 if rows.deviation else SAFETY  # what is told of random noise is SAFETY deviations already
-        turned = more - left
-        size = turned.norm(dim=2)
-        limit = rounding + sure * noise
-        visible = size > limit + sure * other
-        along = (left * turned).sum(dim=2).abs() / size.clamp_min(torch.finfo(size.dtype).tiny)
-        seen |= visible.any(dim=1)
-        nearer &= ~(visible & (along > limit)).any(dim=1)
-        share = share.minimum(((limit + sure * noise) / size).where(visible, torch.inf).amin(dim=1))
-    return seen, nearer, share
+    """Whether changes show at a layer; whether they were not made already; and the share of each that is hidden."""
+    (left, noise), (more, other) = here, there
+    sure = 1.0 if rows.deviation else SAFETY  # what is told of random noise is SAFETY deviations already
+    turned = more - left
+    size = turned.norm(dim=2)
+    limit = rounding + sure * noise
+    visible = size > limit + sure * other
+    along = (left * turned).sum(dim=2).abs() / size.clamp_min(torch.finfo(size.dtype).tiny)
+    hides = ((limit + sure * noise) / size).where(visible, torch.inf).amin(dim=1)
+    return visible.any(dim=1), ~(visible & (along > limit)).any(dim=1), hides
 
 
 def _directions(first: Rows, numbers: int) -> Float[Tensor, "d n"]:
@@ -206,4 +269,5 @@ def _directions(first: Rows, numbers: int) -> Float[Tensor, "d n"]:
 
 def _left(passes: Passes, inner: list[Rows], records: Tensor) -> Float[Tensor, "k e"]:
     """What of the records lies outside of the layers' row spaces, as shares of what feeds these, side by side."""
-    return torch.cat([left.flatten(1) for left, _ in _outside(passes, inner, records)], dim=1)
+    seen = passes(records, [rows.weight for rows in inner])
+    return torch.cat([rows.outside(seen[rows.weight].flatten(0, 1))[0].reshape(len(records), -1) for rows in inner], dim=1)

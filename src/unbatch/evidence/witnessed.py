@@ -52,6 +52,7 @@ TRIED = 8
 MOST = 544
 """Records that are made up at most to count conditions."""
 
+
 @dataclass(frozen=True, eq=False)
 class _Asked:
     """What one layer said of k records.
