@@ -36,8 +36,8 @@ def restore_labels(
         restorer: ``"name"``, ``"name:field=value,field=value"``, or a restorer.
         seed: of all randomness.
         attack: an attack to try first: the labels of samples that it proves are exact, at any stage of training, and the restorer answers
-            for the rest of the batch. ``"auto"`` tries one only where the default restorer doubts its own counts, and for seconds;
-            None tries none.
+            for the rest of the batch. ``"auto"`` tries one only where the counts of the default restorer are not determined, for at most
+            20 seconds; None tries none.
 
     Returns:
         ``.counts`` (C,), or None in their place and the reason; ``.restorer`` says what they come from.
@@ -56,11 +56,12 @@ def restore_labels(
         found = built(observation, seed=seed)
     elif attack == "auto":
         found = built(observation, seed=seed)
-        if built.spec.partition(":")[0] == RESTORER and observation.classified and _doubtful(found):
+        if built.spec.partition(":")[0] == RESTORER and observation.classified and not found.determined:
             # Without the batch size the attack refuses at once where the gradient does not show the batch: no time is lost on noise.
             shown = replace(observation, batch_size=None, labels=None) if observation.one_gradient else replace(observation, labels=None)
             quick: Attack = plugins.build("attacks", QUICK)
-            found = _from_proved(observation, quick(shown, seed=seed), built, seed) or found
+            proved = _from_proved(observation, quick(shown, seed=seed), built, seed)
+            found = proved if proved is not None and (proved.determined or _doubtful(found)) else found
     else:
         tried: Attack = plugins.build("attacks", attack) if isinstance(attack, str) else attack
         found = _from_proved(observation, tried(observation, seed=seed), built, seed) or built(observation, seed=seed)
@@ -107,7 +108,7 @@ def _joined(*sentences: str) -> str:
 
 
 def _doubtful(found: Counts) -> bool:
-    """Whether counts are missing, or some of them are probably wrong."""
+    """Whether counts are missing, or some of them are probably wrong, so that a part that is proved is better."""
     unsure = found.deviation is None or found.deviation > DOUBT
     return found.counts is None or (not found.determined and unsure)
 

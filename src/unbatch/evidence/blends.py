@@ -28,10 +28,13 @@ from unbatch.evidence.accuracy import SAFETY
 from unbatch.evidence.fed import Passes, near
 from unbatch.evidence.rows import Rows
 
-__all__ = ["Apart", "apart_from_blends", "apart_from_changes"]
+__all__ = ["Apart", "apart_from_blends", "apart_from_changes", "moved_within"]
 
 STEP = 1e-6
 """Of the finite differences, as a share of the record's length. Chosen, as in ``accuracy``."""
+
+NEARBY = 0.01
+"""A record is moved by this share of its length to see whether its column tells. Chosen, not swept: far above the rounding of float32."""
 
 THIRD = 1 / 3
 """A blend that is this far from the record, as a share of its length, must show above what a member may leave. Chosen: nearer ones are held
@@ -256,6 +259,22 @@ def _held(
     along = (left * turned).sum(dim=2).abs() / size.clamp_min(torch.finfo(size.dtype).tiny)
     hides = ((limit + sure * noise) / size).where(visible, torch.inf).amin(dim=1)
     return visible.any(dim=1), ~(visible & (along > limit)).any(dim=1), hides
+
+
+def moved_within(first: Rows, records: Float[Tensor, " c *shape"]) -> list[Tensor]:
+    """The records, each moved by a hundredth within the row space of the layer that sees them, in two ways that were drawn.
+
+    Args:
+        first: the layer's row space. What it sees must be the records themselves; otherwise they are not moved at all.
+        records: (c, *shape).
+    """
+    flat, numbers = records.double().flatten(1), records[0].numel()
+    if first.right.shape[1] not in (numbers, numbers + 1) or first.rank <= bool(first.shift):
+        return []
+    directions, generator = _directions(first, numbers), torch.Generator(records.device).manual_seed(0)
+    drawn = torch.randn((2, len(directions)), generator=generator, dtype=flat.dtype, device=flat.device) @ directions
+    drawn /= drawn.norm(dim=1, keepdim=True)
+    return [(flat + NEARBY * flat.norm(dim=1, keepdim=True) * way).reshape(records.shape) for way in drawn]
 
 
 def _directions(first: Rows, numbers: int) -> Float[Tensor, "d n"]:

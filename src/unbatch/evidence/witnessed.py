@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from unbatch.evidence.answering import Case, answers, limits
-from unbatch.evidence.blends import Apart, apart_from_blends, apart_from_changes
+from unbatch.evidence.blends import Apart, apart_from_blends, apart_from_changes, moved_within
 from unbatch.evidence.certificate import EVIDENCE, FINEST, MARGIN, SPARE
 from unbatch.evidence.fed import CHUNK, Passes, Witness, passes_of, witnesses
 from unbatch.evidence.replay import slices
@@ -177,7 +177,10 @@ def _further(
 
 def _case(first: tuple[Witness, Rows, int], whole: _Asked, chosen: Int64[Tensor, " c"], further: _Further, *, told: bool) -> Case:
     """All that is known, as one answer a record is made of it."""
-    (witness, rows, each), inner, number = first, further.inner, further.number
+    (witness, rows, each), number = first, further.number
+    # A layer with fewer directions than another does not see every sample, and nobody is held against it where one does.
+    most = max([rows.rank, *(layer.rank for layer in further.behind)])
+    inner = [a for a in further.inner if a.rows is None or a.rows.rank >= most] or further.inner
     return Case(
         rows=rows,
         residual=whole.residual,
@@ -214,11 +217,12 @@ def _apart(passes: Passes, witness: Witness, rows: Rows, inner: list[_Asked], re
         return apart
     shown = apart.shown
     if not behind:
-        # Where the row space says nothing of a record's length, as without a bias, its column must.
-        longer = LONGER * records
-        there, _, _ = _by_columns(passes, rows, longer, labels)
-        residual, noise, _ = _left(passes, rows, longer)
-        shown = shown & ~(there.fits & (residual <= _allowed(observation, noise)))
+        # Where the row space says nothing of a record's length, as without a bias, or of blends, its column must: not so where members
+        # of one region of a ReLU network span all that a column may be there.
+        for changed in (LONGER * records, *(moved_within(rows, records) if witness.linear else [])):
+            there, _, _ = _by_columns(passes, rows, changed, labels)
+            residual, noise, _ = _left(passes, rows, changed)
+            shown = shown & ~(there.fits & (residual <= _allowed(observation, noise)))
     if witness.linear:
         left = torch.stack([a.allowed for a in inner]).amax(dim=0)
         shown = shown & apart_from_blends(passes, rows, behind, records, left)
