@@ -196,7 +196,11 @@ def rows_of(
             return None
         rows = _rows(witness, found, rank, shift, noise)
         # Of numbers as fine as the ones that we reckon with, our own rounding is as large.
-        return replace(rows, each=_measured(gradient, rows, found.left[:, rank:], least - rank, eps)) if eps >= COARSE else rows
+        return (
+            replace(rows, each=_measured(gradient, rows, found.left[:, rank:], least - rank, observation.rounding))
+            if eps >= COARSE
+            else rows
+        )
     if deviation is None and told is not None and told < least:
         deviation = float(values[told:].square().sum() / ((height - told) * (width - told))) ** 0.5
     elif deviation is None:
@@ -215,12 +219,13 @@ def _rows(witness: Witness, found: Spectrum, rank: int, shift: float, noise: flo
     return Rows(witness.weight, left, found.values[:rank], right, shift, noise, deviation, clear)
 
 
-def _measured(gradient: Tensor, rows: Rows, unused: Float[Tensor, "m u"], count: int, eps: float) -> Tensor | None:
+def _measured(gradient: Tensor, rows: Rows, unused: Float[Tensor, "m u"], count: int, stored: torch.dtype) -> Tensor | None:
     """h, as seen in directions of columns that no sample uses; ``count`` of them are not of rows of zeros. None where these are too few."""
     if count * rows.spare < SEEN:
         return None
     few = unused[:, :FEW]
-    rounded = HALF * eps * gradient.norm(dim=1)
+    kind = torch.finfo(stored)
+    rounded = HALF * kind.eps * torch.hypot(gradient.norm(dim=1), gradient.new_tensor(kind.smallest_normal * gradient.shape[1] ** 0.5))
     left = few.T @ gradient
     left -= left @ rows.right.T @ rows.right
     expected = (few.T.square() @ rounded.square()).sqrt().clamp_min(torch.finfo(rounded.dtype).tiny)
