@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -175,7 +176,10 @@ def _with_rest(exact: Counts, left: Counts, alone: Counts, total: int) -> Counts
     ranges = None if left.ranges is None else (known[:, None] + missing * left.ranges) / total
     reason = _joined(f"{exact.proved} of {total} samples are proved, the rest is {how}", left.reason)
     name = f"{exact.restorer} + {left.restorer or alone.restorer}"
+    # What is left of half as many samples as were told is their own gradient once more: all are then there twice, or the size is wrong.
+    sure = left.determined and math.gcd(*(int(count) for count in counts)) == 1
     answer = replace(left, counts=counts, presence=counts > 0, estimate=counts.double(), reason=reason, restorer=name, batch_size=total)
+    answer = answer if sure else replace(answer, determined=False, expected_error=None)
     return replace(answer, ranges=ranges, proved=exact.proved, trust=left.trust if left.counts is not None else 0.0)
 
 
