@@ -1,4 +1,4 @@
-"""How many samples of each class: a restorer reads the last layer, and an attack helps where the restorer doubts itself."""
+"""How many samples of each class: a restorer reads the last layer, and an attack helps where its counts are not determined."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from unbatch.types import Counts, Observation, Reconstruction, Status
 __all__ = ["counts_of", "restore_labels"]
 
 RESTORER, QUICK = "anchored", "spear:seconds=20.0"
-"""What restores labels if nothing else is named, and what is tried where that doubts its own counts."""
+"""What restores labels if nothing else is named, and what is tried where its counts are not determined."""
 
 NEGLIGIBLE = 1e3
 """Units of rounding below which nothing is left of an update. Chosen."""

@@ -119,7 +119,7 @@ def _inside(case: Case, at: int, residual: float, allowed: float, holds: bool, p
         )
     known = f"a copy of it that feeds the layer the same but for {allowed:.0e} would pass too"
     if hidden := float(case.hidden[at]):
-        known = f"{known}, or one that is longer, brighter, or blended with another record, by up to {hidden:.0e} of it"
+        known = f"{known}, or one that is longer, brighter, or blended with its nearest other record here, by up to {hidden:.0e} of it"
     return Verdict.PRESENT, f"{beside}, and what it becomes further on fits as well ({float(case.inner[at]):.0e}); {known}"
 
 
