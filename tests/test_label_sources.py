@@ -10,7 +10,7 @@ import unbatch
 from unbatch import plugins, restoring
 from unbatch.contracts import Attack, Estimate, LabelRestorer
 from unbatch.gradients import capture
-from unbatch.types import Batch, Candidate, Observation, Progress
+from unbatch.types import Batch, Candidate, Counts, Observation, Progress
 
 SPEAR = restoring.QUICK
 
@@ -216,6 +216,25 @@ def test_the_rest_of_a_batch_proved_in_part() -> None:
     assert guessed.counts is not None
     assert int(guessed.counts.sum()) == 8
     assert bool((guessed.counts >= torch.bincount(secret.labels[:4], minlength=10)).all())
+
+
+@pytest.mark.parametrize("labels", [[0, 0, 1, 1], [1] * 6])
+def test_a_size_that_is_told_rightly_loses_nothing(labels: list[int]) -> None:
+    """Counts with a common divisor come out whole for other sizes too: what was told is then proved by the attack, as without it."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(40, 60), nn.ReLU(), nn.Linear(60, 2)).double()
+    secret = Batch(batch(len(labels)).inputs, torch.tensor(labels))
+    for told in (True, False):
+        found = unbatch.restore_labels(observed(secret, model, told))
+        assert (found.determined, found.counts.tolist()) == (True, torch.bincount(secret.labels, minlength=2).tolist())
+
+
+def test_half_of_what_was_told_proved_and_the_same_left_is_not_determined() -> None:
+    once = torch.tensor([1, 2, 0])
+    exact = Counts(once, once > 0, "", once.double(), {}, "spear", 3, determined=True, expected_error=0.0)
+    again = dataclasses.replace(exact, restorer="anchored", expected_error=0.01)
+    found = restoring._with_rest(dataclasses.replace(exact, proved=3), again, Counts(), 6)
+    assert (found.determined, found.expected_error, found.counts.tolist()) == (False, None, [2, 4, 0])
 
 
 def test_what_is_used_by_default_exists() -> None:

@@ -1,7 +1,8 @@
-"""How many samples of each class: a restorer reads the last layer, and an attack helps where the restorer doubts itself."""
+"""How many samples of each class: a restorer reads the last layer, and an attack helps where its counts are not determined."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import replace
 
@@ -17,7 +18,7 @@ from unbatch.types import Counts, Observation, Reconstruction, Status
 __all__ = ["counts_of", "restore_labels"]
 
 RESTORER, QUICK = "anchored", "spear:seconds=20.0"
-"""What restores labels if nothing else is named, and what is tried where that doubts its own counts."""
+"""What restores labels if nothing else is named, and what is tried where its counts are not determined."""
 
 NEGLIGIBLE = 1e3
 """Units of rounding below which nothing is left of an update. Chosen."""
@@ -36,8 +37,8 @@ def restore_labels(
         restorer: ``"name"``, ``"name:field=value,field=value"``, or a restorer.
         seed: of all randomness.
         attack: an attack to try first: the labels of samples that it proves are exact, at any stage of training, and the restorer answers
-            for the rest of the batch. ``"auto"`` tries one only where the default restorer doubts its own counts, and for seconds;
-            None tries none.
+            for the rest of the batch. ``"auto"`` tries one only where the counts of the default restorer are not determined, for at most
+            20 seconds; None tries none.
 
     Returns:
         ``.counts`` (C,), or None in their place and the reason; ``.restorer`` says what they come from.
@@ -56,11 +57,12 @@ def restore_labels(
         found = built(observation, seed=seed)
     elif attack == "auto":
         found = built(observation, seed=seed)
-        if built.spec.partition(":")[0] == RESTORER and observation.classified and _doubtful(found):
+        if built.spec.partition(":")[0] == RESTORER and observation.classified and not found.determined:
             # Without the batch size the attack refuses at once where the gradient does not show the batch: no time is lost on noise.
             shown = replace(observation, batch_size=None, labels=None) if observation.one_gradient else replace(observation, labels=None)
             quick: Attack = plugins.build("attacks", QUICK)
-            found = _from_proved(observation, quick(shown, seed=seed), built, seed) or found
+            proved = _from_proved(observation, quick(shown, seed=seed), built, seed)
+            found = proved if proved is not None and (proved.determined or _doubtful(found)) else found
     else:
         tried: Attack = plugins.build("attacks", attack) if isinstance(attack, str) else attack
         found = _from_proved(observation, tried(observation, seed=seed), built, seed) or built(observation, seed=seed)
@@ -107,7 +109,7 @@ def _joined(*sentences: str) -> str:
 
 
 def _doubtful(found: Counts) -> bool:
-    """Whether counts are missing, or some of them are probably wrong."""
+    """Whether counts are missing, or some of them are probably wrong, so that a part that is proved is better."""
     unsure = found.deviation is None or found.deviation > DOUBT
     return found.counts is None or (not found.determined and unsure)
 
@@ -174,7 +176,10 @@ def _with_rest(exact: Counts, left: Counts, alone: Counts, total: int) -> Counts
     ranges = None if left.ranges is None else (known[:, None] + missing * left.ranges) / total
     reason = _joined(f"{exact.proved} of {total} samples are proved, the rest is {how}", left.reason)
     name = f"{exact.restorer} + {left.restorer or alone.restorer}"
+    # What is left of half as many samples as were told is their own gradient once more: all are then there twice, or the size is wrong.
+    sure = left.determined and math.gcd(*(int(count) for count in counts)) == 1
     answer = replace(left, counts=counts, presence=counts > 0, estimate=counts.double(), reason=reason, restorer=name, batch_size=total)
+    answer = answer if sure else replace(answer, determined=False, expected_error=None)
     return replace(answer, ranges=ranges, proved=exact.proved, trust=left.trust if left.counts is not None else 0.0)
 
 

@@ -270,3 +270,32 @@ def test_a_column_of_nothing_makes_no_member_of_a_mixture() -> None:
     update = unbatch.capture(net, x, y, check=False)
     asked = torch.cat([(x[:6] + x[6:]) / 2, records(60)[12:]])
     assert P not in verdicts(unbatch.members(Observation(net, update, (80,), batch_size=12), asked, reference=records(60)[12:]))
+
+
+def test_in_single_precision_noise_is_what_the_update_shows() -> None:
+    """Of any matrix of this size so much more may be lost that a copy a tenth longer would not show, and no member would be PRESENT."""
+    torch.manual_seed(0)
+    sizes = [nn.Linear(150, 160), nn.GELU(), nn.Linear(160, 160), nn.GELU(), nn.Linear(160, 5)]
+    net, x, y = nn.Sequential(*sizes), records(160, 150).float(), torch.arange(120) % 5
+    observation = Observation(net, unbatch.capture(net, x[:120], y, check=False), (150,))
+    found = unbatch.members(observation, x)
+    assert verdicts(found) == [P] * 120 + [A] * 40
+    assert "longer, brighter, or blended" in found.answers[0].reason
+    for copy in (1.1 * x[:120], 1.02 * x[:120], x[:120] + 0.02, (x[:120] + x[:120].roll(1, 0)) / 2):
+        assert P not in verdicts(unbatch.members(observation, copy))
+
+
+def test_a_layer_that_sees_fewer_samples_than_another_refutes_nobody() -> None:
+    x, net = records(91, 192), network(96, 4, nn.ReLU, 192).float()
+    found = unbatch.members(Observation(net, unbatch.capture(net, x.float(), torch.arange(91) % 5, check=False), (192,), batch_size=91), x)
+    assert A not in verdicts(found)
+
+
+def test_behind_one_hidden_layer_a_blend_within_a_region_is_no_member() -> None:
+    """Two classes: all members of one region of a ReLU network have the same column, up to its size."""
+    x, net = records(12), network(depth=2, activation=nn.ReLU)
+    x[1::2] = x[::2] + 0.1 * x[1::2]
+    net[-1] = nn.Linear(40, 2).double()
+    observation = Observation(net, unbatch.capture(net, x, torch.arange(12) % 2, check=False), (80,), batch_size=12)
+    found = unbatch.members(observation, torch.cat([0.8 * x[::2] + 0.2 * x[1::2], records(60)[12:]]))
+    assert P not in verdicts(found)

@@ -406,6 +406,21 @@ def test_ilrg_is_not_sure_where_a_class_is_sure_of_itself(seed: int) -> None:
     assert not found.determined
 
 
+@pytest.mark.parametrize("seed", [0, 3])
+def test_whole_counts_confirm_nothing_where_the_model_is_sure(seed: int) -> None:
+    """A memorized batch: zeros of classes that nobody is given are no evidence for the rest."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        layers = [nn.Linear(64, 200), nn.GELU(), nn.Linear(200, 200), nn.GELU(), nn.Linear(200, 100)]
+        model, labels, inputs = nn.Sequential(*layers).double(), torch.tensor([7, 7, 31, 31]), torch.rand(4, 64, dtype=torch.float64)
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    for _ in range(20):
+        optimizer.zero_grad()
+        F.cross_entropy(model(inputs), labels).backward()
+        optimizer.step()
+    assert not Anchored()(Observation(model, capture(model, inputs, labels), (64,), batch_size=4)).determined
+
+
 def test_counts_that_may_be_off_by_half_a_sample_are_not_determined() -> None:
     """Of a sharpened network, whose counts are 0 but for two that nobody knows (seed 284 of an adversary)."""
     counts = torch.tensor([0.0, 0.002, 0.0, 0.005, 0.468, 0.522, 0.0, 0.003, 0.0, 0.0], dtype=torch.float64)

@@ -29,7 +29,7 @@ BatchSize = Annotated[
 ]
 RestorerSpec = Annotated[str, typer.Option(help="NAME or NAME:FIELD=VALUE,FIELD=VALUE; see `unbatch list labels`.")]
 AttackFirst = Annotated[
-    str, typer.Option(help="Take the labels of samples that this attack proves; auto: where the restorer doubts its counts; none.")
+    str, typer.Option(help="Take the labels of samples that this attack proves; auto: where its counts are not determined; none.")
 ]
 ClassNames = Annotated[Path | None, typer.Option(help="Names of the classes, one a line.")]
 Out = Annotated[

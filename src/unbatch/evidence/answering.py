@@ -31,6 +31,7 @@ class Case:
         inner: (c,) the largest residual of these at inner layers, None where there is none.
         inner_fits: (c,) whether they fit at all of them.
         inner_holds: (c,) whether they do at one where unrelated ones could not.
+        hidden: (c,) share of a record by which a longer, brighter or blended copy may differ from it and pass; 0 where none was tried.
         inner_complete: whether an inner layer shows every sample.
         linear: whether the first layer sees mixtures as mixtures.
         label: (c,) the class that fits, where it was tested.
@@ -50,6 +51,7 @@ class Case:
     inner: Tensor | None
     inner_fits: Tensor | None
     inner_holds: Tensor | None
+    hidden: Tensor
     inner_complete: bool
     linear: bool
     label: Tensor | None
@@ -116,6 +118,8 @@ def _inside(case: Case, at: int, residual: float, allowed: float, holds: bool, p
             f"{beside}; further on, unrelated records, blends or changed copies fit as well, so a mixture of members is not excluded",
         )
     known = f"a copy of it that feeds the layer the same but for {allowed:.0e} would pass too"
+    if hidden := float(case.hidden[at]):
+        known = f"{known}, or one that is longer, brighter, or blended with its nearest other record here, by up to {hidden:.0e} of it"
     return Verdict.PRESENT, f"{beside}, and what it becomes further on fits as well ({float(case.inner[at]):.0e}); {known}"
 
 

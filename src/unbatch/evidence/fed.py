@@ -16,14 +16,18 @@ from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
+from unbatch.evidence.replay import slices
 from unbatch.swap import called_with
 from unbatch.trace import LARGE, LinearCall, model_errors, run
 from unbatch.types import Observation
 
-__all__ = ["Passes", "Witness", "passes_of", "witnesses"]
+__all__ = ["CHUNK", "Passes", "Witness", "near", "passes_of", "witnesses"]
 
 NEVER = 1 << 62
 """No weight is so large: none is read in blocks, which would hide on which weights a layer depends."""
+
+CHUNK = 1 << 21
+"""Numbers of records that are passed at a time: the memory of 16 MB is then used again for the next ones, and not given back between."""
 
 SAME = 1e-9
 """Two runs of a record, in float64, agree when they differ by less than this share. Chosen: a few million roundings."""
@@ -50,11 +54,22 @@ class _EnoughError(Exception):
 
 @dataclass(eq=False)
 class _Feeds(TorchFunctionMode):
-    """Notes what Linear layers of these names are fed, and ends the pass when all were seen."""
+    """Notes what Linear layers of these names are fed, and ends the pass when all were seen.
+
+    Attributes:
+        names: of weights, by the identity of what stands in their place.
+        wanted: names of the layers' weights.
+        given: what layers return without being run.
+        fed: what was noted.
+        made: what the last of these layers made of it, where that is asked for.
+    """
 
     names: Mapping[int, str]
     wanted: frozenset[str]
+    given: Mapping[str, Tensor] = field(default_factory=dict)
+    makes: bool = False
     fed: dict[str, list[Tensor]] = field(default_factory=dict)
+    made: Tensor | None = None
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -65,11 +80,14 @@ class _Feeds(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is F.linear:
             name = self.names.get(id(args[1] if len(args) > 1 else kwargs["weight"]))
+            if name is not None and name in self.given:
+                return self.given[name].clone()  # an activation may write to it
             if name in self.wanted:
                 given = (args[0] if args else kwargs["input"]).detach()
                 last = self.fed.keys() | {str(name)} == self.wanted
                 self.fed.setdefault(str(name), []).append(given if last else given.clone())  # nothing writes to it after the last
                 if last:
+                    self.made = func(*args, **kwargs) if self.makes else None
                     raise _EnoughError
         return func(*args, **kwargs)
 
@@ -88,7 +106,9 @@ class Passes:
     tensors: Mapping[str, Tensor]
     buffers: Mapping[str, Tensor]
 
-    def __call__(self, records: Tensor, weights: Sequence[str], seed: int = 0) -> dict[str, Tensor]:
+    def __call__(
+        self, records: Tensor, weights: Sequence[str], seed: int = 0, given: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
         """What the layers are fed by the records, run together: weight -> (k, t, n), with t rows a record.
 
         Layers that are not reached once, or not with rows of every record, are missing. Global randomness is put back.
@@ -97,20 +117,44 @@ class Passes:
             records: (k, *shape).
             weights: names of the layers' weights.
             seed: of what the model draws.
+            given: (k, …) what layers return, by their weights' names, in place of what they would make of the records.
         """
-        buffers = {name: buffer.clone() for name, buffer in self.buffers.items()}  # a model may write to them, and to its input
-        inputs = records.detach().to(torch.float64 if records.is_floating_point() else records.dtype, copy=True)
-        watch = _Feeds({id(tensor): name for name, tensor in self.tensors.items()}, frozenset(weights))
-        cuda = [inputs.device] if inputs.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=cuda), torch.no_grad(), model_errors(inputs), watch, suppress(_EnoughError):
-            torch.manual_seed(seed)
-            called_with(self.observation.model, {**self.tensors, **buffers}, inputs)
+        watch = _Feeds(self._names, frozenset(weights), given or {})
+        self._run(records, watch, seed)
         count = len(records)
         return {
             name: fed[0].reshape(count, -1, fed[0].shape[-1])
             for name, fed in watch.fed.items()
             if len(fed) == 1 and fed[0].ndim >= 2 and len(fed[0]) == count
         }
+
+    def made(self, records: Tensor, weight: str) -> Tensor | None:
+        """(k, …) what a layer makes of the records, as ``given`` takes it; None where it is not reached, or not with every record."""
+        watch = _Feeds(self._names, frozenset([weight]), makes=True)
+        self._run(records, watch, 0)
+        return watch.made if watch.made is not None and len(watch.made) == len(records) else None
+
+    @property
+    def _names(self) -> dict[int, str]:
+        return {id(tensor): name for name, tensor in self.tensors.items()}
+
+    def _run(self, records: Tensor, watch: _Feeds, seed: int) -> None:
+        buffers = {name: buffer.clone() for name, buffer in self.buffers.items()}  # a model may write to them, and to its input
+        inputs = records.detach().to(torch.float64 if records.is_floating_point() else records.dtype, copy=True)
+        cuda = [inputs.device] if inputs.device.type == "cuda" else []
+        with torch.random.fork_rng(devices=cuda), torch.no_grad(), model_errors(inputs), watch, suppress(_EnoughError):
+            torch.manual_seed(seed)
+            called_with(self.observation.model, {**self.tensors, **buffers}, inputs)
+
+    def parts(self, records: Tensor, weights: Sequence[str]) -> list[slice]:
+        """Slices of the records, so few each that neither these nor what they feed the layers with is more than ``CHUNK`` numbers.
+
+        Args:
+            records: (k, *shape), one at least.
+            weights: names of the layers' weights.
+        """
+        fed = self(records[:1], weights)
+        return slices(len(records), CHUNK // max(1, records[0].numel(), *(one.numel() for one in fed.values())))
 
 
 def passes_of(observation: Observation) -> Passes:
@@ -140,9 +184,9 @@ def witnesses(passes: Passes) -> list[Witness]:
     found = []
     for call in calls:
         first, second = together.get(call.weight), beside.get(call.weight)
-        if first is not None and second is not None and _near(first[0], second[0]):
+        if first is not None and second is not None and near(first[0], second[0]):
             fed = mixed.get(call.weight)
-            linear = fed is not None and _near((fed[0] + fed[1]) / 2, fed[2])
+            linear = fed is not None and near((fed[0] + fed[1]) / 2, fed[2])
             found.append(Witness(call.weight, call.bias if call.bias in observation.update else None, linear))
     return found
 
@@ -156,5 +200,6 @@ def _moves(parameters: Mapping[str, Tensor], call: LinearCall, moving: Any) -> b
     return any(slope is not None for slope in slopes)
 
 
-def _near(one: Tensor, other: Tensor) -> bool:
+def near(one: Tensor, other: Tensor) -> bool:
+    """Whether two passes of the same record gave the same, but for rounding."""
     return one.shape == other.shape and bool((one - other).norm() <= SAME * one.norm())

@@ -6,13 +6,16 @@ r"""The row space of [∂L/∂W | ∂L/∂b] of one layer: every sample of the b
 | A    | [G \| τ g] = Σ wᵢ dᵢ ãᵢᵀ, of rank r: m rows, n + 1 columns                                                  |
 | V    | (n + 1, r) orthonormal basis of its rows                                                                  |
 | ν    | length of its noise: no unit vector is moved by more                                                      |
+| h    | (m,) lengths that the noise of its rows has outside of V                                                  |
 
-With noise E of A a sample's ã is left outside of V by Eᵀ (Aᵀ)⁺ ã, at most ν ‖(Aᵀ)⁺ã‖: a weak sample is seen less sharply.
+With noise E of A a sample's ã is left outside of V by Eᵀ (Aᵀ)⁺ ã, at most ν ‖(Aᵀ)⁺ã‖: a weak sample is seen less sharply. Where the noise
+of the rows has nothing to do with one another, it is √ Σ (hᵢ ((Aᵀ)⁺ã)ᵢ)². A row is rounded in proportion to itself; by how much more than
+the last digit says, because many numbers were added up, is seen in directions of columns that no sample uses: what is left there is noise.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
@@ -21,7 +24,7 @@ from torch import Tensor
 from unbatch.evidence.accuracy import SAFETY
 from unbatch.evidence.fed import Witness
 from unbatch.evidence.replay import carried
-from unbatch.linalg.lowrank import Spectrum, spectrum
+from unbatch.linalg.lowrank import COARSE, Spectrum, spectrum
 from unbatch.types import Observation
 
 __all__ = ["Rows", "rows_of"]
@@ -35,9 +38,21 @@ HALF = 0.5
 NEAR = 1e-2
 """Share outside, below which the difference of two squares is not exact to ten digits. Derived: 1e-16 beside its square."""
 
+FAR = 0.1
+"""Share outside, above which single precision shows it to a thousandth and better. Derived: 1e-6 beside its square."""
+
+MANY, TRIED = 64, 4
+"""Records from which on they are asked in single precision first, and how many of them show what that is worth. Chosen, for time alone."""
+
 EDGE = 1.05
 """With noise in every entry, a singular value counts when it is this far above the largest of noise alone. Chosen: the largest of noise
 varies by a few hundredths at a hundred rows. Swept."""
+
+FEW = 128
+"""Directions without a sample that noise is measured in. Chosen: a budget, for less than a tenth of the work of finding them."""
+
+SEEN = 100
+"""Numbers that noise is measured on at least. Derived: their length then tells its size to 7 %, 1 / √200."""
 
 MEDIAN = 0.19
 """The median singular value of noise of standard deviation 1, beside the square root of its longer side, is 1 less this times the ratio of
@@ -57,6 +72,7 @@ class Rows:
         noise: ν.
         deviation: standard deviation of an entry of A where noise lies on all of them; 0 for rounding.
         clear: whether every direction stands clear of the noise, so that the rank is that of the samples.
+        each: h, or None where it was not measured.
     """
 
     weight: str
@@ -67,6 +83,7 @@ class Rows:
     noise: float
     deviation: float
     clear: bool
+    each: Float[Tensor, " m"] | None = None
 
     @property
     def rank(self) -> int:
@@ -83,24 +100,58 @@ class Rows:
         return torch.cat([fed, fed.new_full((len(fed), 1), self.shift)], dim=1) if self.shift else fed
 
     def residuals(self, fed: Float[Tensor, "k n"]) -> tuple[Float[Tensor, " k"], Float[Tensor, " k"]]:
-        """What of ã lies outside, and what the noise explains of it if the record was there; both as shares of ‖ã‖."""
-        numbers = fed.shape[1]
-        inside = fed @ self.right[:, :numbers].T
+        """What of ã lies outside, and what the noise explains of it if the record was there; both as shares of ‖ã‖.
+
+        Of what lies far outside the noise is not asked more closely than by its longest row.
+        """
         length = torch.linalg.vector_norm(fed, dim=1)
         if self.shift:  # as of ``extended``, without a copy of all that was fed
-            inside += self.shift * self.right[:, numbers]
             length = torch.hypot(length, length.new_tensor(self.shift))
         length = length.clamp_min(torch.finfo(torch.float64).tiny)
+        inside = self._inside(fed, length)
         # By Pythagoras, which is half of the work; of what lies nearly inside it leaves no digits, and that is subtracted instead.
         outside = (1 - (torch.linalg.vector_norm(inside, dim=1) / length).square()).clamp_min(0).sqrt()
         near = (outside < NEAR).nonzero()[:, 0]
         if len(near):
             outside[near] = (self.extended(fed[near]) - inside[near] @ self.right).norm(dim=1) / length[near]
-        spread = torch.linalg.vector_norm(inside.div_(self.values), dim=1) / length
-        return outside, self.noise_on(spread)
+        noise = self._noise(inside.div_(self.values)) / length
+        if self.each is not None and len(near):
+            noise[near] = torch.linalg.vector_norm((inside[near] @ self.left.T).mul_(self.each), dim=1) / length[near]
+        return outside, noise
+
+    def _inside(self, fed: Float[Tensor, "k n"], length: Float[Tensor, " k"]) -> Float[Tensor, "k r"]:
+        """V ã; of records that lie far outside in single precision, which is half of the work."""
+        numbers, bias = fed.shape[1], self.shift * self.right[:, -1] if self.shift else self.right.new_zeros(())
+
+        def exact(some: Tensor) -> Tensor:
+            return some @ self.right[:, :numbers].T + bias
+
+        if len(fed) < MANY:
+            return exact(fed)
+        inside = ((fed / length[:, None]).float() @ self.right[:, :numbers].float().T).double().mul_(length[:, None]).add_(bias)
+        first = exact(fed[:TRIED])  # a machine may be told to take fewer digits still
+        coarse = bool(((inside[:TRIED] - first).norm(dim=1) > FAR**2 * NEAR * length[:TRIED]).any())
+        close = (inside.norm(dim=1) >= (1 - FAR**2) ** 0.5 * length) | coarse
+        inside[close] = exact(fed[close])
+        return inside
+
+    def outside(self, fed: Float[Tensor, "k n"]) -> tuple[Float[Tensor, "k n1"], Float[Tensor, " k"]]:
+        """As ``residuals``, with what lies outside as vectors, and the noise as exactly as it is known."""
+        extended = self.extended(fed)
+        inside = extended @ self.right.T
+        length = extended.norm(dim=1).clamp_min(torch.finfo(torch.float64).tiny)
+        left = (extended - inside @ self.right) / length[:, None]
+        inside.div_(self.values)
+        noise = self._noise(inside) if self.each is None else torch.linalg.vector_norm((inside @ self.left.T).mul_(self.each), dim=1)
+        return left, noise / length
+
+    def _noise(self, mixture: Float[Tensor, "k r"]) -> Float[Tensor, " k"]:
+        """Length that noise gives at most to what is left of a record with this Uᵀ (Aᵀ)⁺ ã."""
+        spread = torch.linalg.vector_norm(mixture, dim=1)
+        return self.noise_on(spread) if self.each is None else spread * float(self.each.max())
 
     def noise_on(self, spread: Tensor) -> Tensor:
-        """Length that the noise gives to what lies outside, for a record with this ‖(Aᵀ)⁺ã‖."""
+        """Length that the noise gives to what lies outside, for a record with this ‖(Aᵀ)⁺ã‖, or to a column with this ‖A⁺d‖."""
         return spread * (self.deviation * (self.spare**0.5 + SAFETY) if self.deviation else self.noise)
 
     def inverse_weights(self, fed: Float[Tensor, "k n"], columns: Float[Tensor, "k m"]) -> Float[Tensor, " k"]:
@@ -141,7 +192,15 @@ def rows_of(
     least = min(int((gradient != 0).any(dim=1).sum()) - _balanced(gradient, rounding), width)
     if deviation is None and rank < least:
         noise = max(rounding, float(values[rank]))
-        return _rows(witness, found, rank, shift, noise) if rank >= wanted else None
+        if rank < wanted:
+            return None
+        rows = _rows(witness, found, rank, shift, noise)
+        # Of numbers as fine as the ones that we reckon with, our own rounding is as large.
+        return (
+            replace(rows, each=_measured(gradient, rows, found.left[:, rank:], least - rank, observation.rounding))
+            if eps >= COARSE
+            else rows
+        )
     if deviation is None and told is not None and told < least:
         deviation = float(values[told:].square().sum() / ((height - told) * (width - told))) ** 0.5
     elif deviation is None:
@@ -158,6 +217,20 @@ def rows_of(
 def _rows(witness: Witness, found: Spectrum, rank: int, shift: float, noise: float, deviation: float = 0.0, *, clear: bool = True) -> Rows:
     left, right = found.leading(rank)
     return Rows(witness.weight, left, found.values[:rank], right, shift, noise, deviation, clear)
+
+
+def _measured(gradient: Tensor, rows: Rows, unused: Float[Tensor, "m u"], count: int, stored: torch.dtype) -> Tensor | None:
+    """h, as seen in directions of columns that no sample uses; ``count`` of them are not of rows of zeros. None where these are too few."""
+    if count * rows.spare < SEEN:
+        return None
+    few = unused[:, :FEW]
+    kind = torch.finfo(stored)
+    rounded = HALF * kind.eps * torch.hypot(gradient.norm(dim=1), gradient.new_tensor(kind.smallest_normal * gradient.shape[1] ** 0.5))
+    left = few.T @ gradient
+    left -= left @ rows.right.T @ rows.right
+    expected = (few.T.square() @ rounded.square()).sqrt().clamp_min(torch.finfo(rounded.dtype).tiny)
+    least = (rows.spare / rows.right.shape[1]) ** 0.5  # no client rounds to nothing
+    return rounded * max(least, float((left.norm(dim=1) / expected).max()))
 
 
 def _balanced(gradient: Tensor, rounding: float) -> int:

@@ -30,6 +30,9 @@ Swept."""
 EDGES = 8
 """Of a record's width that is left whole at either side, one part of so many: what lies beyond may be background. Chosen, not swept."""
 
+THIN = 64
+"""Of so many numbers one is compared first. Chosen, for time alone."""
+
 INDEPENDENT = 1e-5
 """A way to leave the row space counts when it is this large beside the largest. Chosen, as in ``certificate``."""
 
@@ -103,8 +106,15 @@ def decoys(records: Tensor, count: int = FEW) -> Tensor:
         made.append(torch.cat([left[..., :cut], right[..., cut:]], dim=-1))
     found = torch.stack(made)
     flat = records.flatten(1)
-    copied = torch.stack([(flat == one).all(dim=1).any() for one in found.flatten(1)])
+    thin = flat[:, ::THIN].contiguous()
+    copied = torch.tensor([_among(one, flat, thin) for one in found.flatten(1)], device=found.device)
     return found if bool(copied.all()) else found[~copied]
+
+
+def _among(one: Tensor, flat: Tensor, thin: Tensor) -> bool:
+    """Whether a record is one of these; ``thin`` is every so many of their numbers, which tells nearly all of them from it."""
+    like = (thin == one[::THIN]).all(dim=1).nonzero()[:, 0]
+    return bool((flat[like] == one).all(dim=1).any())
 
 
 def holm(p_values: Float[Tensor, " k"]) -> Float[Tensor, " k"]:

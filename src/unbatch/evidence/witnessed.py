@@ -12,16 +12,17 @@ No reconstruction is needed, no particular activation, and no small batch: the r
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from unbatch.evidence.answering import Case, answers, limits
-from unbatch.evidence.blends import apart_from_blends, apart_from_changes
+from unbatch.evidence.blends import Apart, apart_from_blends, apart_from_changes, moved_within
 from unbatch.evidence.certificate import EVIDENCE, FINEST, MARGIN, SPARE
-from unbatch.evidence.fed import Passes, Witness, passes_of, witnesses
+from unbatch.evidence.fed import CHUNK, Passes, Witness, passes_of, witnesses
+from unbatch.evidence.replay import slices
 from unbatch.evidence.rows import Rows, rows_of
 from unbatch.evidence.unrelated import FEW, INDEPENDENT, Reference, decoys, holm, reference_of
 from unbatch.gradients import sensitivities
@@ -50,9 +51,6 @@ TRIED = 8
 
 MOST = 544
 """Records that are made up at most to count conditions."""
-
-CHUNK = 1 << 21
-"""Numbers of records that are passed at a time: the memory of 16 MB is then used again for the next ones, and not given back between."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -133,13 +131,13 @@ class _Further:
         inner: what layers behind a change that is not linear said of them, or their columns.
         label: (c,) the class that fits, where it was tested.
         number: of samples, where it is known.
-        apart: (c,) whether another record in the place of one would show.
+        apart: whether another record in the place of one would show.
     """
 
     inner: list[_Asked]
     label: Int64[Tensor, " c"] | None
     number: int | None
-    apart: Bool[Tensor, " c"]
+    apart: Apart
 
     @property
     def behind(self) -> list[Rows]:
@@ -159,7 +157,7 @@ def _further(
     observation, (witness, rows, each) = passes.observation, first
     label, number = None, observation.batch_size
     if not len(records):
-        return _Further([], label, number, torch.ones(0, dtype=torch.bool, device=observation.device))
+        return _Further([], label, number, Apart(records.new_ones(0).bool(), records.new_zeros(0).double()))
     inner = list(_inner(passes, found, (witness, rows), records, deviation))
     alone = witness.linear and not inner
     columns = each == 1 and observation.one_gradient and not observation.coupled
@@ -179,7 +177,10 @@ def _further(
 
 def _case(first: tuple[Witness, Rows, int], whole: _Asked, chosen: Int64[Tensor, " c"], further: _Further, *, told: bool) -> Case:
     """All that is known, as one answer a record is made of it."""
-    (witness, rows, each), inner, number = first, further.inner, further.number
+    (witness, rows, each), number = first, further.number
+    # A layer with fewer directions than another does not see every sample, and nobody is held against it where one does.
+    most = max([rows.rank, *(layer.rank for layer in further.behind)])
+    inner = [a for a in further.inner if a.rows is None or a.rows.rank >= most] or further.inner
     return Case(
         rows=rows,
         residual=whole.residual,
@@ -190,7 +191,8 @@ def _case(first: tuple[Witness, Rows, int], whole: _Asked, chosen: Int64[Tensor,
         chosen=chosen,
         inner=None if not inner else torch.stack([a.residual for a in inner]).amax(dim=0),
         inner_fits=None if not inner else torch.stack([a.fits for a in inner]).all(dim=0),
-        inner_holds=None if not inner else torch.stack([a.holds() for a in inner]).any(dim=0) & further.apart,
+        inner_holds=None if not inner else torch.stack([a.holds() for a in inner]).any(dim=0) & further.apart.shown,
+        hidden=further.apart.hidden,
         inner_complete=number is not None
         and rows.rank <= number * each  # more than there were samples is noise, or what pruning left
         and any(layer.clear and layer.rank == number * each for layer in further.behind),
@@ -203,28 +205,28 @@ def _case(first: tuple[Witness, Rows, int], whole: _Asked, chosen: Int64[Tensor,
     )
 
 
-def _apart(passes: Passes, witness: Witness, rows: Rows, inner: list[_Asked], records: Tensor, labels: Tensor | None) -> Bool[Tensor, " k"]:
+def _apart(passes: Passes, witness: Witness, rows: Rows, inner: list[_Asked], records: Tensor, labels: Tensor | None) -> Apart:
     """Whether a changed copy, a record of another length, or a blend of members, would show in each record's place."""
-    observation = passes.observation
-    apart = torch.ones(len(records), dtype=torch.bool, device=observation.device)
-    if not inner:
-        return apart
+    observation, count = passes.observation, len(records)
     behind = [a.rows for a in inner if a.rows is not None]
-    asked = [rows, *(layer for layer in behind if layer.weight != rows.weight)]
     if behind:
-        apart &= apart_from_changes(passes, asked, records, _tolerance(observation), blends=not witness.linear)
-    if not records.is_floating_point():
+        apart = apart_from_changes(passes, rows, behind, records, _tolerance(observation), linear=witness.linear)
+    else:
+        apart = Apart(records.new_ones(count).bool(), records.new_zeros(count).double())
+    if not inner or not records.is_floating_point():
         return apart
-    if inner[0].rows is None:
-        # Where the row space says nothing of a record's length, as without a bias, its column must.
-        longer = LONGER * records
-        there, _, _ = _by_columns(passes, rows, longer, labels)
-        residual, noise, _ = _left(passes, rows, longer)
-        apart &= ~(there.fits & (residual <= _allowed(observation, noise)))
+    shown = apart.shown
+    if not behind:
+        # Where the row space says nothing of a record's length, as without a bias, or of blends, its column must: not so where members
+        # of one region of a ReLU network span all that a column may be there.
+        for changed in (LONGER * records, *(moved_within(rows, records) if witness.linear else [])):
+            there, _, _ = _by_columns(passes, rows, changed, labels)
+            residual, noise, _ = _left(passes, rows, changed)
+            shown = shown & ~(there.fits & (residual <= _allowed(observation, noise)))
     if witness.linear:
         left = torch.stack([a.allowed for a in inner]).amax(dim=0)
-        apart &= apart_from_blends(passes, rows, behind, records, left, _tolerance(observation))
-    return apart
+        shown = shown & apart_from_blends(passes, rows, behind, records, left)
+    return replace(apart, shown=shown)
 
 
 def _first(passes: Passes, found: list[Witness], records: Tensor, deviation: float | None) -> tuple[tuple[Witness, Rows, int] | None, str]:
@@ -256,17 +258,12 @@ def _typical(fed: Tensor) -> float:
     return float(fed.square().mean().sqrt()) or 1.0
 
 
-def _parts(count: int, numbers: int) -> Iterator[slice]:
-    step = max(1, CHUNK // max(1, numbers))
-    return (slice(start, start + step) for start in range(0, count, step))
-
-
 def _left(passes: Passes, rows: Rows, records: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Of every record, the largest share outside over its rows; what noise explains there; and, of the first 64, the vectors outside."""
     residuals: list[Tensor] = []
     noises: list[Tensor] = []
     vectors: list[Tensor] = []
-    for part in _parts(len(records), records[0].numel()):
+    for part in passes.parts(records, [rows.weight]):
         fed = passes(records[part], [rows.weight])[rows.weight]
         count, each, _ = fed.shape
         residual, noise = (values.reshape(count, each) for values in rows.residuals(fed.flatten(0, 1)))
@@ -275,8 +272,7 @@ def _left(passes: Passes, rows: Rows, records: Tensor) -> tuple[Tensor, Tensor, 
         noises.append(noise.gather(1, worst)[:, 0])
         if not vectors:
             few = worst[:64, 0]
-            some = rows.extended(fed[torch.arange(len(few), device=fed.device), few])
-            vectors.append((some - some @ rows.right.T @ rows.right) / some.norm(dim=1, keepdim=True).clamp_min(1e-300))
+            vectors.append(rows.outside(fed[torch.arange(len(few), device=fed.device), few])[0])
     return torch.cat(residuals), torch.cat(noises), vectors[0]
 
 
@@ -341,7 +337,7 @@ def _by_columns(passes: Passes, rows: Rows, records: Tensor, labels: Tensor | No
         inverse = rows.inverse_weights(fed, columns[label, own])
         return shares[label, own], noise, label, torch.stack([inverse, outside[label, own].norm(dim=1)])
 
-    found = [left(records[part], None if labels is None else labels[part]) for part in _parts(len(records), 64 * len(rows.left))]
+    found = [left(records[part], None if labels is None else labels[part]) for part in slices(len(records), CHUNK // (64 * len(rows.left)))]
     residual, noise, label, more = (torch.cat([part[i] for part in found], dim=-1) for i in range(4))
     unrelated = left(decoys(records), None)
     spare = len(rows.left) - rows.rank

@@ -63,6 +63,15 @@ WHOLE = 0.1
 """Expected error of a count, in samples, below which counts that are not whole mean something. Chosen. Swept."""
 
 
+SATURATED = 0.9
+"""Mean probability of a class from which on whole counts confirm nothing: they then come out whole whatever the labels are of samples that
+the model is sure of, since these leave next to nothing. Chosen, as ``ilrg.OWN``."""
+
+SURE_OF_ITSELF = (
+    "the model is sure of one class, and samples of which it is sure and right leave next to nothing: other counts come out whole as well"
+)
+
+
 @dataclass(frozen=True, eq=False)
 class Fit:
     """The mean probability and how well it is known.
@@ -127,11 +136,14 @@ class Anchored(LabelRestorer):
         if observation.batch_size is not None:
             _check_whole(observation, layer, total * made.shares, total * _rms(deviation))
         whole = expected_error(total * made.shares, total * deviation, total, int(factor != 1.0)) if total else None
-        determined, doubt = (whole, "") if size_is_shown(observation, total * made.shares) else (None, ANY_SIZE)
+        doubt = "" if size_is_shown(observation, total * made.shares) else ANY_SIZE
+        doubt = SURE_OF_ITSELF if float((made.shares + layer.bias_gradient).max()) > SATURATED else doubt
+        determined = None if doubt else whole
         ranges, about = layer.ranges(made.shares, deviation), told(observation)
         stats = {"anchored": made.anchored, "noise": layer.noise} | ({"factor": factor} if factor != 1.0 else {}) | about.get("stats", {})
         if observation.batch_size is None and determined is None:
-            return Estimate(presence=layer.there, reason=NEEDS_BATCH_SIZE, stats=stats, ranges=ranges)
+            reason = SURE_OF_ITSELF if whole is not None and doubt == SURE_OF_ITSELF else NEEDS_BATCH_SIZE
+            return Estimate(presence=layer.there, reason=reason, stats=stats, ranges=ranges)
         # Noise and drift are left out of what is believed: they harm the fallback no less.
         believed = trust = 1.0
         counts = onto_simplex(total * made.shares, float(total))
