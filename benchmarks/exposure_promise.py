@@ -333,15 +333,15 @@ def adult(g: Generator) -> Place:
 def pictures_untrained(g: Generator) -> Place:
     inputs, _ = pictures(("mnist", "fashion", "cifar10")[pick(g, 0, 1, 2)])
     m = pick(g, 30, 60, 100)
-    return given(Mlp(m, pick(g, 2, 3, 6)).build(tuple(inputs.shape[1:]), 10, pick(g, *range(999))), inputs[:4000], 1000, 10)
+    return given(Mlp(m, pick(g, 2, 3, 6)).build(tuple(inputs.shape[1:]), 10, pick(g, *range(999))), inputs[:3000], 1000, 10)
 
 
 @kind
 def pictures_trained(g: Generator) -> Place:
     inputs, labels = pictures(("mnist", "fashion", "cifar10")[pick(g, 0, 1, 2)])
     model = Mlp(pick(g, 30, 60, 100), pick(g, 2, 3, 5)).build(tuple(inputs.shape[1:]), 10, pick(g, *range(999)))
-    fit(model, inputs[5000:], labels[5000:], pick(g, 200, 1000), g)
-    return given(model, inputs[:4000], 1000, 10, ("random", "own", "one")[pick(g, 0, 1, 2)])
+    fit(model, inputs[3000:], labels[3000:], pick(g, 200, 1000), g)
+    return given(model, inputs[:3000], 1000, 10, ("random", "own", "one")[pick(g, 0, 1, 2)])
 
 
 @kind

@@ -10,11 +10,13 @@ from torch import Tensor, nn
 
 from unbatch import lookups
 from unbatch.errors import Misuse, NotDeterministic
+from unbatch.exposure.columns import columns_of, inputs_for
 from unbatch.exposure.findings import Exposure, LabelLeak, LayerExposure, Limits
 from unbatch.exposure.firing import in_chunks, measure, samples_for
 from unbatch.exposure.labels import label_leak
 from unbatch.exposure.layers import Assessment, assess, describe
 from unbatch.exposure.limits import PICTURES, VECTORS
+from unbatch.exposure.odds import WORK
 from unbatch.exposure.reach import SMOOTH_PICTURES
 from unbatch.exposure.tracing import ParameterTrace, noise, precision, trace_parameters
 from unbatch.gradients import Loss, check_deterministic, loss_function
@@ -61,7 +63,15 @@ def expose(
     wanted = [each.call.weight for _, each in assessed if each.call is not None and _by_zeros(each)]
     count = samples_for(trace.footprint, sum(p.numel() for p in model.parameters())) if data is None else len(data)
     fires = measure(model, _chunks(model, shape, data, in_chunks(count, trace.footprint), seed, trace.vocabulary), wanted)
-    layers = tuple(describe(module, trace, each, None if each.call is None else fires.get(each.call.weight)) for module, each in assessed)
+    kept = inputs_for(count, sum(firing.on.shape[1] for firing in fires.values()))
+    again = _chunks(model, shape, data, in_chunks(kept, 3 * trace.footprint), seed, trace.vocabulary)
+    columns = columns_of(model, again, wanted, loss, torch.Generator().manual_seed(seed))
+    work = WORK / max(1, len(wanted))
+    layers = tuple(
+        describe(module, trace, each, fires.get(weight), columns.get(weight), work)
+        for module, each in assessed
+        for weight in ["" if each.call is None else each.call.weight]
+    )
     labels = label_leak(model, shape, loss, trace, refusal)
     return Exposure(
         model=type(model).__name__,

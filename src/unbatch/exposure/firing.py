@@ -157,28 +157,6 @@ class Firing:
             return 0
         return max((batch for batch in range(1, most + 1) if self.failure(batch) < failure), default=1)
 
-    def of_full_rank(self, batch: int, draws: int, generator: Generator) -> bool | None:
-        """Whether the rows of a sample's zeros had rank b − 1 in all draws of b samples; None where that is too costly or has no meaning.
-
-        Entries are Gaussian where the neurons fire: what rank the pattern of zeros allows. Samples are those that were measured, or made
-        up of each neuron's own probability where too few were.
-        """
-        if not 1 < batch <= FULL_RANK:
-            return None
-        for _ in range(draws):
-            on = self._batch(batch, generator)
-            columns = on * torch.randn(on.shape, generator=generator, dtype=torch.float64)
-            rows = columns[1:, ~on[0]]  # sample 0 is the one that is sought
-            if min(rows.shape) < batch - 1 or int(torch.linalg.matrix_rank(rows)) < batch - 1:
-                return False
-        return True
-
-    def _batch(self, size: int, generator: Generator) -> Bool[Tensor, "b alive"]:
-        if size <= len(self.alive):
-            return self.alive[torch.randperm(len(self.alive), generator=generator)[:size]]
-        return torch.rand((size, len(self.off)), generator=generator, dtype=torch.float64) >= torch.from_numpy(self.off)
-
-
 def _poisson_binomial(probabilities: Float[np.ndarray, " m"]) -> npt.NDArray[np.float64]:
     """(m + 1,) distribution of how many of m independent events happen, exactly, by one convolution an event.
 

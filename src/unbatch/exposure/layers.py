@@ -9,9 +9,11 @@ from types import MappingProxyType
 from torch import Tensor
 
 from unbatch.advice import for_batches, for_single, for_tokens, for_untested
+from unbatch.exposure.columns import Columns
 from unbatch.exposure.findings import Exact, LayerExposure, Reach, Sees, Single
 from unbatch.exposure.firing import Firing
 from unbatch.exposure.limits import limits
+from unbatch.exposure.odds import WORK
 from unbatch.exposure.reach import reach
 from unbatch.exposure.tracing import ParameterTrace, TracedModule, Use
 from unbatch.lookups import Table
@@ -226,8 +228,15 @@ def _listed(names: list[str]) -> str:
     return " and ".join(name.strip("_") for name in names)
 
 
-def describe(module: TracedModule, trace: ParameterTrace, assessed: Assessment, firing: Firing | None) -> LayerExposure:
-    """An assessment in the words of ``LayerExposure``, with its limits and its remedy."""
+def describe(
+    module: TracedModule,
+    trace: ParameterTrace,
+    assessed: Assessment,
+    firing: Firing | None,
+    columns: Columns | None = None,
+    work: float = WORK,
+) -> LayerExposure:
+    """An assessment in the words of ``LayerExposure``, with its limits, on which so much work is spent, and its remedy."""
     summed = {use.function for use in module.uses} <= _SUMS  # true where there are none
     source = assessed.call.input if assessed.call else None if summed else module.uses[0].source
     sees: Sees = "nothing" if source is None else trace.sees(source)
@@ -235,7 +244,7 @@ def describe(module: TracedModule, trace: ParameterTrace, assessed: Assessment, 
     within = None
     if firing is not None and assessed.call is not None:
         pictures = sees == "raw input" and Schema.guess(trace.inputs.shape[1:]).kind == "image"
-        within = limits(firing, assessed.call.input.shape[-1], pictures=pictures)
+        within = limits(firing, assessed.call.input.shape[-1], columns=columns, pictures=pictures, work=work)
     remedy = None
     if within is not None:
         remedy = for_batches(name, within.rank, raw=raw)

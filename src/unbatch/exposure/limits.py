@@ -5,18 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-import torch
-
+from unbatch.exposure.columns import Columns
 from unbatch.exposure.findings import Limits, Point
 from unbatch.exposure.firing import Firing
+from unbatch.exposure.odds import WORK, odds_of
 
 __all__ = ["PICTURES", "VECTORS", "limits", "searched"]
 
 FAILURE = 0.01
 """Accepted probability that some sample of the batch is not determined by its zeros. Chosen."""
-
-DRAWS = 16
-"""Draws in which the rank of the zeros' rows is checked."""
 
 STEPS = 40
 """Batch sizes between 1 and the rank's limit at which the probabilities are given."""
@@ -30,22 +27,32 @@ VECTORS: dict[int, int] = {60: 22, 100: 28, 200: 50, 400: 70, 1000: 120}
 """The same for Gaussian inputs, which have nothing of pictures that the search could use; benchmarks/results/exposure.json."""
 
 
-def limits(firing: Firing, inputs: int, *, pictures: bool = False) -> Limits:
-    """All limits of a layer of n ``inputs`` whose neurons fire like this, and which is fed with pictures or not."""
+def limits(firing: Firing, inputs: int, *, columns: Columns | None = None, pictures: bool = False, work: float = WORK) -> Limits:
+    """All limits of a layer.
+
+    Args:
+        firing: which neurons fire.
+        inputs: n, numbers that it is fed.
+        columns: what real inputs leave in its gradient; where none are known, zeros are only counted.
+        pictures: whether it is fed pictures.
+        work: multiplications that trials may cost.
+    """
     rank = max(0, min(firing.alive.shape[1], inputs) - 1)
-    typical = int(firing.zeros[len(firing.zeros) // 2]) + 1
-    sure, checks = _checked(firing, min(rank, firing.largest(FAILURE, rank)))
+    odds = odds_of(firing, columns, rank, FAILURE, work)
+    most = rank if columns is None else min(rank, len(columns.seen))
+    typical = max((batch for batch in range(1, rank + 1) if odds.undetermined(batch) <= 0.5), default=min(rank, 1))
+    sure = odds.largest(FAILURE, most)
     reach, measured = searched(firing.neurons.switching, PICTURES if pictures else VECTORS)
     steps = {1 + round(i * (rank - 1) / STEPS) for i in range(STEPS + 1)}
-    batches = sorted({max(1, batch) for batch in (*steps, 1, sure, rank, min(rank, typical))})
-    curve = tuple(Point(batch=b, all_determined=1 - firing.failure(b), share_determined=1 - firing.undetermined(b)) for b in batches)
+    batches = sorted({max(1, batch) for batch in (*steps, 1, sure, rank, typical)})
+    curve = tuple(Point(batch=b, all_determined=1 - odds.failure(b), share_determined=1 - odds.undetermined(b)) for b in batches)
     return Limits(
         rank=rank,
-        information=min(rank, typical),
+        information=typical,
         sure=sure,
         searched=min(sure, reach),
         extrapolated=not measured,
-        rank_checks=checks,
+        rank_checks=odds.checks(sure),
         curve=curve,
     )
 
@@ -70,18 +77,3 @@ def searched(neurons: int, measured: Mapping[int, int] = PICTURES) -> tuple[int,
     left, right = widths[after - 1], widths[after]
     slope = math.log(measured[right] / measured[left]) / math.log(right / left)
     return int(measured[left] * (neurons / left) ** slope + 1e-9), neurons <= high
-
-
-def _checked(firing: Firing, batch: int) -> tuple[int, int]:
-    """The largest batch up to this one whose zeros have full rank in all draws, by bisection, and how many draws there were."""
-    generator = torch.Generator().manual_seed(0)
-    answer = firing.of_full_rank(batch, DRAWS, generator)
-    if answer is None:
-        return batch, 0
-    if answer:
-        return batch, DRAWS
-    good, bad = 1, batch
-    while bad - good > 1:
-        middle = (good + bad) // 2
-        good, bad = (middle, bad) if firing.of_full_rank(middle, DRAWS, generator) else (good, middle)
-    return good, DRAWS
