@@ -22,11 +22,14 @@ from unbatch.trace import LinearCall, Run, run, tensors_in
 
 __all__ = ["Columns", "Trials", "columns_of", "first_dependent", "inputs_for", "try_zeros"]
 
-MOST = 2000
+MOST = 4000
 """Inputs whose columns are kept. Chosen."""
 
 NUMBERS = 24_000_000
 """Numbers that all kept columns may have together: 200 MB. Chosen."""
+
+WAYS = "random", "one class", "own answer"
+"""In which the inputs are labeled, for their labels are not known. Chosen."""
 
 DOUBTFUL = 1e-5
 """Sine of the angle to those before it below which a column is looked at again by a slower, exact factorization. Chosen: 1e-16 is rounded."""
@@ -35,9 +38,9 @@ DEPENDENT = {torch.float64: 1e-10, torch.float32: 1e-4}
 """Sine of the angle below which a column depends on those before it, by the precision that it was computed in. Chosen."""
 
 FAINT = {torch.float64: 1e-13, torch.float32: 1e-6}
-"""Share of the longest column below which a column is rounding, and its sample leaves no trace. Chosen."""
+"""Share of the longest column of the same labeling below which a column is rounding, and its sample leaves no trace. Chosen."""
 
-AT_ONCE = 4_000_000
+AT_ONCE = 500_000
 """Numbers in the matrices of the trials that are factored together. Chosen."""
 
 
@@ -92,8 +95,13 @@ class Trials:
 
 
 def inputs_for(given: int, neurons: int) -> int:
-    """How many of the given inputs keep their columns, of layers that have so many neurons together."""
-    return max(2, min(given, MOST, NUMBERS // (3 * max(1, neurons))))
+    """How many of the given inputs keep their columns, of layers that have so many neurons together.
+
+    Example:
+        >>> inputs_for(1000, 500), inputs_for(10_000, 500), inputs_for(10_000, 20_000)
+        (1000, 4000, 400)
+    """
+    return min(given, MOST, max(2, NUMBERS // (len(WAYS) * max(1, neurons))))
 
 
 def columns_of(
@@ -116,7 +124,7 @@ def columns_of(
                 dtype = precision(model)
                 ran = run(model, chunk, dtype=dtype)
         calls = {call.weight: call for call in ran.linears if call.weight in slopes}
-        ways = [_slopes(ran, list(calls.values()), loss, way, generator) for way in ("random", "one class", "own answer")]
+        ways = [_slopes(ran, list(calls.values()), loss, way, generator) for way in WAYS]
         for index, (weight, call) in enumerate(calls.items()):
             slopes[weight].append(torch.stack([way[index] for way in ways]).double().cpu())
             seen[weight].append(_mixed(call.input.detach(), call.output.shape[-1]))
@@ -125,7 +133,7 @@ def columns_of(
 
 def _columns(slopes: Tensor, seen: Tensor, dtype: torch.dtype) -> Columns:
     sizes = slopes.norm(dim=2, keepdim=True)
-    kept = sizes > FAINT[dtype] * sizes.amax()
+    kept = sizes > FAINT[dtype] * sizes.amax(dim=1, keepdim=True)
     lengths = seen.norm(dim=1, keepdim=True)
     return Columns(torch.where(kept, slopes / sizes, 0.0), torch.where(lengths > 0, seen / lengths, 0.0), dtype)
 
@@ -170,7 +178,7 @@ def _mixed(fed: Float[Tensor, "s n"], neurons: int) -> Float[Tensor, "s p"]:
 def try_zeros(columns: Columns, most: int, count: int, generator: Generator) -> Trials:
     """Seek about ``count`` samples beside up to ``most`` others, drawn from those that leave a trace."""
     zeros, tolerated = [torch.zeros(0, dtype=torch.int64)], [torch.zeros(0, dtype=torch.int64)]
-    at_once = max(1, min(64, AT_ONCE // max(1, most * int(columns.alive.sum()))))
+    at_once = max(1, min(64, AT_ONCE // max(1, most * columns.slopes.shape[2])))
     for step in range(math.ceil(count / at_once)):
         way = step % len(columns.slopes)
         there = columns.traced[way].nonzero()[:, 0]
@@ -192,10 +200,11 @@ def _tolerated(columns: Columns, slopes: Float[Tensor, "s m"], drawn: Int64[Tens
     new = _new(columns.same, drawn)[:, 1:]
     places = torch.cat([(~new).byte().argsort(dim=1, stable=True), torch.full((len(drawn), 1), most)], dim=1)
     others, distinct = drawn[:, 1:].gather(1, places[:, :-1]), new.sum(dim=1)
-    rows = off.byte().argsort(dim=1, descending=True)[:, : max(1, int(zeros.max()))]
     counted = torch.arange(most) < torch.minimum(zeros, distinct)[:, None]
-    block = slopes[others[:, :, None], rows[:, None, :]] * off.gather(1, rows)[:, None, :] * counted[:, :, None]
-    factor, info = torch.linalg.cholesky_ex(block @ block.mT + torch.diag_embed((~counted).double()))
+    block = slopes[others].mul_(off.double()[:, None, :]).mul_(counted.double()[:, :, None])
+    gram = block @ block.mT
+    gram.diagonal(dim1=1, dim2=2).add_(~counted)
+    factor, info = torch.linalg.cholesky_ex(gram)
     doubtful = (info > 0) | (factor.diagonal(dim1=1, dim2=2).amin(dim=1) < DOUBTFUL)
     first = torch.where(distinct > zeros, zeros, most)  # the first that is one too many, or none
     if bool(doubtful.any()):

@@ -30,7 +30,7 @@ BUDGET = 2_000_000_000
 AT_ONCE = 30_000_000
 """Numbers in the intermediate results of one pass."""
 
-FEWEST, MOST = 64, 1000
+FEWEST, MOST = 64, 4000
 """Noise inputs to measure on."""
 
 ENOUGH = 3
@@ -45,7 +45,7 @@ def samples_for(footprint: int, parameters: int) -> int:
 
     Example:
         >>> samples_for(5_000, 600_000), samples_for(10_000_000, 600_000), samples_for(3_000_000, 311_000_000)
-        (1000, 198, 64)
+        (4000, 198, 64)
     """
     return min(MOST, max(FEWEST, BUDGET // (footprint + parameters // 10)))
 

@@ -15,7 +15,7 @@ from unbatch.exposure.firing import Firing
 
 __all__ = ["Odds", "odds_of"]
 
-WORK = 1.2e10
+WORK = 3e10
 """Multiplications that all trials of a model's layers together may cost: some seconds on one core. Chosen."""
 
 SOUGHT = 1000
@@ -27,8 +27,8 @@ CURVE = 400
 FEWEST = 8
 """Samples sought below which trials say nothing. Chosen."""
 
-ORDERS = 16, 2000
-"""Orders in which inputs are looked at for linear dependence: first, and where any is found. Chosen."""
+ORDERS = 2, 16, 2000
+"""Orders in which inputs are looked at for linear dependence: at least, at first, and where any is found. Chosen."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,9 +103,9 @@ def odds_of(firing: Firing, columns: Columns | None, most: int, failure: float, 
     if not living.alive.shape[1] or most < 1:
         return odds
     limit = min(most, int(columns.traced.sum(dim=1).min())) - 1
-    odds = Odds(living, columns, dependent=_orders(columns, limit + 1, failure, work / 8, generator))
-    reaches = [min(limit, int(living.zeros[-1])), CURVE]
-    odds = _with_trials(odds, *reaches, work / 4, generator)
+    middle = int(living.zeros[len(living.zeros) // 2])
+    odds = Odds(living, columns, dependent=_orders(columns, min(limit, middle) + 1, work / 8, generator))
+    odds = _with_trials(odds, min(limit, int(living.zeros[-1])), CURVE, work / 4, generator)
     for _ in range(2):
         sure = odds.largest(failure, limit + 1)
         odds = _with_trials(odds, min(limit, sure + max(1, sure // 5)), SOUGHT * sure, work / 3, generator)
@@ -124,13 +124,13 @@ def _with_trials(odds: Odds, most: int, count: int, work: float, generator: Gene
     return Odds(odds.firing, odds.columns, (*odds.trials, trials), odds.dependent)
 
 
-def _orders(columns: Columns, most: int, failure: float, work: float, generator: Generator) -> npt.NDArray[np.int64] | None:
+def _orders(columns: Columns, most: int, work: float, generator: Generator) -> npt.NDArray[np.int64] | None:
     """At which sizes inputs depend linearly: a few orders, and many where one of them does."""
     if most < 1:
         return None
-    few, many = ORDERS
-    found = first_dependent(columns, most, few, generator)
+    least, few, many = ORDERS
+    affordable = max(least, int(work / (2.0 * most * most * columns.seen.shape[1] + 1e5)))
+    found = first_dependent(columns, most, min(few, affordable), generator)
     if int(found.min()) <= most:
-        each = 2.0 * most * most * columns.seen.shape[1] + 1e5
-        found = first_dependent(columns, most, max(few, min(many, int(work / each))), generator)
+        found = first_dependent(columns, most, min(many, affordable), generator)
     return np.sort(found.numpy())
