@@ -108,7 +108,7 @@ def odds_of(firing: Firing, columns: Columns | None, most: int, failure: float, 
     odds = _with_trials(odds, min(limit, int(living.zeros[-1])), CURVE, work / 4, generator)
     for _ in range(2):
         sure = odds.largest(failure, limit + 1)
-        odds = _with_trials(odds, min(limit, sure + max(1, sure // 5)), SOUGHT * sure, work / 3, generator)
+        odds = _with_trials(odds, min(limit, sure + max(1, sure // 10)), SOUGHT * sure, work / 3, generator)
     return odds
 
 
