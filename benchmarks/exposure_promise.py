@@ -92,8 +92,7 @@ def narrow(g: Generator) -> Place:
 
 @kind
 def wide(g: Generator) -> Place:
-    m = pick(g, 200, 300)
-    return noisy(g, stack(400, *[m] * pick(g, 1, 3), 10), 400, 10)
+    return noisy(g, stack(400, pick(g, 150, 200, 300), 10), 400, 10)
 
 
 @kind
@@ -515,7 +514,9 @@ def main() -> None:
             continue
         low, high = told["99"]["interval"]
         each = " ".join(f"b={size}:{failed}/{tried}" for size, tried, failed in told["99"]["places"] if failed)
-        rest = " ".join(f"{p}: {told[p]['failed']}/{told[p]['tried']} ({told[p]['promised']:.0f})" for p in ("90", "50", "typical") if p in told)
+        rest = " ".join(
+            f"{p}: {told[p]['failed']}/{told[p]['tried']} ({told[p]['promised']:.0f})" for p in ("90", "50", "typical") if p in told
+        )
         print(f"{name:40s} {told['99']['failed']:4d} of {told['99']['tried']:5d} ({low:.1%} to {high:.1%}) {rest}   {each}", flush=True)
         if name not in NOT_PROMISED:
             total.add(told["99"]["tried"], told["99"]["failed"], 0.99, 0)

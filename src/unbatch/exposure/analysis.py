@@ -15,7 +15,7 @@ from unbatch.exposure.findings import Exposure, LabelLeak, LayerExposure, Limits
 from unbatch.exposure.firing import in_chunks, measure, samples_for
 from unbatch.exposure.labels import label_leak
 from unbatch.exposure.layers import Assessment, assess, describe
-from unbatch.exposure.limits import PICTURES, VECTORS
+from unbatch.exposure.limits import FAILURE, PICTURES, VECTORS
 from unbatch.exposure.odds import WORK
 from unbatch.exposure.reach import SMOOTH_PICTURES
 from unbatch.exposure.tracing import ParameterTrace, noise, precision, trace_parameters
@@ -60,12 +60,14 @@ def expose(
     refusal = _refusal(model, shape, trace.vocabulary)
     tables = {table.weight: table for table in (lookups.tables(model, shape, trace.vocabulary) if trace.vocabulary else ())}
     assessed = [(module, assess(module, trace, refusal, _mixed(model), tables)) for module in trace.modules]
+    called = [each.call.weight for _, each in assessed if each.call is not None and each.exact in ("samples", "features")]
     wanted = [each.call.weight for _, each in assessed if each.call is not None and _by_zeros(each)]
     count = samples_for(trace.footprint, sum(p.numel() for p in model.parameters())) if data is None else len(data)
     fires = measure(model, _chunks(model, shape, data, in_chunks(count, trace.footprint), seed, trace.vocabulary), wanted)
-    kept = inputs_for(count, sum(firing.on.shape[1] for firing in fires.values()))
+    neurons = sum(each.call.output.shape[-1] for _, each in assessed if each.call is not None and each.call.weight in called)
+    kept = inputs_for(count, neurons)
     again = _chunks(model, shape, data, in_chunks(kept, 3 * trace.footprint), seed, trace.vocabulary)
-    columns = columns_of(model, again, wanted, loss, torch.Generator().manual_seed(seed))
+    columns = columns_of(model, again, called, loss, torch.Generator().manual_seed(seed))
     work = WORK / max(1, len(wanted))
     layers = tuple(
         describe(module, trace, each, fires.get(weight), columns.get(weight), work)
@@ -182,8 +184,9 @@ def _verdict_on_samples(layers: tuple[LayerExposure, ...]) -> str:
     deep = max((layer for layer in layers if layer.exact == "features" and layer.largest > 1), key=lambda one: one.largest, default=None)
     inner = "" if deep is None else f"what layer {deep.name} sees of each is recovered exactly from batches of up to {deep.largest:,}"
     rest = f"of larger batches {inner}" if inner else "for larger batches no exact route is known here"
-    if one := next((layer for layer in layers if layer.single == "sample"), None):
-        return f"One sample alone is recovered exactly from layer {one.name}; {rest}."
+    if one := max((layer for layer in layers if layer.single == "sample"), key=_alone, default=None):
+        likely = "" if _alone(one) >= 1 - FAILURE else f" with a probability of {_alone(one):.0%}: others leave no trace in it"
+        return f"One sample alone is recovered exactly from layer {one.name}{likely}; {rest}."
     if inner:
         return f"No layer is known to give the samples exactly, but {inner}."
     if one := next((layer for layer in layers if layer.single == "features"), None):
@@ -191,6 +194,11 @@ def _verdict_on_samples(layers: tuple[LayerExposure, ...]) -> str:
     if any(layer.exact == "untested" for layer in layers):
         return "Our search takes none of these layers, but for some of them the algebra may reach further: do not call this model safe."
     return "No exact route is known for this model, which is no proof: optimization attacks need none of what is missing here."
+
+
+def _alone(layer: LayerExposure) -> float:
+    """Probability that a sample that is a batch by itself leaves a trace, where it was measured."""
+    return 1.0 if layer.limits is None else layer.limits.curve[0].share_determined
 
 
 def _reached(layer: LayerExposure) -> int:

@@ -20,7 +20,7 @@ from unbatch.exposure.tracing import precision
 from unbatch.gradients import Loss, loss_function
 from unbatch.trace import LinearCall, Run, run, tensors_in
 
-__all__ = ["Columns", "Trials", "columns_of", "first_dependent", "inputs_for", "try_zeros"]
+__all__ = ["WAYS", "Columns", "Trials", "columns_of", "first_dependent", "inputs_for", "try_zeros"]
 
 MOST = 4000
 """Inputs whose columns are kept. Chosen."""
@@ -28,7 +28,7 @@ MOST = 4000
 NUMBERS = 24_000_000
 """Numbers that all kept columns may have together: 200 MB. Chosen."""
 
-WAYS = "random", "one class", "own answer"
+WAYS = "at random", "all of one class", "as the network answers"
 """In which the inputs are labeled, for their labels are not known. Chosen."""
 
 DOUBTFUL = 1e-5
@@ -69,6 +69,11 @@ class Columns:
         return self.slopes.any(dim=2)
 
     @cached_property
+    def untraced(self) -> dict[str, float]:
+        """Share of samples that leave none, for each of the ways in which they were labeled."""
+        return {way: 1 - float(traced.double().mean()) for way, traced in zip(WAYS, self.traced, strict=False)}
+
+    @cached_property
     def same(self) -> Int64[Tensor, " s"] | None:
         """(s,) a number for what the layer is fed, where some of them are fed the same: those are one sample to it."""
         distinct, group = self.seen.unique(dim=0, return_inverse=True)
@@ -104,9 +109,7 @@ def inputs_for(given: int, neurons: int) -> int:
     return min(given, MOST, max(2, NUMBERS // (len(WAYS) * max(1, neurons))))
 
 
-def columns_of(
-    model: nn.Module, chunks: Iterable[Tensor], weights: Sequence[str], loss: Loss, generator: Generator
-) -> dict[str, Columns]:
+def columns_of(model: nn.Module, chunks: Iterable[Tensor], weights: Sequence[str], loss: Loss, generator: Generator) -> dict[str, Columns]:
     """The columns of the layers of these weights for chunks (s, *shape) of inputs, in float64 where the model runs in it.
 
     Labels are not known, so there are three ways: each at random, all of one class, and the model's own answer. A model whose outputs the
@@ -157,9 +160,9 @@ def _slopes(ran: Run, calls: list[LinearCall], loss: Loss, way: str, generator: 
 
 def _labels(outputs: Tensor, loss: Loss, way: str, generator: Generator) -> Tensor:
     classes = 2 if outputs.shape[1] == 1 and loss in ("bce", "mse") else outputs.shape[1]
-    if way == "own answer":
+    if way == "as the network answers":
         return outputs.argmax(dim=1) if outputs.shape[1] > 1 else (outputs[:, 0] > 0).long()
-    if way == "one class":
+    if way == "all of one class":
         return torch.zeros(len(outputs), dtype=torch.int64, device=outputs.device)
     return torch.randint(classes, (len(outputs),), generator=generator).to(outputs.device)
 
@@ -178,7 +181,7 @@ def _mixed(fed: Float[Tensor, "s n"], neurons: int) -> Float[Tensor, "s p"]:
 def try_zeros(columns: Columns, most: int, count: int, generator: Generator) -> Trials:
     """Seek about ``count`` samples beside up to ``most`` others, drawn from those that leave a trace."""
     zeros, tolerated = [torch.zeros(0, dtype=torch.int64)], [torch.zeros(0, dtype=torch.int64)]
-    at_once = max(1, min(64, AT_ONCE // max(1, most * columns.slopes.shape[2])))
+    at_once = max(1, min(256, AT_ONCE // max(1, most * columns.slopes.shape[2])))
     for step in range(math.ceil(count / at_once)):
         way = step % len(columns.slopes)
         there = columns.traced[way].nonzero()[:, 0]

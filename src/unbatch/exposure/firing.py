@@ -157,6 +157,7 @@ class Firing:
             return 0
         return max((batch for batch in range(1, most + 1) if self.failure(batch) < failure), default=1)
 
+
 def _poisson_binomial(probabilities: Float[np.ndarray, " m"]) -> npt.NDArray[np.float64]:
     """(m + 1,) distribution of how many of m independent events happen, exactly, by one convolution an event.
 

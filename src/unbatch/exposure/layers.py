@@ -14,7 +14,7 @@ from unbatch.exposure.findings import Exact, LayerExposure, Reach, Sees, Single
 from unbatch.exposure.firing import Firing
 from unbatch.exposure.limits import limits
 from unbatch.exposure.odds import WORK
-from unbatch.exposure.reach import reach
+from unbatch.exposure.reach import reach, traced_by_all
 from unbatch.exposure.tracing import ParameterTrace, TracedModule, Use
 from unbatch.lookups import Table
 from unbatch.trace import LinearCall
@@ -245,6 +245,9 @@ def describe(
     if firing is not None and assessed.call is not None:
         pictures = sees == "raw input" and Schema.guess(trace.inputs.shape[1:]).kind == "image"
         within = limits(firing, assessed.call.input.shape[-1], columns=columns, pictures=pictures, work=work)
+    solved = assessed.reach
+    if solved is not None and columns is not None:
+        solved = traced_by_all(solved, max(columns.untraced.values()))
     remedy = None
     if within is not None:
         remedy = for_batches(name, within.rank, raw=raw)
@@ -272,6 +275,6 @@ def describe(
         why=assessed.why,
         firing=None if firing is None else firing.neurons,
         limits=within,
-        reach=assessed.reach,
+        reach=solved,
         remedy=remedy,
     )

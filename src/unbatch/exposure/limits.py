@@ -8,9 +8,9 @@ from collections.abc import Mapping
 from unbatch.exposure.columns import Columns
 from unbatch.exposure.findings import Limits, Point
 from unbatch.exposure.firing import Firing
-from unbatch.exposure.odds import WORK, odds_of
+from unbatch.exposure.odds import WORK, Odds, odds_of
 
-__all__ = ["PICTURES", "VECTORS", "limits", "searched"]
+__all__ = ["FAILURE", "PICTURES", "VECTORS", "limits", "searched"]
 
 FAILURE = 0.01
 """Accepted probability that some sample of the batch is not determined by its zeros. Chosen."""
@@ -54,7 +54,31 @@ def limits(firing: Firing, inputs: int, *, columns: Columns | None = None, pictu
         extrapolated=not measured,
         rank_checks=odds.checks(sure),
         curve=curve,
+        lowered=_lowered(odds, sure, most, rank),
     )
+
+
+def _lowered(odds: Odds, sure: int, most: int, rank: int) -> str:
+    """Why no larger batch is sure, where it is not for lack of zeros."""
+    if odds.columns is None or sure == rank:
+        return ""
+    if sure == most:
+        return f"no more than {most:,} inputs were measured"
+    batch = sure + 1
+    found = {
+        "zeros": odds.firing.undetermined(batch) * batch,
+        "untraced": odds.untraced * batch,
+        "lost": odds.lost(batch) * batch,
+        "flat": odds.flat(batch),
+    }
+    way, share = max(odds.columns.untraced.items(), key=lambda pair: pair[1])
+    labeled = f" if they are labeled {way}" if share > 1.5 * min(odds.columns.untraced.values()) else ""
+    return {
+        "zeros": "",
+        "untraced": f"{share:.1%} of the samples leave no trace in it{labeled}",
+        "lost": "samples with zeros enough depend on each other there: the layers behind leave them too few directions",
+        "flat": "what it is fed depends linearly in larger batches",
+    }[max(found, key=lambda name: found[name])]
 
 
 def searched(neurons: int, measured: Mapping[int, int] = PICTURES) -> tuple[int, bool]:
