@@ -8,7 +8,6 @@ one case of ``results/exposure_promise.json``; the table is printed.
 from __future__ import annotations
 
 import functools
-import math
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -74,61 +73,61 @@ def stack(*sizes: int, bias: bool = True) -> nn.Sequential:
     return nn.Sequential(*layers[:-1])
 
 
-def noisy(generator: Generator, model: nn.Module, inputs: int, classes: int, labels: str = "random") -> Place:
+def noisy(model: nn.Module, inputs: int, classes: int, labels: str = "random") -> Place:
     return Place(model, (inputs,), white(inputs), classes, labels=labels)
 
 
 @kind
 def plain(g: Generator) -> Place:
     n, m, depth, c = pick(g, 20, 60, 150, 300), pick(g, 40, 60, 100, 150), pick(g, 1, 2, 3, 5), pick(g, 5, 10, 30)
-    return noisy(g, stack(n, *[m] * depth, c), n, c)
+    return noisy(stack(n, *[m] * depth, c), n, c)
 
 
 @kind
 def narrow(g: Generator) -> Place:
     n, m, depth, c = pick(g, 10, 30, 60), pick(g, 8, 12, 16, 24, 30), pick(g, 1, 2, 3, 5), pick(g, 3, 10)
-    return noisy(g, stack(n, *[m] * depth, c), n, c)
+    return noisy(stack(n, *[m] * depth, c), n, c)
 
 
 @kind
 def wide(g: Generator) -> Place:
-    return noisy(g, stack(400, pick(g, 150, 200, 300), 10), 400, 10)
+    return noisy(stack(400, pick(g, 150, 200, 300), 10), 400, 10)
 
 
 @kind
 def two_classes(g: Generator) -> Place:
     n, m = pick(g, 20, 60), pick(g, 16, 30, 60, 100)
-    return noisy(g, stack(n, *[m] * pick(g, 1, 2, 3), 2), n, 2)
+    return noisy(stack(n, *[m] * pick(g, 1, 2, 3), 2), n, 2)
 
 
 @kind
 def a_hundred_classes(g: Generator) -> Place:
     n, m = pick(g, 20, 60, 150), pick(g, 30, 60, 100)
-    return noisy(g, stack(n, *[m] * pick(g, 1, 2, 3), 100), n, 100)
+    return noisy(stack(n, *[m] * pick(g, 1, 2, 3), 100), n, 100)
 
 
 @kind
 def one_class_batches(g: Generator) -> Place:
     n, m = pick(g, 20, 60), pick(g, 16, 30, 60, 100)
-    return noisy(g, stack(n, *[m] * pick(g, 1, 2, 4), 10), n, 10, "one")
+    return noisy(stack(n, *[m] * pick(g, 1, 2, 4), 10), n, 10, "one")
 
 
 @kind
 def few_inputs(g: Generator) -> Place:
     n, m = pick(g, 3, 5, 8, 12), pick(g, 30, 60, 150)
-    return noisy(g, stack(n, *[m] * pick(g, 1, 2, 3), 5), n, 5)
+    return noisy(stack(n, *[m] * pick(g, 1, 2, 3), 5), n, 5)
 
 
 @kind
 def bottleneck_behind(g: Generator) -> Place:
     n, m, k, c = pick(g, 20, 60), pick(g, 24, 60, 100), pick(g, 2, 3, 4, 6, 10), pick(g, 2, 5, 10)
-    return noisy(g, stack(n, m, k, *[m] * pick(g, 0, 1), c), n, c)
+    return noisy(stack(n, m, k, *[m] * pick(g, 0, 1), c), n, c)
 
 
 @kind
 def bottleneck_before(g: Generator) -> Place:
     n, m, k = pick(g, 20, 60), pick(g, 24, 60, 100), pick(g, 3, 5, 8, 12)
-    return noisy(g, stack(n, k, m, m, 6), n, 6)
+    return noisy(stack(n, k, m, m, 6), n, 6)
 
 
 def doubled(g: Generator, rows: bool, columns: bool, sign: float) -> Place:
@@ -142,7 +141,7 @@ def doubled(g: Generator, rows: bool, columns: bool, sign: float) -> Place:
             first.weight[m - part :], first.bias[m - part :] = sign * first.weight[:part], sign * first.bias[:part]
         if columns:
             second.weight[:, m - part :] = sign * second.weight[:, :part]
-    return noisy(g, model, n, c)
+    return noisy(model, n, c)
 
 
 @kind
@@ -182,7 +181,7 @@ def dead_neurons(g: Generator) -> Place:
     with torch.no_grad():
         for layer in (model[0], model[2]):
             layer.bias[torch.rand(m, generator=g) < pick(g, 2, 5, 8) / 10] = -1e3
-    return noisy(g, model, n, 5)
+    return noisy(model, n, 5)
 
 
 @kind
@@ -191,7 +190,7 @@ def rarely_on(g: Generator) -> Place:
     model = stack(n, m, *[m] * pick(g, 0, 1, 2), 5)
     with torch.no_grad():
         model[0].bias -= pick(g, 5, 10, 15) / 10
-    return noisy(g, model, n, 5)
+    return noisy(model, n, 5)
 
 
 @kind
@@ -200,7 +199,7 @@ def mostly_on(g: Generator) -> Place:
     model = stack(n, m, *[m] * pick(g, 0, 1, 2), 5)
     with torch.no_grad():
         model[0].bias += pick(g, 3, 5, 8) / 10
-    return noisy(g, model, n, 5)
+    return noisy(model, n, 5)
 
 
 @kind
@@ -211,25 +210,25 @@ def pruned_weights(g: Generator) -> Place:
         for layer in model:
             if isinstance(layer, nn.Linear):
                 layer.weight *= torch.rand(layer.weight.shape, generator=g) < pick(g, 1, 2, 4) / 10
-    return noisy(g, model, n, 5)
+    return noisy(model, n, 5)
 
 
 @kind
 def no_biases_behind(g: Generator) -> Place:
     n, m = pick(g, 20, 60), pick(g, 16, 30, 60, 100)
-    return noisy(g, stack(n, *[m] * pick(g, 1, 2, 4), 6, bias=False), n, 6)
+    return noisy(stack(n, *[m] * pick(g, 1, 2, 4), 6, bias=False), n, 6)
 
 
 @kind
 def deep_and_narrow(g: Generator) -> Place:
     n, m = pick(g, 20, 60), pick(g, 6, 8, 10)
-    return noisy(g, stack(n, pick(g, 30, 60), *[m] * 4, 5), n, 5)
+    return noisy(stack(n, pick(g, 30, 60), *[m] * 4, 5), n, 5)
 
 
 @kind
 def widths_of_all_sizes(g: Generator) -> Place:
     n, c = pick(g, 8, 25, 80), pick(g, 2, 4, 20)
-    return noisy(g, stack(n, *[pick(g, 8, 16, 40, 90) for _ in range(pick(g, 2, 3, 4))], c), n, c)
+    return noisy(stack(n, *[pick(g, 8, 16, 40, 90) for _ in range(pick(g, 2, 3, 4))], c), n, c)
 
 
 @kind
@@ -244,14 +243,14 @@ def with_a_residual_and_norms(g: Generator) -> Place:
         def forward(self, x: Tensor) -> Tensor:
             return x + self.inside(self.norm(x))
 
-    return noisy(g, nn.Sequential(nn.Linear(n, m), nn.ReLU(), Block(), nn.Linear(m, 6)), n, 6)
+    return noisy(nn.Sequential(nn.Linear(n, m), nn.ReLU(), Block(), nn.Linear(m, 6)), n, 6)
 
 
 @kind
 def dropout_and_batch_norm_behind(g: Generator) -> Place:
     n, m = pick(g, 20, 60), pick(g, 24, 50, 90)
     model = nn.Sequential(nn.Linear(n, m), nn.ReLU(), nn.Dropout(), nn.Linear(m, m), nn.BatchNorm1d(m), nn.ReLU(), nn.Linear(m, 6))
-    return noisy(g, model, n, 6)
+    return noisy(model, n, 6)
 
 
 @kind
@@ -276,7 +275,7 @@ def fit(model: nn.Module, inputs: Tensor, labels: Tensor, steps: int, g: Generat
 def trained_on_noise(g: Generator) -> Place:
     n, m = pick(g, 20, 60), pick(g, 16, 30, 60, 100)
     x, y = torch.randn((300, n), generator=g), torch.randint(6, (300,), generator=g)
-    place = noisy(g, fit(stack(n, *[m] * pick(g, 1, 2, 3), 6), x, y, pick(g, 100, 500, 1500), g), n, 6)
+    place = noisy(fit(stack(n, *[m] * pick(g, 1, 2, 3), 6), x, y, pick(g, 100, 500, 1500), g), n, 6)
     place.labels = ("random", "own")[pick(g, 0, 1)]
     return place
 
@@ -287,7 +286,7 @@ def sure_networks(g: Generator) -> Place:
     model = stack(n, m, m, 6)
     with torch.no_grad():
         model[4].weight *= pick(g, 30, 300, 3000)
-    return noisy(g, model, n, 6, "own")
+    return noisy(model, n, 6, "own")
 
 
 def given(model: nn.Module, pool: Tensor, count: int, classes: int, labels: str = "random", shape: tuple[int, ...] = ()) -> Place:

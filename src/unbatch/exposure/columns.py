@@ -1,7 +1,7 @@
 """Which samples of a batch are given by their zeros: tried on the columns that real inputs make, with everything that lies behind the layer.
 
-G = Σ dᵢ xᵢᵀ. A sample's column dᵢ is given where the rows that it leaves zero have rank b − 1 in the columns of all others. How many others
-that may be is found by adding them one by one until one of them depends, in those rows, on those before it.
+G = Σ dᵢ xᵢᵀ. A sample's column dᵢ is given where the rows that it leaves zero have rank b − 1 in the columns of all others. How many
+others that may be is found by adding them one by one until one of them depends, in those rows, on those before it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ WAYS = "at random", "all of one class", "as the network answers"
 """In which the inputs are labeled, for their labels are not known. Chosen."""
 
 DOUBTFUL = 1e-5
-"""Sine of the angle to those before it below which a column is looked at again by a slower, exact factorization. Chosen: 1e-16 is rounded."""
+"""Sine of the angle to those before it below which a column is looked at again by a slower and more exact factorization. Chosen."""
 
 DEPENDENT = {torch.float64: 1e-10, torch.float32: 1e-4}
 """Sine of the angle below which a column depends on those before it, by the precision that it was computed in. Chosen."""
@@ -226,7 +226,7 @@ def _new(same: Int64[Tensor, " s"] | None, drawn: Int64[Tensor, "t k"]) -> Bool[
 
 
 def first_dependent(columns: Columns, most: int, count: int, generator: Generator) -> Int64[Tensor, " count"]:
-    """In so many random orders, the number of samples from which on what the layer is fed depends linearly; ``most`` + 1 where it never does."""
+    """In so many random orders, the number of samples from which on what the layer is fed depends linearly; ``most`` + 1 if never."""
     found = []
     for _ in range(count):
         order = torch.randperm(len(columns.seen), generator=generator)[:most]

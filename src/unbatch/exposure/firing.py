@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from jaxtyping import Bool, Float
 from scipy.stats import betabinom, binom
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from unbatch.exposure.findings import Neurons
 from unbatch.exposure.tracing import precision

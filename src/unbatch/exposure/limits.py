@@ -15,6 +15,9 @@ __all__ = ["FAILURE", "PICTURES", "VECTORS", "limits", "searched"]
 FAILURE = 0.01
 """Accepted probability that some sample of the batch is not determined by its zeros. Chosen."""
 
+HALF = 0.5
+"""Share of samples that are determined in a batch that a typical sample bears. Derived: the median."""
+
 STEPS = 40
 """Batch sizes between 1 and the rank's limit at which the probabilities are given."""
 
@@ -40,7 +43,7 @@ def limits(firing: Firing, inputs: int, *, columns: Columns | None = None, pictu
     rank = max(0, min(firing.alive.shape[1], inputs) - 1)
     odds = odds_of(firing, columns, rank, FAILURE, work)
     most = rank if columns is None else min(rank, len(columns.seen))
-    typical = max((batch for batch in range(1, rank + 1) if odds.undetermined(batch) <= 0.5), default=min(rank, 1))
+    typical = max((batch for batch in range(1, rank + 1) if odds.undetermined(batch) <= HALF), default=min(rank, 1))
     sure = odds.largest(FAILURE, most)
     reach, measured = searched(firing.neurons.switching, PICTURES if pictures else VECTORS)
     steps = {1 + round(i * (rank - 1) / STEPS) for i in range(STEPS + 1)}

@@ -24,7 +24,7 @@ SOUGHT = 500
 CURVE = 200
 """Samples that are sought beside as many others as any can bear. Chosen."""
 
-FEWEST = 8
+FEWEST = 4
 """Samples sought below which trials say nothing. Chosen."""
 
 ORDERS = 2, 16, 2000
