@@ -98,13 +98,13 @@ def test_zeros_of_low_rank_lower_the_limit() -> None:
     assert limits(fires, 500).sure > 60
     told = limits(fires, 500, columns=made(fires.on))
     assert told.sure < 5
-    assert "depend on each other" in told.lowered
+    assert "depend on each other" in told.remark
 
 
 def test_independent_columns_lower_nothing() -> None:
     fires = Firing(torch.rand((3000, 60), generator=torch.Generator().manual_seed(0)) < 0.5)
     counted, tried = limits(fires, 500), limits(fires, 500, columns=made(fires.on))
-    assert (tried.sure, tried.information, tried.rank, tried.lowered) == (counted.sure, counted.information, counted.rank, "")
+    assert (tried.sure, tried.information, tried.rank, tried.remark) == (counted.sure, counted.information, counted.rank, "")
     assert tried.rank_checks > 300 * tried.sure, "enough to see one batch in a hundred fail"
 
 
@@ -134,13 +134,13 @@ def test_what_leaves_no_trace_and_what_it_is_fed_lower_the_limit() -> None:
     slopes = whole.slopes.clone()
     slopes[0, ::250] = 0
     told = limits(Firing(on), 500, columns=Columns(slopes, whole.seen, torch.float64))
-    assert (told.sure, told.lowered) == (2, "0.4% of the samples leave no trace in it")
+    assert (told.sure, told.remark) == (2, "0.4% of the samples leave no trace in it")
     flat = torch.randn((2000, 7), generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     told = limits(Firing(on), 500, columns=Columns(whole.slopes, flat, torch.float64))
-    assert (told.sure, told.lowered) == (7, "what it is fed depends linearly in larger batches")
-    few = Columns(whole.slopes[:, :9], whole.seen[:9], torch.float64)
+    assert (told.sure, told.remark) == (7, "what it is fed depends linearly in larger batches")
+    few = Columns(whole.slopes[:, :9], whole.seen[:9], torch.float64, most=9)
     told = limits(Firing(on[:9]), 500, columns=few)
-    assert (told.sure, told.lowered) == (9, "no more than 9 inputs were measured")
+    assert (told.sure, told.remark) == (9, "no more than 9 inputs were given")
 
 
 def test_given_data_decides() -> None:

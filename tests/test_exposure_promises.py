@@ -305,6 +305,31 @@ def test_a_model_that_looks_words_up_is_run_on_words() -> None:
             expose(Words(), (7,), data=wrong)
 
 
+class Largest(Words):
+    def __init__(self) -> None:
+        super().__init__()
+        self.words = nn.Embedding(2000, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(self.words(x).amax(dim=1))
+
+
+def test_how_many_tokens_are_named_is_what_batches_name() -> None:
+    """A maximum over places hands a gradient to the winner of each number alone."""
+    model, generator = Largest(), torch.Generator().manual_seed(3)
+    found = expose(model, (12,))
+    told = re.search(r"^About (\d+)% of the tokens of a batch", found.verdict)
+    assert told
+    assert f"{told[1]}% of random ones had a gradient" in by_name(found)["words"].why
+    named = used = 0
+    for _ in range(50):
+        x = torch.randint(2000, (4, 12), generator=generator)
+        rows = unbatch.capture(model, x, torch.randint(3, (4,), generator=generator))["words.weight"].any(dim=1)
+        assert not bool(rows[torch.isin(torch.arange(2000), x, invert=True)].any())
+        named, used = named + int(rows.sum()), used + len(x.unique())
+    assert abs(named / used - int(told[1]) / 100) < 0.1
+
+
 @pytest.mark.parametrize("data", [torch.zeros(3, 5), torch.zeros(0, 4), torch.zeros((3, 4), dtype=torch.int64)])
 def test_data_of_another_kind_is_refused(data: Tensor) -> None:
     with pytest.raises(Misuse, match=r"floats of shape \(s, 4\)"):

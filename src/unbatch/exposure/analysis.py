@@ -65,9 +65,12 @@ def expose(
     count = samples_for(trace.footprint, sum(p.numel() for p in model.parameters())) if data is None else len(data)
     fires = measure(model, _chunks(model, shape, data, in_chunks(count, trace.footprint), seed, trace.vocabulary), wanted)
     neurons = sum(each.call.output.shape[-1] for _, each in assessed if each.call is not None and each.call.weight in called)
-    kept = inputs_for(count, neurons)
-    again = _chunks(model, shape, data, in_chunks(kept, 3 * trace.footprint), seed, trace.vocabulary)
-    columns = columns_of(model, again, called, loss, torch.Generator().manual_seed(seed))
+    parameters = sum(p.numel() for p in model.parameters())
+    kept = inputs_for(count, neurons, trace.footprint, parameters, zeros=bool(wanted))
+    shuffled = None if data is None else data[torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))]
+    again = _chunks(model, shape, shuffled, in_chunks(kept, 3 * trace.footprint) if kept else [], seed, trace.vocabulary)
+    made = torch.Generator().manual_seed(seed)
+    columns = columns_of(model, again, called, loss, made, None if data is None else len(data))
     work = WORK / max(1, len(wanted))
     layers = tuple(
         describe(module, trace, each, fires.get(weight), columns.get(weight), work)
@@ -80,7 +83,7 @@ def expose(
         input_shape=shape,
         mode="train" if model.training else "eval",
         measured_on=_measured_on(count, data is None, trace.vocabulary) if wanted else "nothing: no layer needs it",
-        verdict=_verdict(layers),
+        verdict=_verdict(layers, next((each.reached for _, each in assessed if each.exact == "tokens"), 1.0)),
         layers=layers,
         labels=labels,
         notes=tuple(_notes(layers, labels, trace, refusal, given=data is not None)),
@@ -156,11 +159,12 @@ def _mixed(model: nn.Module) -> bool:
     return any(norm.training or norm.running_mean is None for norm in norms)
 
 
-def _verdict(layers: tuple[LayerExposure, ...]) -> str:
-    """The one sentence, from the worst that is known."""
+def _verdict(layers: tuple[LayerExposure, ...], reached: float) -> str:
+    """The one sentence, from the worst that is known; ``reached`` is the share of tokens that have a gradient."""
     if not any(layer.trained for layer in layers):
         return "Every parameter is frozen: the client sends no gradient, and nothing can be read from it."
-    names = "".join(f"The tokens of a batch of any size can be read off the gradient of {one.name}. " for one in _tables(layers)[:1])
+    which = "The tokens" if reached == 1 else f"About {reached:.0%} of the tokens"
+    names = "".join(f"{which} of a batch of any size can be read off the gradient of {one.name}. " for one in _tables(layers)[:1])
     return names + _verdict_on_samples(layers)
 
 

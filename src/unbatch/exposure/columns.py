@@ -1,4 +1,4 @@
-"""Which samples of a batch are given by their zeros: tried on the columns that real inputs make, with everything that lies behind the layer.
+"""Which samples of a batch are given by their zeros: tried on the columns that real inputs make, with all that lies behind the layer.
 
 G = Σ dᵢ xᵢᵀ. A sample's column dᵢ is given where the rows that it leaves zero have rank b − 1 in the columns of all others. How many
 others that may be is found by adding them one by one until one of them depends, in those rows, on those before it.
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -24,6 +25,15 @@ __all__ = ["WAYS", "Columns", "Trials", "columns_of", "first_dependent", "inputs
 
 MOST = 4000
 """Inputs whose columns are kept. Chosen."""
+
+FEWEST = 16
+"""Inputs below which their columns are not computed at all. Chosen."""
+
+PASSES = 4_000_000_000
+"""Multiplications of one pass over all inputs whose columns are kept, by a rough count: some seconds with the way back. Chosen."""
+
+FORWARD = 50
+"""Multiplications that a number costs that is computed on the way, beside one for every parameter: of convolutions. Chosen."""
 
 NUMBERS = 24_000_000
 """Numbers that all kept columns may have together: 200 MB. Chosen."""
@@ -52,11 +62,13 @@ class Columns:
         slopes: (v, s, m) ∂ℓ/∂z, each of length one; zero where the sample leaves no trace.
         seen: (s, p) what the layer is fed, of length one; mixed down to p numbers, which are enough to tell any rank that matters.
         precision: that they were computed in.
+        most: how many inputs there are for a batch, where they were given; None where more can be made up.
     """
 
     slopes: Float[Tensor, "v s m"]
     seen: Float[Tensor, "s p"]
     precision: torch.dtype
+    most: int | None = None
 
     @cached_property
     def alive(self) -> Bool[Tensor, " m"]:
@@ -76,7 +88,7 @@ class Columns:
     @cached_property
     def same(self) -> Int64[Tensor, " s"] | None:
         """(s,) a number for what the layer is fed, where some of them are fed the same: those are one sample to it."""
-        distinct, group = self.seen.unique(dim=0, return_inverse=True)
+        distinct, group = torch.unique(self.seen, dim=0, return_inverse=True)
         return None if len(distinct) == len(self.seen) else group
 
 
@@ -99,21 +111,37 @@ class Trials:
         return int(((self.tolerated < others) & (self.zeros >= others)).sum())
 
 
-def inputs_for(given: int, neurons: int) -> int:
-    """How many of the given inputs keep their columns, of layers that have so many neurons together.
+def inputs_for(given: int, neurons: int, footprint: int, parameters: int, *, zeros: bool) -> int:
+    """How many of the given inputs keep their columns; 0 where that would take too long.
+
+    Args:
+        given: there are.
+        neurons: of the layers together.
+        footprint: numbers that the model computes for an input.
+        parameters: of the model.
+        zeros: whether zeros matter, and not only whether a sample leaves a trace.
 
     Example:
-        >>> inputs_for(1000, 500), inputs_for(10_000, 500), inputs_for(10_000, 20_000)
-        (1000, 4000, 400)
+        >>> [inputs_for(10_000, n, 5 * n, 1000 * n, zeros=True) for n in (50, 1000, 5000)], inputs_for(64, 100, 10**8, 10**8, zeros=True)
+        ([4000, 3200, 640], 0)
     """
-    return min(given, MOST, max(2, NUMBERS // (len(WAYS) * max(1, neurons))))
+    affordable = (PASSES if zeros else PASSES // 10) // (parameters + FORWARD * footprint)
+    count = min(given, MOST, affordable, NUMBERS // (len(WAYS) * max(1, neurons)))
+    return count if count >= min(given, FEWEST) else 0
 
 
-def columns_of(model: nn.Module, chunks: Iterable[Tensor], weights: Sequence[str], loss: Loss, generator: Generator) -> dict[str, Columns]:
+def columns_of(
+    model: nn.Module,
+    chunks: Iterable[Tensor],
+    weights: Sequence[str],
+    loss: Loss,
+    generator: Generator,
+    most: int | None = None,
+) -> dict[str, Columns]:
     """The columns of the layers of these weights for chunks (s, *shape) of inputs, in float64 where the model runs in it.
 
     Labels are not known, so there are three ways: each at random, all of one class, and the model's own answer. A model whose outputs the
-    loss does not take is differentiated in random directions instead. The global random state is left as it was.
+    loss does not take is differentiated in random directions instead. The global random state is left as it was. ``most`` is handed on.
     """
     slopes: dict[str, list[Tensor]] = {weight: [] for weight in weights}
     seen: dict[str, list[Tensor]] = {weight: [] for weight in weights}
@@ -131,30 +159,32 @@ def columns_of(model: nn.Module, chunks: Iterable[Tensor], weights: Sequence[str
         for index, (weight, call) in enumerate(calls.items()):
             slopes[weight].append(torch.stack([way[index] for way in ways]).double().cpu())
             seen[weight].append(_mixed(call.input.detach(), call.output.shape[-1]))
-    return {weight: _columns(torch.cat(slopes[weight], dim=1), torch.cat(seen[weight]), dtype) for weight in weights if slopes[weight]}
+    found = {}
+    for weight in (weight for weight in weights if slopes[weight]):
+        found[weight] = _columns(torch.cat(slopes[weight], dim=1), torch.cat(seen[weight]), dtype, most)
+    return found
 
 
-def _columns(slopes: Tensor, seen: Tensor, dtype: torch.dtype) -> Columns:
+def _columns(slopes: Tensor, seen: Tensor, dtype: torch.dtype, most: int | None) -> Columns:
     sizes = slopes.norm(dim=2, keepdim=True)
     kept = sizes > FAINT[dtype] * sizes.amax(dim=1, keepdim=True)
     lengths = seen.norm(dim=1, keepdim=True)
-    return Columns(torch.where(kept, slopes / sizes, 0.0), torch.where(lengths > 0, seen / lengths, 0.0), dtype)
+    return Columns(torch.where(kept, slopes / sizes, 0.0), torch.where(lengths > 0, seen / lengths, 0.0), dtype, most)
 
 
 def _slopes(ran: Run, calls: list[LinearCall], loss: Loss, way: str, generator: Generator) -> list[Tensor]:
     """∂ℓ/∂z (s, m) of every call, for labels that are made up in this way."""
-    values = None
+    value = torch.zeros(())
     if isinstance(ran.outputs, Tensor) and ran.outputs.ndim == 2:
-        try:
-            values = loss_function(loss)(ran.outputs, _labels(ran.outputs.detach(), loss, way, generator))
-        except Misuse:  # not what this loss takes
-            values = None
-    if values is None:
+        with suppress(Misuse):  # where it is not what this loss takes
+            value = loss_function(loss)(ran.outputs, _labels(ran.outputs.detach(), loss, way, generator))
+    if not value.requires_grad:
         outputs = [tensor for tensor in tensors_in([ran.outputs]) if tensor.requires_grad]
-        values = sum((tensor * torch.randn(tensor.shape, generator=generator).to(tensor)).sum() for tensor in outputs)
-    if not isinstance(values, Tensor) or not values.requires_grad:
+        directions = [torch.randn(tensor.shape, generator=generator).to(tensor) for tensor in outputs]
+        value = sum(((one * along).sum() for one, along in zip(outputs, directions, strict=True)), torch.zeros(()))
+    if not value.requires_grad:
         return [torch.zeros_like(call.output) for call in calls]
-    gradients = torch.autograd.grad(values, [call.output for call in calls], retain_graph=True, allow_unused=True)
+    gradients = torch.autograd.grad(value, [call.output for call in calls], retain_graph=True, allow_unused=True)
     return [torch.zeros_like(call.output) if g is None else g for call, g in zip(calls, gradients, strict=True)]
 
 
@@ -173,7 +203,7 @@ def _mixed(fed: Float[Tensor, "s n"], neurons: int) -> Float[Tensor, "s p"]:
     if inputs <= count:
         return fed.double().cpu()
     generator, mixed = torch.Generator().manual_seed(0), torch.zeros((len(fed), count), dtype=torch.float64)
-    for part in fed.double().cpu().split(4096, dim=1):
+    for part in torch.split(fed.double().cpu(), 4096, dim=1):
         mixed += part @ torch.randn((part.shape[1], count), generator=generator, dtype=torch.float64)
     return mixed
 

@@ -72,7 +72,7 @@ class Limits(Record):
         extrapolated: whether ``searched`` lies beyond the widths that were measured.
         rank_checks: how many samples were sought by the rank of their zeros in batches of ``sure``; 0 where that was too costly.
         curve: the probabilities at a few batch sizes.
-        lowered: why ``sure`` is less than the zeros alone allow; empty where it is not.
+        remark: why ``sure`` is less than the zeros alone allow, or that these were only counted; else empty.
     """
 
     rank: int
@@ -82,7 +82,7 @@ class Limits(Record):
     extrapolated: bool
     rank_checks: int
     curve: tuple[Point, ...]
-    lowered: str = ""
+    remark: str = ""
 
 
 class Reach(Record):

@@ -27,11 +27,14 @@ __all__ = ["Firing", "in_chunks", "measure", "samples_for"]
 BUDGET = 2_000_000_000
 """Numbers that all measuring passes together may compute: a minute or so on one core."""
 
+QUICK = 100_000_000
+"""Numbers that they may compute for more inputs than ``MANY``: some seconds. Chosen."""
+
 AT_ONCE = 30_000_000
 """Numbers in the intermediate results of one pass."""
 
-FEWEST, MOST = 64, 4000
-"""Noise inputs to measure on."""
+FEWEST, MANY, MOST = 64, 1000, 4000
+"""Noise inputs to measure on: at least, at most, and at most where they cost little."""
 
 ENOUGH = 3
 """Samples on which a measured share rests, at least."""
@@ -45,9 +48,10 @@ def samples_for(footprint: int, parameters: int) -> int:
 
     Example:
         >>> samples_for(5_000, 600_000), samples_for(10_000_000, 600_000), samples_for(3_000_000, 311_000_000)
-        (4000, 198, 64)
+        (1538, 198, 64)
     """
-    return min(MOST, max(FEWEST, BUDGET // (footprint + parameters // 10)))
+    each = footprint + parameters // 10
+    return min(MOST, max(FEWEST, QUICK // each, min(MANY, BUDGET // each)))
 
 
 def in_chunks(count: int, footprint: int) -> list[int]:

@@ -43,6 +43,7 @@ class Assessment:
     call: LinearCall | None = None
     times: int | None = None
     reach: Reach | None = None
+    reached: float = 1.0
 
 
 def assess(
@@ -168,9 +169,12 @@ def _assess_table(table: Table, times: int | None) -> Assessment:
         others = _listed(list(table.other))
         reason = f"a lookup, but it enters by {others} as well, so that rows have a gradient that were not looked up"
         return Assessment("untested", why=reason, times=times)
+    some = f"; {table.reached:.0%} of random ones had a gradient" if table.reached < 1 else ""
     if not table.named:
-        return Assessment("tokens", why="its rows that have a gradient were looked up: they are made of the tokens", times=times)
-    return Assessment("tokens", why="its rows that have a gradient are the tokens of the batch; in which order is not shown", times=times)
+        reason = f"its rows that have a gradient were looked up: they are made of the tokens{some}"
+    else:
+        reason = f"its rows that have a gradient are the tokens of the batch; in which order is not shown{some}"
+    return Assessment("tokens", why=reason, times=times, reached=table.reached)
 
 
 def _assess_convolution(module: TracedModule, raw: bool, times: int | None) -> Assessment:

@@ -42,7 +42,7 @@ def limits(firing: Firing, inputs: int, *, columns: Columns | None = None, pictu
     """
     rank = max(0, min(firing.alive.shape[1], inputs) - 1)
     odds = odds_of(firing, columns, rank, FAILURE, work)
-    most = rank if columns is None else min(rank, len(columns.seen))
+    most = rank if columns is None or columns.most is None else min(rank, columns.most)
     typical = max((batch for batch in range(1, rank + 1) if odds.undetermined(batch) <= HALF), default=min(rank, 1))
     sure = odds.largest(FAILURE, most)
     reach, measured = searched(firing.neurons.switching, PICTURES if pictures else VECTORS)
@@ -57,16 +57,18 @@ def limits(firing: Firing, inputs: int, *, columns: Columns | None = None, pictu
         extrapolated=not measured,
         rank_checks=odds.checks(sure),
         curve=curve,
-        lowered=_lowered(odds, sure, most, rank),
+        remark=_remark(odds, sure, most, rank),
     )
 
 
-def _lowered(odds: Odds, sure: int, most: int, rank: int) -> str:
-    """Why no larger batch is sure, where it is not for lack of zeros."""
-    if odds.columns is None or sure == rank:
+def _remark(odds: Odds, sure: int, most: int, rank: int) -> str:
+    """Why no larger batch is sure, where it is not for lack of zeros; or that zeros were only counted."""
+    if odds.columns is None:
+        return "zeros were only counted: to try them in batches would take too long"
+    if sure == rank:
         return ""
     if sure == most:
-        return f"no more than {most:,} inputs were measured"
+        return f"no more than {most:,} inputs were given"
     batch = sure + 1
     found = {
         "zeros": odds.firing.undetermined(batch) * batch,
