@@ -63,7 +63,7 @@ def limits(firing: Firing, inputs: int, *, columns: Columns | None = None, pictu
 
 def _remark(odds: Odds, sure: int, most: int, rank: int) -> str:
     """Why no larger batch is sure, where it is not for lack of zeros; or that zeros were only counted."""
-    if odds.columns is None:
+    if odds.columns is None or (sure > 1 and not odds.checks(sure)):
         return "zeros were only counted: to try them in batches would take too long"
     if sure == rank:
         return ""
