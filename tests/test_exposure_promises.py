@@ -63,6 +63,7 @@ PLACES: dict[str, tuple[Callable[[], nn.Sequential], Tensor | None]] = {
     "two neurons behind": (lambda: _relus(20, 40, 2, 5), None),
     "four neurons behind": (lambda: _relus(20, 60, 4, 10), None),
     "four neurons before": (lambda: _relus(20, 4, 40, 5), None),
+    "behind two neurons": (lambda: _relus(20, 24, 2, 24, 5), None),
     "twins": (lambda: _changed(_relus(20, 24, 30, 5), _twins(1, columns=False)), None),
     "opposites": (lambda: _changed(_relus(20, 24, 30, 5), _twins(-1, columns=False)), None),
     "twins in all": (lambda: _changed(_relus(20, 24, 5), _twins(1, columns=True)), None),
@@ -238,12 +239,12 @@ def test_verdicts_say_the_worst_that_is_known(model: Callable[[], nn.Module], to
 
 
 def test_every_opening_has_a_remedy_and_nothing_else() -> None:
-    for model, shape in ((Vit(), (3, 16, 16)), (Lstm(), (6, 5)), (Mlp(80).build((90,), 3), (90,)), (Mlp(8).build((4,), 3), (4,))):
+    for model, shape in ((Vit(), (3, 16, 16)), (Lstm(), (6, 5)), (Mlp(80, 3).build((90,), 3), (90,)), (Mlp(8).build((4,), 3), (4,))):
         found = expose(model, shape)
         for layer in found.layers:
             assert (layer.remedy is not None) == ((layer.exact, layer.single) != ("none", "none"))
         assert (found.labels.remedy is not None) == found.labels.leaks
-    small, large = (by_name(expose(Mlp(width).build((90,), 3), (90,)))["1"].remedy for width in (8, 80))
+    small, large = (by_name(expose(Mlp(width, 3).build((90,), 3), (90,)))["1"].remedy for width in (8, 80))
     assert small is not None
     assert large is not None
     assert "8 samples" in small.title

@@ -231,8 +231,8 @@ def _notes(layers: tuple[LayerExposure, ...], labels: LabelLeak, trace: Paramete
             + ("" if given else " Real inputs may leave more or fewer neurons off, trained weights surely do: give data like the clients'.")
         )
         notes.append(
-            "The probability is SPEAR's failure bound: a sample counts as lost when fewer than b − 1 neurons are off for it. A search that"
-            " uses more (ours: the next layer, the signs) can find it all the same, so the bound is no protection."
+            "The probability is of what zeros alone give (SPEAR): a sample counts as lost when the neurons that it leaves off do not have"
+            " rank b − 1 in the others. A search that uses more (ours: the next layer, the signs) can find it all the same: no protection."
         )
     if any(layer.limits is not None and layer.limits.extrapolated for layer in layers):
         notes.append(

@@ -77,8 +77,8 @@ class Columns:
 
     @cached_property
     def traced(self) -> Bool[Tensor, "v s"]:
-        """Which samples leave a trace."""
-        return self.slopes.any(dim=2)
+        """Which samples leave a trace: something to multiply, on both sides."""
+        return self.slopes.any(dim=2) & self.seen.any(dim=1)
 
     @cached_property
     def untraced(self) -> dict[str, float]:

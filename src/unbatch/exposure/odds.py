@@ -19,7 +19,10 @@ WORK = 2e10
 """Multiplications that all trials of a model's layers together may cost: some seconds on one core. Chosen."""
 
 SOUGHT = 500
-"""Samples that are sought, twice, for each sample of a batch: one loss among them is a fifth of the accepted failures. Chosen."""
+"""Samples that are sought at a time, for each sample of a batch: one loss among them is a fifth of the accepted failures. Chosen."""
+
+REFINED = 3
+"""Times that samples are sought near the limit as it stands. Chosen."""
 
 CURVE = 200
 """Samples that are sought beside as many others as any can bear. Chosen."""
@@ -27,8 +30,8 @@ CURVE = 200
 FEWEST = 4
 """Samples sought below which trials say nothing. Chosen."""
 
-ORDERS = 2, 16, 2000
-"""Orders in which inputs are looked at for linear dependence: at least, at first, and where any is found. Chosen."""
+ORDERS = 2, 1000
+"""Orders in which inputs are looked at for linear dependence, at least and at most. Chosen."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -106,9 +109,12 @@ def odds_of(firing: Firing, columns: Columns | None, most: int, failure: float, 
     middle = int(living.zeros[len(living.zeros) // 2])
     odds = Odds(living, columns, dependent=_orders(columns, min(limit, middle) + 1, work / 8, generator))
     odds = _with_trials(odds, min(limit, int(living.zeros[-1])), CURVE, work / 4, generator)
-    for _ in range(2):
+    counted = living.largest(failure, limit + 1)
+    odds = _with_trials(odds, min(limit, counted), SOUGHT * counted, work / 4, generator)
+    for _ in range(REFINED):
         sure = odds.largest(failure, limit + 1)
-        odds = _with_trials(odds, min(limit, sure + max(1, sure // 10)), SOUGHT * sure, work / 3, generator)
+        if odds.checks(sure + 1) < REFINED * SOUGHT * sure:
+            odds = _with_trials(odds, min(limit, sure + max(1, sure // 10)), SOUGHT * sure, work / 6, generator)
     return odds
 
 
@@ -125,12 +131,9 @@ def _with_trials(odds: Odds, most: int, count: int, work: float, generator: Gene
 
 
 def _orders(columns: Columns, most: int, work: float, generator: Generator) -> npt.NDArray[np.int64] | None:
-    """At which sizes inputs depend linearly: a few orders, and many where one of them does."""
+    """At which sizes inputs depend linearly."""
     if most < 1:
         return None
-    least, few, many = ORDERS
-    affordable = max(least, int(work / (2.0 * most * most * columns.seen.shape[1] + 1e5)))
-    found = first_dependent(columns, most, min(few, affordable), generator)
-    if int(found.min()) <= most:
-        found = first_dependent(columns, most, min(many, affordable), generator)
-    return np.sort(found.numpy())
+    least, many = ORDERS
+    affordable = int(work / (2.0 * most * most * columns.seen.shape[1] + 1e5))
+    return np.sort(first_dependent(columns, most, max(least, min(many, affordable)), generator).numpy())
