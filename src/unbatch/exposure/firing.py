@@ -149,7 +149,7 @@ class Firing:
         """Probability that any of b samples does.
 
         Example:
-            >>> fires = Firing(torch.rand((500, 200), generator=Generator().manual_seed(0)) < 0.5)
+            >>> fires = Firing(torch.rand((500, 200), generator=torch.Generator().manual_seed(0)) < 0.5)
             >>> fires.failure(1), fires.failure(60) < 1e-6, 0.001 < fires.failure(75) < 0.02, fires.failure(100) > 0.99
             (0.0, True, True, True)
         """
