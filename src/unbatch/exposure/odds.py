@@ -8,6 +8,7 @@ from functools import cached_property
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from torch import Generator
 
 from unbatch.exposure.columns import Columns, Trials, first_dependent, try_zeros
@@ -42,7 +43,8 @@ class Odds:
         firing: which of the neurons that have a gradient fire.
         columns: of real inputs; None where only zeros are counted.
         trials: how many others each of some samples bears.
-        dependent: (o,) the batch sizes at which what the layer is fed first depended linearly, sorted, in so many orders.
+        dependent: (o,) the batch sizes at which what the layer is fed first depended linearly, sorted, in so many orders; past all sizes
+            where it was not seen to.
     """
 
     firing: Firing
@@ -136,4 +138,5 @@ def _orders(columns: Columns, most: int, work: float, generator: Generator) -> n
         return None
     least, many = ORDERS
     affordable = int(work / (2.0 * most * most * columns.seen.shape[1] + 1e5))
-    return np.sort(first_dependent(columns, most, max(least, min(many, affordable)), generator).numpy())
+    found = first_dependent(columns, most, max(least, min(many, affordable)), generator)
+    return np.sort(found.where(found <= most, torch.iinfo(torch.int64).max).numpy())
