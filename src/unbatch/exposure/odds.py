@@ -9,6 +9,7 @@ from functools import cached_property
 import numpy as np
 import numpy.typing as npt
 import torch
+from scipy.stats import gamma
 from torch import Generator
 
 from unbatch.exposure.columns import Columns, Trials, first_dependent, try_zeros
@@ -24,6 +25,9 @@ SOUGHT = 500
 
 REFINED = 3
 """Times that samples are sought near the limit as it stands. Chosen."""
+
+CAUTION = 0.9
+"""Confidence with which no more samples are lost than is reckoned with (Garwood's bound of a count). Chosen."""
 
 CURVE = 200
 """Samples that are sought beside as many others as any can bear. Chosen."""
@@ -64,14 +68,14 @@ class Odds:
     def lost(self, batch: int) -> float:
         """Share of samples that have zeros enough in a batch of this size, and are not given by them all the same.
 
-        One more than were seen where the next larger batches lose any: what is rare may have been missed.
+        As many as nine in ten such counts stand for at most, where batches a tenth larger lose any: what is rare may have been missed.
         """
         if not (tried := self.checks(batch)):
             return 0.0
         within = [each for each in self.trials if each.most >= batch - 1]
         seen = sum(each.lost(batch - 1) for each in within)
         more = sum(each.lost(min(each.most, batch + batch // 10)) for each in within)
-        return min(1.0, (seen + (more > 0)) / tried)
+        return min(1.0, float(gamma.ppf(CAUTION, seen + 1)) / tried) if more else 0.0
 
     def undetermined(self, batch: int) -> float:
         """Probability that a sample of a batch of this size is not given by its zeros."""
