@@ -138,9 +138,9 @@ def test_what_leaves_no_trace_and_what_it_is_fed_lower_the_limit() -> None:
     flat = torch.randn((2000, 7), generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     told = limits(Firing(on), 500, columns=Columns(whole.slopes, flat, torch.float64))
     assert (told.sure, told.remark) == (7, "what it is fed depends linearly in larger batches")
-    few = Columns(whole.slopes[:, :9], whole.seen[:9], torch.float64, most=9)
-    told = limits(Firing(on[:9]), 500, columns=few)
-    assert (told.sure, told.remark) == (9, "no more than 9 inputs were given")
+    few = Columns(whole.slopes[:, :45], whole.seen[:45], torch.float64, most=45)
+    told = limits(Firing(on[:45]), 500, columns=few)
+    assert (told.sure, told.remark) == (9, "larger batches are more than a fifth of the 45 inputs that were given")
 
 
 def test_given_data_decides() -> None:

@@ -15,6 +15,9 @@ __all__ = ["FAILURE", "PICTURES", "VECTORS", "limits", "searched"]
 FAILURE = 0.01
 """Accepted probability that some sample of the batch is not determined by its zeros. Chosen."""
 
+GIVEN = 5
+"""Inputs that must be given for each sample of a batch: of 30, batches of 11 and 30 failed more often than they seemed to. Chosen."""
+
 HALF = 0.5
 """Share of samples that are determined in a batch that a typical sample bears. Derived: the median."""
 
@@ -42,7 +45,7 @@ def limits(firing: Firing, inputs: int, *, columns: Columns | None = None, pictu
     """
     rank = max(0, min(firing.alive.shape[1], inputs) - 1)
     odds = odds_of(firing, columns, rank, FAILURE, work)
-    most = rank if columns is None or columns.most is None else min(rank, columns.most)
+    most = rank if columns is None or columns.most is None else min(rank, max(1, columns.most // GIVEN))
     typical = max((batch for batch in range(1, rank + 1) if odds.undetermined(batch) <= HALF), default=min(rank, 1))
     sure = odds.largest(FAILURE, most)
     reach, measured = searched(firing.neurons.switching, PICTURES if pictures else VECTORS)
@@ -68,7 +71,7 @@ def _remark(odds: Odds, sure: int, most: int, rank: int) -> str:
     if sure == rank:
         return ""
     if sure == most:
-        return f"no more than {most:,} inputs were given"
+        return f"larger batches are more than a fifth of the {odds.columns.most:,} inputs that were given"
     batch = sure + 1
     found = {
         "zeros": odds.firing.undetermined(batch) * batch,

@@ -29,6 +29,9 @@ REFINED = 3
 CAUTION = 0.9
 """Confidence with which no more samples are lost than is reckoned with (Garwood's bound of a count). Chosen."""
 
+EACH = 10
+"""Times that one given input counts as sought, however often it was: it stays the same input. Chosen."""
+
 CURVE = 200
 """Samples that are sought beside as many others as any can bear. Chosen."""
 
@@ -75,7 +78,9 @@ class Odds:
         within = [each for each in self.trials if each.most >= batch - 1]
         seen = sum(each.lost(batch - 1) for each in within)
         more = sum(each.lost(min(each.most, batch + batch // 10)) for each in within)
-        return min(1.0, float(gamma.ppf(CAUTION, seen + 1)) / tried) if more else 0.0
+        given = None if self.columns is None else self.columns.most
+        count = tried if given is None else min(tried, EACH * given)
+        return min(1.0, float(gamma.ppf(CAUTION, seen * count / tried + 1)) / count) if more else 0.0
 
     def undetermined(self, batch: int) -> float:
         """Probability that a sample of a batch of this size is not given by its zeros."""
