@@ -27,6 +27,20 @@ def answers(found: Exposure) -> dict[str, tuple[str, str]]:
     return {layer.name: (layer.exact, layer.single) for layer in found.layers}
 
 
+def undetermined(columns: Tensor, fed: Tensor) -> list[int]:
+    """Which of b samples are not given by their zeros: of columns (m, b) and what the layer is fed (b, n), in float64, all different."""
+    unit = columns / columns.norm(dim=0).clamp_min(1e-300)
+    if int(torch.linalg.matrix_rank(fed)) < len(fed):
+        return list(range(len(fed)))
+    lost = []
+    for i, column in enumerate(unit.T):
+        rows = unit[column == 0][:, torch.arange(len(fed)) != i]
+        enough = len(fed) == 1 or (len(rows) >= len(fed) - 1 and int(torch.linalg.matrix_rank(rows, rtol=1e-11)) == len(fed) - 1)
+        if not enough or not bool(column.any()):
+            lost.append(i)
+    return lost
+
+
 class Vit(nn.Module):
     """One block on 16 patches, with a class token and positions."""
 

@@ -59,7 +59,7 @@ def test_prints_a_row_a_layer_and_what_follows(net: str, capsys: pytest.CaptureF
     assert "Every sample of a batch of up to" in rows["verdict"]
     assert "anchored" in rows["labels"]
     assert rows["closes"].startswith("closes Average at least 40 samples")
-    assert "1,000 inputs of white noise" in rows["measured"]
+    assert "4,000 inputs of white noise" in rows["measured"]
     assert "report" not in rows
 
 

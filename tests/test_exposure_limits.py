@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 from scipy.stats import binom
-from torch import nn
+from torch import Tensor, nn
 
 from exposed import answers, by_name, same_weights  # noqa: F401 -- a fixture for every test
 from unbatch.exposure import Exposure, expose
+from unbatch.exposure.columns import Columns, _tolerated
 from unbatch.exposure.firing import Firing, measure
 from unbatch.exposure.limits import PICTURES, VECTORS, limits, searched
 from unbatch.models.mlp import Mlp
@@ -56,7 +57,7 @@ def test_dead_and_always_on_neurons_do_not_count() -> None:
     model = nn.Sequential(nn.Linear(50, 60), nn.ReLU(), nn.Linear(60, 3))
     with torch.no_grad():
         model[0].bias[:10] = -1e4
-        model[0].bias[10:25] = 1e4
+        model[0].bias[10:25] = 10
     layer = by_name(expose(model, (50,)))["0"]
     assert layer.firing is not None
     assert layer.limits is not None
@@ -79,13 +80,67 @@ def test_a_layer_whose_neurons_are_all_dead() -> None:
     assert Exposure.from_json(found.to_json()) == found
 
 
+def made(on: Tensor, directions: int = 0, seed: int = 1) -> Columns:
+    """Columns of Gaussian entries where neurons are on, or of mixtures of a few vectors there; inputs are independent."""
+    generator = torch.Generator().manual_seed(seed)
+    rank = directions or on.shape[1]
+    mixed = torch.randn((1, len(on), rank), generator=generator, dtype=torch.float64)
+    values = mixed @ torch.randn((rank, on.shape[1]), generator=generator, dtype=torch.float64) if directions else mixed
+    slopes = values * on
+    seen = torch.randn((len(on), on.shape[1]), generator=generator, dtype=torch.float64)
+    return Columns(slopes / slopes.norm(dim=2, keepdim=True).clamp_min(1e-300), seen, torch.float64)
+
+
 def test_zeros_of_low_rank_lower_the_limit() -> None:
-    """Neurons in ten families of equal masks: enough zeros, but never more than the families' rank of patterns when one entry each."""
-    generator = torch.Generator().manual_seed(0)
-    rare = torch.rand((600, 80), generator=generator) < 0.02  # each neuron fires for one sample in fifty
-    fires = Firing(rare)
-    assert fires.largest(0.01, 79) > 60, "plenty of zeros"
-    assert limits(fires, 500).sure < 60, "but too few rows with something in them"
+    """Each neuron fires for one sample in fifty: plenty of zeros, but too few rows with something in them."""
+    rare = torch.rand((600, 80), generator=torch.Generator().manual_seed(0)) < 0.02
+    fires = Firing(rare[rare.any(dim=1)])
+    assert limits(fires, 500).sure > 60
+    told = limits(fires, 500, columns=made(fires.on))
+    assert told.sure < 5
+    assert "depend on each other" in told.remark
+
+
+def test_independent_columns_lower_nothing() -> None:
+    fires = Firing(torch.rand((3000, 60), generator=torch.Generator().manual_seed(0)) < 0.5)
+    counted, tried = limits(fires, 500), limits(fires, 500, columns=made(fires.on))
+    assert (tried.sure, tried.information, tried.rank, tried.remark) == (counted.sure, counted.information, counted.rank, "")
+    assert tried.rank_checks > 300 * tried.sure, "enough to see one batch in a hundred fail"
+
+
+def test_how_many_others_a_sample_bears_is_what_plain_ranks_say() -> None:
+    """Against the definition, one rank at a time, where samples are fed the same, and where a few directions are all there is."""
+    on = torch.rand((40, 14), generator=torch.Generator().manual_seed(0)) < 0.5
+    for directions in (0, 3):
+        columns = made(on, directions)
+        columns = Columns(columns.slopes, columns.seen[torch.arange(40) // 2 * 2], torch.float64)  # in pairs
+        drawn = torch.stack([torch.randperm(40, generator=torch.Generator().manual_seed(i))[:13] for i in range(30)])
+        zeros, tolerated = _tolerated(columns, columns.slopes[0], drawn)
+        for row, count, found in zip(drawn.tolist(), zeros.tolist(), tolerated.tolist(), strict=True):
+            off = columns.slopes[0, row[0]] == 0
+            assert count == int(off.sum())
+            borne = 0
+            for last in range(1, len(row)):
+                different = [j for k, j in enumerate(row) if k and k <= last and j // 2 not in {i // 2 for i in row[:k]}]
+                if different and int(torch.linalg.matrix_rank(columns.slopes[0, different][:, off])) < len(different):
+                    break
+                borne = last
+            assert found == borne
+
+
+def test_what_leaves_no_trace_and_what_it_is_fed_lower_the_limit() -> None:
+    on = torch.rand((2000, 60), generator=torch.Generator().manual_seed(0)) < 0.5
+    whole = made(on)
+    slopes = whole.slopes.clone()
+    slopes[0, ::250] = 0
+    told = limits(Firing(on), 500, columns=Columns(slopes, whole.seen, torch.float64))
+    assert (told.sure, told.remark) == (2, "0.4% of the samples leave no trace in it")
+    flat = torch.randn((2000, 7), generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    told = limits(Firing(on), 500, columns=Columns(whole.slopes, flat, torch.float64))
+    assert (told.sure, told.remark) == (7, "what it is fed depends linearly in larger batches")
+    few = Columns(whole.slopes[:, :45], whole.seen[:45], torch.float64, most=45)
+    told = limits(Firing(on[:45]), 500, columns=few)
+    assert (told.sure, told.remark) == (9, "larger batches are more than a fifth of the 45 inputs that were given")
 
 
 def test_given_data_decides() -> None:

@@ -43,6 +43,7 @@ class Table:
         by_input: whether the input decides what is looked up.
         named: whether the row that is looked up is the token itself, for every token.
         other: what else uses the parameter, as names of functions; empty where nothing does.
+        reached: share of the rows that random inputs looked up, without padding, that got a gradient: a maximum passes none on to the rest.
     """
 
     weight: str
@@ -53,6 +54,7 @@ class Table:
     by_input: bool
     named: bool
     other: tuple[str, ...]
+    reached: float
 
     def of(self, tensor: Tensor) -> Tensor:
         """(V, d) a tensor of the parameter's shape, a row a token."""
@@ -146,20 +148,26 @@ def tables(model: nn.Module, input_shape: Sequence[int], vocabulary: int) -> tup
     generator = torch.Generator().manual_seed(0)
     order = torch.randperm(vocabulary, generator=generator)
     halves = [half for half in (order[: vocabulary // 2], order[vocabulary // 2 :]) if len(half)]
-    first, stray = None, set[str]()
+    first, stray, reached = None, set[str](), dict[str, list[bool]]()
     for half in halves:
         tokens = half[torch.randint(len(half), (4, *input_shape), generator=generator)]
-        watch, found = _with_slopes(model, tokens)
-        stray |= found
+        watch, touched = _with_slopes(model, tokens)
+        for name, rows in touched.items():
+            mine = [call for call in watch.calls if call.weight == name]
+            used = torch.cat([call.indices.flatten() for call in mine]).unique()  # type: ignore[no-untyped-call]
+            padding = {call.padding for call in mine}
+            reached.setdefault(name, []).extend(bool(rows[row]) for row in used.tolist() if row not in padding)
+            rows[used] = False
+            stray |= {name} if bool(rows.any()) else set()
         first = first or watch
     if first is None:
         return ()
     names = dict.fromkeys(call.weight for call in first.calls)
     seen = _Seen(model, tuple(input_shape), vocabulary, first.lookups, order)
-    return tuple(_table(name, first, seen, stray) for name in names)
+    return tuple(_table(name, first, seen, stray, reached.get(name, [])) for name in names)
 
 
-def _table(name: str, watch: _Watch, seen: _Seen, stray: set[str]) -> Table:
+def _table(name: str, watch: _Watch, seen: _Seen, stray: set[str], reached: list[bool]) -> Table:
     mine = [call for call in watch.calls if call.weight == name]
     leaf, axis = watch.leaves[name], mine[0].axis
     other = sorted(watch.others.get(name, set())) or (["something that was not seen"] if name in stray else [])
@@ -167,7 +175,8 @@ def _table(name: str, watch: _Watch, seen: _Seen, stray: set[str]) -> Table:
         other.append("a lookup in its transpose")
     padding = {call.padding for call in mine}
     fixed, by_input, named = seen.of(name, leaf.shape[axis])
-    return Table(name, leaf.shape[axis], axis, padding.pop() if len(padding) == 1 else None, fixed, by_input, named, tuple(other))
+    share = sum(reached) / len(reached) if reached else 0.0
+    return Table(name, leaf.shape[axis], axis, padding.pop() if len(padding) == 1 else None, fixed, by_input, named, tuple(other), share)
 
 
 def _leaves(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
@@ -188,29 +197,24 @@ def _run(model: nn.Module, leaves: dict[str, Tensor], buffers: dict[str, Tensor]
     return None
 
 
-def _with_slopes(model: nn.Module, tokens: Tensor) -> tuple[_Watch, set[str]]:
-    """One whole pass; and the tables of which rows that were not looked up have a gradient all the same."""
+def _with_slopes(model: nn.Module, tokens: Tensor) -> tuple[_Watch, dict[str, Tensor]]:
+    """One whole pass; and of each table, which rows have a gradient."""
     leaves, buffers = _leaves(model)
     watch = _Watch(leaves)
     with torch.enable_grad():
         outputs = [tensor for tensor in _outputs(_run(model, leaves, buffers, tokens, watch)) if tensor.requires_grad]
     names = list(dict.fromkeys(call.weight for call in watch.calls))
     if not outputs or not names:
-        return watch, set()
+        return watch, {}
     generator = torch.Generator().manual_seed(0)
     directions = [torch.randn(tensor.shape, generator=generator, dtype=torch.float64).to(tensor) for tensor in outputs]
     slopes = torch.autograd.grad(outputs, [leaves[name] for name in names], directions, allow_unused=True)
-    stray = set()
+    touched = {}
     for name, slope in zip(names, slopes, strict=True):
-        if slope is None:
-            continue
-        mine = [call for call in watch.calls if call.weight == name]
-        rows = slope.to_dense() if mine[0].axis == 0 else slope.to_dense().T
-        touched = rows.ne(0).flatten(1).any(dim=1)
-        touched[torch.cat([call.indices.flatten() for call in mine])] = False
-        if bool(touched.any()):
-            stray.add(name)
-    return watch, stray
+        axis = next(call.axis for call in watch.calls if call.weight == name)
+        rows = leaves[name].new_zeros(leaves[name].shape) if slope is None else slope.to_dense()
+        touched[name] = (rows if axis == 0 else rows.T).ne(0).flatten(1).any(dim=1)
+    return watch, touched
 
 
 def _outputs(made: Any) -> list[Tensor]:

@@ -1,6 +1,7 @@
 """What a model can leak, before any data: layer by layer, up to which batch size, with which probability, and the cheapest change.
 
-tracing (which layer sees what) ── layers (what can be inverted) ── firing (zeros, measured) ── limits (batch sizes) ── analysis
+tracing (which layer sees what) ── layers (what can be inverted) ── firing (zeros, counted) ── columns (zeros, tried in batches) ── odds
+(how likely) ── limits (batch sizes) ── analysis
 """
 
 from unbatch.exposure.analysis import expose

@@ -10,11 +10,13 @@ from torch import Tensor, nn
 
 from unbatch import lookups
 from unbatch.errors import Misuse, NotDeterministic
+from unbatch.exposure.columns import columns_of, inputs_for
 from unbatch.exposure.findings import Exposure, LabelLeak, LayerExposure, Limits
 from unbatch.exposure.firing import in_chunks, measure, samples_for
 from unbatch.exposure.labels import label_leak
 from unbatch.exposure.layers import Assessment, assess, describe
-from unbatch.exposure.limits import PICTURES, VECTORS
+from unbatch.exposure.limits import FAILURE, PICTURES, VECTORS
+from unbatch.exposure.odds import WORK
 from unbatch.exposure.reach import SMOOTH_PICTURES
 from unbatch.exposure.tracing import ParameterTrace, noise, precision, trace_parameters
 from unbatch.gradients import Loss, check_deterministic, loss_function
@@ -58,17 +60,30 @@ def expose(
     refusal = _refusal(model, shape, trace.vocabulary)
     tables = {table.weight: table for table in (lookups.tables(model, shape, trace.vocabulary) if trace.vocabulary else ())}
     assessed = [(module, assess(module, trace, refusal, _mixed(model), tables)) for module in trace.modules]
+    called = [each.call.weight for _, each in assessed if each.call is not None and each.exact in ("samples", "features")]
     wanted = [each.call.weight for _, each in assessed if each.call is not None and _by_zeros(each)]
     count = samples_for(trace.footprint, sum(p.numel() for p in model.parameters())) if data is None else len(data)
     fires = measure(model, _chunks(model, shape, data, in_chunks(count, trace.footprint), seed, trace.vocabulary), wanted)
-    layers = tuple(describe(module, trace, each, None if each.call is None else fires.get(each.call.weight)) for module, each in assessed)
+    neurons = sum(each.call.output.shape[-1] for _, each in assessed if each.call is not None and each.call.weight in called)
+    parameters = sum(p.numel() for p in model.parameters())
+    kept = inputs_for(count, neurons, trace.footprint, parameters, zeros=bool(wanted))
+    shuffled = None if data is None else data[torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))]
+    again = _chunks(model, shape, shuffled, in_chunks(kept, 3 * trace.footprint) if kept else [], seed, trace.vocabulary)
+    made = torch.Generator().manual_seed(seed)
+    columns = columns_of(model, again, called, loss, made, None if data is None else len(data))
+    work = WORK / max(1, len(wanted))
+    layers = tuple(
+        describe(module, trace, each, fires.get(weight), columns.get(weight), work)
+        for module, each in assessed
+        for weight in ["" if each.call is None else each.call.weight]
+    )
     labels = label_leak(model, shape, loss, trace, refusal)
     return Exposure(
         model=type(model).__name__,
         input_shape=shape,
         mode="train" if model.training else "eval",
         measured_on=_measured_on(count, data is None, trace.vocabulary) if wanted else "nothing: no layer needs it",
-        verdict=_verdict(layers),
+        verdict=_verdict(layers, next((each.reached for _, each in assessed if each.exact == "tokens"), 1.0)),
         layers=layers,
         labels=labels,
         notes=tuple(_notes(layers, labels, trace, refusal, given=data is not None)),
@@ -144,11 +159,12 @@ def _mixed(model: nn.Module) -> bool:
     return any(norm.training or norm.running_mean is None for norm in norms)
 
 
-def _verdict(layers: tuple[LayerExposure, ...]) -> str:
-    """The one sentence, from the worst that is known."""
+def _verdict(layers: tuple[LayerExposure, ...], reached: float) -> str:
+    """The one sentence, from the worst that is known; ``reached`` is the share of tokens that have a gradient."""
     if not any(layer.trained for layer in layers):
         return "Every parameter is frozen: the client sends no gradient, and nothing can be read from it."
-    names = "".join(f"The tokens of a batch of any size can be read off the gradient of {one.name}. " for one in _tables(layers)[:1])
+    which = "The tokens" if reached == 1 else f"About {reached:.0%} of the tokens"
+    names = "".join(f"{which} of a batch of any size can be read off the gradient of {one.name}. " for one in _tables(layers)[:1])
     return names + _verdict_on_samples(layers)
 
 
@@ -172,8 +188,9 @@ def _verdict_on_samples(layers: tuple[LayerExposure, ...]) -> str:
     deep = max((layer for layer in layers if layer.exact == "features" and layer.largest > 1), key=lambda one: one.largest, default=None)
     inner = "" if deep is None else f"what layer {deep.name} sees of each is recovered exactly from batches of up to {deep.largest:,}"
     rest = f"of larger batches {inner}" if inner else "for larger batches no exact route is known here"
-    if one := next((layer for layer in layers if layer.single == "sample"), None):
-        return f"One sample alone is recovered exactly from layer {one.name}; {rest}."
+    if one := max((layer for layer in layers if layer.single == "sample"), key=_alone, default=None):
+        likely = "" if _alone(one) >= 1 - FAILURE else f" with a probability of {_alone(one):.0%}: others leave no trace in it"
+        return f"One sample alone is recovered exactly from layer {one.name}{likely}; {rest}."
     if inner:
         return f"No layer is known to give the samples exactly, but {inner}."
     if one := next((layer for layer in layers if layer.single == "features"), None):
@@ -181,6 +198,11 @@ def _verdict_on_samples(layers: tuple[LayerExposure, ...]) -> str:
     if any(layer.exact == "untested" for layer in layers):
         return "Our search takes none of these layers, but for some of them the algebra may reach further: do not call this model safe."
     return "No exact route is known for this model, which is no proof: optimization attacks need none of what is missing here."
+
+
+def _alone(layer: LayerExposure) -> float:
+    """Probability that a sample that is a batch by itself leaves a trace, where it was measured."""
+    return 1.0 if layer.limits is None else layer.limits.curve[0].share_determined
 
 
 def _reached(layer: LayerExposure) -> int:
@@ -209,8 +231,8 @@ def _notes(layers: tuple[LayerExposure, ...], labels: LabelLeak, trace: Paramete
             + ("" if given else " Real inputs may leave more or fewer neurons off, trained weights surely do: give data like the clients'.")
         )
         notes.append(
-            "The probability is SPEAR's failure bound: a sample counts as lost when fewer than b − 1 neurons are off for it. A search that"
-            " uses more (ours: the next layer, the signs) can find it all the same, so the bound is no protection."
+            "The probability is of what zeros alone give (SPEAR): a sample counts as lost when the neurons that it leaves off do not have"
+            " rank b − 1 in the others. A search that uses more (ours: the next layer, the signs) can find it all the same: no protection."
         )
     if any(layer.limits is not None and layer.limits.extrapolated for layer in layers):
         notes.append(

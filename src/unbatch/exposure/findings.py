@@ -66,12 +66,13 @@ class Limits(Record):
 
     Attributes:
         rank: the rank of the gradient shows the batch: min(neurons that fire, inputs) − 1.
-        information: a typical (median) sample leaves b − 1 neurons off.
-        sure: all samples do, with a probability of at least 99 %.
+        information: a typical (median) sample is given by the b − 1 neurons and more that it leaves off.
+        sure: all samples are, with a probability of at least 99 %.
         searched: our own search has been measured to get there at this width, or is expected to by interpolation.
         extrapolated: whether ``searched`` lies beyond the widths that were measured.
-        rank_checks: how many draws showed that the zeros at ``sure`` have full rank; 0 where that was too costly.
+        rank_checks: how many samples were sought by the rank of their zeros in batches of ``sure``; 0 where that was too costly.
         curve: the probabilities at a few batch sizes.
+        remark: why ``sure`` is less than the zeros alone allow, or that these were only counted; else empty.
     """
 
     rank: int
@@ -81,6 +82,7 @@ class Limits(Record):
     extrapolated: bool
     rank_checks: int
     curve: tuple[Point, ...]
+    remark: str = ""
 
 
 class Reach(Record):
@@ -88,7 +90,8 @@ class Reach(Record):
 
     Attributes:
         counted: the update gives more equations than each sample has unknowns, and the rank shows the batch.
-        searched: our own search has been measured to get there at this width, or is expected to by interpolation.
+        searched: our own search has been measured to get there at this width, or is expected to by interpolation; no further than where
+            99 of 100 batches leave a trace of every sample.
         extrapolated: whether ``searched`` lies beyond what was measured.
     """
 

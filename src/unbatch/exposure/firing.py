@@ -16,7 +16,7 @@ import numpy.typing as npt
 import torch
 from jaxtyping import Bool, Float
 from scipy.stats import betabinom, binom
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 from unbatch.exposure.findings import Neurons
 from unbatch.exposure.tracing import precision
@@ -27,11 +27,14 @@ __all__ = ["Firing", "in_chunks", "measure", "samples_for"]
 BUDGET = 2_000_000_000
 """Numbers that all measuring passes together may compute: a minute or so on one core."""
 
+QUICK = 100_000_000
+"""Numbers that they may compute for more inputs than ``MANY``: some seconds. Chosen."""
+
 AT_ONCE = 30_000_000
 """Numbers in the intermediate results of one pass."""
 
-FEWEST, MOST = 64, 1000
-"""Noise inputs to measure on."""
+FEWEST, MANY, MOST = 64, 1000, 4000
+"""Noise inputs to measure on: at least, at most, and at most where they cost little."""
 
 ENOUGH = 3
 """Samples on which a measured share rests, at least."""
@@ -45,9 +48,10 @@ def samples_for(footprint: int, parameters: int) -> int:
 
     Example:
         >>> samples_for(5_000, 600_000), samples_for(10_000_000, 600_000), samples_for(3_000_000, 311_000_000)
-        (1000, 198, 64)
+        (1538, 198, 64)
     """
-    return min(MOST, max(FEWEST, BUDGET // (footprint + parameters // 10)))
+    each = footprint + parameters // 10
+    return min(MOST, max(FEWEST, QUICK // each, min(MANY, BUDGET // each)))
 
 
 def in_chunks(count: int, footprint: int) -> list[int]:
@@ -145,7 +149,7 @@ class Firing:
         """Probability that any of b samples does.
 
         Example:
-            >>> fires = Firing(torch.rand((500, 200), generator=Generator().manual_seed(0)) < 0.5)
+            >>> fires = Firing(torch.rand((500, 200), generator=torch.Generator().manual_seed(0)) < 0.5)
             >>> fires.failure(1), fires.failure(60) < 1e-6, 0.001 < fires.failure(75) < 0.02, fires.failure(100) > 0.99
             (0.0, True, True, True)
         """
@@ -156,27 +160,6 @@ class Firing:
         if not self.alive.shape[1]:
             return 0
         return max((batch for batch in range(1, most + 1) if self.failure(batch) < failure), default=1)
-
-    def of_full_rank(self, batch: int, draws: int, generator: Generator) -> bool | None:
-        """Whether the rows of a sample's zeros had rank b − 1 in all draws of b samples; None where that is too costly or has no meaning.
-
-        Entries are Gaussian where the neurons fire: what rank the pattern of zeros allows. Samples are those that were measured, or made
-        up of each neuron's own probability where too few were.
-        """
-        if not 1 < batch <= FULL_RANK:
-            return None
-        for _ in range(draws):
-            on = self._batch(batch, generator)
-            columns = on * torch.randn(on.shape, generator=generator, dtype=torch.float64)
-            rows = columns[1:, ~on[0]]  # sample 0 is the one that is sought
-            if min(rows.shape) < batch - 1 or int(torch.linalg.matrix_rank(rows)) < batch - 1:
-                return False
-        return True
-
-    def _batch(self, size: int, generator: Generator) -> Bool[Tensor, "b alive"]:
-        if size <= len(self.alive):
-            return self.alive[torch.randperm(len(self.alive), generator=generator)[:size]]
-        return torch.rand((size, len(self.off)), generator=generator, dtype=torch.float64) >= torch.from_numpy(self.off)
 
 
 def _poisson_binomial(probabilities: Float[np.ndarray, " m"]) -> npt.NDArray[np.float64]:

@@ -9,10 +9,12 @@ from types import MappingProxyType
 from torch import Tensor
 
 from unbatch.advice import for_batches, for_single, for_tokens, for_untested
+from unbatch.exposure.columns import Columns
 from unbatch.exposure.findings import Exact, LayerExposure, Reach, Sees, Single
 from unbatch.exposure.firing import Firing
 from unbatch.exposure.limits import limits
-from unbatch.exposure.reach import reach
+from unbatch.exposure.odds import WORK
+from unbatch.exposure.reach import reach, traced_by_all
 from unbatch.exposure.tracing import ParameterTrace, TracedModule, Use
 from unbatch.lookups import Table
 from unbatch.trace import LinearCall
@@ -41,6 +43,7 @@ class Assessment:
     call: LinearCall | None = None
     times: int | None = None
     reach: Reach | None = None
+    reached: float = 1.0
 
 
 def assess(
@@ -166,9 +169,12 @@ def _assess_table(table: Table, times: int | None) -> Assessment:
         others = _listed(list(table.other))
         reason = f"a lookup, but it enters by {others} as well, so that rows have a gradient that were not looked up"
         return Assessment("untested", why=reason, times=times)
+    some = f"; {table.reached:.0%} of random ones had a gradient" if table.reached < 1 else ""
     if not table.named:
-        return Assessment("tokens", why="its rows that have a gradient were looked up: they are made of the tokens", times=times)
-    return Assessment("tokens", why="its rows that have a gradient are the tokens of the batch; in which order is not shown", times=times)
+        reason = f"its rows that have a gradient were looked up: they are made of the tokens{some}"
+    else:
+        reason = f"its rows that have a gradient are the tokens of the batch; in which order is not shown{some}"
+    return Assessment("tokens", why=reason, times=times, reached=table.reached)
 
 
 def _assess_convolution(module: TracedModule, raw: bool, times: int | None) -> Assessment:
@@ -226,8 +232,15 @@ def _listed(names: list[str]) -> str:
     return " and ".join(name.strip("_") for name in names)
 
 
-def describe(module: TracedModule, trace: ParameterTrace, assessed: Assessment, firing: Firing | None) -> LayerExposure:
-    """An assessment in the words of ``LayerExposure``, with its limits and its remedy."""
+def describe(
+    module: TracedModule,
+    trace: ParameterTrace,
+    assessed: Assessment,
+    firing: Firing | None,
+    columns: Columns | None = None,
+    work: float = WORK,
+) -> LayerExposure:
+    """An assessment in the words of ``LayerExposure``, with its limits, on which so much work is spent, and its remedy."""
     summed = {use.function for use in module.uses} <= _SUMS  # true where there are none
     source = assessed.call.input if assessed.call else None if summed else module.uses[0].source
     sees: Sees = "nothing" if source is None else trace.sees(source)
@@ -235,7 +248,10 @@ def describe(module: TracedModule, trace: ParameterTrace, assessed: Assessment, 
     within = None
     if firing is not None and assessed.call is not None:
         pictures = sees == "raw input" and Schema.guess(trace.inputs.shape[1:]).kind == "image"
-        within = limits(firing, assessed.call.input.shape[-1], pictures=pictures)
+        within = limits(firing, assessed.call.input.shape[-1], columns=columns, pictures=pictures, work=work)
+    solved = assessed.reach
+    if solved is not None and columns is not None:
+        solved = traced_by_all(solved, max(columns.untraced.values()))
     remedy = None
     if within is not None:
         remedy = for_batches(name, within.rank, raw=raw)
@@ -263,6 +279,6 @@ def describe(module: TracedModule, trace: ParameterTrace, assessed: Assessment, 
         why=assessed.why,
         firing=None if firing is None else firing.neurons,
         limits=within,
-        reach=assessed.reach,
+        reach=solved,
         remedy=remedy,
     )

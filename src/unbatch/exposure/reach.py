@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from unbatch.exposure.findings import Reach
-from unbatch.exposure.limits import searched
+from unbatch.exposure.limits import FAILURE, searched
 from unbatch.exposure.tracing import ParameterTrace
 from unbatch.span.equations import MARGIN
 from unbatch.trace import LinearCall
 
-__all__ = ["KINKED", "reach"]
+__all__ = ["KINKED", "reach", "traced_by_all"]
 
 KINKED = {"leaky_relu", "prelu", "relu", "rrelu"}
 """Behind these ∂ℓ/∂z jumps: only what the next layers are fed is solved for."""
@@ -48,6 +49,17 @@ def reach(call: LinearCall, trace: ParameterTrace, follower: str, *, pictures: b
     measured: Mapping[int, int] = KINKED_PICTURES if kinked else SMOOTH_PICTURES
     expected, inside = searched(own, SCORES if not behind else measured if pictures else VECTORS)
     return Reach(counted=counted, searched=max(1, min(counted, expected)), extrapolated=not inside)
+
+
+def traced_by_all(reach: Reach, untraced: float) -> Reach:
+    """The same, searched no further than where 99 of 100 batches leave a trace of every sample, of which this share leaves none.
+
+    Example:
+        >>> traced_by_all(Reach(counted=30, searched=20, extrapolated=False), 0.001).searched
+        10
+    """
+    most = reach.searched if untraced <= 0 else int(math.log1p(-FAILURE) / math.log1p(-min(untraced, 1 - 1e-16)))
+    return reach.model_copy(update={"searched": max(1, min(reach.searched, most))})
 
 
 def _behind(call: LinearCall, trace: ParameterTrace) -> list[tuple[int, int]]:
