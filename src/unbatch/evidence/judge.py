@@ -296,7 +296,10 @@ MUCH_ALIKE = "so that there are more members than these: some of them stand for 
 
 NOT_FIXED = "the replay gives the observed update, but"
 
-SEVERAL = "each sample counts several times, and may stand for several that are much alike"
+SEVERAL = (
+    "each sample may stand for several: for some that are much alike if it counts as much, and for any whose mean it is if what it leaves"
+    " does not turn as it moves, which the batch size would exclude"
+)
 
 ALIKE = f"{NOT_FIXED} {SEVERAL}"
 
