@@ -116,7 +116,7 @@ def _still(observation: Observation, inputs: Tensor, labels: Tensor) -> Bool[Ten
     """(k,) whether a sample's column stays what it is as the sample moves: then it is the mean of any number of members of its region."""
     nothing = torch.zeros_like(labels, dtype=torch.bool)
     if isinstance(observation.loss, str):
-        return nothing  # the slopes of losses with a name turn with the scores
+        return nothing  # their slopes turn with the scores, if faintly where the network is sure
     scores = run(observation.model, inputs).outputs.detach()
     slopes = [slopes_of(observation, factor * scores, labels) for factor in (1, 1 + STEP, 1 - STEP)]
     columns = columns_of(observation, inputs, labels)
