@@ -66,3 +66,16 @@ def test_a_bias_or_another_activation_tells_them_apart(net: nn.Module) -> None:
     seen = Observation(net, capture(net, inputs, labels, "bce"), (20,), loss="bce", batch_size=4)
     assert judge(seen, Candidate(inputs, labels)).status is Status.RECONSTRUCTED
     assert judge(seen, Candidate(inputs[:2], labels[:2])).status is Status.PARTIAL
+
+
+def test_nor_where_the_network_is_sure_of_it() -> None:
+    net = even()
+    inputs, _ = batch(net)
+    inputs = inputs[:1]
+    with torch.no_grad():
+        first, second = net(inputs)[0].topk(2).values
+        for parameter in net[2].parameters():
+            parameter *= 60 / (first - second)
+        labels = net(inputs).argmax(dim=1)
+    seen = Observation(net, capture(net, inputs, labels), (20,))
+    assert judge(seen, Candidate(-inputs, labels)).status is Status.UNPROVEN

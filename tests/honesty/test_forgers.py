@@ -10,6 +10,7 @@ from torch.nn import functional as F
 from scenes import Lie, Scene, liar
 from unbatch.evidence import judge
 from unbatch.gradients import capture
+from unbatch.training import LocalTraining
 from unbatch.types import Candidate, Observation, Status
 
 
@@ -149,3 +150,15 @@ def test_what_is_judged_is_not_written_to_by_a_thread_that_was_left_behind() -> 
     handed.zero_()
     assert found.status is Status.RECONSTRUCTED
     assert torch.equal(found.inputs, inputs)
+
+
+@pytest.mark.parametrize("training", [None, LocalTraining(epochs=2, batch_size=2, learning_rate=0.1)])
+def test_fewer_samples_than_batch_statistics_need_are_a_wrong_proposal_and_no_misuse(training: LocalTraining | None) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(20, 30), nn.ReLU(), nn.Linear(30, 10), nn.BatchNorm1d(10), nn.Linear(10, 4)).double().train()
+    inputs, labels = torch.randn(4, 20, dtype=torch.float64), torch.tensor([0, 1, 3, 3])
+    seen = Observation(model, capture(model, inputs, labels), (20,), batch_size=4, training=training)
+    for count in (1, 3):
+        found = judge(seen, Candidate(inputs[:count], labels[:count], order=torch.arange(count).expand(2, count)))
+        assert not found.status.disclosed
+    assert not judge(seen, Candidate(inputs[[0, 0]], labels[[0, 0]])).status.disclosed

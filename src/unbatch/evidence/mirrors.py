@@ -58,7 +58,8 @@ def mirrored(
     own = torch.nn.functional.normalize(slopes_of(observation, given, labels), dim=1)
     every = torch.arange(given.shape[1], device=labels.device)
     along = (torch.nn.functional.normalize(slopes_alone(observation.loss, there, every), dim=2) * own).sum(dim=2).abs()
-    for named in along.nan_to_num(0.0).topk(min(TRIED, len(every)), dim=0).indices:
+    # Its own label is tried in any case: where the network is sure of it, of its slope no digit may be left beside those of others.
+    for named in (labels, *along.nan_to_num(0.0).topk(min(TRIED, len(every)), dim=0).indices):
         columns = passed(named)
         if columns is not None:
             found |= (columns + here).norm(dim=1) <= allowed * here.norm(dim=1)
