@@ -75,7 +75,7 @@ def test_nor_where_the_network_is_sure_of_it() -> None:
     with torch.no_grad():
         first, second = net(inputs)[0].topk(2).values
         for parameter in net[2].parameters():
-            parameter *= 60 / (first - second)
+            parameter.mul_(60 / (first - second))
         labels = net(inputs).argmax(dim=1)
     seen = Observation(net, capture(net, inputs, labels), (20,))
     assert judge(seen, Candidate(-inputs, labels)).status is Status.UNPROVEN
