@@ -246,7 +246,8 @@ def _disclosed(
     within = accuracy <= acceptable(observation)
     kept = _lengths_agree(observation, samples, weights, accuracy) & within
     if not bool(kept.any()):
-        return _unproved(candidate, samples, residual, LENGTHS_DISAGREE if bool(within.any()) else ALIKE if explained else SEVERAL)
+        exact = explained or residual <= ROUNDED * torch.finfo(observation.rounding).eps
+        return _unproved(candidate, samples, residual, LENGTHS_DISAGREE if bool(within.any()) else ALIKE if exact else SEVERAL)
     if not bool(kept.all()):
         samples, weights, accuracy = samples[kept], weights[kept], accuracy[kept]
         if explained:
