@@ -21,12 +21,17 @@ def kept() -> Iterator[None]:
         torch.float32
     """
     device, dtype = torch.get_default_device(), torch.get_default_dtype()
-    strict, mildly = torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
+    strict = _strict()
     with torch.set_grad_enabled(torch.is_grad_enabled()), torch.autograd.set_detect_anomaly(torch.is_anomaly_enabled()):
         try:
             yield
         finally:
             torch.set_default_dtype(dtype)
-            torch.use_deterministic_algorithms(strict, warn_only=mildly)
+            if _strict() != strict:  # else PyTorch would load its compiler for nothing, which takes seconds
+                torch.use_deterministic_algorithms(strict[0], warn_only=strict[1])
             if torch.get_default_device() != device:
                 torch.set_default_device(None if device.type == "cpu" else device)
+
+
+def _strict() -> tuple[bool, bool]:
+    return torch.are_deterministic_algorithms_enabled(), torch.is_deterministic_algorithms_warn_only_enabled()
