@@ -240,3 +240,19 @@ def test_half_of_what_was_told_proved_and_the_same_left_is_not_determined() -> N
 def test_what_is_used_by_default_exists() -> None:
     assert plugins.build("labels", restoring.RESTORER).spec == restoring.RESTORER
     assert plugins.build("attacks", restoring.QUICK).spec == restoring.QUICK
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_as_many_proved_as_were_told_are_not_all_where_the_update_holds_more(known: bool) -> None:
+    secret, model = batch(7), network()
+    seen = Observation(model, capture(model, secret.inputs, secret.labels), (40,), batch_size=6, factor_known=known)
+
+    @dataclasses.dataclass(frozen=True)
+    class Six(Attack):
+        def reconstruct(self, observation: Observation, generator: torch.Generator, progress: Progress) -> Candidate:
+            return Candidate(secret.inputs[:6], secret.labels[:6])
+
+    found = unbatch.audit(seen, None, Six())
+    assert found.reconstruction.status is unbatch.Status.PARTIAL
+    assert found.counts is not None
+    assert not found.counts.determined

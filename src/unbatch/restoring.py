@@ -122,9 +122,10 @@ def _from_proved(observation: Observation, made: Reconstruction, restorer: Label
     whole_batch, total = made.status is Status.RECONSTRUCTED, observation.batch_size
     exact = Counts(known, known > 0, made.reason, known.double(), made.stats, made.attack, proved, determined=True, expected_error=0.0)
     exact = replace(exact, deviation=0.0, proved=proved)
-    if total == proved or (whole_batch and total is None):
+    all_of_it = made.explained and not made.missing  # as many as were told may still not be all that the update holds
+    if (whole_batch and total is None) or (total == proved and all_of_it):
         return exact
-    if total is None or total < proved:
+    if total is None or total <= proved:
         return _at_least(exact, restorer(observation, seed=seed), total)
     if not observation.one_gradient or not observation.factor_known:
         return _with_rest(exact, Counts(), restorer(observation, seed=seed), total)
@@ -140,7 +141,8 @@ def _at_least(exact: Counts, alone: Counts, total: int | None) -> Counts:
     """The proved samples of a batch whose size is not known, or was told smaller; what a restorer made of it alone, if it knows better."""
     if total is None and alone.determined:
         return alone
-    told = f"more than the {total} that were told" if total else "how many more the batch held is not known"
+    more = total is not None and total < exact.proved
+    told = f"more than the {total} that were told" if more else "how many more the batch held is not known"
     reason = f"{exact.proved} samples are proved, with their labels; {told}"
     return replace(
         exact, counts=None, estimate=None, reason=reason, batch_size=None, determined=False, expected_error=None, ranges=alone.ranges

@@ -78,3 +78,58 @@ def test_others_beside_them_keep_their_proof() -> None:
     assert found.status is Status.PARTIAL
     assert float(torch.cdist(found.inputs, inputs).min(dim=1).values.max()) < 1e-6
     assert len(found.inputs) == 4
+
+
+def linear(net: nn.Sequential) -> nn.Sequential:
+    """With all neurons on, whatever comes."""
+    with torch.no_grad():
+        net[0].bias += 12
+    return net
+
+
+def test_two_of_one_label_are_turned_with_two_of_another_however_many_lie_between() -> None:
+    torch.manual_seed(0)
+    net = linear(nn.Sequential(nn.Linear(30, 80), nn.ReLU(), nn.Linear(80, 20)).double())
+    inputs, labels = torch.randn(14, 30).double(), torch.tensor([0, 0, *range(1, 11), 19, 19])
+    made = inputs.clone()
+    one, other = (inputs[0] - inputs[1]) / 2, (inputs[12] - inputs[13]) / 2
+    made[:2] += torch.stack([0.6 * one + 0.8 * other - one, one - 0.6 * one - 0.8 * other])
+    made[12:] += torch.stack([0.6 * other - 0.8 * one - other, other - 0.6 * other + 0.8 * one])
+    update = capture(net, inputs, labels, "mse")
+    assert all(torch.allclose(again, update[name]) for name, again in capture(net, made, labels, "mse").items())
+    seen = Observation(net, update, (30,), loss="mse", batch_size=14)
+    found = judge(seen, Candidate(made, labels))
+    assert found.status is Status.PARTIAL
+    assert torch.equal(found.inputs, inputs[2:12])
+
+
+class Normed(nn.Module):
+    """Batch statistics beside a path around them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.inner, self.norm, self.outer, self.head = (
+            nn.Linear(20, 40),
+            nn.Linear(40, 30),
+            nn.BatchNorm1d(30),
+            nn.Linear(30, 40),
+            nn.Linear(40, 8),
+        )
+        with torch.no_grad():
+            self.first.bias += 12
+
+    def forward(self, x: Tensor) -> Tensor:
+        z = self.first(x).relu()
+        scores: Tensor = self.head(z + self.outer(self.norm(self.inner(z))))
+        return scores
+
+
+@pytest.mark.parametrize("loss", ["mse", "cross_entropy"])
+def test_a_turn_leaves_the_statistics_of_a_batch_as_they_are(loss: str) -> None:
+    torch.manual_seed(0)
+    net, inputs, labels = Normed().double().train(), torch.randn(5, 20).double(), torch.tensor([0, 0, 0, 1, 2])
+    made = inputs.clone()
+    made[:3] = turned(inputs[:3])
+    seen = Observation(net, capture(net, inputs, labels, loss), (20,), loss=loss, batch_size=5)
+    assert judge(seen, Candidate(inputs, labels)).status is (Status.UNPROVEN if loss == "mse" else Status.RECONSTRUCTED)
+    assert judge(seen, Candidate(made, labels)).status is (Status.UNPROVEN if loss == "mse" else Status.APPROXIMATE)

@@ -146,3 +146,24 @@ def test_means_of_twins_are_seen_through_where_the_update_has_more_directions_th
     whole = judge(seen, Candidate(inputs, labels))
     assert whole.status is Status.RECONSTRUCTED
     assert len(whole.inputs) == 6
+
+
+@pytest.mark.parametrize("told", [None, 8])
+def test_behind_a_hinge_the_mean_of_any_two_of_a_region_leaves_what_both_do(told: int | None) -> None:
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(20, 60), nn.ReLU(), nn.Linear(60, 6)).double()
+    with torch.no_grad():
+        model[0].bias += torch.where(torch.rand(60) < 0.5, 12.0, -12.0)  # one region
+    inputs, labels = torch.randn(8, 20).double(), torch.tensor([0, 0, 1, 1, 2, 2, 3, 3])
+    update = capture(model, inputs, labels, F.multi_margin_loss)
+    means = (inputs[::2] + inputs[1::2]) / 2
+    assert all(torch.allclose(a, update[n]) for n, a in capture(model, means, labels[::2], F.multi_margin_loss).items())
+    seen = Observation(model, update, (20,), loss=F.multi_margin_loss, batch_size=told)
+    assert judge(seen, Candidate(means, labels[::2])).status is Status.UNPROVEN
+
+
+def test_the_batch_size_says_that_they_are_no_means() -> None:
+    model, (inputs, labels) = network(), members()
+    update = capture(model, inputs, labels, F.multi_margin_loss)
+    seen = Observation(model, update, (100,), loss=F.multi_margin_loss, batch_size=6)
+    assert judge(seen, Candidate(inputs, labels)).status is Status.RECONSTRUCTED

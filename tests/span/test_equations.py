@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from unbatch.clock import Clock
-from unbatch.errors import Inapplicable
+from unbatch.errors import Inapplicable, Misuse
 from unbatch.gradients import capture, per_example, sensitivities
 from unbatch.span.equations import Equations, Space
 from unbatch.span.least_squares import minimize
@@ -158,3 +158,17 @@ def test_too_few_equations_prove_nothing() -> None:
     assert bool(crowded.misfit(points, y, 1e-9, points.shape[1] - 1).isinf().all())
     with pytest.raises(Inapplicable, match="5 samples are 4 unknowns each, and the update gives 7 equations"):
         posed(nn.Sequential(nn.Linear(40, 12), nn.Tanh(), nn.Linear(12, 5)), size=5)
+
+
+def failing(outputs: Tensor, labels: Tensor) -> Tensor:
+    raise ValueError("of its own")
+
+
+def test_a_loss_that_cannot_be_differentiated_forward_is_an_obstacle_and_no_misuse() -> None:
+    problem, *_, observation = posed(chain())
+    for loss, error, said in (
+        (nn.functional.multi_margin_loss, Inapplicable, "the loss forward.*NotImplementedError"),
+        (failing, Misuse, "of its own"),
+    ):
+        with pytest.raises(error, match=said):
+            pose(replace(observation, loss=loss), problem.call, torch.Generator().manual_seed(0))

@@ -14,6 +14,7 @@ import torch
 from unbatch.contracts.needs import Needs, Yield
 from unbatch.contracts.plugin import Plugin
 from unbatch.contracts.seal import Seal
+from unbatch.contracts.settings import kept
 from unbatch.errors import Inapplicable, NotDeterministic, UnbatchError
 from unbatch.evidence import judge
 from unbatch.gradients import check_deterministic
@@ -97,12 +98,15 @@ class Attack(Plugin, ABC):
     def _proposed(self, observation: Observation, generator: torch.Generator, progress: Progress) -> Candidate | str:
         """What the attack proposes, or why it cannot be used. A stranger's code may fail in any way: that is its fault, not the data's."""
         try:
-            candidate = self.reconstruct(observation, generator, progress)
+            with kept():
+                candidate = self.reconstruct(observation, generator, progress)
         except Inapplicable as obstacle:
             return str(obstacle)
         except UnbatchError:
             raise
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - nor may it end the process, with a code of its own
+        except KeyboardInterrupt:
+            raise
+        except BaseException as error:  # noqa: BLE001 - nor may it end the process, with a code of its own
             return Candidate(reason=f"the attack failed with {type(error).__name__}: {error}", error=traceback.format_exc())
         if not isinstance(candidate, Candidate):
             return Candidate(reason=f"the attack returned {type(candidate).__name__} instead of a candidate", error="no candidate")

@@ -249,7 +249,7 @@ def as_counted(observation: Observation, weights: Float[Tensor, " k"], accuracy:
 def _of_missing(told: int, number: int, missing: int, explained: bool) -> str:
     here = f"each of them counts 1/{number} of the update" if told > 1 else f"it counts 1/{number} of the update"
     if missing <= 0:
-        return f"{here}, and what they leave of it is not explained"
+        return f"{here}, and that they are all that is in it is not proved"
     gone = (
         "left no trace above the update's rounding, as samples of which the network is sure do, or the update was scaled"
         if explained

@@ -21,6 +21,7 @@ from unbatch.evidence.accuracy import (
     turning,
 )
 from unbatch.evidence.certificate import EVIDENCE, MARGIN, Certificates, Entrance, certify, rounding_of
+from unbatch.evidence.mirrors import mirrored
 from unbatch.evidence.others import others_of
 from unbatch.evidence.plain_means import beside_plain, counts_freely, plain, plain_size
 from unbatch.evidence.regions import outside_of, random_slopes, settled, turns
@@ -172,6 +173,7 @@ def _length(
     if len(vague):
         here, named = coordinates[vague], labels[vague]
         hidden = shown.misfit[vague] / turning(entrance, here, named)
+        hidden = hidden.where(~_mirrored(observation, entrance, here, named, shown.misfit[vague]), torch.inf)
         number = plain_size(1 / shown.inverse_weight[kept])
         if observation.factor_known and number is not None and counted_by(told[kept], number):
             # What a sample counts is known to the last digit, so that aᵀ G⁺ d must give it.
@@ -180,6 +182,16 @@ def _length(
             hidden = hidden.minimum(off / _growing(entrance, here, named))
         told = told.index_copy(0, vague, told[vague].minimum(hidden))
     return told
+
+
+def _mirrored(observation: Observation, entrance: Entrance, coordinates: Tensor, labels: Tensor, misfit: Tensor) -> Bool[Tensor, " k"]:
+    """(k,) whether the negative of each sample would meet the same conditions, see ``mirrors``."""
+    tail, here, there = entrance.tail, entrance.at(coordinates), entrance.at(-coordinates)
+    columns = tail(here, labels)[tail.start].columns
+    if columns is None:
+        return torch.ones_like(labels, dtype=torch.bool)
+    scores = tail.outputs(here), tail.outputs(there)
+    return mirrored(observation, labels, columns, scores, lambda named: tail(there, named)[tail.start].columns, misfit)
 
 
 def _settled(

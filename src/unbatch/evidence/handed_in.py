@@ -70,8 +70,9 @@ def _of_own_type(candidate: Candidate) -> str:
             continue
         if type(given) not in (Tensor, nn.Parameter):
             return f"the attack returned a {type(given).__name__} where a plain tensor is needed"
-        if given.layout != torch.strided or given.is_meta or (given.is_floating_point() and given.itemsize < HALF):
-            what = f"{str(given.layout).removeprefix('torch.')}, {str(given.dtype).removeprefix('torch.')}, on {given.device}"
+        if given.is_nested or given.layout != torch.strided or given.is_meta or (given.is_floating_point() and given.itemsize < HALF):
+            layout = "nested" if given.is_nested else str(given.layout).removeprefix("torch.")
+            what = f"{layout}, {str(given.dtype).removeprefix('torch.')}, on {given.device}"
             return f"the attack returned a tensor ({what}) where a plain one is needed"
     said = ((candidate.stats, Mapping), (candidate.reason, str), (candidate.layer, str | None), (candidate.inverted, Inverted | None))
     for value, kind in said:

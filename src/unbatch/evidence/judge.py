@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
+from unbatch.errors import Misuse
 from unbatch.evidence.certificate import labels_that_fit
 from unbatch.evidence.completeness import Completeness, as_counted, completeness, hides, without_copies
 from unbatch.evidence.each import entrance_to, prove_each
@@ -26,6 +27,7 @@ from unbatch.evidence.several import hidden_by_counting
 from unbatch.evidence.slopes import labels_told, likely
 from unbatch.evidence.whole import Whole, by_turning, prove_whole
 from unbatch.scores import mse
+from unbatch.trace import run
 from unbatch.types import Candidate, Observation, Reconstruction, Status
 
 __all__ = ["TOLERANCE", "acceptable", "judge"]
@@ -138,9 +140,11 @@ def _of_samples(observation: Observation, candidate: Candidate) -> Reconstructio
         return Reconstruction(
             _unfinished(candidate, Status.UNPROVEN), inputs, reason=candidate.reason or "without labels the batch cannot be replayed"
         )
+    kept, copies = without_copies(inputs, labels)
+    if refused := _refused(observation, inputs, kept):
+        return Reconstruction(_unfinished(candidate), inputs, labels, reason=candidate.reason or refused)
     if observation.training is not None and not observation.one_gradient:
         return _of_round(observation, replace(candidate, labels=labels))
-    kept, copies = without_copies(inputs, labels)
     distinct = _Samples(inputs, labels)[kept]
     limit = TOLERANCE[observation.rounding]
     whole = prove_whole(observation, distinct.inputs, distinct.labels, copies, limit)
@@ -151,6 +155,20 @@ def _of_samples(observation: Observation, candidate: Candidate) -> Reconstructio
             observation, candidate, distinct, weights, whole.accuracy, whole.residual, _pruned(whole), explained=True, members=members
         )
     return _of_some(observation, candidate, distinct, whole, limit)
+
+
+def _refused(observation: Observation, inputs: Tensor, kept: Tensor) -> str:
+    """Why no client can have had this batch, or nothing: a model that normalizes by the batch may refuse a single sample."""
+    if not observation.coupled:
+        return ""
+    local = observation.training
+    steps = [inputs[part] for part in ([] if local is None else local.parts(len(inputs)))]
+    try:
+        for batch in (inputs, inputs[kept], *steps[-1:]):
+            run(observation.model, batch)
+    except Misuse as refusal:
+        return f"the model does not run on so few samples: {refusal}"
+    return ""
 
 
 def _members_at_least(observation: Observation, whole: Whole, copies: Tensor) -> int:
@@ -228,7 +246,8 @@ def _disclosed(
     within = accuracy <= acceptable(observation)
     kept = _lengths_agree(observation, samples, weights, accuracy) & within
     if not bool(kept.any()):
-        return _unproved(candidate, samples, residual, LENGTHS_DISAGREE if bool(within.any()) else ALIKE if explained else SEVERAL)
+        exact = explained or residual <= ROUNDED * torch.finfo(observation.rounding).eps
+        return _unproved(candidate, samples, residual, LENGTHS_DISAGREE if bool(within.any()) else ALIKE if exact else SEVERAL)
     if not bool(kept.all()):
         samples, weights, accuracy = samples[kept], weights[kept], accuracy[kept]
         if explained:
@@ -296,7 +315,10 @@ MUCH_ALIKE = "so that there are more members than these: some of them stand for 
 
 NOT_FIXED = "the replay gives the observed update, but"
 
-SEVERAL = "each sample counts several times, and may stand for several that are much alike"
+SEVERAL = (
+    "each sample may stand for several: for some that are much alike if it counts as much, and for any whose mean it is if what it leaves"
+    " does not turn as it moves, which the batch size would exclude"
+)
 
 ALIKE = f"{NOT_FIXED} {SEVERAL}"
 

@@ -22,6 +22,7 @@ from dataclasses import dataclass
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
+from torch.nn import functional as F
 from torch.nn.functional import normalize
 
 from unbatch.evidence.accuracy import SAFETY, STEP
@@ -35,7 +36,7 @@ from unbatch.linalg.lowrank import multiply
 from unbatch.trace import run
 from unbatch.types import Observation
 
-__all__ = ["Turning", "groups_of", "hidden_by_turning", "hidden_from_certificates", "hidden_from_replay"]
+__all__ = ["Turning", "groups_of", "hidden_beside_others", "hidden_by_turning", "hidden_from_certificates", "hidden_from_replay"]
 
 REGION = 0.3
 """Columns of the same slopes that differ by less than this share of their length belong to samples that may share a region. Chosen: larger
@@ -134,6 +135,53 @@ def hidden_from_replay(
     return hidden_by_turning(known, groups_of(pulled, labels))
 
 
+def hidden_beside_others(
+    observation: Observation,
+    inputs: Float[Tensor, " k *shape"],
+    labels: Int64[Tensor, " k"],
+    columns: Float[Tensor, "m k"],
+    row_errors: Float[Tensor, " m"],
+) -> Float[Tensor, " k"]:
+    """The same of a batch that its statistics couple: a turn leaves mean and variance of a batch as they are, and can hide there, too.
+
+    What moves one column may move all others, so all members that could be turned are, once around a random axis, and replayed.
+
+    Args:
+        observation: what the server saw.
+        inputs: (k, *shape).
+        labels: (k,).
+        columns: (m, k) w d.
+        row_errors: (m,) what the replay leaves of the rows of the layer's gradient, or their rounding.
+    """
+    flat, found = inputs.double().flatten(1), torch.zeros_like(columns[0])
+    pulled = _pulled(observation, inputs, random_slopes(observation, 1).expand(-1, len(inputs), -1))
+    here = columns_of(observation, inputs, labels)
+    if pulled is None or here is None:
+        return found
+    count, gradient, length = columns.norm() / here.norm(), columns @ flat, flat.norm(dim=1)
+    parts, noise = columns.norm(dim=0) @ length, float(row_errors.norm())
+    for group in groups_of(pulled, labels):
+        for members in (group, *(group[labels[group] == label] for label in set(labels[group].tolist()))):
+            moved = flat.index_copy(0, members, _turn(labels[members]) @ flat[members])
+            move = (moved - flat).norm(dim=1)
+            there = columns_of(observation, moved.reshape(inputs.shape), labels)
+            if there is None or not bool(move.any()):
+                continue
+            left = (count * there.T @ moved - gradient).norm() / STEP
+            free = SAFETY * noise / left if left > SEEN * parts else torch.inf
+            found = found.maximum((free * move / STEP / length).nan_to_num(0.0, torch.inf))
+    return found
+
+
+def _turn(labels: Int64[Tensor, " q"]) -> Float[Tensor, "q q"]:
+    """Turns members by a little around a random axis that leaves the mean of every label where it is; not at all where there is none."""
+    marks = F.one_hot(labels).double()
+    marks = marks[:, marks.any(dim=0)]
+    basis = torch.linalg.qr(marks, mode="complete").Q[:, marks.shape[1] :]
+    spin = torch.randn((basis.shape[1],) * 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(basis)
+    return torch.linalg.matrix_exp(STEP * basis @ (spin - spin.T) @ basis.T)
+
+
 def hidden_from_certificates(
     entrance: Entrance,
     coordinates: Float[Tensor, "k r"],
@@ -180,6 +228,9 @@ def hidden_from_certificates(
 def groups_of(pulled: Float[Tensor, "s k m"], labels: Int64[Tensor, " k"]) -> Iterator[Int64[Tensor, " q"]]:
     """Samples whose columns turn alike, those of one label side by side, at most ``MOST`` at a time.
 
+    Three of one label can be turned, and so can two of one with two of another: labels that are there once come last, so that such pairs
+    are neighbors.
+
     Args:
         pulled: columns of the same slopes at every sample.
         labels: (k,).
@@ -196,7 +247,8 @@ def groups_of(pulled: Float[Tensor, "s k m"], labels: Int64[Tensor, " k"]) -> It
             found |= edge
         if len(found) > 1:
             members = torch.tensor(sorted(found), device=labels.device)
-            members = members[labels[members].argsort(stable=True)]
+            named, there = labels[members], labels[members].bincount()
+            members = members[(named + len(there) * (there[named] == 1)).argsort(stable=True)]
             for start in range(0, max(1, len(members) - MOST // 2), MOST // 2):
                 yield members[start : start + MOST]
 

@@ -13,7 +13,8 @@ left is of second order in what d grows by, γ ‖δ‖ / ‖x‖, and hides ‖
 that one number, so that the estimate is multiplied by ``SAFETY``.
 
 Where the batch size was told and as many different samples are proved, each of them is one, and nothing is asked. Where none was told,
-those that count least are taken for one each: a batch is not told from one in which each of them stands for as many that are alike.
+those that count least are taken for one each: a batch is not told from one in which each of them stands for as many that are alike. But
+where neither the slope of the loss nor the network turns as a sample moves, as for a hinge behind ReLU, they need not even be alike.
 """
 
 from __future__ import annotations
@@ -29,7 +30,8 @@ from unbatch.evidence.mixtures import columns_of
 from unbatch.evidence.plain_means import plain_size
 from unbatch.evidence.regions import VISIBLE
 from unbatch.evidence.replay import entrance_of
-from unbatch.trace import TRIAL
+from unbatch.evidence.slopes import slopes_of
+from unbatch.trace import TRIAL, run
 from unbatch.types import Observation
 
 __all__ = ["hidden_by_counting"]
@@ -67,16 +69,28 @@ def hidden_by_counting(
         explained: whether these samples explain the whole update; otherwise the misfit is not known.
         members: how many there are at least, by the directions of the gradient.
     """
-    none = torch.zeros_like(weights)
+    if observation.batch_size == len(labels):
+        return torch.zeros_like(weights)
     several = counts(observation, weights, labels, explained=explained) > MORE
     if observation.batch_size is None and members > len(labels):
         # Where fewer samples explain all of it, any may stand for two; elsewhere what counts more than one of so many members is several.
         several = several | explained | (observation.factor_known & counts_evenly(observation, labels) & (weights * members > MORE))
-    if observation.batch_size == len(labels) or not bool(several.any()):
-        return none
-    if not explained:
+    if not bool(several.any()):
+        found = torch.zeros_like(weights)
+    elif explained:
+        found = _hidden(observation, inputs, labels, weights, residual, several)
+    else:
         # What the mean of two leaves wrong is a square of their distance, and is no more than the accuracy accounts for (seed 161474).
-        return none.where(~several, torch.inf if plain_size(weights) is not None else SAFETY * accuracy.sqrt())
+        hidden = torch.full_like(weights, torch.inf) if plain_size(weights) is not None else SAFETY * accuracy.sqrt()
+        found = hidden.where(several, 0.0)
+    return found if observation.batch_size is not None else found.where(~_still(observation, inputs, labels), torch.inf)
+
+
+def _hidden(
+    observation: Observation, inputs: Tensor, labels: Tensor, weights: Tensor, residual: float, several: Bool[Tensor, " k"]
+) -> Float[Tensor, " k"]:
+    """The same of those that count several times, where all together explain the update."""
+    none = torch.zeros_like(weights)
     columns, call = columns_of(observation, inputs, labels), entrance_of(observation.layers, observation, TRIAL)
     if columns is None or call is None:
         return none.where(~several, torch.inf)
@@ -98,6 +112,19 @@ def hidden_by_counting(
     return torch.where(_of_one_way(observation, inputs, labels, columns), taken_up, hidden).nan_to_num(torch.inf).where(several, 0.0)
 
 
+def _still(observation: Observation, inputs: Tensor, labels: Tensor) -> Bool[Tensor, " k"]:
+    """(k,) whether a sample's column stays what it is as the sample moves: then it is the mean of any number of members of its region."""
+    nothing = torch.zeros_like(labels, dtype=torch.bool)
+    if isinstance(observation.loss, str):
+        return nothing  # their slopes turn with the scores, if faintly where the network is sure
+    scores = run(observation.model, inputs).outputs.detach()
+    slopes = [slopes_of(observation, factor * scores, labels) for factor in (1, 1 + STEP, 1 - STEP)]
+    columns = columns_of(observation, inputs, labels)
+    if columns is None or not all(bool(((other - slopes[0]).norm(dim=1) <= NOTHING * STEP * other.norm(dim=1)).any()) for other in slopes):
+        return nothing
+    return _slope(observation, inputs, labels, columns) == 0
+
+
 def _of_one_way(observation: Observation, inputs: Tensor, labels: Tensor, columns: Float[Tensor, "k m"]) -> Bool[Tensor, " k"]:
     """Whether all that other labels would make of a sample's column is a multiple of it."""
     others = [columns_of(observation, inputs, (labels + step) % observation.classes) for step in (1, 2)]
@@ -107,6 +134,13 @@ def _of_one_way(observation: Observation, inputs: Tensor, labels: Tensor, column
 
 def _turning(observation: Observation, inputs: Tensor, labels: Tensor, columns: Float[Tensor, "k m"], first: str) -> Float[Tensor, " k"]:
     """γ of every sample: what a random way shows, beside it what the layer's least weighted number has."""
+    weight = dict(observation.model.named_parameters())[first].detach().norm(dim=0).double()
+    share = weight.min() / weight.square().mean().sqrt()
+    return (_slope(observation, inputs, labels, columns) * share).nan_to_num(0.0)
+
+
+def _slope(observation: Observation, inputs: Tensor, labels: Tensor, columns: Float[Tensor, "k m"]) -> Float[Tensor, " k"]:
+    """By how much each column turns along a random way, per relative length; 0 where that is nothing."""
     generator = Generator(inputs.device).manual_seed(0)
     given = inputs.double()
     length = given.flatten(1).norm(dim=1).reshape(-1, *[1] * (inputs.ndim - 1))
@@ -117,7 +151,5 @@ def _turning(observation: Observation, inputs: Tensor, labels: Tensor, columns: 
         for sign in (1, -1):  # where one of them meets a kink, the other does not
             there = columns_of(observation, given + sign * moved, labels)
             found.append(torch.zeros_like(columns[:, 0]) if there is None else (there - columns).norm(dim=1) / STEP / columns.norm(dim=1))
-    weight = dict(observation.model.named_parameters())[first].detach().norm(dim=0).double()
-    share = weight.min() / weight.square().mean().sqrt()
     slope = torch.stack(found).amin(dim=0)
-    return (slope.where(slope > NOTHING, 0.0) * share).nan_to_num(0.0)
+    return slope.where(slope > NOTHING, 0.0)

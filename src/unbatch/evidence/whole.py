@@ -14,13 +14,15 @@ from torch import Tensor
 from unbatch.evidence.accuracy import SAFETY, TELLING, across, counted_by, from_rows
 from unbatch.evidence.certificate import EVIDENCE, FINEST, SPARE
 from unbatch.evidence.masks import Kink, ReluMasks, turned
+from unbatch.evidence.mirrors import mirrored
 from unbatch.evidence.mixtures import apart_from_mixtures, columns_of, surplus, tuned
 from unbatch.evidence.plain_means import plain, plain_size
 from unbatch.evidence.replay import Replay, Use, replay, slices, smallest_sent
-from unbatch.evidence.rotations import hidden_from_replay
+from unbatch.evidence.rotations import hidden_beside_others, hidden_from_replay
 from unbatch.gradients import capture
 from unbatch.linalg.completion import is_pruned
 from unbatch.linalg.lowrank import multiply
+from unbatch.trace import run
 from unbatch.types import Observation
 
 __all__ = ["Whole", "by_turning", "prove_whole", "weights_that_fit"]
@@ -124,7 +126,11 @@ def _attempt(observation: Observation, inputs: Tensor, labels: Tensor, weights: 
     for most in (min(SPARE, 2 + math.ceil(EVIDENCE / each)), SPARE):  # a few probes are enough, unless the network makes them alike
         digits = digits if digits >= EVIDENCE else surplus(observation, result.columns, inputs, most, entered) * each
     accuracy = accuracy if digits >= EVIDENCE else nothing
-    if not observation.coupled:
+    if observation.coupled:
+        if bool(accuracy.isfinite().any()):
+            hidden = hidden_beside_others(observation, inputs, labels, result.columns, result.row_errors)
+            accuracy = accuracy.maximum(hidden.amax())  # proved as a whole, or not at all
+    else:
         accuracy = accuracy.where(apart_from_mixtures(observation, inputs, result.columns, result.scale, weights, limit), torch.inf)
         if bool(accuracy.isfinite().any()):
             free = torch.zeros_like(labels, dtype=torch.bool) if weights is None else tuned(weights, result.scale, limit)
@@ -189,6 +195,8 @@ def by_turning(
 ) -> Float[Tensor, " k"]:
     """Relative errors of the samples' lengths by the turning of their columns alone.
 
+    Infinite where the columns leave open whether it is not the sample's negative (``mirrors``).
+
     A column t that turns as its sample grows by ε is off by ε t. So what it is off by, along t, is the error; and across t it is noise, of
     which a share of 1/√m lies along t. Where only the rows are known, which average over the m neurons, all of it may lie there.
 
@@ -206,9 +214,13 @@ def by_turning(
     turning = across(here, lambda factor: columns_of(observation, factor * inputs, labels), counted=counted)
     length, neurons = turning.norm(dim=1), here.shape[1]
     if off is None:
-        return neurons**0.5 * rows / length
-    noise = (SAFETY * off.norm(dim=1) / neurons**0.5).maximum(rows)
-    return ((off * turning).sum(dim=1).abs() / length + noise) / length
+        found = neurons**0.5 * rows / length
+    else:
+        noise = (SAFETY * off.norm(dim=1) / neurons**0.5).maximum(rows)
+        found = ((off * turning).sum(dim=1).abs() / length + noise) / length
+    scores = run(observation.model, inputs).outputs.detach(), run(observation.model, -inputs).outputs.detach()
+    mirror = mirrored(observation, labels, here, scores, lambda named: columns_of(observation, -inputs, named), rows)
+    return found.where(~mirror, torch.inf)
 
 
 def _beyond_rounding(

@@ -21,6 +21,7 @@ from torch import Generator, Tensor
 
 from unbatch.errors import Inapplicable, UnbatchError, named
 from unbatch.linalg.lowrank import Factors, factor
+from unbatch.losses import LossFailed, slopes
 from unbatch.span.equations import MARGIN, Equations, Space, spaces_of_gradient
 from unbatch.span.network import network_behind
 from unbatch.trace import TRIAL, LinearCall
@@ -139,7 +140,7 @@ def pose(observation: Observation, call: LinearCall, generator: Generator, *, al
     gradient = observation.update[call.weight]
     factors = _factored(observation, call, generator)
     calls = entered(observation, call)
-    with _differentiating():
+    with _differentiating(observation):
         network = network_behind(observation.model, calls, factors.right, observation.input_shape, observation.loss)
     if network is None:
         raise Inapplicable(f"the model's scores depend on more than what {call.weight} is fed: a path goes past it")
@@ -153,7 +154,7 @@ def pose(observation: Observation, call: LinearCall, generator: Generator, *, al
     unknowns = factors.rank - bool(sums.any())
     if equations.count < unknowns + MARGIN:
         raise Inapplicable(_too_few(observation, call, factors.rank, unknowns, equations.count))
-    with _differentiating():
+    with _differentiating(observation):
         tried = torch.zeros((TRIED, factors.rank), dtype=sums.dtype, device=sums.device)
         equations.linearized(tried, torch.zeros(TRIED, dtype=torch.int64, device=sums.device), tried[:1])
         plans, samples = _plans(equations, sums, unknowns), observation.batch_size or factors.rank
@@ -161,13 +162,18 @@ def pose(observation: Observation, call: LinearCall, generator: Generator, *, al
 
 
 @contextmanager
-def _differentiating() -> Iterator[None]:
-    """Whatever keeps the model from being differentiated as the search needs, as the reason why it does not apply.
+def _differentiating(observation: Observation) -> Iterator[None]:
+    """Whatever keeps the model, or the loss, from being differentiated as the search needs, as the reason why it does not apply.
 
     Functions that are written by hand have no rule under vmap or no forward derivative, and checkpoints of activations neither.
     """
     try:
         yield
+    except LossFailed as error:
+        given = torch.zeros((1, observation.classes), dtype=torch.float64, device=observation.device)
+        slopes(observation.loss, given, torch.zeros(1, dtype=torch.int64, device=observation.device))  # raises if it fails at that, too
+        told = f"PyTorch cannot differentiate the loss forward, as this search needs: {error.came}"
+        raise Inapplicable(told) from error
     except (UnbatchError, Inapplicable, MemoryError, torch.OutOfMemoryError):
         raise
     except Exception as error:
