@@ -67,7 +67,7 @@ CLIENTS = {
     "mlp": Client(PICTURES, sgd(), SGD, FOUND, audit=(2,)),
     "lenet": Client(PICTURES, sgd(momentum=0.9), f"{SGD} --momentum 0.9", FOUND, audit=(0, 2)),
     "weight decay, found": Client(PICTURES, sgd(weight_decay=5e-3), SGD, FOUND, factory="relu_mlp"),
-    "weight decay, told": Client(ROWS, sgd(weight_decay=5e-3), f"{SGD} --weight-decay 5e-3", BLENDS, factory="table", audit=(0, 2)),
+    "weight decay, told": Client(ROWS, sgd(weight_decay=5e-3), f"{SGD} --weight-decay 5e-3", FOUND, factory="table", audit=(0, 2)),
     "label smoothing": Client(
         PICTURES,
         sgd(),

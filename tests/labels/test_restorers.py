@@ -303,7 +303,7 @@ def right(data: unbatch.contracts.Dataset, size: int, seeds: range) -> float:
         batch = data.batch(size, seed)
         model = plugins.build("models", "mlp:width=300,depth=3").build(data.input_shape, 10, seed)
         update = capture(model, batch.inputs.float(), batch.labels)
-        found = unbatch.restore_labels(Observation(model, update, data.input_shape, batch_size=size))
+        found = unbatch.restore_labels(Observation(model, update, data.input_shape, batch_size=size), attack=None)
         assert found.counts is not None
         scores.append(float((found.counts == torch.bincount(batch.labels, minlength=10)).double().mean()))
     return float(np.mean(scores))

@@ -16,10 +16,10 @@ import torch
 from torch import nn
 
 from unbatch.errors import BadFile, Misuse, some
+from unbatch.gradients import Loss
 from unbatch.importers.files import room_for
 from unbatch.importers.names import by_name, check_tensors, state_of
 from unbatch.importers.records import Sent, tensors_of
-from unbatch.losses import Loss
 from unbatch.types import HUGE
 
 __all__ = ["load_loss", "load_model", "load_weights"]
@@ -63,7 +63,7 @@ def load_loss(reference: str) -> Loss:
         >>> load_loss("mse"), load_loss("torch.nn:CrossEntropyLoss")
         ('mse', CrossEntropyLoss())
     """
-    if not reference.partition(":")[2] or reference.startswith("cross_entropy:"):
+    if ":" not in reference or reference.startswith("cross_entropy:"):
         return reference
     loss = _named(reference, "a loss", "function")
     if not isinstance(loss, type):

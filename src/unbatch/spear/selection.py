@@ -17,6 +17,10 @@ NEAR, BLUR = 3, 10.0
 """Thresholds to either side of zero within which a column says nothing; noise of a pre-activation below which its sign does not. Chosen.
 The second swept."""
 
+INVERSE = 1e-3
+"""An inverse times its matrix differs from the unit matrix by less than this, or there is none. Chosen: rounding leaves 1e-16 times the
+condition, and nothing is read off what is worse conditioned than 1e12."""
+
 APART = 1e-9
 """Codes of two zero patterns that differ by more are of different patterns: each is a sum over the neurons, rounded to 1e-13 or so. Chosen
 in between."""
@@ -45,6 +49,10 @@ def scaled(layer: Layer, directions: Float[Tensor, "b b"]) -> tuple[Float[Tensor
     directions = directions * scale[:, None]
     samples, singular = torch.linalg.inv_ex(directions.T)
     if bool(failed) or bool(singular) or not bool(samples.isfinite().all()):
+        return directions, None
+    # Elimination takes rounding for a pivot where directions are the same: what comes out then is no inverse.
+    unit = torch.eye(len(samples), dtype=samples.dtype, device=samples.device)
+    if not bool(((samples @ directions.T - unit).abs() < INVERSE).all()):
         return directions, None
     return directions, samples
 
