@@ -121,7 +121,7 @@ EXPECTED: dict[str, Run] = {
     "unbatch labels --model net.py:build --weights w.safetensors --update u.safetensors --input-shape 1,28,28 --batch-size 64"
     " --class-names names.txt --out counts": Run(0, samples=64),
     "unbatch audit --model net.py:build --weights broadcast.safetensors --update client.npz --input-shape 3,32,32"
-    " --update-is weights --learning-rate 0.01 --local-epochs 1 --batch-size 16": Run(0, samples=16, rate=0.01),
+    " --update-is weights --learning-rate 0.01 --local-epochs 1 --batch-size 16": Run(0, samples=16, rate=0.01, long=True),
     "unbatch audit --model my_model.py:network --weights findings/round-1/client-ID/weights.safetensors"
     " --update findings/round-1/client-ID/reply.safetensors --update-is weights --learning-rate 0.1"
     " --batch-size 8 --input-shape 1,8,8 --out report": Run(0, rate=0.1),
