@@ -159,6 +159,8 @@ class Search:
             clock: see ``minimize``.
         """
         inside, columns = complement(torch.cat([self.found.columns, self.movable.columns])), complement(self.found.points)
+        if not inside.shape[1]:  # candidates that may still move hold all that is missing: it is sought beside what is proved alone
+            inside = complement(self.found.columns)
         right, sums = inside.T @ self.problem.factors.right, inside.T @ self.problem.sums
         try:
             starts = self._starts(right, sums, idle, clock)
