@@ -144,34 +144,9 @@ def doubled(g: Generator, rows: bool, columns: bool, sign: float) -> Place:
     return noisy(model, n, c)
 
 
-@kind
-def neurons_alike(g: Generator) -> Place:
-    return doubled(g, True, False, 1)
-
-
-@kind
-def neurons_opposite(g: Generator) -> Place:
-    return doubled(g, True, False, -1)
-
-
-@kind
-def columns_alike(g: Generator) -> Place:
-    return doubled(g, False, True, 1)
-
-
-@kind
-def columns_opposite(g: Generator) -> Place:
-    return doubled(g, False, True, -1)
-
-
-@kind
-def neurons_and_columns_alike(g: Generator) -> Place:
-    return doubled(g, True, True, 1)
-
-
-@kind
-def neurons_and_columns_opposite(g: Generator) -> Place:
-    return doubled(g, True, True, -1)
+for doubling, (of_rows, of_columns) in {"neurons": (True, False), "columns": (False, True), "neurons and columns": (True, True)}.items():
+    for likeness, of_sign in {"alike": 1, "opposite": -1}.items():
+        KINDS[f"{doubling} {likeness}"] = functools.partial(doubled, rows=of_rows, columns=of_columns, sign=of_sign)
 
 
 @kind

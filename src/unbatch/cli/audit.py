@@ -13,7 +13,7 @@ from unbatch.cli.app import FAILED, MISUSE, app, say
 from unbatch.cli.captured import Captured, Mean, Std, TrainMode
 from unbatch.cli.grouped import grouped
 from unbatch.cli.output import Output, Reporting
-from unbatch.cli.shared import AttackSpec, Device, Out, Seed
+from unbatch.cli.shared import AttackSpec, Client, Device, Out, Seed
 from unbatch.errors import Misuse
 
 if TYPE_CHECKING:
@@ -42,7 +42,6 @@ UpdateOr = Annotated[
     ),
 ]
 Updates = Annotated[Path | None, typer.Argument(help="The same as --update; a folder is a round: one update a client.")]
-Client = Annotated[str, typer.Option(help="Whose update it is; the name of its file if not given.")]
 Jobs = Annotated[
     int, typer.Option("--jobs", "-j", help="Clients of a folder that are audited at a time, a process and a thread each.", min=1)
 ]

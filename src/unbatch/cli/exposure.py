@@ -9,9 +9,9 @@ import typer
 
 from unbatch.cli import next_steps, shared
 from unbatch.cli.again import told
-from unbatch.cli.app import DONE, LEAKED, app, echo, say
+from unbatch.cli.app import app, echo
 from unbatch.cli.grouped import grouped
-from unbatch.cli.output import Output, Reporting, deliver, new_leaks
+from unbatch.cli.output import Reporting, finish
 from unbatch.cli.shared import InputShape, Loss, Model, Seed
 from unbatch.errors import printable
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from rich.table import Table
 
     from unbatch.exposure import Exposure, LayerExposure
-    from unbatch.report.claims import Sheet
 
 __all__ = ["exposure"]
 
@@ -86,18 +85,7 @@ def exposure(
         _print(found)
     if written is not None:
         output.say(f"report   {written}")
-    _end(page.of_exposure(found), output)
-
-
-def _end(sheet: Sheet, output: Output) -> None:
-    """Print the result in its format, and end with its exit code."""
-    new = new_leaks(sheet, output)
-    code = LEAKED if new and not output.exit_zero else DONE
-    deliver(sheet, output, code)
-    if new:
-        say("; ".join(new), code)
-    if code:
-        raise typer.Exit(code)
+    finish(page.of_exposure(found), output)
 
 
 def _print(found: Exposure) -> None:

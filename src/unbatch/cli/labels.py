@@ -10,11 +10,11 @@ import typer
 
 from unbatch.cli import next_steps, shared
 from unbatch.cli.again import told
-from unbatch.cli.app import DONE, LEAKED, MISUSE, app, echo, say
+from unbatch.cli.app import MISUSE, app, echo, say
 from unbatch.cli.captured import Captured
 from unbatch.cli.grouped import grouped
-from unbatch.cli.output import Output, Reporting, deliver, new_leaks
-from unbatch.cli.shared import Seed, Update
+from unbatch.cli.output import Output, Reporting, deliver, finish
+from unbatch.cli.shared import Client, Seed, Update
 from unbatch.errors import Misuse, printable
 from unbatch.reading import read_text
 
@@ -51,7 +51,7 @@ def labels(
     class_names: ClassNames = None,
     out: Out = None,
     seed: Seed = 0,
-    client: Annotated[str, typer.Option(help="Whose update it is; the name of its file if not given.")] = "",
+    client: Client = "",
 ) -> None:
     """Tell from a captured update how many samples of each class the client's batch held.
 
@@ -87,15 +87,9 @@ def _deliver(stored: StoredLabels, output: Output) -> None:
 
     stored = stored.model_copy(update={"counts": stored.counts.redacted()}) if output.redact else stored
     sheet = page.of_labels(stored)
-    new = new_leaks(sheet, output)
-    code = LEAKED if new and not output.exit_zero else DONE
     if output.folder is not None:
         output.say(f"report   {page.write(stored, output.folder)}")
-    deliver(sheet, output, code)
-    if new:
-        say("; ".join(new), code)
-    if code:
-        raise typer.Exit(code)
+    finish(sheet, output)
 
 
 def _named(observation: Observation, path: Path) -> Observation:

@@ -13,7 +13,7 @@ from unbatch.cli.app import DONE, INCONCLUSIVE, LEAKED, app, echo, say
 from unbatch.cli.captured import Captured, Mean, Std, TrainMode
 from unbatch.cli.grouped import grouped
 from unbatch.cli.output import Output, Reporting, deliver, new_leaks
-from unbatch.cli.shared import Device, Update
+from unbatch.cli.shared import Client, Device, Update
 from unbatch.errors import Misuse
 
 if TYPE_CHECKING:
@@ -56,7 +56,7 @@ def members(
     out: Out = None,
     json: Json = False,
     device: Device = "cpu",
-    client: Annotated[str, typer.Option(help="Whose update it is; the name of its file if not given.")] = "",
+    client: Client = "",
 ) -> None:
     """Tell for every given record whether it was in the client's batch, by the row spaces of the update.
 

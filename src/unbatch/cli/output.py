@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Final
 
 import typer
 
-from unbatch.cli.app import echo
+from unbatch.cli.app import DONE, LEAKED, echo, say
 from unbatch.errors import BadFile, Misuse
 from unbatch.reading import read_text
 
@@ -29,6 +29,7 @@ __all__ = [
     "Reporting",
     "Verbose",
     "deliver",
+    "finish",
     "new_leaks",
     "prepare",
 ]
@@ -209,3 +210,18 @@ def deliver(sheet: Sheet, output: Output, exit_code: int = 0) -> None:
         echo(f"result   {output.file}")
     elif output.format != "text":
         typer.echo(write(sheet, output.format), nl=False)
+
+
+def finish(sheet: Sheet, output: Output) -> None:
+    """Print or write a result that no gate but a baseline judges, and end with its exit code.
+
+    Raises:
+        Exit: with 3 where something is proved that the baseline has not.
+    """
+    new = new_leaks(sheet, output)
+    code = LEAKED if new and not output.exit_zero else DONE
+    deliver(sheet, output, code)
+    if new:
+        say("; ".join(new), code)
+    if code:
+        raise typer.Exit(code)

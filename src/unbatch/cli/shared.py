@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "AttackSpec",
+    "Client",
     "Device",
     "InputShape",
     "Loss",
@@ -63,6 +64,7 @@ Loss = Annotated[
         " or FILE.py:FUNCTION of your own, (outputs, labels) to the mean, which is run."
     ),
 ]
+Client = Annotated[str, typer.Option(help="Whose update it is; the name of its file if not given.")]
 Out = Annotated[
     Path,
     typer.Option(

@@ -62,10 +62,10 @@ def expose(
     assessed = [(module, assess(module, trace, refusal, _mixed(model), tables)) for module in trace.modules]
     called = [each.call.weight for _, each in assessed if each.call is not None and each.exact in ("samples", "features")]
     wanted = [each.call.weight for _, each in assessed if each.call is not None and _by_zeros(each)]
-    count = samples_for(trace.footprint, sum(p.numel() for p in model.parameters())) if data is None else len(data)
+    parameters = sum(p.numel() for p in model.parameters())
+    count = samples_for(trace.footprint, parameters) if data is None else len(data)
     fires = measure(model, _chunks(model, shape, data, in_chunks(count, trace.footprint), seed, trace.vocabulary), wanted)
     neurons = sum(each.call.output.shape[-1] for _, each in assessed if each.call is not None and each.call.weight in called)
-    parameters = sum(p.numel() for p in model.parameters())
     kept = inputs_for(count, neurons, trace.footprint, parameters, zeros=bool(wanted))
     shuffled = None if data is None else data[torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))]
     again = _chunks(model, shape, shuffled, in_chunks(kept, 3 * trace.footprint) if kept else [], seed, trace.vocabulary)
