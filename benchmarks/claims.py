@@ -56,15 +56,15 @@ LOWER_IS_BETTER = {"minutes per batch", "cell MAE"}
 
 
 def of_plan(row: Case) -> Case | None:
-    """The cell of the plan's run that the row names by its settings, with the environment it ran in."""
+    """The cell of the plan's run that the row names by its settings."""
     path, plan = HERE / "results" / "runs.json", Path(row.get("plan", ""))
     if "cell" not in row or not path.exists():
         return None
-    run = json.loads(path.read_text()).get(f"{plan.parent.name}-{plan.stem}", {"cells": []})
-    cells = [cell for cell in run["cells"] if all(cell[name] == told for name, told in row["cell"].items())]
+    run = json.loads(path.read_text()).get(f"{plan.parent.name}-{plan.stem}", [])
+    cells = [cell for cell in run if all(cell[name] == told for name, told in row["cell"].items())]
     if len(cells) > 1:
         raise SystemExit(f"{row['setting']}: {len(cells)} cells of {plan} are {row['cell']}")
-    return cells[0] | {"environment": run["environment"]} if cells else None
+    return cells[0] if cells else None
 
 
 def value_of(quantity: str, cell: Case) -> float | None:

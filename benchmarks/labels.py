@@ -76,7 +76,7 @@ def cases() -> list[Case]:
     for activation in ("leaky_relu", "silu", "sigmoid", "tanh"):
         table += [Case("mnist", f"{MLP},activation={activation}", size) for size in (8, 64, 512)]
     lenet = "lenet5"
-    table += [Case("cifar100", lenet, size) for size in (24, 64, 256, 1024, 4096)]
+    table += [Case("cifar100", lenet, size) for size in (24, 64, 128, 256, 512, 1024, 4096)]
     table += [Case("cifar100", lenet, size, "dirichlet:0.05") for size in (512, 4096)]
     table += [Case("cifar100", lenet, 100, "unique"), Case("cifar100", lenet, 64, "one")]
     for activation in ("leaky_relu", "silu", "sigmoid", "tanh"):

@@ -1,8 +1,9 @@
-"""VGG-11. Simonyan, Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", ICLR 2015."""
+"""VGG-11 and VGG-16. Simonyan, Zisserman, "Very Deep Convolutional Networks for Large-Scale Image Recognition", ICLR 2015."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import nn
@@ -14,17 +15,18 @@ from unbatch.models._activations import Activation, layer
 
 __all__ = ["Vgg"]
 
-PLAN = ((1,), (2,), (4, 4), (8, 8), (8, 8))
-"""Channels of every convolution, as multiples of the width; pooling after each group as long as pixels are left."""
+PLANS = {11: ((1,), (2,), (4, 4), (8, 8), (8, 8)), 16: ((1, 1), (2, 2), (4, 4, 4), (8, 8, 8), (8, 8, 8))}
+"""Channels of every convolution, as multiples of the width, by depth; pooling after each group as long as pixels are left."""
 
 
 @dataclass(frozen=True)
 class Vgg(Model):
-    """Eight 3 by 3 convolutions with batch normalization and max-pooling, and one linear layer, the usual form for small pictures.
+    """Eight or thirteen 3 by 3 convolutions with batch normalization and max-pooling, and one linear layer, the usual form for small pictures.
 
     The network comes in eval mode: in train mode the statistics of a batch would mix its samples.
 
     Attributes:
+        depth: 11 or 16: as named in the paper, where the usual form for small pictures has one linear layer in place of three.
         width: channels of the first convolution; 64 in the paper.
         activation: after every convolution.
 
@@ -33,13 +35,14 @@ class Vgg(Model):
         torch.Size([2, 10])
     """
 
+    depth: Literal[11, 16] = 11
     width: int = 16
     activation: Activation = "relu"
 
     def __post_init__(self) -> None:
         """Refuse sizes that no network can have."""
-        if self.width < 1:
-            raise Misuse("a width above zero", str(self.width), "raise it")
+        if self.depth not in PLANS or self.width < 1:
+            raise Misuse("a depth of 11 or 16 and a width above zero", f"depth {self.depth}, width {self.width}", "use one of these")
 
     def build(self, input_shape: tuple[int, ...], classes: int, seed: int = 0) -> nn.Module:
         """See ``Model.build``."""
@@ -49,7 +52,7 @@ class Vgg(Model):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seeds.checked(seed))
             layers: list[nn.Module] = []
-            for group in PLAN:
+            for group in PLANS[self.depth]:
                 for multiple in group:
                     layers += [
                         nn.Conv2d(channels, multiple * self.width, 3, padding=1),
