@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from unbatch import lookups
 from unbatch.errors import Misuse, NotDeterministic
-from unbatch.exposure.columns import columns_of, inputs_for
+from unbatch.exposure.columns import Columns, columns_of, inputs_for
 from unbatch.exposure.findings import Exposure, LabelLeak, LayerExposure, Limits
 from unbatch.exposure.firing import in_chunks, measure, samples_for
 from unbatch.exposure.labels import label_leak
@@ -60,17 +60,10 @@ def expose(
     refusal = _refusal(model, shape, trace.vocabulary)
     tables = {table.weight: table for table in (lookups.tables(model, shape, trace.vocabulary) if trace.vocabulary else ())}
     assessed = [(module, assess(module, trace, refusal, _mixed(model), tables)) for module in trace.modules]
-    called = [each.call.weight for _, each in assessed if each.call is not None and each.exact in ("samples", "features")]
     wanted = [each.call.weight for _, each in assessed if each.call is not None and _by_zeros(each)]
-    parameters = sum(p.numel() for p in model.parameters())
-    count = samples_for(trace.footprint, parameters) if data is None else len(data)
+    count = samples_for(trace.footprint, sum(p.numel() for p in model.parameters())) if data is None else len(data)
     fires = measure(model, _chunks(model, shape, data, in_chunks(count, trace.footprint), seed, trace.vocabulary), wanted)
-    neurons = sum(each.call.output.shape[-1] for _, each in assessed if each.call is not None and each.call.weight in called)
-    kept = inputs_for(count, neurons, trace.footprint, parameters, zeros=bool(wanted))
-    shuffled = None if data is None else data[torch.randperm(len(data), generator=torch.Generator().manual_seed(seed))]
-    again = _chunks(model, shape, shuffled, in_chunks(kept, 3 * trace.footprint) if kept else [], seed, trace.vocabulary)
-    made = torch.Generator().manual_seed(seed)
-    columns = columns_of(model, again, called, loss, made, None if data is None else len(data))
+    columns = _columns(model, trace, [each for _, each in assessed], data, loss, seed)
     work = WORK / max(1, len(wanted))
     layers = tuple(
         describe(module, trace, each, fires.get(weight), columns.get(weight), work)
@@ -88,6 +81,28 @@ def expose(
         labels=labels,
         notes=tuple(_notes(layers, labels, trace, refusal, given=data is not None)),
     )
+
+
+def _columns(
+    model: nn.Module,
+    trace: ParameterTrace,
+    assessed: Sequence[Assessment],
+    data: Tensor | None,
+    loss: Loss,
+    seed: int,
+) -> dict[str, Columns]:
+    """Columns of real gradients, of every layer that gives samples or features; from inputs of their own, or the given ones shuffled."""
+    calls = [each.call for each in assessed if each.call is not None and each.exact in ("samples", "features")]
+    shape = tuple(trace.inputs.shape[1:])
+    parameters = sum(p.numel() for p in model.parameters())
+    count = samples_for(trace.footprint, parameters) if data is None else len(data)
+    neurons = sum(call.output.shape[-1] for call in calls)
+    kept = inputs_for(count, neurons, trace.footprint, parameters, zeros=any(map(_by_zeros, assessed)))
+    generator = torch.Generator().manual_seed(seed)
+    shuffled = None if data is None else data[torch.randperm(len(data), generator=generator)]
+    inputs = _chunks(model, shape, shuffled, in_chunks(kept, 3 * trace.footprint) if kept else [], seed, trace.vocabulary)
+    draws = torch.Generator().manual_seed(seed)
+    return columns_of(model, inputs, [call.weight for call in calls], loss, draws, None if data is None else len(data))
 
 
 def _by_zeros(assessed: Assessment) -> bool:

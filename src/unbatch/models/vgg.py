@@ -21,12 +21,12 @@ PLANS = {11: ((1,), (2,), (4, 4), (8, 8), (8, 8)), 16: ((1, 1), (2, 2), (4, 4, 4
 
 @dataclass(frozen=True)
 class Vgg(Model):
-    """Eight or thirteen 3 by 3 convolutions with batch normalization and max-pooling, and one linear layer, the usual form for small pictures.
+    """3 by 3 convolutions with batch normalization and max-pooling, and one linear layer, the usual form for small pictures.
 
     The network comes in eval mode: in train mode the statistics of a batch would mix its samples.
 
     Attributes:
-        depth: 11 or 16: as named in the paper, where the usual form for small pictures has one linear layer in place of three.
+        depth: 11 has eight convolutions, 16 thirteen: as the paper counts, with its three linear layers.
         width: channels of the first convolution; 64 in the paper.
         activation: after every convolution.
 
