@@ -27,7 +27,7 @@ from unbatch.linalg.matching import match
 from unbatch.scoring import score
 from unbatch.types import Batch, Observation
 
-options = harness.arguments(__doc__, batches=2, only="layer,smooth,cnn,ci_net,labels")
+options = harness.arguments(__doc__, batches=2, only="layer,smooth,cnn,ci_net,tinyimagenet,labels")
 results = harness.Results("comparison")
 torch.set_num_threads(1)
 FIGURES = Path(__file__).parent.parent / "docs" / "figures"
@@ -36,34 +36,45 @@ METRICS = {name: plugins.load("metrics", name)() for name in ("psnr", "ssim", "l
 
 IG = "inverting_gradients:steps=300,total_variation=0.01"
 CPA = "cocktail_party:steps=2000,learning_rate=0.01"
+Network = Callable[[Dataset, int], nn.Module]
 STAGE = "steps=300,total_variation=0.01"
 
 
-def mlp(activation: str) -> Callable[[int], nn.Module]:
-    return lambda seed: plugins.build("models", f"mlp:width=200,depth=3,activation={activation}").build((3, 32, 32), 10, seed)
+def mlp(activation: str) -> Network:
+    return lambda data, seed: build(f"mlp:width=200,depth=3,activation={activation}", data, seed)
 
 
-def cnn(seed: int) -> nn.Module:
+def cnn(data: Dataset, seed: int) -> nn.Module:
     """Two convolutions that keep every pixel's surroundings, then Linear + ReLU: its features determine a picture."""
+    features = 24 * math.prod(data.input_shape[1:]) // 4
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         trunk = [nn.Conv2d(3, 12, 3, padding=1), nn.LeakyReLU(), nn.Conv2d(12, 24, 3, stride=2, padding=1), nn.LeakyReLU(), nn.Flatten()]
-        return nn.Sequential(*trunk, nn.Linear(24 * 256, 100), nn.ReLU(), nn.Linear(100, 10))
+        return nn.Sequential(*trunk, nn.Linear(features, 100), nn.ReLU(), nn.Linear(100, harness.classes(data)))
 
 
-def lenet(seed: int) -> nn.Module:
-    return plugins.build("models", "lenet5").build((3, 32, 32), 10, seed)
+def lenet(data: Dataset, seed: int) -> nn.Module:
+    return build("lenet5", data, seed)
 
 
-def resnet(activation: str) -> Callable[[int], nn.Module]:
-    return lambda seed: plugins.build("models", f"resnet:width=8,activation={activation}").build((3, 32, 32), 10, seed).train()
+def resnet(activation: str) -> Network:
+    return lambda data, seed: build(f"resnet:width=8,activation={activation}", data, seed).train()
 
 
-def fcn(seed: int) -> nn.Module:
-    return plugins.build("models", "mlp:width=300,depth=3").build((1, 28, 28), 10, seed)
+def fcn(data: Dataset, seed: int) -> nn.Module:
+    return build("mlp:width=300,depth=3", data, seed)
 
 
-CASES: dict[str, tuple[str, str, Callable[[int], nn.Module], int, str, list[str]]] = {
+def zhu(data: Dataset, seed: int) -> nn.Module:
+    return build("lenet_zhu", data, seed)
+
+
+def build(spec: str, data: Dataset, seed: int) -> nn.Module:
+    made: nn.Module = plugins.build("models", spec).build(data.input_shape, harness.classes(data), seed)
+    return made
+
+
+CASES: dict[str, tuple[str, str, Network, int, str, list[str]]] = {
     "Linear + ReLU first, 8 pictures": (
         "layer",
         "cifar10",
@@ -105,16 +116,37 @@ CASES: dict[str, tuple[str, str, Callable[[int], nn.Module], int, str, list[str]
         "float32",
         ["ci_net:steps=200,width=16,learning_rate=0.003", "inverting_gradients:steps=200"],
     ),
+    "TinyImageNet, Linear + ReLU first, 8 pictures": (
+        "tinyimagenet",
+        "tinyimagenet",
+        mlp("relu"),
+        8,
+        "float32",
+        ["spear", "span:seconds=20", CPA, IG, "ci_net:steps=150,width=16,learning_rate=0.003"],
+    ),
+    "TinyImageNet, two convolutions, 4 pictures": (
+        "tinyimagenet",
+        "tinyimagenet",
+        cnn,
+        4,
+        "float64",
+        [f"feature_inversion:source=spear,{STAGE}", f'feature_inversion:source="{CPA}",{STAGE}', IG],
+    ),
 }
 """Case -> (part, data, network, batch size, type, attacks)."""
 MOST = {key: 1 for key in CASES if "ResNet" in key}
 """Cases that take long: batches at most."""
 LABELS = ("searched", "restored", "told")
+LABEL_CASES: dict[str, tuple[str, Network, int, str]] = {
+    "labels": ("mnist", fcn, 24, "MNIST, FCN-3 of width 300, 24 pictures: what labels are worth"),
+    "labels, CIFAR-100": ("cifar100", zhu, 8, "CIFAR-100, LeNet with sigmoid, 8 pictures: what labels are worth"),
+}
+"""Case -> (data, network, batch size, title)."""
 
 
-def observe(data: Dataset, network: Callable[[int], nn.Module], size: int, dtype: str, seed: int) -> tuple[Observation, Batch]:
+def observe(data: Dataset, network: Network, size: int, dtype: str, seed: int) -> tuple[Observation, Batch]:
     """What the server sees, with the batch size and without the labels."""
-    batch, model = data.batch(size, seed), network(seed).to(getattr(torch, dtype))
+    batch, model = data.batch(size, seed), network(data, seed).to(getattr(torch, dtype))
     update = capture(model, batch.inputs.to(getattr(torch, dtype)), batch.labels)
     return Observation(model, update, data.input_shape, schema=data.schema, batch_size=size), batch
 
@@ -191,11 +223,12 @@ def compare(key: str) -> dict[str, Any]:
     return {"kind": "comparison", "batches": batches, "samples": size, "dtype": dtype, "attacks": made}
 
 
-def labels_help() -> dict[str, Any]:
-    """Inverting Gradients with labels searched, restored, told: MNIST, FCN-3 of width 300, matched one to one over the whole batch."""
-    data, made = harness.dataset("mnist"), {}
-    pairs = [observe(data, fcn, 24, "float32", seed) for seed in range(options.batches)]
-    made = baselines(data, [batch for _, batch in pairs])
+def labels_help(key: str) -> dict[str, Any]:
+    """Inverting Gradients with labels searched, restored, told, matched one to one over the whole batch."""
+    name, network, size, title = LABEL_CASES[key]
+    data = harness.dataset(name)
+    pairs = [observe(data, network, size, "float32", seed) for seed in range(options.batches)]
+    made: dict[str, Any] = baselines(data, [batch for _, batch in pairs])
     for how in LABELS:
         rows = []
         for seed, (seen, batch) in enumerate(pairs):
@@ -209,7 +242,7 @@ def labels_help() -> dict[str, Any]:
             rows.append(measured(batch, found.inputs) | {"cpu_seconds": time.process_time() - began, "labels_right": float(right)})
         made[how] = summary(rows) | {"rows": rows}
         print("labels", how, made[how], flush=True)
-    return {"kind": "labels", "batches": options.batches, "samples": 24, "attacks": made}
+    return {"kind": "labels", "title": title, "batches": options.batches, "samples": size, "attacks": made}
 
 
 if __name__ == "__main__":
@@ -217,6 +250,6 @@ if __name__ == "__main__":
     for key in results.missing([key for key, case in CASES.items() if case[0] in parts]):
         results.put(key, compare(key))
     if "labels" in parts:
-        for key in results.missing(["labels"]):
-            results.put(key, labels_help())
+        for key in results.missing(list(LABEL_CASES)):
+            results.put(key, labels_help(key))
     comparison_page.fill()

@@ -34,8 +34,7 @@ def fill() -> None:
     content = json.loads(RESULTS.read_text())
     parts = []
     for key, case in content["cases"].items():
-        title = f"MNIST, FCN-3 of width 300, {case['samples']} pictures: what labels are worth" if case["kind"] == "labels" else key
-        told = f"**{title}**, {case['batches']} batches" + (f", {case['dtype']}" if "dtype" in case else "")
+        told = f"**{case.get('title', key)}**, {case['batches']} batches" + (f", {case['dtype']}" if "dtype" in case else "")
         parts.append(f"{told}\n\n{rows(case)}")
     machine = harness.machine(content["environment"])
     text = PAGE.read_text()
