@@ -186,7 +186,7 @@ def strip(batch: Batch, guesses: Tensor, name: str, most: int = 8) -> None:
 
 
 def baselines(data: Dataset, batches: list[Batch]) -> dict[str, Any]:
-    mean = data.take(torch.arange(2000, 4000)).inputs.mean(dim=0, keepdim=True)
+    mean = data.take(torch.arange(min(2000, len(data) // 2), min(4000, len(data)))).inputs.mean(dim=0, keepdim=True)
     grey = data.schema.to_network(torch.full_like(mean, 0.5))
     rows = {name: [measured(b, guess.expand_as(b.inputs)) for b in batches] for name, guess in (("grey", grey), ("mean picture", mean))}
     return {name: summary(values) for name, values in rows.items()}
