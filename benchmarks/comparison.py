@@ -132,6 +132,9 @@ CASES: dict[str, tuple[str, str, Network, int, str, list[str]]] = {
         "float64",
         [f"feature_inversion:source=spear,{STAGE}", f'feature_inversion:source="{CPA}",{STAGE}', IG],
     ),
+    "Linear + ReLU first, 16 pictures": ("layer", "cifar10", mlp("relu"), 16, "float32", ["spear", CPA, IG]),
+    "Linear + ReLU first, 32 pictures": ("layer", "cifar10", mlp("relu"), 32, "float32", ["spear", CPA, IG]),
+    "Linear + GELU first, 16 pictures": ("smooth", "cifar10", mlp("gelu"), 16, "float64", ["span:seconds=20", CPA, IG]),
 }
 """Case -> (part, data, network, batch size, type, attacks)."""
 MOST = {key: 1 for key in CASES if "ResNet" in key}

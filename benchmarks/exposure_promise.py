@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 import harness
 import torch
+from exposure_page import NOT_PROMISED
 from scipy.stats import beta
 from torch import Generator, Tensor, nn
 from torch.nn import functional as F
@@ -353,10 +354,6 @@ def untrained_pictures_measured_on_noise(g: Generator) -> Place:
     place = pictures_untrained(g)
     place.data = None
     return place
-
-
-NOT_PROMISED = {"untrained pictures measured on noise"}
-"""Batches unlike what was measured on: reported, and not counted in the sum."""
 
 
 def labels_for(place: Place, inputs: Tensor, generator: Generator) -> Tensor:

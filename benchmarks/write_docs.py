@@ -12,6 +12,7 @@ mpl.use("svg")
 import against_page
 import comparison_page
 import defenses_page
+import exposure_page
 import honesty_page
 import inversion_page
 import matplotlib.pyplot as plt
@@ -222,3 +223,4 @@ span_page.fill()
 thresholds_page.fill()
 against_page.fill()
 tables_page.fill()
+exposure_page.fill()
