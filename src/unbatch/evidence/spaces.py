@@ -74,10 +74,6 @@ class Space:
         """G⁺d in the coordinates of the rows: V (C⁻¹ Uᵀ d)."""
         return torch.linalg.solve(self.core, (columns @ self.left).T).T
 
-    def solve_rows(self, inputs: Float[Tensor, "k n"]) -> Float[Tensor, "k r"]:
-        """(Gᵀ)⁺a in the coordinates of the columns."""
-        return torch.linalg.solve(self.core.T, (inputs @ self.right).T).T
-
 
 def spaces_of(observation: Observation, layers: Sequence[tuple[str, str | None]]) -> dict[str, Space]:
     """The spaces of the layers whose gradients have the rank of the first one's, or nearly; empty where that one shows no rank.

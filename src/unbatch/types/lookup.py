@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import Tensor
 
@@ -63,7 +63,3 @@ class Lookup:
             return f"{self.table} names no token: {self.reason}"
         what = "tokens are named" if self.names else "rows, which are not the tokens themselves, are shown"
         return f"{self.proved:,} of {self.rows:,} {what} by the gradient of {self.table}"
-
-    def without_rows(self) -> Lookup:
-        """The same without the rows that were looked up."""
-        return replace(self, used=self.used[:0])
