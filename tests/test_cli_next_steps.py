@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from unbatch.cli.next_steps import after_audit
 from unbatch.report.audits import of_audit
 from unbatch.schema import Schema
 from unbatch.store.findings import stored_finding
-from unbatch.types import Finding, Knowledge, LocalTraining, Reconstruction, Status
+from unbatch.types import Counts, Finding, Knowledge, LocalTraining, Reconstruction, Status
 
 
 def lenet(*, told: bool) -> Observation:
@@ -51,6 +52,15 @@ def test_an_attack_is_named_only_where_its_needs_are_met() -> None:
     known = steps(lenet(told=True), Status.NOT_APPLICABLE, "tableak", "tableak")
     assert any("inverting_gradients" in why for why in known)
     assert not any("--batch-size" in why for why in known)
+
+
+def test_what_was_told_is_to_be_checked_before_more_time_is_spent_and_labels_only_where_they_can_be_counted() -> None:
+    seen = lenet(told=True)
+    found = steps(replace(seen, training=LocalTraining(learning_rate=0.1)), Status.INCONSISTENT)
+    assert sum("--weights are" in why or "--local-epochs" in why or "--truth" in why for why in found) == 3
+    assert any(" labels " in command for command in found.values())
+    made = Finding(Reconstruction(Status.INCONSISTENT), Knowledge(), Schema("image"), (1, 12, 12), 0, 1.0, counts=Counts(reason="mse"))
+    assert not any("labels" in step.command for step in after_audit({"model": "net.py:build"}, made, seen))
 
 
 def test_a_layer_that_sees_the_samples_is_no_inner_layer() -> None:

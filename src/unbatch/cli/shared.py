@@ -125,11 +125,12 @@ def check_loss(observation: Observation) -> None:
 
 
 def truth_of(observation: Observation, path: Path) -> Batch:
-    """The client's batch; of a regression with the sides of its targets for labels."""
+    """The client's batch; of a regression with the sides of its targets for labels, or the score with the largest target."""
     from unbatch import importers, scores
 
     regression = observation.model if observation.loss is scores.mse else None
-    return importers.read_truth(path, observation.schema, observation.input_shape, observation.classes, regression)
+    targets = observation.loss in ("mse", "bce")
+    return importers.read_truth(path, observation.schema, observation.input_shape, observation.classes, regression, targets=targets)
 
 
 def attacked(observation: Observation, truth: Batch | None, attack: str, seed: int, quiet: bool) -> Finding:
