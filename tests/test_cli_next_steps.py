@@ -99,6 +99,15 @@ def test_one_sample_is_said_as_one(count: int, said: str) -> None:
     assert said in Finding(made, Knowledge(), Schema(), (4,), seed=0, seconds=1.0).verdict
 
 
+@pytest.mark.parametrize(("decibels", "asked"), [(11.0, True), (60.0, False)])
+def test_a_truth_that_is_another_batch_is_asked_about(decibels: float, asked: bool) -> None:
+    made = Reconstruction(Status.RECONSTRUCTED, inputs=torch.zeros(2, 4), labels=torch.zeros(2, dtype=torch.int64), residual=0.0)
+    scores = {"psnr": (decibels, float("nan"))}
+    found = Finding(made, Knowledge(), Schema(), (4,), seed=0, seconds=1.0, scores=scores, exact=(False, False)).verdict
+    assert "0 of 2 came out exact" in found
+    assert ("is it this update's batch" in found) is asked
+
+
 def test_a_model_with_one_output_has_no_classes_to_count() -> None:
     torch.manual_seed(0)
     net = torch.nn.Sequential(torch.nn.Linear(8, 6), torch.nn.ReLU(), torch.nn.Linear(6, 1))
