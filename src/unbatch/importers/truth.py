@@ -40,7 +40,8 @@ def read_truth(
         classes: how many there are, if known.
         regression: the model, as ``scores.beside_zero`` makes it, where ``labels`` are targets, numbers (b,) or (b, 1): labels are then
             the sides on which they lie.
-        targets: whether ``labels`` may also be numbers (b, classes), a target for each score: labels are then the scores with the largest.
+        targets: whether ``labels`` may also be numbers (b, classes), a target for each score: where these are one-hot they are
+            labels, and else no sample has one, and all are -1.
 
     Raises:
         BadFile: the file cannot be read or does not hold such a batch.
@@ -124,7 +125,9 @@ def _read_truth_arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
 def _labels(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]], classes: int | None = None, *, targets: bool = False) -> Tensor:
     labels = arrays.get("labels")
     if targets and labels is not None and labels.dtype.kind in "fiu" and labels.shape == (len(labels), classes):
-        return to_tensor(labels).argmax(dim=1)
+        marked = to_tensor(labels)
+        one_hot = bool((((marked == 0) | (marked == 1)).all(dim=1) & (marked.sum(dim=1) == 1)).all())
+        return marked.argmax(dim=1) if one_hot else torch.full((len(labels),), -1)
     if labels is None or labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise BadFile(f"whole numbers (b,) in 'labels' of '{path}'", _said(labels), "save one class index a sample")
     most = (classes or 1 << 31) - 1
