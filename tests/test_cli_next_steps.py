@@ -60,6 +60,7 @@ def test_what_was_told_is_to_be_checked_before_more_time_is_spent_and_labels_onl
     assert sum("--weights are" in why or "--local-epochs" in why or "--truth" in why for why in found) == 3
     assert any(" labels " in command for command in found.values())
     made = Finding(Reconstruction(Status.INCONSISTENT), Knowledge(), Schema("image"), (1, 12, 12), 0, 1.0, counts=Counts(reason="mse"))
+    assert "may be the client's" not in made.verdict
     assert not any("labels" in step.command for step in after_audit({"model": "net.py:build"}, made, seen))
 
 

@@ -100,12 +100,12 @@ class Finding:
             if made.features is None or count
             else f"What {made.layer} may have seen of {_samples(len(made.features))}"
         )
+        may = " It may be the client's data all the same." if count or made.features is not None else ""
         head = {
             Status.RECONSTRUCTED: f"This update gives away its whole batch: {_all_were(count)} reconstructed and proved by replay.",
             Status.PARTIAL: f"This update gives away part of its batch: {_were(count)} reconstructed, each proved by itself.",
             Status.APPROXIMATE: f"This update gives away an approximation of its batch ({_samples(count)}); nothing was proved exact.",
-            Status.INCONSISTENT: "No reconstruction was proved: what was found does not give the observed update, as it was told. It may be"
-            " the client's data all the same.",
+            Status.INCONSISTENT: f"No reconstruction was proved: what was found does not give the observed update, as it was told.{may}",
             Status.BUDGET_EXHAUSTED: "No reconstruction was proved within the budget; this does not show that the update is safe.",
             Status.CONVERGED: "No reconstruction was proved: the search came to its own end with something that does not give the update.",
             Status.DIVERGED: "No reconstruction was proved: the search left all finite numbers. This says nothing of the update.",
