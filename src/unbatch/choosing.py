@@ -50,8 +50,9 @@ LEAST = 0.5
 
 DOUBTED, AT_LEAST = 0.2, 20.0
 """Share of what is left, and seconds at least, for all further attempts once an exact attack has read a batch off the update that does not
-give it: the model, the loss or the training is then another than was told, and no search is long enough for that. Chosen. Measured: of 82
-trials of ``tests/honesty``, seeds 0 to 82, SPEAR ended 19 so; of these others proved something in two, in 0.5 and 1.4 s."""
+give it: the model, the loss or the training is then another than was told, or noise is in the way, and no search is long enough for that.
+Chosen. Measured: of 82 trials of ``tests/honesty``, seeds 0 to 82, SPEAR ended 19 so; of these others proved something in two, in 0.5 and
+1.4 s."""
 
 
 def built(attack: str | Attack | Auto) -> Attack | Auto:
@@ -80,8 +81,8 @@ class Auto:
 
     Attributes:
         seconds: budget of all attempts together, wall time. Of attacks that have a budget of their own none gets more than half of what
-            is left, but for the last; and once a batch was found that contradicts what was told, a fifth of what is left is for all
-            others together.
+            is left, but for the last; and once a batch was found that does not give the update, a fifth of what is left is for all
+            others together, and 20 seconds at least.
 
     Raises:
         Misuse: the budget is no positive, finite number.
@@ -137,7 +138,8 @@ class Auto:
                 read.append(ends[-1])
                 if ends[-1].status is Status.INCONSISTENT and not doubted:
                     clock = clock.part(min(1.0, max(DOUBTED, AT_LEAST / max(clock.left, LEAST))))
-                    doubted = f"what {_name(ends[-1])} found contradicts what was told, so that others were given {clock.left:.0f} s"
+                    wrong = "something was told wrongly, or noise or rounding is in the way"
+                    doubted = f"what {_name(ends[-1])} found does not give the update ({wrong}): others were given {clock.left:.0f} s"
         best = _best(ends, read)
         if best is None or best.status is Status.NOT_APPLICABLE:
             status = Status.BUDGET_EXHAUSTED if late else Status.NOT_APPLICABLE

@@ -78,8 +78,8 @@ _MEANING: dict[Status, str] = {
     " the samples is disclosed with them; layers before it may be inverted in a second step.",
     Status.UNPROVEN: "A batch was found that the update neither proves nor refutes. It may well be right: do not treat the update as safe.",
     Status.INCONSISTENT: "What the attack found does not give the update with the model, the loss and the training that were told. If one"
-    " of these is told wrongly, what it found can be the client's data to the last digit all the same: look at it below, hold it against"
-    " the client's own with --truth. This does not show that the update is safe.",
+    " of these is told wrongly, or rounding is in the way, what it found can be the client's data to the last digit all the same: look at"
+    " it below, hold it against the client's own with --truth. This does not show that the update is safe.",
     Status.BUDGET_EXHAUSTED: "The attack ran out of its budget. The same attack with more time, or another one, may succeed: this does"
     " not show that the update is safe.",
     Status.CONVERGED: "The search came to an end by its own measure, with something that does not explain the update. Other starts, another"
