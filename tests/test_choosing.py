@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from unbatch import auditing, choosing, plugins, store
+from unbatch.attacks.spear import Spear
 from unbatch.choosing import ORDER, Auto, built
 from unbatch.cli import execute
 from unbatch.contracts import Attack, Needs, Yield
@@ -144,6 +145,23 @@ def test_the_end_that_says_most_is_kept(monkeypatch: pytest.MonkeyPatch) -> None
     assert "ended with INCONSISTENT" in found.reason
     assert found.stats["tried by auto"][found.attack] == "APPROXIMATE"
     assert set(ORDER) == set(Status)
+
+
+def test_what_an_exact_attack_read_is_kept_before_pictures_and_leaves_others_a_fifth_of_the_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Labels of several yes and no, told as classes: no replay gives the update, and the samples are right all the same."""
+    batch, picture = pictures(3, (3, 4, 4)), Candidate(torch.zeros(3, 3, 4, 4).double(), torch.zeros(3).long(), exhausted=True)
+    model, Scripted.given[:] = plain(nn.ReLU).double(), []
+    marked = torch.tensor([[1, 1, 0, 0], [0, 1, 0, 1], [1, 0, 1, 1]]).double()
+    nn.functional.binary_cross_entropy_with_logits(model(batch.inputs), marked).backward()
+    update = {name: tensor.grad for name, tensor in model.named_parameters() if tensor.grad is not None}
+    drawn = kind("Drawn", rank=9, yields=frozenset({Yield.PICTURE}), proposal=picture)
+    script(monkeypatch, spear=Spear, drawn=drawn)
+    found = Auto(seconds=150)(Observation(model, update, (3, 4, 4)))
+    assert found.status is Status.INCONSISTENT
+    assert found.inputs is not None
+    assert float(torch.cdist(batch.inputs.flatten(1), found.inputs.flatten(1)).amin(dim=1).max()) < 1e-6
+    assert "what spear found does not give the update (something was told wrongly" in found.reason
+    assert Scripted.given == [pytest.approx(30, abs=3)]
 
 
 def test_an_interrupt_ends_all_attempts(monkeypatch: pytest.MonkeyPatch) -> None:

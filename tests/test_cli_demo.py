@@ -52,12 +52,13 @@ def test_without_options_there_is_no_defense(seen: list[Observation], tmp_path: 
     assert (observation.protocol, observation.remarks) == ("fedsgd", ())
 
 
+@pytest.mark.parametrize("status", [Status.PARTIAL, Status.APPROXIMATE])
 @pytest.mark.parametrize(("exact", "code"), [((True, True, True, True), 0), ((True, True, True, False), 1)])
 def test_a_batch_with_a_sample_missing_is_not_reconstructed(
-    exact: tuple[bool, ...], code: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+    exact: tuple[bool, ...], code: int, status: Status, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     def audit(observation: Observation, truth: Batch, **_: Any) -> Finding:
-        made = Reconstruction(Status.PARTIAL, truth.inputs[list(exact)], truth.labels[list(exact)])
+        made = Reconstruction(status, truth.inputs[list(exact)], truth.labels[list(exact)])
         return Finding(made, observation.knowledge, truth.schema, observation.input_shape, 0, 0.1, truth, exact=exact, labels_right=exact)
 
     monkeypatch.setattr("unbatch.auditing.audit", audit)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,7 @@ from unbatch.cli.next_steps import after_audit
 from unbatch.report.audits import of_audit
 from unbatch.schema import Schema
 from unbatch.store.findings import stored_finding
-from unbatch.types import Finding, Knowledge, LocalTraining, Reconstruction, Status
+from unbatch.types import Counts, Finding, Knowledge, LocalTraining, Reconstruction, Status
 
 
 def lenet(*, told: bool) -> Observation:
@@ -51,6 +52,16 @@ def test_an_attack_is_named_only_where_its_needs_are_met() -> None:
     known = steps(lenet(told=True), Status.NOT_APPLICABLE, "tableak", "tableak")
     assert any("inverting_gradients" in why for why in known)
     assert not any("--batch-size" in why for why in known)
+
+
+def test_what_was_told_is_to_be_checked_before_more_time_is_spent_and_labels_only_where_they_can_be_counted() -> None:
+    seen = lenet(told=True)
+    found = steps(replace(seen, training=LocalTraining(learning_rate=0.1)), Status.INCONSISTENT)
+    assert sum("--weights are" in why or "--local-epochs" in why or "--truth" in why for why in found) == 3
+    assert any(" labels " in command for command in found.values())
+    made = Finding(Reconstruction(Status.INCONSISTENT), Knowledge(), Schema("image"), (1, 12, 12), 0, 1.0, counts=Counts(reason="mse"))
+    assert "may be the client's" not in made.verdict
+    assert not any("labels" in step.command for step in after_audit({"model": "net.py:build"}, made, seen))
 
 
 def test_a_layer_that_sees_the_samples_is_no_inner_layer() -> None:
@@ -87,6 +98,15 @@ def test_no_help_holds_brackets_which_would_be_taken_for_markup() -> None:
 def test_one_sample_is_said_as_one(count: int, said: str) -> None:
     made = Reconstruction(Status.RECONSTRUCTED, inputs=torch.zeros(count, 4), labels=torch.zeros(count, dtype=torch.int64), residual=0.0)
     assert said in Finding(made, Knowledge(), Schema(), (4,), seed=0, seconds=1.0).verdict
+
+
+@pytest.mark.parametrize(("decibels", "asked"), [(11.0, True), (60.0, False)])
+def test_a_truth_that_is_another_batch_is_asked_about(decibels: float, asked: bool) -> None:
+    made = Reconstruction(Status.RECONSTRUCTED, inputs=torch.zeros(2, 4), labels=torch.zeros(2, dtype=torch.int64), residual=0.0)
+    scores = {"psnr": (decibels, float("nan"))}
+    found = Finding(made, Knowledge(), Schema(), (4,), seed=0, seconds=1.0, scores=scores, exact=(False, False)).verdict
+    assert "0 of 2 came out exact" in found
+    assert ("is it this update's batch" in found) is asked
 
 
 def test_a_model_with_one_output_has_no_classes_to_count() -> None:

@@ -295,6 +295,16 @@ def test_a_truth_as_the_network_saw_it(tmp_path: Path) -> None:
     assert batch.schema == Schema("image")
 
 
+def test_a_truth_may_hold_a_target_for_every_score_where_the_loss_takes_such(tmp_path: Path) -> None:
+    np.savez(tmp_path / "t.npz", inputs=np.zeros((2, 5)), labels=np.array([[0.5, -1, 2], [3, 0, 1]], np.float32))
+    assert read_truth(tmp_path / "t.npz", classes=3, targets=True).labels.tolist() == [-1, -1]
+    np.savez(tmp_path / "hot.npz", inputs=np.zeros((2, 5)), labels=np.eye(3)[[2, 0]])
+    assert read_truth(tmp_path / "hot.npz", classes=3, targets=True).labels.tolist() == [2, 0]
+    for told in ({"classes": 3}, {"classes": 4, "targets": True}):
+        with pytest.raises(BadFile, match="whole numbers"):
+            read_truth(tmp_path / "t.npz", **told)
+
+
 @pytest.mark.parametrize("channels", [0, 1, 3])
 def test_a_truth_from_pictures_is_normalized(tmp_path: Path, channels: int) -> None:
     images = np.random.default_rng(0).integers(0, 256, (4, 6, 5, channels)[: 4 if channels else 3], dtype=np.uint8)

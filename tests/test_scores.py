@@ -164,6 +164,30 @@ def test_the_commands_take_a_regression_with_its_targets(files: str, tmp_path: P
     assert "unbatch audit --model" in err, "what to run instead"
 
 
+def several() -> nn.Module:
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(3)
+        return nn.Sequential(nn.Linear(20, 64), nn.ReLU(), nn.Linear(64, 32), nn.ReLU(), nn.Linear(32, 3)).double()
+
+
+def test_what_is_read_of_a_regression_of_several_scores_is_held_against_the_truth(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing replays it, and the samples are right all the same: said, and ended on."""
+    model, x, y = several(), secret(3), torch.randn(3, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(2))
+    torch.save(model.state_dict(), tmp_path / "w.pt")
+    torch.save(sent(model, F.mse_loss(model(x), y)), tmp_path / "u.pt")
+    np.savez(tmp_path / "t.npz", inputs=x.numpy(), labels=y.numpy())
+    files = f"--model {__file__}:several --weights {tmp_path}/w.pt --update {tmp_path}/u.pt --truth {tmp_path}/t.npz --input-shape 20"
+    assert execute(f"audit {files} --loss mse --attack spear --fail-on exact --out {tmp_path}/r".split()) == 3
+    out = capsys.readouterr().out
+    assert "INCONSISTENT" in out
+    assert "exact    3 of 3 samples" in out
+    assert "labels   " not in out, "targets are no classes"
+    assert "unbatch labels" not in out
+    assert "Labels right" not in (tmp_path / "r" / "report.html").read_text()
+
+
 def test_a_loss_that_one_score_cannot_have_is_refused(files: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert execute(f"audit {files}".split()) == 2
     assert "--loss bce (yes or no) or --loss mse" in capsys.readouterr().err

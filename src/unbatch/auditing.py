@@ -152,7 +152,8 @@ def _scored(finding: Finding, truth: Batch, guesses: Tensor, metrics: dict[str, 
     scores = score(truth, guesses, metrics, finding.schema)
     labels = finding.reconstruction.labels
     right = [labels is not None and p >= 0 and bool(labels[p] == y) for p, y in zip(scores.order, truth.labels.tolist(), strict=True)]
-    return replace(finding, **vars(scores), labels_right=tuple(right))
+    classed = bool((truth.labels >= 0).all())  # targets of several scores are no classes
+    return replace(finding, **vars(scores), labels_right=tuple(right) if classed else ())
 
 
 def environment() -> dict[str, str]:

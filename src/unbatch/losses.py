@@ -102,7 +102,7 @@ def loss_function(loss: Loss) -> Callable[[Tensor, Tensor], Tensor]:
     raise Misuse(
         f"a loss among {', '.join(_LOSSES)}, or cross_entropy with settings",
         came,
-        "name one of them or pass a function (outputs, labels) -> mean loss",
+        "name one of them, or give a function (outputs, labels) -> mean loss: --loss FILE.py:FUNCTION",
     )
 
 

@@ -207,6 +207,9 @@ def test_adam_is_still_refused_where_there_is_no_table() -> None:
     for steps, told in ((1, "signs only"), (3, "several steps")):
         with pytest.raises((BadUpdate, Misuse), match=told):
             load_observation(net, after, (20,), kind="weights", optimizer="adam", training=LocalTraining(steps, None, 1e-3))
+    later = {name: tensor + 1e-3 * torch.randn_like(tensor) for name, tensor in net.state_dict().items()}
+    with pytest.raises(BadUpdate, match="no first step of Adam"):
+        load_observation(net, later, (20,), kind="weights", optimizer="adam", training=LocalTraining(1, None, 1e-3))
     with pytest.raises(Misuse, match=r"say --learning-rate 0\.001"):
         load_observation(net, after, (20,), kind="weights", optimizer="adam", training=LocalTraining(1, None, 0.1))
 

@@ -120,7 +120,7 @@ def _table(found: Exposure) -> Table:
         pad_edge=False,
     )
     for column in ("layer", "kind", "sees", "from a batch", "from one sample", "search", "why no more"):
-        table.add_column(column)
+        table.add_column(column, overflow="fold")  # what is cut off is what one would paste
     for row in rows(found):
         layer = row.layer
         reach = _reach(layer)

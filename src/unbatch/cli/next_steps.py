@@ -51,7 +51,8 @@ def after_audit(told: Told, finding: Finding, observation: Observation) -> tuple
         steps += _others(told, observation, attack, most=1)
     if status in ("BUDGET_EXHAUSTED", "NOT_APPLICABLE", "FEATURES") and observation.batch_size is None and observation.labels is None:
         steps.append(_number())
-    if status not in ("RECONSTRUCTED", "PARTIAL") and observation.classified:
+    countable = observation.classified and (finding.counts is None or finding.counts.applicable)
+    if status not in ("RECONSTRUCTED", "PARTIAL") and countable:
         steps.append(_step("See which labels the update gives away by itself.", "labels", told))
     steps.append(_step("See what the model gives away layer by layer, and the cheapest change that closes it.", "exposure", told))
     return tuple(steps)
@@ -104,9 +105,14 @@ def _longer(attack: Attack | Auto) -> str | None:
 
 
 def _number(for_what: str = "attacks that give pictures need it") -> NextStep:
+    return _hint(f"Say how many samples there were with --batch-size, if you know it: {for_what}.")
+
+
+def _hint(why: str) -> NextStep:
+    """A step that is no command."""
     from unbatch.origin import NextStep
 
-    return NextStep(why=f"Say how many samples there were with --batch-size, if you know it: {for_what}.")
+    return NextStep(why=why)
 
 
 def _others(told: Told, observation: Observation, tried: Attack | Auto, most: int = LAYERS) -> list[NextStep]:
@@ -149,6 +155,11 @@ def _tell_more(told: Told, observation: Observation, status: str) -> list[NextSt
     if status == "INCONSISTENT" and "update-is" not in told and observation.training is None:
         why = "If it is what the client's weights moved by, after less before, and no gradient, say so."
         steps.append(_step(why, "audit", {**told, "update-is": "difference"}))
+    if status == "INCONSISTENT":
+        steps.append(_hint("Look at what was found: it may be the client's data all the same; --truth holds it against the client's own."))
+        steps.append(_hint("Check that --weights are what the server sent in this very round."))
+        if observation.training is not None and not {"local-epochs", "mini-batch"} & told.keys():
+            steps.append(_hint("If the client took several steps, say so with --local-epochs, and --mini-batch."))
     if observation.factor_known:
         steps.append(
             _step(
@@ -164,7 +175,10 @@ def _untold(told: Told, observation: Observation, status: str) -> list[NextStep]
     """What was not told of the client's training, and would leave what was found short of a proof."""
     steps = []
     if "loss" not in told and status != "UNPROVEN":
-        why = "If the client's loss was another, say so: label smoothing or class weights leave samples that explain most, and not all."
+        why = (
+            "If the client's loss was another, say so: label smoothing (as shown) or class weights leave samples that explain most, and not"
+            " all; yes or no for every score is --loss bce, numbers are --loss mse."
+        )
         steps.append(_step(why, "audit", {**told, "loss": "cross_entropy:label_smoothing=0.1"}))
     if observation.loss in ("mse", "bce"):  # of one score they are others, see unbatch.scores
         why = (

@@ -91,7 +91,8 @@ def report(folder: Annotated[Path, typer.Argument(help="The --out of `unbatch ru
     elif (folder / store.REPORT).exists():
         written = html.write(folder)
     else:
-        raise BadFile(f"a folder with {HEADER} or {store.REPORT}", repr(str(folder)), "name the --out of `unbatch run` or `unbatch audit`")
+        advice = "name the --out of `unbatch run` or `unbatch audit`; of a round with many clients, the folder of one of them in it"
+        raise BadFile(f"a folder with {HEADER} or {store.REPORT}", repr(str(folder)), advice)
     echo(shared.row("report", str(written)))
 
 

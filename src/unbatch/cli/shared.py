@@ -125,11 +125,12 @@ def check_loss(observation: Observation) -> None:
 
 
 def truth_of(observation: Observation, path: Path) -> Batch:
-    """The client's batch; of a regression with the sides of its targets for labels."""
+    """The client's batch; of a regression with the sides of its targets for labels, of several scores without any."""
     from unbatch import importers, scores
 
     regression = observation.model if observation.loss is scores.mse else None
-    return importers.read_truth(path, observation.schema, observation.input_shape, observation.classes, regression)
+    targets = observation.loss in ("mse", "bce")
+    return importers.read_truth(path, observation.schema, observation.input_shape, observation.classes, regression, targets=targets)
 
 
 def attacked(observation: Observation, truth: Batch | None, attack: str, seed: int, quiet: bool) -> Finding:
@@ -211,7 +212,7 @@ def _print_result(finding: Finding, page: Path | None) -> None:
         near = [value for value in finding.scores.get("psnr", ()) if not math.isnan(value)]
         if near and (middle := statistics.median_low(near)) < EXACT:
             rows.append(("near", f"{middle:.1f} dB in the median; above 35 dB hardly an eye sees a difference"))
-        if found.labels is not None:
+        if finding.labels_right and found.labels is not None:  # of inner features nothing was held against the truth
             rows.append(("labels", f"{sum(finding.labels_right)} of {total} right"))
     tokens = [("tokens", lookup.summary()) for lookup in finding.lookups]
     # What was proved is said before what could not be tried.

@@ -25,6 +25,8 @@ def read_truth(
     input_shape: Sequence[int] | None = None,
     classes: int | None = None,
     regression: nn.Module | None = None,
+    *,
+    targets: bool = False,
 ) -> Batch:
     """The client's batch, where the auditor has it, from an npz file.
 
@@ -38,13 +40,15 @@ def read_truth(
         classes: how many there are, if known.
         regression: the model, as ``scores.beside_zero`` makes it, where ``labels`` are targets, numbers (b,) or (b, 1): labels are then
             the sides on which they lie.
+        targets: whether ``labels`` may also be numbers (b, classes), a target for each score: where these are one-hot they are
+            labels, and else no sample has one, and all are -1.
 
     Raises:
         BadFile: the file cannot be read or does not hold such a batch.
     """
     path = Path(path)
     arrays = _read_truth_arrays(path)
-    labels = _labels(path, arrays, classes) if regression is None else _targets(path, arrays)
+    labels = _labels(path, arrays, classes, targets=targets) if regression is None else _targets(path, arrays)
     if "inputs" in arrays:
         tokens = schema is not None and schema.kind == "tokens"
         if arrays["inputs"].dtype.kind not in ("iu" if tokens else "f") or arrays["inputs"].ndim < 2:
@@ -118,8 +122,12 @@ def _read_truth_arrays(path: Path) -> dict[str, np.ndarray[Any, Any]]:
     return read_npz(path)
 
 
-def _labels(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]], classes: int | None = None) -> Tensor:
+def _labels(path: Path, arrays: Mapping[str, np.ndarray[Any, Any]], classes: int | None = None, *, targets: bool = False) -> Tensor:
     labels = arrays.get("labels")
+    if targets and labels is not None and labels.dtype.kind in "fiu" and labels.shape == (len(labels), classes):
+        marked = to_tensor(labels)
+        one_hot = bool((((marked == 0) | (marked == 1)).all(dim=1) & (marked.sum(dim=1) == 1)).all())
+        return marked.argmax(dim=1) if one_hot else torch.full((len(labels),), -1)
     if labels is None or labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise BadFile(f"whole numbers (b,) in 'labels' of '{path}'", _said(labels), "save one class index a sample")
     most = (classes or 1 << 31) - 1

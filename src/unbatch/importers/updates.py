@@ -222,10 +222,11 @@ def _before_adam(
         gradient = {name: tensor - decay * before[name].to(tensor.device).double() for name, tensor in gradient.items()}
     kept = next((dtype for dtype in (torch.float32, torch.bfloat16) if off <= 4 * torch.finfo(dtype).eps), None)
     if kept is None:
+        first = f"Adam's first step, of which rounding left the signs only (sizes are off by {100 * min(off, 1.0):.0f} %)"
         raise BadUpdate(
             "an update that shows the sizes of gradients",
-            f"Adam's first step, of which rounding left the signs only (sizes are off by {100 * min(off, 1.0):.0f} %)",
-            "nothing exact can be read off signs here; ask `unbatch exposure` what the model gives away under SGD",
+            "no first step of Adam, which moves all numbers alike: several steps, or another optimizer" if rate is None else first,
+            "nothing exact can be read off it here; ask `unbatch exposure` what the model gives away under SGD",
         )
     said = (
         f"the gradient, read off the first step of {optimizer} to {off:.0e} by how far it falls short of the learning rate (ε = {ADAM:g})"

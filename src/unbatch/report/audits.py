@@ -63,7 +63,7 @@ _UNDECIDED: Final[dict[Status, tuple[Level, str]]] = {
     Status.APPROXIMATE: ("likely", "An approximation of the batch was found; nothing of it is proved exact."),
     Status.UNPROVEN: ("likely", "A batch was found that the update neither proves nor refutes."),
     Status.FEATURES: ("unknown", "The samples were not reconstructed, only what an inner layer sees of them."),
-    Status.INCONSISTENT: ("unknown", "What was found does not give the observed update."),
+    Status.INCONSISTENT: ("unknown", "What was found does not give the observed update, and may be the client's data all the same."),
     Status.BUDGET_EXHAUSTED: ("unknown", "The search ended before it found anything that can be proved."),
     Status.CONVERGED: ("unknown", "The search came to its own end with something that does not give the observed update."),
     Status.DIVERGED: ("unknown", "The search left all finite numbers."),

@@ -135,7 +135,7 @@ def _samples(stored: StoredFinding) -> list[_Sample]:
         name = f"extra {index + 1}" if stored.order else str(index + 1)
         samples.append(_Sample(name, restored=index, scores=[pages.DASH] * len(units)))
     for sample in samples:
-        if sample.true is not None and stored.true_labels:
+        if sample.true is not None and stored.true_labels and stored.true_labels[sample.true] >= 0:
             sample.true_label = _label(stored, stored.true_labels[sample.true])
         if sample.restored is not None and stored.labels:
             sample.label = _label(stored, stored.labels[sample.restored])

@@ -77,8 +77,9 @@ _MEANING: dict[Status, str] = {
     Status.FEATURES: "Whoever sees this update has inputs of an inner layer, one vector a sample, each proved. What those vectors encode of"
     " the samples is disclosed with them; layers before it may be inverted in a second step.",
     Status.UNPROVEN: "A batch was found that the update neither proves nor refutes. It may well be right: do not treat the update as safe.",
-    Status.INCONSISTENT: "The attack ended with something that does not explain the update. This says more about the inputs of the audit"
-    " than about the client's privacy, and it does not show that the update is safe.",
+    Status.INCONSISTENT: "What the attack found does not give the update with the model, the loss and the training that were told. If one"
+    " of these is told wrongly, or rounding is in the way, what it found can be the client's data to the last digit all the same: look at"
+    " it below, hold it against the client's own with --truth. This does not show that the update is safe.",
     Status.BUDGET_EXHAUSTED: "The attack ran out of its budget. The same attack with more time, or another one, may succeed: this does"
     " not show that the update is safe.",
     Status.CONVERGED: "The search came to an end by its own measure, with something that does not explain the update. Other starts, another"

@@ -16,6 +16,10 @@ from unbatch.types.reconstruction import Reconstruction, Status
 
 __all__ = ["Finding", "Measure"]
 
+FAR = 20.0
+"""Decibels below which a proved sample is not one of the truth's: then the truth is another batch, or was normalized in another way.
+Derived: a proved sample is off by two hundredths at most, 34 dB of its own size; the rest is margin."""
+
 
 @dataclass(frozen=True)
 class Measure:
@@ -96,11 +100,12 @@ class Finding:
             if made.features is None or count
             else f"What {made.layer} may have seen of {_samples(len(made.features))}"
         )
+        may = " It may be the client's data all the same." if count or made.features is not None else ""
         head = {
             Status.RECONSTRUCTED: f"This update gives away its whole batch: {_all_were(count)} reconstructed and proved by replay.",
             Status.PARTIAL: f"This update gives away part of its batch: {_were(count)} reconstructed, each proved by itself.",
             Status.APPROXIMATE: f"This update gives away an approximation of its batch ({_samples(count)}); nothing was proved exact.",
-            Status.INCONSISTENT: "No reconstruction was proved: what was found does not give the observed update.",
+            Status.INCONSISTENT: f"No reconstruction was proved: what was found does not give the observed update, as it was told.{may}",
             Status.BUDGET_EXHAUSTED: "No reconstruction was proved within the budget; this does not show that the update is safe.",
             Status.CONVERGED: "No reconstruction was proved: the search came to its own end with something that does not give the update.",
             Status.DIVERGED: "No reconstruction was proved: the search left all finite numbers. This says nothing of the update.",
@@ -116,7 +121,10 @@ class Finding:
                 told = f"All {true} samples of this batch were" if true > 1 else "The one sample of this batch was"
             return f"{told} recovered exactly, as the truth shows; the update alone does not prove it."
         if true and made.status.disclosed and exact < count:
-            return f"{head[made.status]} Held against the truth, {exact} of {true} came out exact."
+            whole = made.status is Status.RECONSTRUCTED
+            near = max((value for value in self.scores.get("psnr", ()) if not math.isnan(value)), default=math.inf)
+            asked = ", and none near: is it this update's batch, as the network saw it?" if whole and near < FAR else "."
+            return f"{head[made.status]} Held against the truth, {exact} of {true} came out exact{asked}"
         return head[made.status]
 
     def __repr__(self) -> str:

@@ -88,8 +88,8 @@ class Status(Enum):
 
     RECONSTRUCTED = "the whole batch was reconstructed, and its replay gives the observed update: treat these samples as disclosed"
     PARTIAL = "some samples were reconstructed, each proved by the update itself: treat at least those as disclosed"
-    APPROXIMATE = "a batch was found that explains the update up to the residual, not exactly: judge by the pictures whether it is safe"
-    INCONSISTENT = "a batch was found but its replay does not give the observed update: check that model, loss and mode are the client's"
+    APPROXIMATE = "a batch was found that explains the update up to the residual, not exactly: look at it, for it may show more than enough"
+    INCONSISTENT = "a batch was found but its replay does not give the observed update: look at it, and check what was told of the client"
     BUDGET_EXHAUSTED = "the search ended before it found the batch: raise the budget before you call the update safe"
     CONVERGED = "the search came to its own end, and what it found does not give the observed update: try other starts or another prior"
     DIVERGED = "the search left all finite numbers: try other starts or smaller steps, this says nothing of the update"
