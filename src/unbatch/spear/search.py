@@ -18,6 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
 from unbatch.clock import ENDING, UNLIMITED, Clock, OutOfTime
+from unbatch.spear.behind import Behind, Link, Stage
 from unbatch.spear.combinations import untangled
 from unbatch.spear.descent import descend
 from unbatch.spear.dictionary_learning import blind_directions, off_weights, promising, sparse_directions
@@ -120,6 +121,7 @@ class Search:
     precision: torch.dtype
     drifting: bool = False
     helped: bool = False
+    stages: Callable[[Clock], list[Stage]] = lambda clock: []
     tools: Counter[str] = field(default_factory=Counter)
     drawn: int = 0
     refused: int = 0
@@ -127,6 +129,7 @@ class Search:
     def __post_init__(self) -> None:
         """Nothing is known yet."""
         self.clock, self.steps = UNLIMITED, STEPS
+        self.behind, self.taken = None, 0
         whole = self.layer
         # Neurons that noise alone, or weights that moved, may contradict; a wrong direction contradicts a quarter of them.
         self.allowed = len(whole.left) // DRIFTED if self.drifting else 0 if self.exact else len(whole.left) // BLURRED
@@ -267,14 +270,26 @@ class Search:
 
     def _descended(self, following: NextLayer, samples: Float[Tensor, "k b"]) -> None:
         """Exact directions from the signs of what the next layer makes of the guesses, roughly and then exactly."""
-        space = following.activations[self.rows]
-        samples = reflected(self.rest, space, samples, self.clock, self.steps)
+        links = self._links(following)
+        samples = reflected(self.rest, links, samples, self.clock, self.steps)
+        space = links[0].fed
         samples = descend(self.rest, space, samples / (samples @ self.rest.sums)[:, None], self.clock)
         directions = null_of_masks(self.rest.left, self.rest.pre_activations(samples) <= 0, clock=self.clock)
         off = self.rest.off(directions)
         kept = off.sum(dim=1) >= self.rest.batch + 2
         self.steps = steps_after(self.steps, int(kept.sum()) / self.rest.batch)
         self._add("next layer", directions[kept], off[kept])
+
+    def _links(self, following: NextLayer) -> list[Link]:
+        """The layers behind, with what is certified taken out of each."""
+        if self.behind is None:
+            self.behind = Behind(self.stages(self.clock))
+        new = slice(self.taken, None)
+        self.behind.take_out(
+            self.layer.pre_activations(self.samples[new]), self.directions[new] @ self.layer.left.T * self.layer.length, self.clock
+        )
+        self.taken = len(self.samples)
+        return self.behind.links(self.rows) or [Link(following.activations[self.rows])]
 
     def _blind_round(self, few: int = 4) -> None:
         """Many blind starts; when few directions are missing, random samples among what is left (W and the bias do the work)."""
