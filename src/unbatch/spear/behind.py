@@ -18,9 +18,10 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Generator, Tensor
 
 from unbatch.clock import UNLIMITED, Clock
+from unbatch.linalg.lowrank import factor
 from unbatch.spear.layer import complement
 from unbatch.spear.next_layer import SINGULAR
 from unbatch.spear.rounding import masked_gram
@@ -85,11 +86,12 @@ def stages_behind(
         gradient, weight = update[reader.weight].double(), parameters[reader.weight].detach().double()
         if min(gradient.shape) < batch or reader.bias is None or reader.bias not in update:
             break
-        left, values, right = torch.linalg.svd(gradient, full_matrices=False)
-        if values[batch - 1] < SINGULAR * values[0]:
+        factors = factor(gradient, Generator(gradient.device).manual_seed(0), rank=batch, clock=clock)
+        if factors.singular_values[batch - 1] < SINGULAR * factors.singular_values[0]:
             break
-        columns, fed = left[:, :batch] * values[:batch], right[:batch].T
-        sums = (left[:, :batch].T @ update[reader.bias].double()) / values[:batch]
+        fed, change = torch.linalg.qr(factors.right.T)
+        columns = factors.left @ change.T
+        sums = torch.linalg.solve_triangular(change.T, (factors.left.T @ update[reader.bias].double())[:, None], upper=False)[:, 0]
         made = weight @ fed + parameters[reader.bias].detach().double()[:, None] * sums
         back = weight.T @ columns
         stages.append(Stage(fed[alive], made, columns, back[alive]) if not stages else Stage(fed, made, columns, back))
