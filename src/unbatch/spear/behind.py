@@ -27,7 +27,7 @@ from unbatch.spear.next_layer import SINGULAR
 from unbatch.spear.rounding import masked_gram
 from unbatch.trace import LinearCall
 
-__all__ = ["Behind", "Link", "Stage", "stages_behind"]
+__all__ = ["Behind", "Link", "Stage", "no_stages", "stages_behind"]
 
 DEEP = 2
 """So many layers behind are asked. Measured: see ``docs/exact-inversion.md``; a third costs half as much again and finds no more."""
@@ -98,6 +98,11 @@ def stages_behind(
     return stages
 
 
+def no_stages(_: Clock) -> list[Stage]:
+    """Nothing is known of the layers behind."""
+    return []
+
+
 class Behind:
     """The layers behind, with what is known of the samples in them."""
 
@@ -120,7 +125,7 @@ class Behind:
             duals = _fitted(stage.back, on, columns, clock)
             scale = (points * duals).sum(dim=1, keepdim=True)
             left = ((duals @ stage.back.T) * on - columns).norm(dim=1) / columns.norm(dim=1)
-            good = (left < DUAL) & (on.sum(dim=1) > len(stage.back.T)) & (scale[:, 0] != 0)
+            good = (left < DUAL) & (on.sum(dim=1) > stage.back.shape[1]) & (scale[:, 0] != 0)
             duals, z, scale = duals[good], z[good], scale[good]
             duals = duals / scale
             self.duals[i] = torch.cat([self.duals[i], duals])

@@ -127,7 +127,7 @@ def _scaled(vectors: Float[Tensor, "k m"], length: float) -> Float[Tensor, "k m"
     return vectors * (length / vectors.norm(dim=1, keepdim=True).clamp_min(TINY))
 
 
-def _to_rays(states: Sequence[Float[Tensor, "k m"]], spaces: Sequence[_Space]) -> None:
+def _to_rays(states: Sequence[Float[Tensor, "k _"]], spaces: Sequence[_Space]) -> None:
     """Move every pair (h, z), in place, to the nearest with h = ReLU(z): on the ray h = z ≥ 0, or on the other, h = 0 ≥ z."""
     for before, after, space, following in zip(states, states[1:], spaces, spaces[1:], strict=False):
         z, h = before[:, space.fed :], after[:, : following.fed]
