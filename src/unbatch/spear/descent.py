@@ -41,7 +41,7 @@ SOFT, GRADIENTS = 1e-4, 25
 TINY = 1e-30
 """Of float32, what keeps a division from zero by zero where a step is exact. Derived."""
 
-MORE, CLOSE = 4, 1e-8
+MORE, CLOSE = 4, 1e-4
 """Where the damping is small, so many times as many; and the squared share of the slope that they may leave, or Cholesky has to. Chosen."""
 
 CHUNK = 1 << 23

@@ -54,6 +54,9 @@ TOOLS = 4
 MANY, SPARSE = 120, 0.13
 """Between so many samples and this share of the neurons blind starts have every other round. Chosen at m=1000, not swept."""
 
+PATIENTLY, ROUGHLY = 100, 30
+"""Steps of component analysis at most: of guesses that are taken as they are, and of those of many samples that are led. Chosen."""
+
 WORK = 4e8
 """Multiplications of one round of sampling, so that the clock is asked in between. Chosen."""
 
@@ -255,11 +258,13 @@ class Search:
         if len(self.open) == self.rest.batch:
             loosened = max(2, loosened)  # all are there, and some of them are wrong
         left = complement(self.open[: max(0, len(self.open) - loosened)])
-        samples = guesses(left.T @ self.rest.views, self.generator, contrast, clock=self.clock) @ left.T
+        led = self.following is not None and (self.rest.batch > MANY or stalled % TOOLS == 1)
+        steps = ROUGHLY if led and self.rest.batch > MANY else PATIENTLY
+        samples = guesses(left.T @ self.rest.views, self.generator, contrast, steps, clock=self.clock) @ left.T
         if left.shape[1] <= LAST:
             samples = torch.cat([samples, self._random_samples(left)])
         samples = samples / (samples @ self.rest.sums)[:, None]
-        if self.following is not None and (self.rest.batch > MANY or stalled % TOOLS == 1):
+        if led and self.following is not None:
             behind = self.led.take_out(self.samples, self.directions, self.clock)
             self._add("next layer", *self.led.directions(self.rest, self.rows, self.following, behind, samples, self.clock))
             return
