@@ -30,7 +30,8 @@ from unbatch.trace import LinearCall
 __all__ = ["Behind", "Link", "Stage", "no_stages", "stages_behind"]
 
 DEEP = 2
-"""So many layers behind are asked. Measured: see ``docs/exact-inversion.md``; a third costs half as much again and finds no more."""
+"""So many layers behind are asked. Measured on Gaussian vectors, m=400, b=130: after 400 steps 34 of 130 walks had .85 of a sample's signs
+right with two layers (1.6 s), 50 with three (2.5 s), 59 with four (3.6 s); with one 3 after 1600 (7.6 s)."""
 
 DUAL = 1e-5
 """p · q of a known sample may be so far from one: what is further off was not told well enough to be taken out. Chosen."""
