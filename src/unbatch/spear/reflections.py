@@ -57,7 +57,7 @@ def reflected(
     basis, change = torch.linalg.qr(layer.made)
     points = guesses @ change.T
     spaces = _spaces(basis, links, points)
-    best = [_walked(spaces, part.float(), clock, steps)[0] for part in torch.split(points, ABREAST)]
+    best = [_walked(spaces, part.float(), clock, steps) for part in torch.split(points, ABREAST)]
     return torch.linalg.solve_triangular(change, torch.cat(best).T.to(change.dtype), upper=True).T
 
 
@@ -100,10 +100,8 @@ def _spaces(basis: Float[Tensor, "m b"], links: Sequence[Link], points: Float[Te
     return spaces
 
 
-def _walked(
-    spaces: Sequence[_Space], points: Float[Tensor, "k b"], clock: Clock, steps: int
-) -> tuple[Float[Tensor, "k b"], Float[Tensor, "k 1"]]:
-    """The coordinates in the first space where every walk was nearest, and how near that was."""
+def _walked(spaces: Sequence[_Space], points: Float[Tensor, "k b"], clock: Clock, steps: int) -> Float[Tensor, "k b"]:
+    """The coordinates in the first space where every walk was nearest to all sets."""
     states = [_scaled(points @ spaces[0].turned, 1.0)]
     for space in spaces[1:]:
         h = states[-1][:, -space.fed :].relu()
@@ -121,7 +119,7 @@ def _walked(
             best, nearest = torch.where(left < nearest, inside[0], best), torch.minimum(left, nearest)
         for state, part in zip(states, apart, strict=True):
             state.add_(part, alpha=RELAX)
-    return best, nearest
+    return best
 
 
 def _scaled(vectors: Float[Tensor, "k m"], length: float) -> Float[Tensor, "k m"]:
