@@ -6,6 +6,7 @@ from torch import Generator, Tensor
 
 from planted import Planted, plant
 from unbatch.clock import Clock, OutOfTime
+from unbatch.spear.behind import Link
 from unbatch.spear.descent import descend
 from unbatch.spear.reflections import reflected
 
@@ -25,7 +26,7 @@ def test_random_starts_come_near_samples_and_lead_there() -> None:
     case = plant(m=160, b=30)
     assert case.following is not None
     before = starts(case, 60)
-    after = reflected(case.layer, case.following.activations, before, steps=200)
+    after = reflected(case.layer, [Link(case.following.activations)], before, steps=200)
     assert int((signs_shared(case, before) > 0.85).sum()) == 0
     assert int((signs_shared(case, after) > 0.85).sum()) >= 10
     found = descend(case.layer, case.following.activations, after / (after @ case.layer.sums)[:, None])
@@ -37,7 +38,7 @@ def test_random_starts_come_near_samples_and_lead_there() -> None:
 def test_good_guesses_stay_good_whatever_their_length() -> None:
     case = plant(m=160, b=30)
     assert case.following is not None
-    after = reflected(case.layer, case.following.activations, 7 * case.samples, steps=20)
+    after = reflected(case.layer, [Link(case.following.activations)], 7 * case.samples, steps=20)
     assert float(signs_shared(case, after).min()) > 0.85
 
 
@@ -45,4 +46,4 @@ def test_the_clock_ends_it() -> None:
     case = plant(m=160, b=20)
     assert case.following is not None
     with pytest.raises(OutOfTime):
-        reflected(case.layer, case.following.activations, starts(case, 5), Clock(0.0, 0.0))
+        reflected(case.layer, [Link(case.following.activations)], starts(case, 5), Clock(0.0, 0.0))

@@ -16,6 +16,7 @@ the proof by replay and the search ``auto`` go beyond the paper.
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -28,6 +29,7 @@ from unbatch.linalg.blocks import nonzero
 from unbatch.linalg.lowrank import Factors
 from unbatch.span.dependent import dependent_samples, invert_dependent
 from unbatch.span.inversion import complete
+from unbatch.spear.behind import Stage, stages_behind
 from unbatch.spear.candidate import Attempt, read_out
 from unbatch.spear.problem import Problem, factored, noiseless, pose, too_few
 from unbatch.spear.sampling import expected_subsets
@@ -218,6 +220,7 @@ class Spear(Attack):
             torch.float32 if self.precision == "float32" else torch.float64,
             drifting=not observation.one_gradient or problem.columns is not None,
             helped=helped,
+            stages=partial(_stages, observation, problem),
         )
         solution = search.run(clock, progress)
         score = float(solution.agreement.mean()) if len(solution.agreement) else 0.0
@@ -300,6 +303,18 @@ def _shortfall(search: Search, missing: int, agreement: float, fits: bool) -> st
     if search.noisy:
         return f"the update carries noise, {search.layer.noise_level:.0e} of a column's largest entry, which bounds the accuracy"
     return ""
+
+
+def _stages(observation: Observation, problem: Problem, clock: Clock) -> list[Stage]:
+    """The layers behind the one that is searched, as far as each reads the one before."""
+    readers, call = [], problem.call
+    while (reader := next((other for other in observation.layers if _reads(other, call)), None)) is not None:
+        if reader.weight not in observation.update:
+            break
+        readers.append(reader)
+        call = reader
+    parameters = dict(observation.model.named_parameters())
+    return stages_behind(readers, parameters, observation.update, problem.alive, problem.layer.batch, clock)
 
 
 def _obstacle(call: LinearCall, observation: Observation, *, inner: bool) -> str | None:

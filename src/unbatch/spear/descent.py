@@ -41,6 +41,9 @@ SOFT, GRADIENTS = 1e-4, 25
 TINY = 1e-30
 """Of float32, what keeps a division from zero by zero where a step is exact. Derived."""
 
+MORE, CLOSE = 4, 1e-4
+"""Where the damping is small, so many times as many; and the squared share of the slope that they may leave, or Cholesky has to. Chosen."""
+
 CHUNK = 1 << 23
 """Entries of the slopes that are held at a time."""
 
@@ -110,24 +113,31 @@ class _Problem:
         mask = on.to(self.rough.dtype)
         held = damping.float() * (mask @ self.rough.square().sum(dim=1)) / self.basis.shape[1]
         slope = (rest.float() * mask) @ self.rough
-        solve = self._conjugate if float(damping.median()) > SOFT else self._factored
-        return -solve(mask, slope, held[:, None], clock).to(points.dtype)
+        soft = float(damping.median()) <= SOFT
+        found, near = self._conjugate(mask, slope, held[:, None], clock, GRADIENTS * (MORE if soft else 1))
+        if soft and not bool(near.all()):
+            far = ~near
+            found[far] = self._factored(mask[far], slope[far], held[far, None], clock)
+        return -found.to(points.dtype)
 
     def _conjugate(
-        self, mask: Float[Tensor, "k m"], slope: Float[Tensor, "k r"], held: Float[Tensor, "k 1"], clock: Clock
-    ) -> Float[Tensor, "k r"]:
-        """By conjugate gradients: where the damping is large a few of them do, at a tenth of the work."""
+        self, mask: Float[Tensor, "k m"], slope: Float[Tensor, "k r"], held: Float[Tensor, "k 1"], clock: Clock, most: int
+    ) -> tuple[Float[Tensor, "k r"], Bool[Tensor, " k"]]:
+        """By conjugate gradients, and whether they came near: where the damping is large a few of them do, at a tenth of the work."""
         found, rest, direction = torch.zeros_like(slope), slope, slope
         size = rest.square().sum(dim=1, keepdim=True)
-        for _ in range(GRADIENTS):
+        enough = CLOSE * size
+        for _ in range(most):
             clock.check()
             changed = mask * (direction @ self.rough.T)
             curved = (mask * (changed - (changed @ self.space) @ self.space.T)) @ self.rough + held * direction
             length = size / (direction * curved).sum(dim=1, keepdim=True).clamp_min(TINY)
             found, rest = found + length * direction, rest - length * curved
             size, before = rest.square().sum(dim=1, keepdim=True), size
+            if bool((size < enough).all()):
+                break
             direction = rest + size / before.clamp_min(TINY) * direction
-        return found
+        return found, (size < enough)[:, 0]
 
     def _factored(
         self, mask: Float[Tensor, "k m"], slope: Float[Tensor, "k r"], held: Float[Tensor, "k 1"], clock: Clock

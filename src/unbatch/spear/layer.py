@@ -61,6 +61,11 @@ class Layer:
         return self.left.shape[1]
 
     @property
+    def made(self) -> Float[Tensor, "m b"]:
+        """What takes a sample p to its pre-activations, as p · sums = 1; of p up to scale they come up to the same scale."""
+        return self.seen + self.bias[:, None] * self.sums
+
+    @property
     def noise_level(self) -> float:
         """Noise of a typical entry of left @ q, as a share of the largest entry of a typical column."""
         typical = self.noise.norm() / self.batch**0.5 / self.length.median()

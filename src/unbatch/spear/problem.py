@@ -45,6 +45,7 @@ class Problem:
         change: (b, b) T such that x = rightᵀ Tᵀ p.
         seen: (m, b) W rightᵀ: what the layer makes of x = rightᵀ c is seen @ c + bias.
         following: the next layer, where it certifies samples.
+        alive: (m,) neurons that some sample fires: the layer's.
         columns: (n,) which inputs are determined, where some are not.
     """
 
@@ -54,6 +55,7 @@ class Problem:
     change: Float[Tensor, "b b"]
     seen: Float[Tensor, "m b"]
     following: NextLayer | None
+    alive: Bool[Tensor, " m"]
     columns: Bool[Tensor, " n"] | None = None
 
 
@@ -149,7 +151,7 @@ def pose(
         layer, change, alive = found
         read = None if reader is None or completion is not None else observation.update[reader.weight]
         columns = None if completion is None or bool(completion.columns.all()) else completion.columns
-        problems.append(Problem(call, part, layer, change, seen, next_layer(read, alive, samples or layer.batch), columns))
+        problems.append(Problem(call, part, layer, change, seen, next_layer(read, alive, samples or layer.batch), alive, columns))
     return sorted(problems, key=lambda problem: problem.layer.noise_level > NOISY)
 
 

@@ -18,13 +18,13 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
 from unbatch.clock import ENDING, UNLIMITED, Clock, OutOfTime
+from unbatch.spear.behind import Stage, no_stages
 from unbatch.spear.combinations import untangled
-from unbatch.spear.descent import descend
 from unbatch.spear.dictionary_learning import blind_directions, off_weights, promising, sparse_directions
 from unbatch.spear.ica import guesses
 from unbatch.spear.layer import Layer, complement, deflate, unit
+from unbatch.spear.led import Led
 from unbatch.spear.next_layer import NextLayer, solve_samples
-from unbatch.spear.reflections import STEPS, reflected, steps_after
 from unbatch.spear.rounding import null_of_masks, round_directions
 from unbatch.spear.sampling import least_zeros, sampled_directions
 from unbatch.spear.selection import Solution, agreement, best_matching, independent, misfits, one_a_pattern, scaled
@@ -53,6 +53,9 @@ TOOLS = 4
 
 MANY, SPARSE = 120, 0.13
 """Between so many samples and this share of the neurons blind starts have every other round. Chosen at m=1000, not swept."""
+
+PATIENTLY, ROUGHLY = 100, 30
+"""Steps of component analysis at most: of guesses that are taken as they are, and of those of many samples that are led. Chosen."""
 
 WORK = 4e8
 """Multiplications of one round of sampling, so that the clock is asked in between. Chosen."""
@@ -105,6 +108,7 @@ class Search:
         precision: of the sampled null vectors.
         drifting: whether the signs of W x + bias do not tell all: the weights moved while the update came about, or inputs are guessed.
         helped: whether another method goes on where this one stalls, so that it need not use up the budget.
+        stages: the layers behind, asked where guesses are led by them.
         tools: how many directions each tool found.
         drawn: subsets of rows so far.
         refused: directions that failed their certificate so far.
@@ -120,14 +124,16 @@ class Search:
     precision: torch.dtype
     drifting: bool = False
     helped: bool = False
+    stages: Callable[[Clock], list[Stage]] = no_stages
     tools: Counter[str] = field(default_factory=Counter)
     drawn: int = 0
     refused: int = 0
 
     def __post_init__(self) -> None:
         """Nothing is known yet."""
-        self.clock, self.steps = UNLIMITED, STEPS
+        self.clock = UNLIMITED
         whole = self.layer
+        self.led = Led(whole, self.stages)
         # Neurons that noise alone, or weights that moved, may contradict; a wrong direction contradicts a quarter of them.
         self.allowed = len(whole.left) // DRIFTED if self.drifting else 0 if self.exact else len(whole.left) // BLURRED
         if self.noisy or self.drifting:
@@ -252,29 +258,21 @@ class Search:
         if len(self.open) == self.rest.batch:
             loosened = max(2, loosened)  # all are there, and some of them are wrong
         left = complement(self.open[: max(0, len(self.open) - loosened)])
-        samples = guesses(left.T @ self.rest.views, self.generator, contrast, clock=self.clock) @ left.T
+        led = self.following is not None and (self.rest.batch > MANY or stalled % TOOLS == 1)
+        steps = ROUGHLY if led and self.rest.batch > MANY else PATIENTLY
+        samples = guesses(left.T @ self.rest.views, self.generator, contrast, steps, clock=self.clock) @ left.T
         if left.shape[1] <= LAST:
             samples = torch.cat([samples, self._random_samples(left)])
         samples = samples / (samples @ self.rest.sums)[:, None]
-        if self.following is not None and (self.rest.batch > MANY or stalled % TOOLS == 1):
-            self._descended(self.following, samples)
+        if led and self.following is not None:
+            behind = self.led.take_out(self.samples, self.directions, self.clock)
+            self._add("next layer", *self.led.directions(self.rest, self.rows, self.following, behind, samples, self.clock))
             return
         margin = 0 if left.shape[1] == 1 else 2
         share = SIGNS_ALONE if self.following is None and not self.drifting else SIGNS
         tried = self._from_samples("pictures", samples, margin, share)
         if bool(tried.any()):
             self._from_samples("pictures, other sign", -samples[tried], margin, share)
-
-    def _descended(self, following: NextLayer, samples: Float[Tensor, "k b"]) -> None:
-        """Exact directions from the signs of what the next layer makes of the guesses, roughly and then exactly."""
-        space = following.activations[self.rows]
-        samples = reflected(self.rest, space, samples, self.clock, self.steps)
-        samples = descend(self.rest, space, samples / (samples @ self.rest.sums)[:, None], self.clock)
-        directions = null_of_masks(self.rest.left, self.rest.pre_activations(samples) <= 0, clock=self.clock)
-        off = self.rest.off(directions)
-        kept = off.sum(dim=1) >= self.rest.batch + 2
-        self.steps = steps_after(self.steps, int(kept.sum()) / self.rest.batch)
-        self._add("next layer", directions[kept], off[kept])
 
     def _blind_round(self, few: int = 4) -> None:
         """Many blind starts; when few directions are missing, random samples among what is left (W and the bias do the work)."""

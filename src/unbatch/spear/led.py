@@ -1,0 +1,72 @@
+"""Guesses led to samples by the layers behind: walks between their spaces, then steps of least squares, then the signs' exact direction."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from unbatch.clock import Clock
+from unbatch.spear.behind import Behind, Link, Stage
+from unbatch.spear.descent import descend
+from unbatch.spear.layer import Layer
+from unbatch.spear.next_layer import NextLayer
+from unbatch.spear.reflections import STEPS, reflected, steps_after
+from unbatch.spear.rounding import null_of_masks
+
+__all__ = ["Led"]
+
+BEYOND = 2
+"""Zeros that a direction must have beyond as many as there are samples."""
+
+
+class Led:
+    """What leads guesses: the layers behind, without what is certified, and how long walks have become.
+
+    Args:
+        whole: the layer with all its samples.
+        stages: of the layers behind; asked once, as late as they are needed.
+    """
+
+    def __init__(self, whole: Layer, stages: Callable[[Clock], list[Stage]]) -> None:
+        self.whole, self.stages = whole, stages
+        self.steps, self.taken = STEPS, 0
+        self.behind: Behind | None = None
+
+    def take_out(self, samples: Float[Tensor, "k b"], directions: Float[Tensor, "k b"], clock: Clock) -> Behind:
+        """The layers behind without all samples that are certified: those that were taken out before come first, as they did then."""
+        if self.behind is None:
+            self.behind = Behind(self.stages(clock))
+        new, self.taken = slice(self.taken, None), len(samples)
+        columns = directions[new] @ self.whole.left.T * self.whole.length
+        self.behind.take_out(self.whole.pre_activations(samples[new]), columns, clock)
+        return self.behind
+
+    def directions(
+        self,
+        rest: Layer,
+        rows: Bool[Tensor, " m"],
+        following: NextLayer,
+        behind: Behind,
+        guesses: Float[Tensor, "k b"],
+        clock: Clock,
+    ) -> tuple[Float[Tensor, "j b"], Bool[Tensor, "j m"]]:
+        """Exact directions of what is left, and where they are zero.
+
+        Args:
+            rest: the layer, without what is certified.
+            rows: its neurons among those of the whole.
+            following: the next layer, which leads alone where no more is known of the layers behind.
+            behind: see ``take_out``.
+            guesses: with p · sums = 1.
+            clock: when to give up.
+        """
+        links = behind.links(rows) or [Link(following.activations[rows])]
+        samples = reflected(rest, links, guesses, clock, self.steps)
+        samples = descend(rest, links[0].fed, samples / (samples @ rest.sums)[:, None], clock)
+        found = null_of_masks(rest.left, rest.pre_activations(samples) <= 0, clock=clock)
+        off = rest.off(found)
+        kept = off.sum(dim=1) >= rest.batch + BEYOND
+        self.steps = steps_after(self.steps, int(kept.sum()) / rest.batch)
+        return found[kept], off[kept]
