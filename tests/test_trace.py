@@ -158,6 +158,11 @@ TOUCHED = {
     "in place": lambda x: x.mul_(2),
     "in place, far out": lambda x: x.clamp_(-5, 5),
     "noise": lambda x: x + 1e-6,
+    "numbers that are none": lambda x: x.nan_to_num(),
+    "a missing value": lambda x: torch.where(x == -999, 0.0, x),
+    "a missing value, masked": lambda x: x * (x != -1),
+    "a missing value, in place": lambda x: x.masked_fill_(x == -999, 0.0),
+    "a missing value, by a view": lambda x: x.view(-1).masked_fill_(x.view(-1) == -999, 0.0).view(x.shape),
 }
 UNTOUCHED = {
     "nothing": lambda x: x,
@@ -165,7 +170,8 @@ UNTOUCHED = {
     "another shape": lambda x: x.reshape(len(x), 4, 3).unsqueeze(1),
     "a dropout that is off": lambda x: F.dropout(x, 0.5, training=False),
     "an identity": lambda x: nn.Identity()(x + 0),
-    "numbers that are none": lambda x: x.nan_to_num(),
+    "once": lambda x: 1.0 * x,
+    "in parts": lambda x: torch.cat([x[:, :1], x[:, 1:]], dim=1),
     "there and back": lambda x: (x.permute(0, 2, 1).contiguous()).permute(0, 2, 1),
     "precision": lambda x: x.double().float(),
 }

@@ -1,14 +1,59 @@
-"""A pass of a model with other tensors in the place of its own, which leaves the model as it was."""
+"""A pass of a model with other tensors in the place of its own, which leaves the model as it was; and what it does to its input first.
+
+Trying inputs of many kinds shows a clamp or a rounding. It does not show what a model puts in the place of the one number that stands for
+a missing value (NaN, −1, −999). So the functions between an input and a layer are seen, too: such as are known to move numbers, no others.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["called_with"]
+__all__ = ["Moved", "called_with", "tensors_in"]
+
+_MOVES: set[str] = {
+    *("view", "view_as", "reshape", "reshape_as", "flatten", "unflatten", "ravel", "squeeze", "unsqueeze", "permute", "transpose", "t"),
+    *("movedim", "moveaxis", "swapaxes", "swapdims", "contiguous", "clone", "detach", "alias", "to", "type", "type_as", "float", "double"),
+    *("cpu", "cuda", "expand", "expand_as", "requires_grad_", "__get__", "__getitem__", "split", "chunk", "unbind", "narrow", "select"),
+}
+_JOINS: set[str] = {"cat", "concat", "concatenate", "stack", "hstack", "vstack", "dstack"}
+_BY_NUMBERS: set[str] = {"add", "sub", "mul", "div", "true_divide", "__add__", "__radd__", "__sub__", "__mul__", "__rmul__", "__truediv__"}
+"""With a number beside the tensor they do the same to all numbers: what they leave alone in a trial, they leave alone."""
+
+
+class Moved:
+    """The tensors that hold numbers of an input that nothing was done to, each with its version: one that was written to has another.
+
+    Args:
+        inputs: of the model.
+    """
+
+    def __init__(self, inputs: Tensor) -> None:
+        self.known = [(inputs, inputs._version)]
+
+    def __contains__(self, tensor: Tensor) -> bool:
+        """Whether nothing was done to these numbers."""
+        return any(tensor is known and tensor._version == version for known, version in self.known)
+
+    def note(self, func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any], result: Any) -> None:
+        """Take in what a function made of its arguments."""
+        called, given = getattr(func, "__name__", ""), list(tensors_in([*args, *kwargs.values()]))
+        asked = given[:1] if called in _MOVES else given if called in _JOINS or (called in _BY_NUMBERS and len(given) == 1) else []
+        if asked and all(tensor in self for tensor in asked):
+            self.known += [(made, made._version) for made in tensors_in(result)]
+
+
+def tensors_in(value: Any) -> Iterator[Tensor]:
+    """The tensors in what a function is given or returns: itself, or those in lists, tuples and mappings, in order."""
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, (Mapping, list, tuple)):
+        for part in value.values() if isinstance(value, Mapping) else value:
+            yield from tensors_in(part)
 
 
 def called_with(model: nn.Module, tensors: dict[str, Tensor], inputs: Tensor) -> Any:

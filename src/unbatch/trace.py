@@ -22,7 +22,7 @@ from torch.overrides import TorchFunctionMode
 
 from unbatch.errors import Misuse, UnbatchError, named, wants_more_inputs
 from unbatch.linalg.blocks import times_transposed
-from unbatch.swap import called_with
+from unbatch.swap import Moved, called_with, tensors_in
 
 __all__ = ["TRIAL", "LinearCall", "LooksUp", "Run", "linear_layers", "model_errors", "probe", "run", "tensors_in", "trial"]
 
@@ -223,7 +223,8 @@ def model_errors(inputs: Tensor) -> Iterator[None]:
 def linear_layers(model: nn.Module, input_shape: Sequence[int], samples: int = TRIAL) -> list[LinearCall]:
     """The Linear layers that a forward pass uses, in order, seen on ``samples`` fixed noise inputs.
 
-    What sees the raw input is asked again over the range that inputs can have: a clamp, a rounding, a tanh leaves most noise alone.
+    What sees the raw input is asked again over the range that inputs can have: a clamp, a rounding, a tanh leaves most noise alone. And
+    nothing but moves of numbers may lie before it: what stands for a missing value may be any number, and none of these.
 
     Raises:
         Misuse: the model does not run on inputs of this shape.
@@ -324,23 +325,29 @@ class _Feeds(TorchFunctionMode):
 
     def __init__(self, names: Mapping[int, str], inputs: Tensor, asked: set[tuple[str, int]]) -> None:
         super().__init__()
-        self.names, self.inputs, self.left = names, inputs, set(asked)
+        self.names, self.wanted, self.left = names, inputs.clone(), set(asked)
         self.count: Counter[str] = Counter()
         self.raw: set[tuple[str, int]] = set()
+        self.moved = Moved(inputs)
 
     def __torch_function__(
         self, func: Callable[..., Any], types: Sequence[type], args: Sequence[Any] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
+        kwargs = kwargs or {}
         if func is F.linear:
-            return self._linear(*args, **(kwargs or {}))
-        return func(*args, **(kwargs or {}))
+            return self._linear(*args, **kwargs)
+        if func is F.dropout and not kwargs.get("training", args[2] if len(args) > 2 else True):
+            return args[0]  # as in ``_Recorder``
+        result = func(*args, **kwargs)
+        self.moved.note(func, args, kwargs, result)
+        return result
 
     def _linear(self, input: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
         if (name := self.names.get(id(weight))) is None:
             return F.linear(input, weight, bias)
         self.count[name] += 1
         key = (name, self.count[name])
-        if _same(input, self.inputs):
+        if input in self.moved and _same(input, self.wanted):
             self.raw.add(key)
         if key in self.left:
             self.left.remove(key)
@@ -360,7 +367,7 @@ def _raw_over_the_range(model: nn.Module, input_shape: Sequence[int], asked: set
         watch = _Feeds(names, inputs, asked)
         try:
             with torch.no_grad(), suppress(_Enough), model_errors(inputs), watch:
-                called_with(model, {**tensors, **_buffers(model, dtype)}, inputs.clone())
+                called_with(model, {**tensors, **_buffers(model, dtype)}, inputs)
         except Misuse:  # inputs that the model refuses are none that it sees changed
             continue
         found.append(watch.raw)
@@ -379,12 +386,3 @@ def _occurrences(names: Iterable[str]) -> list[tuple[str, int]]:
 
 def _same(one: Tensor, other: Tensor) -> bool:
     return one.dtype == other.dtype and one.numel() == other.numel() and torch.equal(one.reshape(-1), other.reshape(-1))
-
-
-def tensors_in(value: Any) -> Iterator[Tensor]:
-    """The tensors in what a function is given or returns: itself, or those in lists, tuples and mappings, in order."""
-    if isinstance(value, Tensor):
-        yield value
-    elif isinstance(value, (Mapping, list, tuple)):
-        for part in value.values() if isinstance(value, Mapping) else value:
-            yield from tensors_in(part)

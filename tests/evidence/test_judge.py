@@ -9,6 +9,7 @@ from torch import Tensor, nn
 from unbatch.evidence import judge
 from unbatch.gradients import capture
 from unbatch.models.mlp import Mlp
+from unbatch.training import LocalTraining
 from unbatch.types import Candidate, Inverted, Observation, Reconstruction, Status
 
 SHAPE, SAMPLES = (3, 6, 6), 8
@@ -254,3 +255,25 @@ def test_a_sample_of_a_class_that_counts_nothing_ends_no_judgment() -> None:
         assert found.status is not Status.RECONSTRUCTED
         assert found.inputs is not None
         assert not found.status.disclosed or not any(torch.equal(row, x[0]) for row in found.inputs)
+
+
+class _Patches(nn.Module):
+    """Reads a sample in four parts, each a row of its own, and takes their mean."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.head = nn.Linear(15, 40), nn.Linear(40, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = self.first(x.reshape(-1, 15)).relu()
+        return self.head(rows.view(len(x), -1, 40).mean(dim=1))
+
+
+@pytest.mark.parametrize("local", [None, LocalTraining(2, None, 0.1)])
+@pytest.mark.parametrize("told", [True, False])
+def test_rows_that_are_parts_of_samples_are_no_samples(told: bool, local: LocalTraining | None) -> None:
+    torch.manual_seed(0)
+    model, inputs, labels = _Patches().double(), torch.rand(2, 60, dtype=torch.float64), torch.arange(2)
+    seen = Observation(model, capture(model, inputs, labels), (60,), training=local)
+    found = judge(seen, Candidate(inputs, labels if told else None))
+    assert found.status in (Status.UNPROVEN, Status.APPROXIMATE, Status.INCONSISTENT)

@@ -299,3 +299,50 @@ def test_behind_one_hidden_layer_a_blend_within_a_region_is_no_member() -> None:
     observation = Observation(net, unbatch.capture(net, x, torch.arange(12) % 2, check=False), (80,), batch_size=12)
     found = unbatch.members(observation, torch.cat([0.8 * x[::2] + 0.2 * x[1::2], records(60)[12:]]))
     assert P not in verdicts(found)
+
+
+@pytest.mark.parametrize(
+    ("net", "apart"),
+    [
+        (network(width=12, activation=nn.LeakyReLU), 0.1),  # the layer behind has five conditions, and the row space seven directions
+        (network(depth=2, activation=nn.ReLU).float(), 0.05),  # what of the mean's column lies outside is a square of this
+    ],
+    ids=["narrow", "float32"],
+)
+def test_the_mean_of_two_that_are_alike_is_no_member(net: nn.Module, apart: float) -> None:
+    """Asked for without its parts beside it: a row of a table between two that differ in one number."""
+    x = records(48)
+    x[1] = x[0] + apart * x[1]
+    update = unbatch.capture(net, x[:8].to(net[0].weight.dtype), torch.tensor([0, 0, 1, 2, 3, 4, 0, 1]), check=False)
+    found = unbatch.members(Observation(net, update, (80,), batch_size=8), torch.cat([x[:2].mean(dim=0, keepdim=True), x[8:]]))
+    assert found.answers[0].verdict is S
+    assert set(verdicts(found)[1:]) == {A}
+
+
+def of_all(outputs: Tensor, labels: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(outputs, labels, reduction="sum")
+
+
+def of_the_hard(outputs: Tensor, labels: Tensor) -> Tensor:
+    each = nn.functional.cross_entropy(outputs, labels, reduction="none")
+    hard = (each > 0.01).to(each)
+    return (hard * each).sum() / hard.sum().clamp_min(1.0)
+
+
+@pytest.mark.parametrize(
+    ("loss", "there"),
+    [(of_all, 2), (of_the_hard, 6), (nn.CrossEntropyLoss(torch.tensor([1.0, 2, 2, 2, 2])), 6), ("cross_entropy:weight=1|2|2|2|2", 6)],
+)
+def test_where_samples_count_differently_no_member_tells_how_many_there_were(loss: object, there: int) -> None:
+    """A sum of two, of which one leaves no trace; six of which it is the one that counts half: a member says as many as leave one."""
+    x, net = records(40), network(depth=2, activation=nn.ReLU)
+    labels = torch.tensor([0, 0, 1, 2, 3, 4])[:there]
+    with torch.no_grad():
+        seen_by = net[:-1](x[:there])
+        own = seen_by[0] - seen_by[1:].T @ torch.linalg.lstsq(seen_by[1:].T, seen_by[0][:, None]).solution[:, 0]
+        net[-1].weight[0] += 3000 * own / (own @ seen_by[0])
+    update = unbatch.capture(net, x[:there], labels, loss, check=False)
+    asked = x if there == 2 else torch.cat([x[:1], x[2:]])
+    found = unbatch.members(Observation(net, update, (80,), loss=loss), asked)
+    assert found.answers[0].verdict is not A
+    assert not found.complete

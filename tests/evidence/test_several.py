@@ -167,3 +167,22 @@ def test_the_batch_size_says_that_they_are_no_means() -> None:
     update = capture(model, inputs, labels, F.multi_margin_loss)
     seen = Observation(model, update, (100,), loss=F.multi_margin_loss, batch_size=6)
     assert judge(seen, Candidate(inputs, labels)).status is Status.RECONSTRUCTED
+
+
+@pytest.mark.parametrize("deviation", [0.0, 1e-6])
+@pytest.mark.parametrize("told", [None, 3, 6])
+def test_means_of_classes_are_no_samples_where_a_network_starts_from_zeros(told: int | None, deviation: float) -> None:
+    model, (inputs, labels) = nn.Linear(100, 10), (members()[0], torch.tensor([0, 0, 1, 1, 2, 2]))
+    nn.init.normal_(model.weight, std=deviation)
+    nn.init.zeros_(model.bias)
+    seen = Observation(model, capture(model, inputs.float(), labels), (100,), batch_size=told)
+    found = judge(seen, Candidate(inputs.reshape(3, 2, 100).mean(dim=1), torch.arange(3)))
+    assert found.status.disclosed == (told == 3)  # that many were told, wrongly
+
+
+@pytest.mark.parametrize(("told", "status"), [(None, Status.UNPROVEN), (3, Status.RECONSTRUCTED)])
+def test_a_batch_size_says_that_they_are_no_means_of_classes(told: int | None, status: Status) -> None:
+    model, (inputs, _) = nn.Linear(100, 10).double(), members()
+    nn.init.zeros_(model.weight)
+    seen = Observation(model, capture(model, inputs[:3], torch.arange(3)), (100,), batch_size=told)
+    assert judge(seen, Candidate(inputs[:3], torch.arange(3))).status is status

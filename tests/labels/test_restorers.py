@@ -426,3 +426,30 @@ def test_counts_that_may_be_off_by_half_a_sample_are_not_determined() -> None:
     counts = torch.tensor([0.0, 0.002, 0.0, 0.005, 0.468, 0.522, 0.0, 0.003, 0.0, 0.0], dtype=torch.float64)
     deviation = torch.tensor([0.0, 0.05, 0.0, 0.09, 9.0, 10.0, 0.0, 0.05, 0.0, 0.0], dtype=torch.float64)
     assert expected_error(counts, deviation, 1) is None
+
+
+class _InParts(nn.Module):
+    """Reads a sample in two parts, each a row of its own; or gives its weight to a second layer, turned round."""
+
+    def __init__(self, tied: bool) -> None:
+        super().__init__()
+        self.tied = tied
+        self.first, self.head = nn.Linear(30 if tied else 15, 60), nn.Linear(30 if tied else 60, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.tied:
+            return self.head(self.first(x).relu() @ self.first.weight)
+        return self.head(self.first(x.reshape(-1, 15)).relu().view(len(x), 2, 60).mean(dim=1))
+
+
+@pytest.mark.parametrize("tied", [True, False])
+@pytest.mark.parametrize("told", [None, 2, 3])
+def test_directions_that_are_no_samples_refute_no_batch_size(tied: bool, told: int | None) -> None:
+    torch.manual_seed(0)
+    model, inputs, labels = _InParts(tied).double(), torch.randn(3, 30).double(), torch.tensor([2, 5, 2])
+    found = Anchored()(Observation(model, capture(model, inputs, labels), (30,), batch_size=told))
+    if told == 2:
+        assert "holds at least 3 samples, not 2" in found.reason
+        return
+    assert "at least" not in found.reason
+    assert found.counts is None if told is None and tied else found.counts.tolist() == counted(labels)

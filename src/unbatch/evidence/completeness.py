@@ -11,7 +11,7 @@ import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int64, Num
 from torch import Tensor
 
 from unbatch.errors import Misuse
@@ -181,7 +181,7 @@ def _class_shares(observation: Observation) -> Float[Tensor, " C"] | None:
 HIDDEN = "this loss is no mean over all samples: one that it leaves out changes nothing of the others, so how many there were is not known"
 
 
-def hides(observation: Observation, inputs: Float[Tensor, " k *shape"], labels: Int64[Tensor, " k"]) -> bool:
+def hides(observation: Observation, inputs: Num[Tensor, " k *shape"], labels: Int64[Tensor, " k"]) -> bool:
     """Whether the loss would leave one sample more out of its mean: one that the network is sure of, or quite wrong about, or a copy.
 
     That all weights sum to one says that nobody is missing only where a member that leaves no trace of its own makes the others count

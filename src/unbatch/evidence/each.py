@@ -25,10 +25,12 @@ from unbatch.evidence.mirrors import mirrored
 from unbatch.evidence.others import others_of
 from unbatch.evidence.plain_means import beside_plain, counts_freely, plain, plain_size
 from unbatch.evidence.regions import outside_of, random_slopes, settled, turns
+from unbatch.evidence.replay import entrance_of
 from unbatch.evidence.rotations import hidden_from_certificates
 from unbatch.evidence.spaces import spaces_of
 from unbatch.evidence.tail import tail_of
 from unbatch.linalg.lowrank import multiply
+from unbatch.trace import TRIAL
 from unbatch.types import Observation
 
 __all__ = ["Each", "entrance_to", "prove_each"]
@@ -70,8 +72,7 @@ def entrance_to(observation: Observation) -> Entrance | None:
     if observation.coupled:
         return None
     calls = observation.layers
-    uses = [call.weight for call in calls]
-    first = next((c for c in calls if c.raw and uses.count(c.weight) == 1 and c.input.ndim == 2 and c.weight in observation.update), None)
+    first = entrance_of(calls, observation, TRIAL)
     if first is None or (tail := tail_of(observation, first.weight)) is None:
         return None
     biases = {call.weight: call.bias for call in calls}

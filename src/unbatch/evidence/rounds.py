@@ -17,7 +17,7 @@ from unbatch.evidence.replay import CARRIED, Replay, Use, carried, entrance_of, 
 from unbatch.evidence.rotations import hidden_from_replay
 from unbatch.evidence.whole import by_turning, weights_that_fit
 from unbatch.linalg.lowrank import multiply
-from unbatch.trace import run
+from unbatch.trace import TRIAL, run
 from unbatch.training import LocalTraining, train
 from unbatch.types import Observation
 
@@ -104,9 +104,7 @@ def _in_some_order(observation: Observation, inputs: Tensor, labels: Tensor) -> 
 def _accuracy(observation: Observation, inputs: Tensor, labels: Tensor, replayed: dict[str, Tensor], result: Replay) -> Float[Tensor, " k"]:
     """As for one gradient, with the columns that the samples and the update imply: their sums over the steps."""
     nothing = torch.full((len(inputs),), torch.inf, dtype=torch.float64, device=inputs.device)
-    calls = observation.layers
-    uses = [call.weight for call in calls]
-    first = next((c for c in calls if c.raw and uses.count(c.weight) == 1 and c.weight in replayed), None)
+    first = entrance_of(observation.layers, observation, TRIAL)
     if first is None:
         return nothing
     flat, gradient = inputs.flatten(1), observation.update[first.weight]

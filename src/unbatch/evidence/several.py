@@ -14,10 +14,14 @@ that one number, so that the estimate is multiplied by ``SAFETY``.
 
 Where the batch size was told and as many different samples are proved, each of them is one, and nothing is asked. Where none was told,
 those that count least are taken for one each: a batch is not told from one in which each of them stands for as many that are alike. But
-where neither the slope of the loss nor the network turns as a sample moves, as for a hinge behind ReLU, they need not even be alike.
+where neither the slope of the loss nor the network turns as a sample moves, as for a hinge behind ReLU, they need not even be alike. Nor
+need they where scores hardly move, as of a softmax regression that starts from zeros. So a pair is made of every sample, a tenth of its
+length to either side: what the means leave wrong must be more than what these samples leave.
 """
 
 from __future__ import annotations
+
+from collections.abc import Iterator
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -44,6 +48,11 @@ MOST = 1 << 22
 
 DIRECTIONS = 4
 """Random ways in which a sample is moved; the one that turns its column least counts. Chosen, not swept."""
+
+
+NEARBY = 0.1
+"""Members that are nearer to their mean than this share of its length are much alike. Chosen: where no size was told, such twins are
+believed to be one, and no others."""
 
 
 def hidden_by_counting(
@@ -83,7 +92,13 @@ def hidden_by_counting(
         # What the mean of two leaves wrong is a square of their distance, and is no more than the accuracy accounts for (seed 161474).
         hidden = torch.full_like(weights, torch.inf) if plain_size(weights) is not None else SAFETY * accuracy.sqrt()
         found = hidden.where(several, 0.0)
-    return found if observation.batch_size is not None else found.where(~_still(observation, inputs, labels), torch.inf)
+    if observation.batch_size is not None:
+        return found
+    pairs = _of_pairs(observation, inputs, labels)
+    alike = pairs <= accuracy
+    if explained:  # as each counts the same, each would have to be a pair
+        alike = alike & (_together(observation, inputs, labels, weights, pairs) <= SAFETY * residual)
+    return found.where(~(_still(observation, inputs, labels) | alike), torch.inf)
 
 
 def _hidden(
@@ -125,6 +140,38 @@ def _still(observation: Observation, inputs: Tensor, labels: Tensor) -> Bool[Ten
     return _slope(observation, inputs, labels, columns) == 0
 
 
+def _of_pairs(observation: Observation, inputs: Tensor, labels: Tensor) -> Float[Tensor, " k"]:
+    """What each sample leaves wrong, as a share of what it leaves, if it is the mean of two members ``NEARBY`` to either side of it."""
+    found, here = [], columns_of(observation, inputs, labels)
+    for moved in _moves(inputs.double(), NEARBY):
+        ahead, behind = (columns_of(observation, inputs.double() + sign * moved, labels) for sign in (1, -1))
+        if here is None or ahead is None or behind is None:
+            return torch.zeros(len(labels), dtype=torch.float64, device=labels.device)
+        bent, turned = ((ahead + behind) / 2 - here).norm(dim=1), NEARBY * (ahead - behind).norm(dim=1) / 2
+        found.append(torch.hypot(bent, turned) / here.norm(dim=1))
+    return torch.stack(found).amin(dim=0).nan_to_num(0.0)
+
+
+def _together(observation: Observation, inputs: Tensor, labels: Tensor, weights: Tensor, shares: Float[Tensor, " k"]) -> float:
+    """Length of what shares of what samples leave at the first layer, at random beside each other, as a share of the whole update."""
+    columns, call = columns_of(observation, inputs, labels), entrance_of(observation.layers, observation, TRIAL)
+    if columns is None or call is None:
+        return 0.0
+    made, flat = weights[:, None] * columns.nan_to_num(0.0), inputs.double().flatten(1)
+    size = ((made @ made.T) * (flat @ flat.T)).sum().clamp_min(torch.finfo(made.dtype).tiny).sqrt()
+    sizes = {name: float(tensor.double().square().sum()) for name, tensor in observation.update.items()}
+    return float((shares * made.norm(dim=1) * flat.norm(dim=1)).norm() / size) * (sizes[call.weight] / sum(sizes.values())) ** 0.5
+
+
+def _moves(given: Float[Tensor, " k *shape"], share: float) -> Iterator[Float[Tensor, " k *shape"]]:
+    """Moves of every sample by this share of its length, along random ways."""
+    generator = Generator(given.device).manual_seed(0)
+    length = given.flatten(1).norm(dim=1).reshape(-1, *[1] * (given.ndim - 1))
+    for _ in range(DIRECTIONS):
+        way = torch.randn(given.shape[1:], generator=generator, dtype=torch.float64, device=given.device)
+        yield share * length * way / way.norm()
+
+
 def _of_one_way(observation: Observation, inputs: Tensor, labels: Tensor, columns: Float[Tensor, "k m"]) -> Bool[Tensor, " k"]:
     """Whether all that other labels would make of a sample's column is a multiple of it."""
     others = [columns_of(observation, inputs, (labels + step) % observation.classes) for step in (1, 2)]
@@ -141,15 +188,10 @@ def _turning(observation: Observation, inputs: Tensor, labels: Tensor, columns: 
 
 def _slope(observation: Observation, inputs: Tensor, labels: Tensor, columns: Float[Tensor, "k m"]) -> Float[Tensor, " k"]:
     """By how much each column turns along a random way, per relative length; 0 where that is nothing."""
-    generator = Generator(inputs.device).manual_seed(0)
-    given = inputs.double()
-    length = given.flatten(1).norm(dim=1).reshape(-1, *[1] * (inputs.ndim - 1))
     found = []
-    for _ in range(DIRECTIONS):
-        way = torch.randn(inputs.shape[1:], generator=generator, dtype=torch.float64, device=inputs.device)
-        moved = STEP * length * way / way.norm()
+    for moved in _moves(inputs.double(), STEP):
         for sign in (1, -1):  # where one of them meets a kink, the other does not
-            there = columns_of(observation, given + sign * moved, labels)
+            there = columns_of(observation, inputs.double() + sign * moved, labels)
             found.append(torch.zeros_like(columns[:, 0]) if there is None else (there - columns).norm(dim=1) / STEP / columns.norm(dim=1))
     slope = torch.stack(found).amin(dim=0)
     return slope.where(slope > NOTHING, 0.0)

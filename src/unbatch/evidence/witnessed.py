@@ -22,6 +22,8 @@ from unbatch.evidence.answering import Case, answers, limits
 from unbatch.evidence.blends import Apart, apart_from_blends, apart_from_changes, moved_within
 from unbatch.evidence.certificate import EVIDENCE, FINEST, MARGIN, SPARE
 from unbatch.evidence.fed import CHUNK, Passes, Witness, passes_of, witnesses
+from unbatch.evidence.headcount import number_of
+from unbatch.evidence.pairs import means_show
 from unbatch.evidence.replay import slices
 from unbatch.evidence.rows import Rows, rows_of
 from unbatch.evidence.unrelated import FEW, INDEPENDENT, Reference, decoys, holm, reference_of
@@ -168,11 +170,11 @@ def _further(
         asked, label_of, inverse = _by_columns(passes, rows, records[tried], labels if labels is None else labels[tried])
         if alone:
             inner, label = [asked], label_of
-        read = _number(inverse[asked.fits]) if observation.factor_known else None
+        read = number_of(observation, records[tried][asked.fits], label_of[asked.fits], inverse[asked.fits])
         # Fewer may be said of members that were there several times; more refutes what was told, or there were unseen ones beside these.
         if number is None or (check and read is not None and read > number):
             number = read
-    return _Further(inner, label, number, _apart(passes, witness, rows, inner, records, labels))
+    return _Further(inner, label, number, _apart(passes, witness, rows, inner, records, labels, columns=columns))
 
 
 def _case(first: tuple[Witness, Rows, int], whole: _Asked, chosen: Int64[Tensor, " c"], further: _Further, *, told: bool) -> Case:
@@ -205,8 +207,14 @@ def _case(first: tuple[Witness, Rows, int], whole: _Asked, chosen: Int64[Tensor,
     )
 
 
-def _apart(passes: Passes, witness: Witness, rows: Rows, inner: list[_Asked], records: Tensor, labels: Tensor | None) -> Apart:
-    """Whether a changed copy, a record of another length, or a blend of members, would show in each record's place."""
+def _apart(
+    passes: Passes, witness: Witness, rows: Rows, inner: list[_Asked], records: Tensor, labels: Tensor | None, *, columns: bool
+) -> Apart:
+    """Whether a changed copy, a record of another length, or a blend of members, would show in each record's place.
+
+    Layers behind with fewer conditions than the row space has directions leave blends of members of one region alone. Then a record must
+    come with a member's column, too, where ``columns`` can be asked: that of a blend is none, but where two are much alike (``pairs``).
+    """
     observation, count = passes.observation, len(records)
     behind = [a.rows for a in inner if a.rows is not None]
     if behind:
@@ -226,6 +234,10 @@ def _apart(passes: Passes, witness: Witness, rows: Rows, inner: list[_Asked], re
     if witness.linear:
         left = torch.stack([a.allowed for a in inner]).amax(dim=0)
         shown = shown & apart_from_blends(passes, rows, behind, records, left)
+        if columns and max((layer.spare for layer in behind), default=0) < rows.rank - bool(rows.shift):
+            asked, label, _ = _by_columns(passes, rows, records, labels)
+            shown = shown & asked.fits
+            shown = shown if behind else shown & means_show(passes, rows, records, label, asked.allowed)
     return replace(apart, shown=shown)
 
 
@@ -344,29 +356,6 @@ def _by_columns(passes: Passes, rows: Rows, records: Tensor, labels: Tensor | No
     logs = unrelated[0].clamp_min(1e-17).log()
     reference = Reference(float(logs.mean().exp()), float(logs.std()), len(logs), min(spare, len(logs)))
     return _Asked(None, residual, _allowed(observation, noise), reference), label, more[0]
-
-
-def _number(inverse: Tensor) -> int | None:
-    """The number of samples: what 1/w of records that were there is, or a whole multiple of it where they were repeated."""
-    if not len(inverse) or not bool((inverse > ONE).all()):
-        return None
-    number = float(inverse.max())
-    times = (number / inverse).round()
-    each = inverse * times
-    spread = float((each.max() - each.min()) / number)
-    whole = spread < NEAR and abs(float(each.median()) - round(float(each.median()))) < min(OFF, number * max(SHARP, MARGIN * spread))
-    return round(float(each.median())) if whole else None
-
-
-NEAR = 1e-3
-"""What members say of 1/w may differ by this share. Chosen, as ``completeness.WHOLE``."""
-
-ONE = 0.5
-"""Derived: no batch has less than one sample, and 1/w is rounded to a whole number."""
-
-OFF, SHARP = 0.1, 1e-6
-"""How far 1/w may be from a whole number, in samples; and the share of it that is allowed in any case, however well members agree.
-Chosen."""
 
 
 def _surplus(passes: Passes, rows: Rows, inner: list[Rows], records: Tensor) -> bool:

@@ -17,7 +17,7 @@ from unbatch.errors import Inapplicable
 from unbatch.labels._whole import confirms_size
 from unbatch.last_layer import LastLayer, noise_inputs
 from unbatch.linalg.lowrank import factor
-from unbatch.trace import run
+from unbatch.trace import Run, run
 from unbatch.types import Observation
 
 __all__ = ["ANY_SIZE", "Shown", "check_told", "shown", "size_is_shown"]
@@ -34,6 +34,9 @@ ANY_SIZE = (
 VARIED = 1e3
 """Roundings by which the softmax of a model must differ between inputs, for samples of one class to show as several in the last layer: with
 weights of zero there, all samples of a class have one column. Chosen: the features differ by less than the softmax may."""
+
+ALONG = 1e-6
+"""A direction of which a sample's gradient has less than this share is none of it. Chosen, far above the rounding of float64."""
 
 SEEN = 8
 """Made-up inputs of which that is read off. Chosen."""
@@ -78,8 +81,12 @@ def shown(observation: Observation, beyond: int = 0) -> Shown:
         if LOW * side <= max(beyond, 1):
             continue
         found = factor(gradient, torch.Generator(gradient.device).manual_seed(0))
-        if found.clear and max(beyond, best.samples) < found.rank <= LOW * side:
-            best = Shown(found.rank, call.weight)
+        if not found.clear or not max(beyond, best.samples) < found.rank <= LOW * side:
+            continue
+        each = _directions(ran, call.weight)
+        # Parts of samples are often alike, or empty: how many there were they do not say, only that there were more than some.
+        if (samples := -(-found.rank // each)) > max(beyond, best.samples) and (each == 1 or beyond):
+            best = Shown(samples, call.weight)
     return best
 
 
@@ -92,6 +99,20 @@ def size_is_shown(observation: Observation, counts: Float[Tensor, " c"]) -> bool
     """
     told = observation.batch_size
     return confirms_size(counts, told=told is not None) or (told is not None and shown(observation).samples == told)
+
+
+def _directions(ran: Run, weight: str) -> int:
+    """Of how many directions the gradient of one sample is: more than one where it is read in parts, or the weight is used twice."""
+    leaf = ran.parameters.get(weight)
+    if leaf is None or not ran.outputs.requires_grad:
+        return 1  # a very wide weight is read in blocks, as that of a Linear layer only
+    slope = torch.arange(1.0, 1 + ran.outputs.shape[1], dtype=ran.outputs.dtype, device=leaf.device).sin()
+    gradient = torch.autograd.grad(ran.outputs[0] @ slope, leaf, retain_graph=True, allow_unused=True)[0]
+    if gradient is None:
+        return 1
+    row = gradient[gradient.norm(dim=1).argmax()]
+    rest = gradient - torch.outer(gradient @ row, row) / row.square().sum().clamp_min(torch.finfo(row.dtype).tiny)
+    return 1 if bool(rest.norm() <= ALONG * gradient.norm()) else int(torch.linalg.matrix_rank(gradient, rtol=ALONG))
 
 
 def _varied(scores: Float[Tensor, "k c"], rounding: float) -> bool:
