@@ -90,6 +90,7 @@ def test_what_rounding_leaves_in_doubt_is_proposed_and_judged() -> None:
 
 def test_a_sample_that_is_not_proved_does_not_take_their_proof_from_the_others() -> None:
     observation, x, y = behind_sigmoids(8)
+    observation = replace(observation, batch_size=12)  # untold, some of the five might be pairs that float32 does not tell from one
     clear, vague = [0, 4, 8, 9, 11], 2
     alone = judge(observation, Candidate(x[clear], y[clear]))
     beside = judge(observation, Candidate(x[[*clear, vague]], y[[*clear, vague]]))

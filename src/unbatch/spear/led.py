@@ -51,8 +51,8 @@ class Led:
         behind: Behind,
         guesses: Float[Tensor, "k b"],
         clock: Clock,
-    ) -> tuple[Float[Tensor, "j b"], Bool[Tensor, "j m"]]:
-        """Exact directions of what is left, and where they are zero.
+    ) -> tuple[Float[Tensor, "j b"], Bool[Tensor, "j left"]]:
+        """Exact directions of what is left, and which of the neurons that are left are off.
 
         Args:
             rest: the layer, without what is certified.

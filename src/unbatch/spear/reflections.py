@@ -65,8 +65,8 @@ def steps_after(steps: int, found: float) -> int:
     """Steps of the next walks: where these found little, of what is sought, twice as many, else half.
 
     Example:
-        >>> steps_after(100, 0.3), steps_after(100, 0.0), steps_after(1600, 0.0)
-        (50, 200, 1600)
+        >>> steps_after(400, 0.3), steps_after(100, 0.0), steps_after(1600, 0.0)
+        (200, 200, 1600)
     """
     return max(SHORT, steps // 2) if found > PAYING else min(LONG, 2 * steps)
 
