@@ -5,10 +5,14 @@ By the thousand, in parallel and resumable, with a page of their results: ``benc
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
-from generator import Outcome, build, run
+from generator import Outcome, build, role, run
 from rounds import KINDS
+from unbatch.attacks.span import Span
+from verdicts import falsehoods
 
 CLOCK = {"overrun", "overrun by the clock alone"}
 """Failures that a busy machine can cause: judged by the benchmark, on a quiet one."""
@@ -33,6 +37,17 @@ def test_what_was_false_once_is_not_again(seed: int) -> None:
     """Among them: a told size of 4 that hid a member who was there twice (140045), one of a region off by 1e-6 (140222), and one with a
     bit of a faint one of its class in it, which counted 1 / 9.9975 (160398); and one that ended in an error of ours (220514)."""
     assert false([run(seed)]) == []
+
+
+def test_more_candidates_than_samples_are_no_error() -> None:
+    assert false([run(270913, Span)]) == []
+
+
+def test_a_region_of_its_own_needs_more_conditions_than_ways_to_move() -> None:
+    """Twelve neurons speak; between the regions of seven members lies one in which span makes up a sample, if it is given the time."""
+    trial = build(270078, {}, Span)
+    found = replace(trial.attack, seconds=4.0)(trial.observation, seed=role(270078, "attack") % 2**31)  # type: ignore[type-var]
+    assert falsehoods(found, trial.truth) == []
 
 
 def test_the_trials_bite() -> None:

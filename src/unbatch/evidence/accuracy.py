@@ -187,7 +187,7 @@ def from_conditions(
     weakest = held[:, 0].clone()
     vague = (violation > LOOSE * weakest).nonzero()[:, 0]
     if len(vague):
-        loose = (violation[vague, None] > LOOSE * held[vague]).sum(dim=1)
+        loose = ((violation[vague, None] > LOOSE * held[vague]) | (held[vague] < NOTHING)).sum(dim=1)
         slopes = random_slopes(entrance.tail.observation, len(vague), min(int(loose.max()) + 1, entrance.tail.observation.classes))
         outside = _outside(entrance, coordinates[vague], slopes, loose)
         whole = _held(entrance, coordinates[vague], labels[vague], None, grams[vague])[:, 0].where(outside > loose, 0.0)

@@ -312,7 +312,7 @@ class Search:
         kept = ~same.any(dim=1)
         one = self.movable
         self.movable = one = Found(one.points[kept], one.labels[kept], one.columns[kept], one.errors[kept])
-        if len(self.found) + len(one) < self.problem.batch:
+        if len(self.found) + len(one) != self.problem.batch:  # more of them than there are samples: not all are members
             return
         columns = torch.cat([self.found.columns, one.columns])
         labels = torch.cat([self.found.labels, one.labels])
