@@ -15,13 +15,13 @@ POINTS = {
 }
 
 options = harness.arguments(
-    __doc__, batches=20, seconds=60.0, large_seconds=180.0, sets="cifar10,mnist", widths="200,400,1000,2000", large=20
+    __doc__, batches=20, seconds=60.0, large_seconds=180.0, sets="cifar10,mnist", widths="200,400,1000,2000", large=20, sizes=""
 )
 results = harness.Results("frontier")
 for name in options.sets.split(","):
     data = harness.dataset(name)
     for width in map(int, options.widths.split(",")):
-        for size in POINTS[width]:
+        for size in map(int, options.sizes.split(",")) if options.sizes else POINTS[width]:
             for key in results.missing([f"{name} m={width} b={size}"]):
                 outcomes = []
                 for seed in range(options.batches if width < 1000 else options.large):

@@ -66,6 +66,8 @@ def from_layer(observation: Observation, layer: str) -> Observation | None:
     weight = dict(observation.model.named_parameters()).get(layer)
     if weight is None or weight.ndim != 2 or layer not in observation.update or tail_of(observation, layer) is None:
         return None
+    if not bool(observation.update[layer].any()):  # nobody left a trace there
+        return None
     body = copy.deepcopy(observation.model)
     inner = _FromLayer(body, layer, observation.input_shape)
     inner.training = observation.model.training

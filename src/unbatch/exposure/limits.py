@@ -24,10 +24,10 @@ HALF = 0.5
 STEPS = 40
 """Batch sizes between 1 and the rank's limit at which the probabilities are given."""
 
-PICTURES: dict[int, int] = {60: 20, 100: 36, 200: 75, 400: 120, 1000: 200}
+PICTURES: dict[int, int] = {60: 20, 100: 36, 200: 90, 400: 180, 1000: 200}
 """Width -> largest batch of CIFAR-10 of which the default search of ``attacks.spear`` recovered at least 9 of 10 wholly in a minute: six
 layers, untrained, half of the neurons off. From benchmarks/results/frontier.json and exposure.json. Not all larger batches of these
-widths were tried: the search may reach further, and no promise is meant."""
+widths were tried ten times (at 1000 four of four of 400 were found): the search may reach further, and no promise is meant."""
 
 VECTORS: dict[int, int] = {60: 22, 100: 28, 200: 50, 400: 70, 1000: 120}
 """The same for Gaussian inputs, which have nothing of pictures that the search could use; benchmarks/results/exposure.json."""
@@ -97,7 +97,7 @@ def searched(neurons: int, measured: Mapping[int, int] = PICTURES) -> tuple[int,
 
     Example:
         >>> searched(200), searched(1000), searched(30), searched(1)
-        ((75, True), (200, True), (10, False), (1, False))
+        ((90, True), (200, True), (10, False), (1, False))
     """
     widths = sorted(measured)
     low, high = widths[0], widths[-1]

@@ -17,6 +17,7 @@ smaller batch, with fewer unknowns; as soon as its inputs are independent the or
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -187,10 +188,11 @@ def _independent(
 def _without(observation: Observation, found: _Found) -> Observation:
     """The update of the others."""
     update = {name: tensor.double().clone() for name, tensor in observation.update.items()}
-    inputs = found.inputs.reshape(-1, *observation.input_shape)
+    model = copy.deepcopy(observation.model).double()
+    inputs = found.inputs.reshape(-1, *observation.input_shape).double()
     for weight in torch.unique(found.weights):
         chosen = found.weights == weight
-        mean = capture(observation.model, inputs[chosen], found.labels[chosen], observation.loss)
+        mean = capture(model, inputs[chosen], found.labels[chosen], observation.loss)
         for name in update:
             update[name] -= weight * chosen.sum() * mean[name]
     return replace(observation, update=update, batch_size=None, labels=None)
