@@ -142,11 +142,20 @@ def _still(observation: Observation, inputs: Tensor, labels: Tensor) -> Bool[Ten
 
 def _of_pairs(observation: Observation, inputs: Tensor, labels: Tensor) -> Float[Tensor, " k"]:
     """What each sample leaves wrong, as a share of what it leaves, if it is the mean of two members ``NEARBY`` to either side of it."""
-    found, here = [], columns_of(observation, inputs, labels)
-    for moved in _moves(inputs.double(), NEARBY):
-        ahead, behind = (columns_of(observation, inputs.double() + sign * moved, labels) for sign in (1, -1))
-        if here is None or ahead is None or behind is None:
+    exact, here = inputs.double(), columns_of(observation, inputs, labels)
+    if here is None:
+        return torch.zeros(len(labels), dtype=torch.float64, device=labels.device)
+    moved = [exact + sign * way for way in _moves(exact, NEARBY) for sign in (1, -1)]
+    # Samples that statistics of a batch couple are looked at batch by batch, and large ones, for the memory.
+    groups = [[each] for each in moved] if observation.coupled or len(moved) * exact.numel() > MOST else [moved]
+    there: list[Tensor] = []
+    for group in groups:
+        columns = columns_of(observation, torch.cat(group), labels.repeat(len(group)))
+        if columns is None:
             return torch.zeros(len(labels), dtype=torch.float64, device=labels.device)
+        there += torch.split(columns, len(labels))
+    found = []
+    for ahead, behind in zip(there[::2], there[1::2], strict=True):
         bent, turned = ((ahead + behind) / 2 - here).norm(dim=1), NEARBY * (ahead - behind).norm(dim=1) / 2
         found.append(torch.hypot(bent, turned) / here.norm(dim=1))
     return torch.stack(found).amin(dim=0).nan_to_num(0.0)
