@@ -100,8 +100,8 @@ class _Recorder(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is F.linear:
             return self._linear(*args, **kwargs)
-        if func is F.dropout and not kwargs.get("training", args[2] if len(args) > 2 else True):
-            return args[0]  # inactive: what comes after it is what the layer's output meets
+        if _inactive_dropout(func, args, kwargs):
+            return args[0]  # what comes after it is what the layer's output meets
         if func in _LOOKUPS and args[0].is_floating_point():
             raise LooksUp(int(args[1].shape[0]))
         self._note_activation(func, args, kwargs)
@@ -336,8 +336,8 @@ class _Feeds(TorchFunctionMode):
         kwargs = kwargs or {}
         if func is F.linear:
             return self._linear(*args, **kwargs)
-        if func is F.dropout and not kwargs.get("training", args[2] if len(args) > 2 else True):
-            return args[0]  # as in ``_Recorder``
+        if _inactive_dropout(func, args, kwargs):
+            return args[0]
         result = func(*args, **kwargs)
         self.moved.note(func, args, kwargs, result)
         return result
@@ -382,6 +382,10 @@ def _occurrences(names: Iterable[str]) -> list[tuple[str, int]]:
         count[name] += 1
         numbered.append((name, count[name]))
     return numbered
+
+
+def _inactive_dropout(func: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    return func is F.dropout and not kwargs.get("training", args[2] if len(args) > 2 else True)
 
 
 def _same(one: Tensor, other: Tensor) -> bool:

@@ -49,7 +49,6 @@ MOST = 1 << 22
 DIRECTIONS = 4
 """Random ways in which a sample is moved; the one that turns its column least counts. Chosen, not swept."""
 
-
 NEARBY = 0.1
 """Members that are nearer to their mean than this share of its length are much alike. Chosen: where no size was told, such twins are
 believed to be one, and no others."""
@@ -94,10 +93,11 @@ def hidden_by_counting(
         found = hidden.where(several, 0.0)
     if observation.batch_size is not None:
         return found
-    pairs = _of_pairs(observation, inputs, labels)
+    columns = columns_of(observation, inputs, labels)
+    pairs = torch.zeros_like(accuracy) if columns is None else _of_pairs(observation, inputs, labels, columns)
     alike = pairs <= accuracy
-    if explained:  # as each counts the same, each would have to be a pair
-        alike = alike & (_together(observation, inputs, labels, weights, pairs) <= SAFETY * residual)
+    if explained and columns is not None:  # as each counts the same, each would have to be a pair
+        alike = alike & (_together(observation, inputs, columns, weights, pairs) <= SAFETY * residual)
     return found.where(~(_still(observation, inputs, labels) | alike), torch.inf)
 
 
@@ -140,11 +140,9 @@ def _still(observation: Observation, inputs: Tensor, labels: Tensor) -> Bool[Ten
     return _slope(observation, inputs, labels, columns) == 0
 
 
-def _of_pairs(observation: Observation, inputs: Tensor, labels: Tensor) -> Float[Tensor, " k"]:
+def _of_pairs(observation: Observation, inputs: Tensor, labels: Tensor, here: Float[Tensor, "k m"]) -> Float[Tensor, " k"]:
     """What each sample leaves wrong, as a share of what it leaves, if it is the mean of two members ``NEARBY`` to either side of it."""
-    exact, here = inputs.double(), columns_of(observation, inputs, labels)
-    if here is None:
-        return torch.zeros(len(labels), dtype=torch.float64, device=labels.device)
+    exact = inputs.double()
     moved = [exact + sign * way for way in _moves(exact, NEARBY) for sign in (1, -1)]
     # Samples that statistics of a batch couple are looked at batch by batch, and large ones, for the memory.
     groups = [[each] for each in moved] if observation.coupled or len(moved) * exact.numel() > MOST else [moved]
@@ -161,10 +159,12 @@ def _of_pairs(observation: Observation, inputs: Tensor, labels: Tensor) -> Float
     return torch.stack(found).amin(dim=0).nan_to_num(0.0)
 
 
-def _together(observation: Observation, inputs: Tensor, labels: Tensor, weights: Tensor, shares: Float[Tensor, " k"]) -> float:
+def _together(
+    observation: Observation, inputs: Tensor, columns: Float[Tensor, "k m"], weights: Tensor, shares: Float[Tensor, " k"]
+) -> float:
     """Length of what shares of what samples leave at the first layer, at random beside each other, as a share of the whole update."""
-    columns, call = columns_of(observation, inputs, labels), entrance_of(observation.layers, observation, TRIAL)
-    if columns is None or call is None:
+    call = entrance_of(observation.layers, observation, TRIAL)
+    if call is None:
         return 0.0
     made, flat = weights[:, None] * columns.nan_to_num(0.0), inputs.double().flatten(1)
     size = ((made @ made.T) * (flat @ flat.T)).sum().clamp_min(torch.finfo(made.dtype).tiny).sqrt()

@@ -61,9 +61,10 @@ def expose(
     tables = {table.weight: table for table in (lookups.tables(model, shape, trace.vocabulary) if trace.vocabulary else ())}
     assessed = [(module, assess(module, trace, refusal, _mixed(model), tables)) for module in trace.modules]
     wanted = [each.call.weight for _, each in assessed if each.call is not None and _by_zeros(each)]
-    count = samples_for(trace.footprint, sum(p.numel() for p in model.parameters())) if data is None else len(data)
+    parameters = sum(p.numel() for p in model.parameters())
+    count = samples_for(trace.footprint, parameters) if data is None else len(data)
     fires = measure(model, _chunks(model, shape, data, in_chunks(count, trace.footprint), seed, trace.vocabulary), wanted)
-    columns = _columns(model, trace, [each for _, each in assessed], data, loss, seed)
+    columns = _columns(model, trace, [each for _, each in assessed], data, loss, seed, count=count, parameters=parameters)
     work = WORK / max(1, len(wanted))
     layers = tuple(
         describe(module, trace, each, fires.get(weight), columns.get(weight), work)
@@ -90,12 +91,13 @@ def _columns(
     data: Tensor | None,
     loss: Loss,
     seed: int,
+    *,
+    count: int,
+    parameters: int,
 ) -> dict[str, Columns]:
     """Columns of real gradients, of every layer that gives samples or features; from inputs of their own, or the given ones shuffled."""
     calls = [each.call for each in assessed if each.call is not None and each.exact in ("samples", "features")]
     shape = tuple(trace.inputs.shape[1:])
-    parameters = sum(p.numel() for p in model.parameters())
-    count = samples_for(trace.footprint, parameters) if data is None else len(data)
     neurons = sum(call.output.shape[-1] for call in calls)
     kept = inputs_for(count, neurons, trace.footprint, parameters, zeros=any(map(_by_zeros, assessed)))
     generator = torch.Generator().manual_seed(seed)
