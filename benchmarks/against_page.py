@@ -1,8 +1,9 @@
 """The table of docs/speed.md, from results/against.json; write_docs.py calls this."""
 
 import json
-import re
 from pathlib import Path
+
+from marked import fill_in
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "speed.md"
@@ -27,8 +28,7 @@ def fill() -> None:
     )
     head = ["case", "old", "new", "ratio of the medians", "right, old", "right, new"]
     table = ["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *rows]
-    new = "<!-- against -->\n" + "\n".join([told, "", *table]) + "\n<!-- end -->"
-    PAGE.write_text(re.sub(r"<!-- against -->.*?<!-- end -->", lambda _: new, PAGE.read_text(), flags=re.DOTALL))
+    fill_in(PAGE, {"against": "\n".join([told, "", *table])})
 
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
 """The tables of the comparison in docs/pictures.md, from results/comparison.json; comparison.py and write_docs.py call this."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 import harness
+from marked import fill_in
 
 HERE = Path(__file__).parent
 PAGE, RESULTS = HERE.parent / "docs" / "pictures.md", HERE / "results" / "comparison.json"
@@ -37,12 +37,7 @@ def fill() -> None:
         told = f"**{case.get('title', key)}**, {case['batches']} batches" + (f", {case['dtype']}" if "dtype" in case else "")
         parts.append(f"{told}\n\n{rows(case)}")
     machine = harness.machine(content["environment"])
-    text = PAGE.read_text()
-    for name, part in {"comparison": "\n\n".join(parts), "machine": machine}.items():
-        text = re.sub(
-            rf"<!-- {name} -->.*?<!-- end -->", lambda _, n=name, p=part: f"<!-- {n} -->\n{p}\n<!-- end -->", text, flags=re.DOTALL
-        )
-    PAGE.write_text(text)
+    fill_in(PAGE, {"comparison": "\n\n".join(parts), "machine": machine})
 
 
 if __name__ == "__main__":

@@ -5,12 +5,12 @@ The page holds markers, ``<!-- NAME -->`` and ``<!-- end -->``; what stands betw
 
 import json
 import math
-import re
 from pathlib import Path
 from typing import Any
 
 import harness
 import matplotlib.pyplot as plt
+from marked import fill_in
 
 HERE = Path(__file__).parent
 DOCS = HERE.parent / "docs"
@@ -169,9 +169,4 @@ def fill() -> None:
         "figure": figure(cases),
         "environment": f"`python benchmarks/defenses.py` ({machine}), {cases['row cifar10 none']['batches']} batches a row.",
     }
-    page = DOCS / "defenses.md"
-
-    def written(found: re.Match[str]) -> str:
-        return f"<!-- {found[1]} -->\n{blocks[found[1]]}\n<!-- end -->"
-
-    page.write_text(re.sub(r"<!-- ([a-z0-9 ]+) -->\n.*?<!-- end -->", written, page.read_text(), flags=re.DOTALL))
+    fill_in(DOCS / "defenses.md", blocks)

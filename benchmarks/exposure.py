@@ -6,11 +6,11 @@ A ladder of batch sizes is climbed until two of ten batches of one size are lost
 
 import copy
 import functools
-import re
 from pathlib import Path
 
 import harness
 import torch
+from marked import fill_in
 
 from unbatch.exposure import expose
 from unbatch.exposure.firing import measure
@@ -124,6 +124,4 @@ def row(summary: dict) -> str:
 head = ["inputs", "width", "rank", "typical sample", "predicted, 99 %", "predicted, 90 %", "measured, 9 of 10"]
 summaries = [case for case in results.content["cases"].values() if "measured" in case]
 table = "\n".join(["| " + " | ".join(head) + " |", "|" + "---|" * len(head), *map(row, summaries)])
-page = Path(__file__).parents[1] / "docs" / "exposure.md"
-marked = re.compile(r"(<!-- measured -->).*(<!-- end -->)", re.DOTALL)
-page.write_text(marked.sub(lambda found: f"{found[1]}\n\n{table}\n\n{found[2]}", page.read_text()))
+fill_in(Path(__file__).parents[1] / "docs" / "exposure.md", {"measured": f"\n{table}\n"})

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 import harness
+from marked import fill_in
 
 HERE = Path(__file__).parent
 PAGE, RESULTS = HERE.parent / "docs" / "exposure.md", HERE / "results" / "exposure_promise.json"
@@ -37,8 +37,4 @@ def fill() -> None:
     )
     lines = ["| place | failed at the 99 % size | at the 90 % size | at the 50 % size |", "|---|---|---|---|"]
     lines += [row(kind, case) for kind, case in sorted(cases.items())]
-    section = "\n".join([text, "", *lines])
-    page = re.sub(
-        r"<!-- promise -->.*?<!-- end -->", lambda _: f"<!-- promise -->\n{section}\n<!-- end -->", PAGE.read_text(), flags=re.DOTALL
-    )
-    PAGE.write_text(page)
+    fill_in(PAGE, {"promise": "\n".join([text, "", *lines])})

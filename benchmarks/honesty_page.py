@@ -4,9 +4,10 @@ The page holds markers, ``<!-- NAME -->`` and ``<!-- end -->``; what stands betw
 """
 
 import json
-import re
 from pathlib import Path
 from typing import Any
+
+from marked import fill_in
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "honesty.md"
@@ -85,7 +86,4 @@ def fill() -> None:
         blocks |= {"span": verdict(of_span, " --attack span"), "span attacks": counts(of_span["by"]["attack"], "attack")}
         blocks |= {"span networks": counts(of_span["by"]["network"], "network"), "span failures": failures(of_span)}
 
-    def written(found: re.Match[str]) -> str:
-        return f"<!-- {found[1]} -->\n{blocks[found[1]]}\n<!-- end -->" if found[1] in blocks else found[0]
-
-    PAGE.write_text(re.sub(r"<!-- ([a-z ]+) -->\n.*?<!-- end -->", written, PAGE.read_text(), flags=re.DOTALL))
+    fill_in(PAGE, blocks)

@@ -1,11 +1,11 @@
 """The tables in docs/inversion.md, from results/inversion.json; inversion.py and write_docs.py call this."""
 
 import json
-import re
 from pathlib import Path
 from typing import Any
 
 import harness
+from marked import fill_in
 
 HERE = Path(__file__).parent
 PAGE, RESULTS = HERE.parent / "docs" / "inversion.md", HERE / "results" / "inversion.json"
@@ -50,12 +50,7 @@ def fill() -> None:
     content = json.loads(RESULTS.read_text())
     machine = harness.machine(content["environment"])
     parts = {"cost": cost(content["cases"], "cost"), "restarts": cost(content["cases"], "restarts"), "quality": quality(content["cases"])}
-    text = PAGE.read_text()
-    for name, part in (parts | {"machine": machine}).items():
-        text = re.sub(
-            rf"<!-- {name} -->.*?<!-- end -->", lambda _, n=name, p=part: f"<!-- {n} -->\n{p}\n<!-- end -->", text, flags=re.DOTALL
-        )
-    PAGE.write_text(text)
+    fill_in(PAGE, parts | {"machine": machine})
 
 
 if __name__ == "__main__":

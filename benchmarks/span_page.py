@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import harness
+from marked import fill_in
 
 HERE = Path(__file__).parent
 PAGE = HERE.parent / "docs" / "span.md"
@@ -56,11 +57,7 @@ def trained(result: dict[str, Any]) -> str:
 
 def fill() -> None:
     """Write the tables into the page."""
-    page = PAGE.read_text()
-    for name, made in (("span", text(json.loads(RESULT.read_text()))), ("trained", trained(json.loads(TRAINED.read_text())))):
-        new = f"<!-- {name} -->\n{made}\n<!-- end -->"
-        page = re.sub(f"<!-- {name} -->.*?<!-- end -->", lambda _, new=new: new, page, flags=re.DOTALL)
-    PAGE.write_text(page)
+    fill_in(PAGE, {"span": text(json.loads(RESULT.read_text())), "trained": trained(json.loads(TRAINED.read_text()))})
 
 
 if __name__ == "__main__":

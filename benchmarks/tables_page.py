@@ -1,12 +1,12 @@
 """The tables in docs/tables.md, from results/tables.json; tables.py and write_docs.py call this."""
 
 import json
-import re
 import statistics
 from pathlib import Path
 from typing import Any
 
 import harness
+from marked import fill_in
 
 HERE = Path(__file__).parent
 PAGE, RESULTS = HERE.parent / "docs" / "tables.md", HERE / "results" / "tables.json"
@@ -110,12 +110,7 @@ def fill() -> None:
         "ensemble": ensemble(cases),
         "machine": harness.machine(content["environment"]),
     }
-    text = PAGE.read_text()
-    for name, part in parts.items():
-        text = re.sub(
-            rf"<!-- {name} -->.*?<!-- end -->", lambda _, n=name, p=part: f"<!-- {n} -->\n{p}\n<!-- end -->", text, flags=re.DOTALL
-        )
-    PAGE.write_text(text)
+    fill_in(PAGE, parts)
 
 
 if __name__ == "__main__":
