@@ -159,8 +159,18 @@ def test_a_regression_of_several_scores_is_said_to_be_none_that_can_be_replayed(
     assert found[why].startswith("unbatch members")
 
 
+def test_one_sample_that_is_not_proved_asks_whether_it_is_the_batch() -> None:
+    made = Reconstruction(Status.UNPROVEN, inputs=torch.zeros(1, 4), attack="one_sample")
+    finding = Finding(made, Knowledge(), Schema(), (1, 12, 12), seed=0, seconds=1.0)
+    found = {step.why: " ".join(step.command) for step in after_audit({"model": "n.py:b"}, finding, lenet(told=False))}
+    assert next(command for why, command in found.items() if "one sample" in why).endswith("--batch-size 1")
+
+
 def test_samples_that_explain_the_whole_update_ask_for_no_more_time() -> None:
     made = Reconstruction(Status.PARTIAL, inputs=torch.zeros(2, 4), explained=True, attack="spear")
     finding = Finding(made, Knowledge(), Schema(), (1, 12, 12), seed=0, seconds=1.0)
     assert not any("ten times" in step.why for step in after_audit({"model": "n.py:b"}, finding, lenet(told=True)))
-    assert any("none is missing" in step.why for step in after_audit({"model": "n.py:b"}, finding, lenet(told=False)))
+    found = after_audit({"model": "n.py:b"}, finding, lenet(told=False))
+    assert any("none is missing" in step.why for step in found)
+    assert not any("scaled" in step.why for step in found), "nothing is left that a factor could explain"
+    assert "at least part of its batch: 2 samples were reconstructed, each" in finding.verdict

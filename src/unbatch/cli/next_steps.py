@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from unbatch.choosing import Auto
     from unbatch.contracts import Attack
     from unbatch.origin import NextStep
-    from unbatch.types import Finding, Observation
+    from unbatch.types import Finding, Observation, Reconstruction
 
 __all__ = ["after_audit", "after_exposure", "after_labels", "after_members"]
 
@@ -41,10 +41,10 @@ def after_audit(told: Told, finding: Finding, observation: Observation) -> tuple
         steps.append(_step("Give the same attack ten times as long.", "audit", {**told, "attack": longer}))
     if status == "PARTIAL" and finding.reconstruction.explained and observation.batch_size is None:
         steps.append(_number("it may show that none is missing"))
-    if status in ("UNPROVEN", "INCONSISTENT", "PARTIAL"):
+    if status in ("UNPROVEN", "INCONSISTENT") or (status == "PARTIAL" and not finding.reconstruction.explained):
         steps += _tell_more(told, observation, status)
     if status in ("UNPROVEN", "APPROXIMATE", "INCONSISTENT"):
-        steps += _untold(told, observation, status)
+        steps += _untold(told, observation, finding.reconstruction)
     if status == "NOT_APPLICABLE":
         steps += _others(told, observation, attack)
     if status in ("BUDGET_EXHAUSTED", "BROKE_DOWN", "INCONSISTENT"):
@@ -171,9 +171,9 @@ def _tell_more(told: Told, observation: Observation, status: str) -> list[NextSt
     return steps
 
 
-def _untold(told: Told, observation: Observation, status: str) -> list[NextStep]:
+def _untold(told: Told, observation: Observation, found: Reconstruction) -> list[NextStep]:
     """What was not told of the client's training, and would leave what was found short of a proof."""
-    steps = []
+    status, steps = found.status.name, []
     if "loss" not in told and status != "UNPROVEN":
         why = (
             "If the client's loss was another, say so: label smoothing (as shown) or class weights leave samples that explain most, and not"
@@ -182,16 +182,17 @@ def _untold(told: Told, observation: Observation, status: str) -> list[NextStep]
         steps.append(_step(why, "audit", {**told, "loss": "cross_entropy:label_smoothing=0.1"}))
     if observation.loss in ("mse", "bce"):  # of one score they are others, see unbatch.scores
         why = (
-            f"--loss {observation.loss} takes targets for one-hot classes. Where they are other numbers, of several scores, no batch can be"
+            f"--loss {observation.loss} takes targets for one-hot classes. Where they are other numbers, of several scores, no batch of"
+            " several samples can be replayed; whether given records were in it can be told."
         )
-        steps.append(
-            _step(f"{why} replayed; whether given records were in it can be told.", "members", {**told, "candidates": "RECORDS.npz"})
-        )
+        steps.append(_step(why, "members", {**told, "candidates": "RECORDS.npz"}))
     if observation.training is not None and not {"weight-decay", "optimizer"} & told.keys():
         why = (
             "If the client used weight decay, say how much (a usual one is shown); with Adam or AdamW, say --optimizer and --learning-rate."
         )
         steps.append(_step(why, "audit", {**told, "weight-decay": 0.01}))
     if status == "UNPROVEN" and observation.batch_size is None and observation.labels is None:
-        steps.append(_number("samples may be proved with it that are not without"))
+        only = found.inputs is not None and len(found.inputs) == 1
+        one = [_step("If the batch held this one sample, say so: it may be proved then.", "audit", {**told, "batch-size": 1})]
+        steps += one if only else [_number("samples may be proved with it that are not without")]
     return steps
