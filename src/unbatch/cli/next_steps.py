@@ -41,13 +41,13 @@ def after_audit(told: Told, finding: Finding, observation: Observation) -> tuple
         steps.append(_step("Give the same attack ten times as long.", "audit", {**told, "attack": longer}))
     if status == "PARTIAL" and finding.reconstruction.explained and observation.batch_size is None:
         steps.append(_number("it may show that none is missing"))
-    if status in ("UNPROVEN", "INCONSISTENT") or (status == "PARTIAL" and not finding.reconstruction.explained):
+    if status in ("UNPROVEN", "INCONSISTENT", "CONVERGED") or (status == "PARTIAL" and not finding.reconstruction.explained):
         steps += _tell_more(told, observation, status)
-    if status in ("UNPROVEN", "APPROXIMATE", "INCONSISTENT"):
+    if status in ("UNPROVEN", "APPROXIMATE", "INCONSISTENT", "CONVERGED"):
         steps += _untold(told, observation, finding.reconstruction)
     if status == "NOT_APPLICABLE":
         steps += _others(told, observation, attack)
-    if status in ("BUDGET_EXHAUSTED", "BROKE_DOWN", "INCONSISTENT"):
+    if status in ("BUDGET_EXHAUSTED", "BROKE_DOWN", "INCONSISTENT", "CONVERGED"):
         steps += _others(told, observation, attack, most=1)
     if status in ("BUDGET_EXHAUSTED", "NOT_APPLICABLE", "FEATURES") and observation.batch_size is None and observation.labels is None:
         steps.append(_number())
@@ -151,12 +151,13 @@ def _applies(spec: str, observation: Observation) -> bool:
 
 def _tell_more(told: Told, observation: Observation, status: str) -> list[NextStep]:
     """What the audit was not told that may decide it."""
-    steps = []
-    if status == "INCONSISTENT" and "update-is" not in told and observation.training is None:
+    steps, refuted = [], status in ("INCONSISTENT", "CONVERGED")
+    if refuted and "update-is" not in told and observation.training is None:
         why = "If it is what the client's weights moved by, after less before, and no gradient, say so."
         steps.append(_step(why, "audit", {**told, "update-is": "difference"}))
     if status == "INCONSISTENT":
         steps.append(_hint("Look at what was found: it may be the client's data all the same; --truth holds it against the client's own."))
+    if refuted:
         steps.append(_hint("Check that --weights are what the server sent in this very round."))
         if observation.training is not None and not {"local-epochs", "mini-batch"} & told.keys():
             steps.append(_hint("If the client took several steps, say so with --local-epochs, and --mini-batch."))
@@ -166,7 +167,7 @@ def _tell_more(told: Told, observation: Observation, status: str) -> list[NextSt
                 "If the update was clipped or scaled by a number that you do not know, say so.", "audit", {**told, "unknown-factor": True}
             )
         )
-    if "train-mode" not in told and status == "INCONSISTENT":
+    if "train-mode" not in told and refuted:
         steps.append(_step("If the client ran the model in train mode, say so.", "audit", {**told, "train-mode": True}))
     return steps
 
