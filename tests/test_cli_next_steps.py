@@ -15,7 +15,8 @@ import clients
 from unbatch import Observation, capture, plugins, restore_labels
 from unbatch.cli import execute, gate
 from unbatch.cli.app import app
-from unbatch.cli.next_steps import after_audit
+from unbatch.cli.next_steps import after_audit, after_labels
+from unbatch.importers import EVEN_SIZES
 from unbatch.report.audits import of_audit
 from unbatch.schema import Schema
 from unbatch.store.findings import stored_finding
@@ -62,6 +63,13 @@ def test_what_was_told_is_to_be_checked_before_more_time_is_spent_and_labels_onl
     made = Finding(Reconstruction(Status.INCONSISTENT), Knowledge(), Schema("image"), (1, 12, 12), 0, 1.0, counts=Counts(reason="mse"))
     assert "may be the client's" not in made.verdict
     assert not any("labels" in step.command for step in after_audit({"model": "net.py:build"}, made, seen))
+
+
+def test_what_looks_like_adam_is_told_first() -> None:
+    seen = replace(lenet(told=True), remarks=(EVEN_SIZES,))
+    assert "trained with Adam" in next(iter(steps(seen, Status.NOT_APPLICABLE, "spear", "spear")))
+    assert "trained with Adam" in after_labels({}, Counts(), seen)[0].why
+    assert not any("trained with Adam" in why for why in steps(lenet(told=True), Status.NOT_APPLICABLE, "spear", "spear"))
 
 
 def test_a_layer_that_sees_the_samples_is_no_inner_layer() -> None:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from unbatch.choosing import Auto
     from unbatch.contracts import Attack
     from unbatch.origin import NextStep
-    from unbatch.types import Finding, Observation, Reconstruction
+    from unbatch.types import Counts, Finding, Observation, Reconstruction
 
 __all__ = ["after_audit", "after_exposure", "after_labels", "after_members"]
 
@@ -34,7 +34,7 @@ def after_audit(told: Told, finding: Finding, observation: Observation) -> tuple
 
     status = finding.reconstruction.status.name
     attack = choosing.built(str(told.get("attack", choosing.NAME)))  # as it was asked for: `auto` is no attack of its own
-    steps: list[NextStep] = []
+    steps = [] if status in ("RECONSTRUCTED", "PARTIAL", "FEATURES") else _of_adam(observation)
     if observation.unreadable:
         return (_step("See what the model gives away layer by layer, and the cheapest change that closes it.", "exposure", told),)
     if (status == "BUDGET_EXHAUSTED" or (status == "PARTIAL" and not finding.reconstruction.explained)) and (longer := _longer(attack)):
@@ -58,9 +58,18 @@ def after_audit(told: Told, finding: Finding, observation: Observation) -> tuple
     return tuple(steps)
 
 
-def after_labels(told: Told) -> tuple[NextStep, ...]:
-    """What to do after labels were restored, or were not."""
+def after_labels(told: Told, found: Counts, observation: Observation) -> tuple[NextStep, ...]:
+    """What to do after labels were restored, or were not.
+
+    Args:
+        told: the options of its command.
+        found: the answer.
+        observation: what it was made of.
+    """
+    sized = [_number("the counts follow from it")] if found.counts is None and found.applicable and observation.batch_size is None else []
     return (
+        *_of_adam(observation),
+        *sized,
         _step("See whether the samples themselves can be recovered.", "audit", told),
         _step("See what the model gives away layer by layer.", "exposure", told),
     )
@@ -106,6 +115,19 @@ def _longer(attack: Attack | Auto) -> str | None:
 
 def _number(for_what: str = "attacks that give pictures need it") -> NextStep:
     return _hint(f"Say how many samples there were with --batch-size, if you know it: {for_what}.")
+
+
+def _of_adam(observation: Observation) -> list[NextStep]:
+    """That an update that looks like steps of Adam tells nothing exact."""
+    from unbatch import importers
+
+    if importers.EVEN_SIZES not in observation.remarks:
+        return []
+    why = (
+        "If the client trained with Adam or AdamW, as the even sizes of the update's numbers suggest, only its first step can be read (say"
+        " --optimizer, --update-is and --learning-rate): after several nothing exact is known of the gradients, which is no sign of safety."
+    )
+    return [_hint(why)]
 
 
 def _hint(why: str) -> NextStep:
