@@ -167,6 +167,15 @@ def test_a_regression_of_several_scores_is_said_to_be_none_that_can_be_replayed(
     assert found[why].startswith("unbatch members")
 
 
+def test_an_update_of_full_rank_is_not_handed_from_one_exact_attack_to_the_next() -> None:
+    net = clients.relu_mlp()
+    draw = torch.Generator().manual_seed(0)
+    seen = Observation(net, {name: torch.randn(p.shape, generator=draw) for name, p in net.named_parameters()}, (1, 12, 12))
+    both = ["Try the attack spear, which applies here.", "Try the attack span, which applies here."]
+    for tried, left in {"spear": [], "span": [], "one_sample": both}.items():
+        assert [why for why in steps(seen, Status.NOT_APPLICABLE, tried, tried) if "which applies here" in why] == left
+
+
 def test_one_sample_that_is_not_proved_asks_whether_it_is_the_batch() -> None:
     made = Reconstruction(Status.UNPROVEN, inputs=torch.zeros(1, 4), attack="one_sample")
     finding = Finding(made, Knowledge(), Schema(), (1, 12, 12), seed=0, seconds=1.0)

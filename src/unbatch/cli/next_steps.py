@@ -46,7 +46,7 @@ def after_audit(told: Told, finding: Finding, observation: Observation) -> tuple
     if status in ("UNPROVEN", "APPROXIMATE", "INCONSISTENT", "CONVERGED"):
         steps += _untold(told, observation, finding.reconstruction)
     if status == "NOT_APPLICABLE":
-        steps += _others(told, observation, attack)
+        steps += _others(told, observation, attack, without=_alike(attack, observation))
     if status in ("BUDGET_EXHAUSTED", "BROKE_DOWN", "INCONSISTENT", "CONVERGED"):
         steps += _others(told, observation, attack, most=1)
     if status in ("BUDGET_EXHAUSTED", "NOT_APPLICABLE", "FEATURES") and observation.batch_size is None and observation.labels is None:
@@ -137,7 +137,17 @@ def _hint(why: str) -> NextStep:
     return NextStep(why=why)
 
 
-def _others(told: Told, observation: Observation, tried: Attack | Auto, most: int = LAYERS) -> list[NextStep]:
+def _alike(tried: Attack | Auto, observation: Observation) -> frozenset[str]:
+    """Attacks that an update has no room for where this one, whose needs are met, found only by its work that it has none for it."""
+    from unbatch.choosing import Auto
+
+    worked = not isinstance(tried, Auto) and tried.obstacle(observation) is None
+    return frozenset(("spear", "span")) if worked and tried.spec.partition(":")[0] in ("spear", "span") else frozenset()
+
+
+def _others(
+    told: Told, observation: Observation, tried: Attack | Auto, most: int = LAYERS, without: frozenset[str] = frozenset()
+) -> list[NextStep]:
     """Attacks that say that they apply here, and that were not tried: pointed at an inner layer, or of another kind."""
     from unbatch import plugins
     from unbatch.choosing import Auto
@@ -155,7 +165,7 @@ def _others(told: Told, observation: Observation, tried: Attack | Auto, most: in
             specs.append((spec, f"Point the attack at the inner layer {name}: it recovers what that layer sees of every sample."))
     specs = specs[:most]
     for name in () if everything else ("spear", "span", "one_sample", "inverting_gradients", "dlg"):
-        if name in plugins.names("attacks") and not tried.spec.startswith(name) and _applies(name, observation):
+        if name in plugins.names("attacks") and name not in without and not tried.spec.startswith(name) and _applies(name, observation):
             specs.append((name, f"Try the attack {name}, which applies here."))
     return [_step(why, "audit", {**told, "attack": spec}) for spec, why in specs[: most + 1]]
 
