@@ -498,3 +498,13 @@ def test_weights_that_are_given_as_something_else_are_recognized(kind: str, play
     told = capsys.readouterr().err
     assert "of the broadcast weights" in told
     assert "--update-is weights" in told
+
+
+@pytest.mark.parametrize("name", ["report.html", "report.pdf"])
+def test_a_folder_is_not_named_like_a_file(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = f"exposure --model {tmp_path}/none.py:build --input-shape 4 -o {tmp_path}/{name}"
+    assert execute(command.split()) == 2
+    assert f"name the folder '{tmp_path}/report', in which the page is" in capsys.readouterr().err
+    (tmp_path / name).mkdir()
+    assert execute(command.split()) == 2
+    assert "none.py" in capsys.readouterr().err, "a folder that is there is taken"

@@ -37,6 +37,9 @@ __all__ = [
 FORMATS: Final = ("text", "json", "md", "sarif", "junit")
 ENDINGS: Final = {".txt": "text", ".json": "json", ".md": "md", ".sarif": "sarif", ".xml": "junit"}
 
+PAGES: Final = (".html", ".htm", ".pdf", ".csv")
+"""Endings of which somebody expects a file, and would get a folder."""
+
 RESULT: Final = "What becomes of the result"
 """Heading of these options in the help."""
 
@@ -128,6 +131,9 @@ def prepare(
     ending = None if out is None else ENDINGS.get(out.suffix.lower())
     if ending is not None and format not in (None, ending):
         raise Misuse(f"a file that ends like {format}", str(out), f"leave out --format, or write it to {_like(str(format))}")
+    if ending is None and out is not None and out.suffix.lower() in PAGES and not out.is_dir():
+        do = f"name the folder {str(out.with_suffix(''))!r}, in which the page is, or such a file"
+        raise Misuse(f"a folder, or a file that ends in {', '.join(ENDINGS)}", str(out), do)
     known = frozenset[str]() if baseline is None else _fingerprints(baseline)
     file, folder = (out, None) if ending is not None else (None, out)
     if file is not None:
