@@ -84,6 +84,18 @@ def test_the_verdict_is_the_most_accurate_that_closes_and_says_what_is_guarantee
     assert "samples were recovered" in verdict(nothing)
 
 
+def test_what_an_attack_that_is_too_weak_shows_closes_nothing(trade: Trade) -> None:
+    """Nothing came out without a defense: the attack was out of time; and an approximation is not nothing."""
+    weak = verdict(trade.model_copy(update={"rows": (row("none", 0, 0.9), row("clipping", 8, 0.8))}))
+    assert "none with batches" not in weak
+    assert "Of batches of 8 nothing came out without a defense either" in weak
+    assert verdict(trade.model_copy(update={"rows": (row("none", 0, 0.9), row("noise", 0, 0.8))})).startswith(
+        "Our attack recovered nothing."
+    )
+    near = row("noise", 0, 0.8).model_copy(update={"statuses": ("APPROXIMATE",)})
+    assert closing(trade.model_copy(update={"rows": (row("none", 8, 0.9), near)})) is None
+
+
 @pytest.mark.parametrize(
     ("accuracy", "told"),
     [(0.827, "10.0 points below"), (1.0, "7.3 points above"), (0.9271, "as accurate as")],

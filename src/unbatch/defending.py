@@ -67,10 +67,15 @@ class Plan:
 
     def __post_init__(self) -> None:
         """Refuse what cannot be measured."""
-        if not self.defenses or not self.batch_sizes or min(*self.batch_sizes, self.trials, self.epochs, 1) < 1:
-            raise Misuse("at least one defense, batch size, trial and epoch", repr(self), "raise what is below one")
-        if not 0 < self.learning_rate < math.inf or not 0 < self.test_share < 1:
-            raise Misuse("a learning rate above zero, and a share from 0 to 1", f"{self.learning_rate}, {self.test_share}", "0.1 and 0.25")
+        counts = {"batch size": min(self.batch_sizes, default=0), "number of trials": self.trials, "number of epochs": self.epochs}
+        if low := next((name for name, count in counts.items() if count < 1), None):
+            raise Misuse(f"a {low} of one or more", str(counts[low]), "raise it")
+        if not self.defenses:
+            raise Misuse("at least one defense", "none", "name one, or none itself")
+        if not 0 < self.learning_rate < math.inf:
+            raise Misuse("a learning rate above zero", f"{self.learning_rate:g}", "give that of the training: 0.1")
+        if not 0 < self.test_share < 1:
+            raise Misuse("a share of the samples to test on between 0 and 1", f"{self.test_share:g}", "0.25 is usual")
 
 
 class Row(Record):

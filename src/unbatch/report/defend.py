@@ -39,21 +39,41 @@ class Point:
 
 
 def closing(trade: Trade) -> Row | None:
-    """The most accurate row of which nothing was recovered; None where something was of every one."""
-    closed = [row for row in trade.rows if row.recovered == 0 and row.proved == 0]
+    """The most accurate defense under which nothing came out, not even an approximation; None where something did under every one.
+
+    Where nothing comes out without a defense the attack was too weak, and no defense of batches of that size has closed anything.
+    """
+    weak = _weak(trade)
+    closed = [row for row in trade.rows if row.defense != "none" and row.batch_size not in weak and not _leaks(row)]
     return max(closed, key=lambda row: row.accuracy, default=None)
+
+
+NEAR: Final = frozenset(("APPROXIMATE", "UNPROVEN", "FEATURES"))
+"""How an attack ends that has something of the batch to show, though no sample came out exact."""
+
+
+def _leaks(row: Row) -> bool:
+    return bool(row.recovered or row.proved or NEAR & set(row.statuses))
+
+
+def _weak(trade: Trade) -> list[int]:
+    """Sizes of batches of which nothing came out without a defense."""
+    return sorted({row.batch_size for row in trade.rows if row.defense == "none" and not _leaks(row)})
 
 
 def verdict(trade: Trade) -> str:
     """The one sentence that a reader takes away."""
     best, bare = closing(trade), max((row.accuracy for row in trade.rows if row.defense == "none"), default=None)
+    sizes = " and ".join(map(str, _weak(trade)))
+    weak = f" Of batches of {sizes} nothing came out without a defense either: there it was too weak, give it more time." if sizes else ""
     if best is None:
-        return "Under every defense that was tried samples were recovered."
+        said = "Under every defense that was tried samples were recovered, exactly or nearly."
+        return (said if any(map(_leaks, trade.rows)) else "Our attack recovered nothing.") + weak
     cost = "" if bare is None else f", {_beside(best.accuracy, bare)} the best undefended training"
     held = f"ε = {best.epsilon:.3g}" if best.epsilon is not None else "no guarantee"
     return (
         f"{best.defense} with batches of {best.batch_size} was the most accurate of which our attack recovered nothing"
-        f" ({100 * best.accuracy:.1f} %{cost}; {held})." + _guaranteed(trade)
+        f" ({100 * best.accuracy:.1f} %{cost}; {held})." + _guaranteed(trade) + weak
     )
 
 
