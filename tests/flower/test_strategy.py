@@ -334,6 +334,7 @@ def test_misuse_is_refused_before_the_first_round(tmp_path: Path, settings: dict
         AuditingStrategy(**given)
     with pytest.raises(UnknownPlugin):
         AuditingStrategy(FedAvg(), network, SHAPE, tmp_path, attack="telepathy")
+    assert AuditingStrategy(FedAvg(), network, SHAPE, tmp_path, attack="auto:seconds=5")  # as on the command line
 
 
 def test_a_strategy_with_a_start_of_its_own_is_refused(tmp_path: Path) -> None:

@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from unbatch import auditing, store
+from unbatch.choosing import Auto
 from unbatch.contracts import Attack
 from unbatch.errors import BadUpdate, OutputFailed, UnbatchError
 from unbatch.flower.summary import ClientSummary, RoundSummary
@@ -64,7 +65,7 @@ class RoundAudit:
     model: nn.Module
     input_shape: tuple[int, ...]
     out: Path
-    attack: Attack
+    attack: Attack | Auto
     training: LocalTraining | None
     rest_frozen: bool
     factor_known: bool

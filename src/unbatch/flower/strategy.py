@@ -15,7 +15,7 @@ from flwr.serverapp import Grid
 from flwr.serverapp.strategy import Strategy
 from torch import Tensor, nn
 
-from unbatch import plugins, store
+from unbatch import choosing, store
 from unbatch.contracts import Attack
 from unbatch.errors import Misuse, OutputFailed
 from unbatch.flower.rounds import SUMMARY, Reply, RoundAudit
@@ -50,7 +50,7 @@ class AuditingStrategy(Strategy):
             answer with gradients instead of weights.
         rest_frozen: whether parameters that come back unchanged, or not at all, were frozen.
         factor_known: False where clients clip what they answer, or scale it by a number that the server does not know.
-        attack: name and settings of the attack, or an attack: ``"spear:seconds=20"`` gives it 20 seconds a client.
+        attack: name and settings of the attack, or an attack: ``"spear:seconds=20"`` gives it 20 seconds a client; ``"auto"`` tries all.
         loss: of the clients.
         schema: how to read an input; guessed from the shape if None.
         every: audit every so many rounds, from the first.
@@ -108,12 +108,11 @@ class AuditingStrategy(Strategy):
                 "a function that builds the clients' torch.nn.Module", f"one that returns {type(victim).__name__}", "return the module"
             )
         shape = _checked_shape(victim, input_shape, loss)
-        built: Attack = plugins.build("attacks", attack) if isinstance(attack, str) else attack
         self._audit = RoundAudit(
             model=victim,
             input_shape=shape,
             out=self.out,
-            attack=built,
+            attack=choosing.built(attack),
             training=training,
             rest_frozen=rest_frozen,
             factor_known=factor_known,
