@@ -16,6 +16,7 @@ the last digit says, because many numbers were added up, is seen in directions o
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
@@ -153,6 +154,17 @@ class Rows:
     def noise_on(self, spread: Tensor) -> Tensor:
         """Length that the noise gives to what lies outside, for a record with this ‖(Aᵀ)⁺ã‖, or to a column with this ‖A⁺d‖."""
         return spread * (self.deviation * (self.spare**0.5 + SAFETY) if self.deviation else self.noise)
+
+    def outside_columns(self, columns: Float[Tensor, "*many m"]) -> Float[Tensor, "*many"]:
+        """Length of what lies outside the column space."""
+        if len(self.left) - self.rank < 2 * self.rank:  # fewer directions to ask than there and back
+            return torch.linalg.vector_norm(columns @ self._unused, dim=-1)
+        return torch.linalg.vector_norm(columns - columns @ self.left @ self.left.T, dim=-1)
+
+    @cached_property
+    def _unused(self) -> Float[Tensor, "m u"]:
+        """Orthonormal basis of the columns that no sample uses."""
+        return torch.linalg.qr(self.left, mode="complete")[0][:, self.rank :]
 
     def inverse_weights(self, fed: Float[Tensor, "k n"], columns: Float[Tensor, "k m"]) -> Float[Tensor, " k"]:
         """1/w of records that were there: ãᵀ A⁺ d."""

@@ -339,15 +339,14 @@ def _by_columns(passes: Passes, rows: Rows, records: Tensor, labels: Tensor | No
     def left(given: Tensor, told: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         columns = sensitivities(observation.model, given, rows.weight, observation.loss)  # (c, k, m)
         size = columns.norm(dim=2).clamp_min(tiny := torch.finfo(torch.float64).tiny)
-        inside = columns @ rows.left
-        outside = columns - inside @ rows.left.T
-        shares = torch.where(size > tiny, outside.norm(dim=2) / size, 1.0)  # where a class is sure, nothing lies in every span
+        outside = rows.outside_columns(columns)
+        shares = torch.where(size > tiny, outside / size, 1.0)  # where a class is sure, nothing lies in every span
         label = shares.argmin(dim=0) if told is None else told
         own = torch.arange(len(given), device=given.device)
-        noise = rows.noise_on((inside[label, own] / rows.values).norm(dim=1)) / size[label, own]
+        chosen = columns[label, own]
+        noise = rows.noise_on((chosen @ rows.left / rows.values).norm(dim=1)) / size[label, own]
         fed = passes(given, [rows.weight])[rows.weight][:, 0]
-        inverse = rows.inverse_weights(fed, columns[label, own])
-        return shares[label, own], noise, label, torch.stack([inverse, outside[label, own].norm(dim=1)])
+        return shares[label, own], noise, label, torch.stack([rows.inverse_weights(fed, chosen), outside[label, own]])
 
     found = [left(records[part], None if labels is None else labels[part]) for part in slices(len(records), CHUNK // (64 * len(rows.left)))]
     residual, noise, label, more = (torch.cat([part[i] for part in found], dim=-1) for i in range(4))
