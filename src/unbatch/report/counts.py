@@ -236,13 +236,7 @@ def write(stored: StoredLabels, folder: Path) -> Path:
         chart=chart(stored.counts, stored.classes),
     )
     text = stored.model_dump_json(indent=2) + "\n"
-    publish(
-        folder,
-        {
-            HTML: lambda path: path.write_text(page, encoding="utf-8"),
-            JSON: lambda path: path.write_text(text, encoding="utf-8"),
-        },
-    )
+    publish(folder, {HTML: page, JSON: text})
     return folder / HTML
 
 
