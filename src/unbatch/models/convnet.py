@@ -15,7 +15,7 @@ from unbatch.models._activations import Activation, layer
 __all__ = ["ConvNet"]
 
 PLAN = ((1, 2, 2, 4, 4, 4), (4, 4))
-"""Channels of every convolution, as multiples of the width; pooling after each group. Published: as the released code runs, which has eight."""
+"""Channels of every convolution, as multiples of the width; pooling after each group. Published: as the released code runs, with eight."""
 
 
 @dataclass(frozen=True)
