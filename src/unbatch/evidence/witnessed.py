@@ -48,6 +48,9 @@ ALPHA = 1e-3
 LONGER = 1.1
 """A record is made so much longer to see whether its column tells. Chosen: far above rounding, and near enough to meet few kinks."""
 
+MOST_CLASSES = 64
+"""Classes whose columns are made room for; of more the passes get large rather than many. Chosen: a budget."""
+
 TRIED = 8
 """Records of which the number of samples is read off."""
 
@@ -348,7 +351,8 @@ def _by_columns(passes: Passes, rows: Rows, records: Tensor, labels: Tensor | No
         fed = passes(given, [rows.weight])[rows.weight][:, 0]
         return shares[label, own], noise, label, torch.stack([rows.inverse_weights(fed, chosen), outside[label, own]])
 
-    found = [left(records[part], None if labels is None else labels[part]) for part in slices(len(records), CHUNK // (64 * len(rows.left)))]
+    parts = slices(len(records), CHUNK // (min(MOST_CLASSES, observation.classes) * len(rows.left)))
+    found = [left(records[part], None if labels is None else labels[part]) for part in parts]
     residual, noise, label, more = (torch.cat([part[i] for part in found], dim=-1) for i in range(4))
     unrelated = left(decoys(records), None)
     spare = len(rows.left) - rows.rank
