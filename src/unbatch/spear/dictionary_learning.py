@@ -35,7 +35,7 @@ def off_weights(layer: Layer, samples: Float[Tensor, "k b"], sigma: float = 0.2)
         samples: (k, b) guesses of p, scaled and with the right sign.
         sigma: error of the guessed pre-activations as a share of their spread.
     """
-    z = layer.pre_activations(samples)
+    z = layer.extremes(samples)[1]
     return torch.special.ndtr(-z / (sigma * z.std(dim=1, keepdim=True)))
 
 
