@@ -47,7 +47,7 @@ ALLOWED: dict[str, set[str]] = {
     "realism": {"types"},
     "defending": {"auditing", "contracts", "errors", "origin", "plugins", "records", "seeds", "types"},
     "membership": {"errors", "evidence", "types"},
-    "choosing": {"clock", "contracts", "plugins", "specs", "types"},
+    "choosing": {"clock", "contracts", "errors", "plugins", "specs", "types"},
     "auditing": {"chains", "choosing", "contracts", "errors", "evidence", "plugins", "realism", "restoring", "scoring", "types"},
     "label_scores": {"errors"},
     "importers": {"archives", "errors", "gradients", "reading", "trace", "types"},

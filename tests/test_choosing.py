@@ -200,6 +200,8 @@ def test_a_specification_builds_it_and_a_wrong_one_is_refused_in_one_sentence() 
         with pytest.raises(Misuse) as caught:
             built(wrong)
         assert "\n" not in str(caught.value)
+    with pytest.raises(Misuse, match=r"expected auto, or one of the attacks ci_net, .*spear.*, got 'nonsense': see `unbatch list attacks`"):
+        built("nonsense:seconds=3")
 
 
 def test_the_command_line_lists_describes_and_uses_it(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -8,7 +8,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import unbatch
+from unbatch import restoring
 from unbatch.cli import execute
+from unbatch.types import Counts
 
 LABELS = torch.tensor([0, 0, 0, 0, 0, 3, 3, 2])
 
@@ -47,6 +49,30 @@ def test_prints_the_counts_largest_first(tmp_path: Path, capsys: pytest.CaptureF
     lines = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert [line[:2] for line in lines if "█" in "".join(line)] == [["0", "5"], ["3", "2"], ["2", "1"]]
     assert "8 samples of 3 among 5 classes" in " ".join(map(" ".join, lines))
+
+
+def test_without_a_size_what_is_proved_is_counted_and_the_size_asked_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command = files(tmp_path)
+    update = {name: 0.03 * tensor for name, tensor in load_file(tmp_path / "update.safetensors").items()}  # clipped, which nobody told
+    save_file(update, tmp_path / "update.safetensors")
+    assert execute(command) == 0
+    out = capsys.readouterr().out
+    assert ["0", "≥", "5"] in [line.split()[:3] for line in out.splitlines()]
+    assert "how many more the batch held is not known" in out
+    assert "Say how many samples there were with --batch-size" in out
+    assert execute([*command, "--redact", "--format=json"]) == 0
+    assert json.loads(capsys.readouterr().out)["detail"] is None
+
+
+def test_counts_that_the_proved_samples_refute_are_dropped(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = unbatch.Observation(torch.nn.Linear(2, 3), {"weight": torch.ones(3, 2), "bias": torch.ones(3)}, (2,), batch_size=4)
+    proved = Counts(torch.tensor([3, 0, 1]), torch.tensor([True, False, True]), "proved", proved=3, least=torch.tensor([3, 0, 0]))
+    guess = Counts(torch.tensor([2, 1, 1]), torch.ones(3).bool(), deviation=0.1)
+    monkeypatch.setattr(restoring, "_from_proved", lambda *_: proved)
+    monkeypatch.setattr("unbatch.labels.anchored.Anchored.__call__", lambda *_, **__: guess)
+    found = unbatch.restore_labels(seen)
+    assert found.counts is not None
+    assert found.counts.tolist() == [3, 0, 1]
 
 
 def test_a_method_that_only_finds_classes_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -15,7 +15,8 @@ import clients
 from unbatch import Observation, capture, plugins, restore_labels
 from unbatch.cli import execute, gate
 from unbatch.cli.app import app
-from unbatch.cli.next_steps import after_audit
+from unbatch.cli.next_steps import after_audit, after_labels
+from unbatch.importers import EVEN_SIZES
 from unbatch.report.audits import of_audit
 from unbatch.schema import Schema
 from unbatch.store.findings import stored_finding
@@ -62,6 +63,13 @@ def test_what_was_told_is_to_be_checked_before_more_time_is_spent_and_labels_onl
     made = Finding(Reconstruction(Status.INCONSISTENT), Knowledge(), Schema("image"), (1, 12, 12), 0, 1.0, counts=Counts(reason="mse"))
     assert "may be the client's" not in made.verdict
     assert not any("labels" in step.command for step in after_audit({"model": "net.py:build"}, made, seen))
+
+
+def test_what_looks_like_adam_is_told_first() -> None:
+    seen = replace(lenet(told=True), remarks=(EVEN_SIZES,))
+    assert "trained with Adam" in next(iter(steps(seen, Status.NOT_APPLICABLE, "spear", "spear")))
+    assert "trained with Adam" in after_labels({}, Counts(), seen)[0].why
+    assert not any("trained with Adam" in why for why in steps(lenet(told=True), Status.NOT_APPLICABLE, "spear", "spear"))
 
 
 def test_a_layer_that_sees_the_samples_is_no_inner_layer() -> None:
@@ -159,8 +167,27 @@ def test_a_regression_of_several_scores_is_said_to_be_none_that_can_be_replayed(
     assert found[why].startswith("unbatch members")
 
 
+def test_an_update_of_full_rank_is_not_handed_from_one_exact_attack_to_the_next() -> None:
+    net = clients.relu_mlp()
+    draw = torch.Generator().manual_seed(0)
+    seen = Observation(net, {name: torch.randn(p.shape, generator=draw) for name, p in net.named_parameters()}, (1, 12, 12))
+    both = ["Try the attack spear, which applies here.", "Try the attack span, which applies here."]
+    for tried, left in {"spear": [], "span": [], "one_sample": both}.items():
+        assert [why for why in steps(seen, Status.NOT_APPLICABLE, tried, tried) if "which applies here" in why] == left
+
+
+def test_one_sample_that_is_not_proved_asks_whether_it_is_the_batch() -> None:
+    made = Reconstruction(Status.UNPROVEN, inputs=torch.zeros(1, 4), attack="one_sample")
+    finding = Finding(made, Knowledge(), Schema(), (1, 12, 12), seed=0, seconds=1.0)
+    found = {step.why: " ".join(step.command) for step in after_audit({"model": "n.py:b"}, finding, lenet(told=False))}
+    assert next(command for why, command in found.items() if "one sample" in why).endswith("--batch-size 1")
+
+
 def test_samples_that_explain_the_whole_update_ask_for_no_more_time() -> None:
     made = Reconstruction(Status.PARTIAL, inputs=torch.zeros(2, 4), explained=True, attack="spear")
     finding = Finding(made, Knowledge(), Schema(), (1, 12, 12), seed=0, seconds=1.0)
     assert not any("ten times" in step.why for step in after_audit({"model": "n.py:b"}, finding, lenet(told=True)))
-    assert any("none is missing" in step.why for step in after_audit({"model": "n.py:b"}, finding, lenet(told=False)))
+    found = after_audit({"model": "n.py:b"}, finding, lenet(told=False))
+    assert any("none is missing" in step.why for step in found)
+    assert not any("scaled" in step.why for step in found), "nothing is left that a factor could explain"
+    assert "at least part of its batch: 2 samples were reconstructed, each" in finding.verdict

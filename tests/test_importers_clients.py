@@ -13,7 +13,7 @@ from torch.nn import functional as F
 import clients
 import unbatch
 from unbatch.errors import BadUpdate, Misuse
-from unbatch.importers import load_observation, load_weights
+from unbatch.importers import EVEN_SIZES, load_observation, load_weights
 from unbatch.types import LocalTraining, Status
 
 SHAPE = (1, 12, 12)
@@ -128,3 +128,28 @@ def test_adamw_is_recognized_beside_neurons_that_never_fire() -> None:
     model.load_state_dict(before)
     with pytest.raises(BadUpdate, match=r"Adam or AdamW, say --optimizer adam \(or adamw\)"):
         load_observation(model, after, SHAPE, kind="weights")
+
+
+@pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.AdamW])
+def test_several_steps_of_adam_told_as_sgd_are_told_as_such(optimizer: type[torch.optim.Optimizer]) -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(144, 60), nn.ReLU(), nn.Linear(60, 4))
+    before, (inputs, labels) = copy.deepcopy(model.state_dict()), batch()
+    stepping = optimizer(model.parameters(), lr=1e-3)  # type: ignore[call-arg]
+    after = []
+    for _ in range(10):
+        stepping.zero_grad()
+        F.cross_entropy(model(inputs), labels).backward()
+        stepping.step()
+        after.append(copy.deepcopy(model.state_dict()))
+    model.load_state_dict(before)
+    assert EVEN_SIZES in load_observation(model, after[9], SHAPE, kind="weights").remarks
+    even = {name: before[name] + 3e-3 * (tensor - before[name]).sign() for name, tensor in after[2].items()}
+    with pytest.raises(BadUpdate, match=r"3 times the learning rate.*if the client took 3 steps of Adam.*no gradient can be read"):
+        load_observation(model, even, SHAPE, kind="weights", training=LocalTraining(learning_rate=1e-3))
+
+
+def test_a_gradient_does_not_look_like_adams() -> None:
+    model = nn.Linear(200, 10)
+    update = unbatch.capture(model, torch.randn(64, 200, generator=torch.Generator().manual_seed(0)), torch.arange(64) % 10)
+    assert EVEN_SIZES not in load_observation(model, update, (200,)).remarks

@@ -14,11 +14,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any
+from typing import Any, cast
 
 from unbatch import plugins, specs
 from unbatch.clock import Clock
 from unbatch.contracts import Attack, Yield
+from unbatch.errors import UnknownPlugin
 from unbatch.types import Observation, Progress, Reconstruction, Status, silent
 
 __all__ = ["NAME", "ORDER", "Auto", "built"]
@@ -67,12 +68,12 @@ def built(attack: str | Attack | Auto) -> Attack | Auto:
     """
     if not isinstance(attack, str):
         return attack
-    made: Attack | Auto = (
-        plugins.configured(Auto, attack)
-        if len(specs.stages(attack)) == 1 and specs.parse(attack)[0] == NAME
-        else plugins.build("attacks", attack)
-    )
-    return made
+    name, alone = specs.parse(attack)[0], len(specs.stages(attack)) == 1
+    if alone and name == NAME:
+        return cast("Auto", plugins.configured(Auto, attack))
+    if alone and name not in specs.built_in("attacks") and name not in (known := plugins.names("attacks")):
+        raise UnknownPlugin(f"{NAME}, or one of the attacks {', '.join(known)}", repr(name), "see `unbatch list attacks`")
+    return cast("Attack", plugins.build("attacks", attack))
 
 
 @dataclass(frozen=True)

@@ -63,7 +63,8 @@ def restore_labels(
             shown = replace(observation, batch_size=None, labels=None) if observation.one_gradient else replace(observation, labels=None)
             quick: Attack = plugins.build("attacks", QUICK if _doubtful(found) else BRIEF)
             proved = _from_proved(observation, quick(shown, seed=seed), built, seed)
-            found = proved if proved is not None and (proved.determined or _doubtful(found)) else found
+            better = proved is not None and (proved.determined or _doubtful(found) or _refuted(found, proved))
+            found = proved if proved is not None and better else found
     else:
         tried: Attack = plugins.build("attacks", attack) if isinstance(attack, str) else attack
         found = _from_proved(observation, tried(observation, seed=seed), built, seed) or built(observation, seed=seed)
@@ -115,6 +116,11 @@ def _doubtful(found: Counts) -> bool:
     return found.counts is None or (not found.determined and unsure)
 
 
+def _refuted(found: Counts, proved: Counts) -> bool:
+    """Whether more samples of some class are proved than were counted."""
+    return found.counts is not None and proved.least is not None and bool((proved.least > found.counts).any())
+
+
 def _from_proved(observation: Observation, made: Reconstruction, restorer: LabelRestorer, seed: int) -> Counts | None:
     """Counts of the samples that the evidence proved, with their labels, and of the rest by a restorer; None where nothing was proved."""
     if not made.status.disclosed or made.labels is None or made.inputs is None or not len(made.labels):
@@ -122,7 +128,7 @@ def _from_proved(observation: Observation, made: Reconstruction, restorer: Label
     known, proved = torch.bincount(made.labels, minlength=observation.classes), len(made.labels)
     whole_batch, total = made.status is Status.RECONSTRUCTED, observation.batch_size
     exact = Counts(known, known > 0, made.reason, known.double(), made.stats, made.attack, proved, determined=True, expected_error=0.0)
-    exact = replace(exact, deviation=0.0, proved=proved)
+    exact = replace(exact, deviation=0.0, proved=proved, least=known)
     all_of_it = made.explained and not made.missing  # as many as were told may still not be all that the update holds
     if (whole_batch and total is None) or (total == proved and all_of_it):
         return exact
@@ -142,8 +148,11 @@ def _at_least(exact: Counts, alone: Counts, total: int | None) -> Counts:
     """The proved samples of a batch whose size is not known, or was told smaller; what a restorer made of it alone, if it knows better."""
     if total is None and alone.determined:
         return alone
-    more = total is not None and total < exact.proved
-    told = f"more than the {total} that were told" if more else "how many more the batch held is not known"
+    if total == exact.proved:
+        told = "but they do not explain the whole update: the batch size is wrong, the update was clipped or scaled, or noise is in it"
+        reason = f"as many samples are proved as were told; {told}"
+        return replace(exact, reason=reason, batch_size=total, determined=False, expected_error=None)
+    told = "how many more the batch held is not known" if total is None else f"more than the {total} that were told"
     reason = f"{exact.proved} samples are proved, with their labels; {told}"
     return replace(
         exact, counts=None, estimate=None, reason=reason, batch_size=None, determined=False, expected_error=None, ranges=alone.ranges
@@ -183,7 +192,7 @@ def _with_rest(exact: Counts, left: Counts, alone: Counts, total: int) -> Counts
     sure = left.determined and math.gcd(*(int(count) for count in counts)) == 1
     answer = replace(left, counts=counts, presence=counts > 0, estimate=counts.double(), reason=reason, restorer=name, batch_size=total)
     answer = answer if sure else replace(answer, determined=False, expected_error=None)
-    return replace(answer, ranges=ranges, proved=exact.proved, trust=left.trust if left.counts is not None else 0.0)
+    return replace(answer, ranges=ranges, proved=exact.proved, least=exact.least, trust=left.trust if left.counts is not None else 0.0)
 
 
 def _guess(estimate: Tensor | None, known: Tensor, missing: int) -> Tensor:

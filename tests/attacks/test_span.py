@@ -1,5 +1,6 @@
 """Span on planted batches, through any activation: the truth is used only to check."""
 
+import re
 from dataclasses import replace
 
 import pytest
@@ -11,6 +12,7 @@ from unbatch.attacks.span import Span
 from unbatch.errors import Inapplicable, Misuse
 from unbatch.evidence import judge
 from unbatch.gradients import capture
+from unbatch.span import search
 from unbatch.span.inversion import invert
 from unbatch.types import Batch, Candidate, Observation, Reconstruction, Schema, Status
 
@@ -246,10 +248,23 @@ def test_an_update_of_another_model_gives_out_nothing() -> None:
     other = network(nn.GELU())
     with torch.no_grad():
         other[1].weight.add_(0.3 * torch.randn(60, 108, generator=torch.Generator().manual_seed(8)))  # type: ignore[operator,union-attr]
-    candidate = invert(Observation(other, observation.update, SHAPE), torch.Generator().manual_seed(0), seconds=2.0)
+    candidate = invert(Observation(other, observation.update, SHAPE), torch.Generator().manual_seed(0), seconds=0.5)
     assert candidate.inputs is None
     assert candidate.exhausted
     assert "0 of 6" in candidate.reason
+
+
+@pytest.mark.parametrize("size", [1, 2])
+def test_where_nothing_is_to_be_found_it_ends_by_itself_and_says_why(size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(search, "EACH", 2)  # rounds: the test need not wait for as many as the search does
+    observation, _, _ = plant(network(nn.GELU()), size)
+    other = network(nn.GELU())
+    with torch.no_grad():
+        other[1].weight.add_(0.3 * torch.randn(60, 108, generator=torch.Generator().manual_seed(8)))  # type: ignore[operator,union-attr]
+    found = Span()(Observation(other, observation.update, SHAPE))
+    assert found.status is Status.CONVERGED, found.reason
+    assert re.search(r"0 of . samples found; guesses led nowhere again and again.*the weights, the loss or the steps", found.reason)
+    assert found.stats["seconds"] < 30
 
 
 def test_says_what_it_cannot_do() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -85,3 +86,36 @@ def test_copies_in_a_batch_that_statistics_couple_are_no_breakdown() -> None:
     found = judge(seen, Candidate(inputs, labels))
     assert found.status is Status.PARTIAL
     assert torch.equal(found.inputs, inputs[1:])
+
+
+TARGETS = {"mse": torch.tensor([[0.7, -1.2, 0.1]]), "bce": torch.tensor([[1.0, 1.0, 0.0]])}
+
+
+@pytest.mark.parametrize("loss", ["mse", "bce"])
+@pytest.mark.parametrize("bias", [True, False])
+def test_one_sample_of_several_scores_is_proved_whatever_its_targets(loss: str, bias: bool) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(30, 40), nn.ReLU(), nn.Linear(40, 3, bias=bias)).double()
+    x = torch.randn(1, 30).double()
+    measure = F.mse_loss if loss == "mse" else F.binary_cross_entropy_with_logits
+
+    def sent(inputs: Tensor, targets: Tensor) -> dict[str, Tensor]:
+        net.zero_grad()
+        measure(net(inputs), targets.double()).backward()  # type: ignore[no-untyped-call]
+        return {name: p.grad for name, p in net.named_parameters() if p.grad is not None}
+
+    one, label = sent(x, TARGETS[loss]), torch.tensor([0])
+    found = judge(Observation(net, one, (30,), loss=loss, batch_size=1), Candidate(x, label))
+    assert found.status is Status.PARTIAL
+    assert found.labels is None
+    assert found.explained
+    assert float(found.accuracy[0]) < 1e-12
+    # Several may leave what their mean does; and a sample that is another, or a batch that held more, is not proved.
+    assert judge(Observation(net, one, (30,), loss=loss), Candidate(x, label)).status is Status.UNPROVEN
+    assert not judge(Observation(net, one, (30,), loss=loss, batch_size=2), Candidate(x, label)).status.disclosed
+    for wrong in (1.001 * x, x + 1e-3 * torch.randn(1, 30)):
+        assert not judge(Observation(net, one, (30,), loss=loss, batch_size=1), Candidate(wrong, label)).status.disclosed
+    two = sent(torch.cat([x, -x]), torch.cat([TARGETS[loss], TARGETS[loss].roll(1, 1)]))
+    mean = (two["0.weight"] * two["0.bias"][:, None]).sum(dim=0, keepdim=True) / two["0.bias"].square().sum()
+    for made in (x, mean):
+        assert not judge(Observation(net, two, (30,), loss=loss, batch_size=1), Candidate(made, label)).status.disclosed

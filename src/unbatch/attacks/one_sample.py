@@ -56,20 +56,22 @@ class OneSample(Attack):
         return self.needs if self.layer is None else replace(self.needs, entrance="")
 
     def unsupported(self, observation: Observation) -> str | None:
-        """No such Linear layer with a bias."""
+        """No such Linear layer with a bias, or a gradient of it that is not one sample's."""
         found = self._find_layer(observation)
-        return found if isinstance(found, str) else None
+        if isinstance(found, str):
+            return found
+        if (error := _divide(*_gradients(observation, found))[1]) <= NOISY:
+            return None
+        return f"the gradient of {found.weight} is not that of one sample: its best explanation by one leaves {error:.0%}"
 
     def reconstruct(self, observation: Observation, generator: Generator, progress: Progress) -> Candidate:  # noqa: ARG002
-        """Divide, check that one sample explains the layer, and read the label off the last one."""
+        """Divide, and read the label off the last layer."""
         found = self._find_layer(observation)
         if isinstance(found, str):
             raise Inapplicable(found)
-        weight, bias = (observation.update[name].double() for name in (found.weight, str(found.bias)))
+        weight, bias = _gradients(observation, found)
         sample, error = _divide(weight, bias)
         stats = {"layer": found.weight, "distance_to_one_sample": error}
-        if error > NOISY:
-            raise Inapplicable(f"the gradient of {found.weight} is not that of one sample: its best explanation by one leaves {error:.0%}")
         inverted = Inverted(found.weight, len(weight))
         if not found.raw:
             return Candidate(labels=_label(observation), features=sample[None], layer=found.weight, inverted=inverted, stats=stats)
@@ -90,6 +92,10 @@ class OneSample(Attack):
             if used_once and bias in update and call.weight in update and bool(update[bias].any()):
                 return call
         return f"{asked[0].weight} has no bias with a gradient, or is used several times a sample"
+
+
+def _gradients(observation: Observation, layer: LinearCall) -> tuple[Tensor, Tensor]:
+    return observation.update[layer.weight].double(), observation.update[str(layer.bias)].double()
 
 
 def _divide(weight: Tensor, bias: Tensor) -> tuple[Tensor, float]:

@@ -65,10 +65,10 @@ def labels(
     if output.folder is not None:
         store.check_writable(output.folder, (page.HTML, page.JSON))
     origin = shared.origin_of("labels", told(context), {"weights": captured.weights, "update": update}, client or update.stem)
-    origin = origin.model_copy(update={"next_steps": next_steps.after_labels(told(context))})
     observation = captured.observation(update, batch_size=batch_size)
     observation = observation if class_names is None else _named(observation, class_names)
     found = restoring.restore_labels(observation, restorer, seed, None if attack == "none" else attack)
+    origin = origin.model_copy(update={"next_steps": next_steps.after_labels(told(context), found, observation)})
     stored = stored_labels(found, observation, seed, auditing.environment(), origin)
     if found.presence is None:
         if not output.speaks or output.file is not None:
@@ -120,7 +120,8 @@ def _print_counts(found: Counts, names: tuple[str, ...], most: int = 50) -> None
     table = Table("class", "samples", *spans, "", title=Text(printable(f"labels, by {found.restorer}")), title_justify="left", box=None)
     for bar in bars[:most]:
         width = "█" * max(1, round(0.4 * bar.share)) if bar.share else ""
-        table.add_row(Text(printable(bar.name)), "?" if found.counts is None else bar.count, *([bar.span] if spans else []), width)
+        count = "?" if found.counts is None and found.least is None else bar.count
+        table.add_row(Text(printable(bar.name)), count, *([bar.span] if spans else []), width)
     Console().print(table)
     if len(bars) > most:
         echo(f"... and {len(bars) - most} more classes")

@@ -146,6 +146,8 @@ def _all(tasks: Sequence[Task], jobs: int, output: Output) -> list[tuple[ClientR
                 done.append((result, sheet))
         except KeyboardInterrupt:
             pool.shutdown(wait=False, cancel_futures=True)
+            if output.folder is not None:
+                shared.note(f"what is done lies in {output.folder}: the same command goes on from there", output.quiet)
             raise
     return done
 

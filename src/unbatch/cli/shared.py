@@ -152,7 +152,9 @@ def check_applies(finding: Finding, attack: str, origin: Origin | None = None) -
 def say_next(origin: Origin) -> None:
     """What to run instead, on stderr, before a command ends that did not apply."""
     for step in origin.next_steps:
-        typer.echo(printable(f"next     {step.why}\n         {shlex.join(step.command)}"), err=True)
+        for line in (f"next     {step.why}", f"         {shlex.join(step.command)}" if step.command else ""):
+            if line:
+                typer.echo(printable(line), err=True)
 
 
 def write_report(finding: Finding, output: Output, origin: Origin, exit_code: int = 0) -> None:

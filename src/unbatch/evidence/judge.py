@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from unbatch.errors import Misuse
+from unbatch.evidence.alone import one_of, prove_alone
 from unbatch.evidence.certificate import labels_that_fit
 from unbatch.evidence.completeness import Completeness, as_counted, completeness, hides, without_copies
 from unbatch.evidence.each import entrance_to, prove_each
@@ -210,6 +211,8 @@ def _of_some(observation: Observation, candidate: Candidate, distinct: _Samples,
         accuracy = accuracy.minimum(each.accuracy)
         proved = proved | each.proved
     if not bool(proved.any()):
+        if (alone := prove_alone(observation, distinct.inputs, limit, few)) is not None:
+            return one_of(observation, distinct.inputs, alone, _known_to(alone.accuracy))
         return _unproved(candidate, distinct, whole.residual, _why_not(whole, limit))
     chosen = distinct[proved]
     again = prove_whole(observation, chosen.inputs, chosen.labels, torch.ones_like(chosen.labels), limit, plain(weights[proved]))

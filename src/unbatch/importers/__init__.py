@@ -6,11 +6,13 @@ given, so give it only a file that you would run yourself.
 
 from unbatch.importers.files import read_tensors
 from unbatch.importers.models import load_loss, load_model, load_weights
+from unbatch.importers.optimizers import EVEN_SIZES
 from unbatch.importers.schemas import read_schema
 from unbatch.importers.truth import read_labels, read_records, read_truth
 from unbatch.importers.updates import Kind, Optimizer, load_observation
 
 __all__ = [
+    "EVEN_SIZES",
     "Kind",
     "Optimizer",
     "load_loss",

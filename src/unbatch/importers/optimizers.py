@@ -12,7 +12,7 @@ from torch import Tensor
 
 from unbatch.errors import BadUpdate
 
-__all__ = ["adam_rate", "check_is_update", "decay_in", "told_by", "undo_adam"]
+__all__ = ["EVEN_SIZES", "STEPS", "adam_rate", "check_is_update", "decay_in", "told_by", "undo_adam"]
 
 FLAT = 0.9
 """Share of numbers of one size from which on an update is Adam's first step. Chosen."""
@@ -160,18 +160,26 @@ FAINT = 1e-11
 
 
 def told_by(moved: Mapping[str, Tensor]) -> str:
-    """What a reader must know of the sizes of the numbers, or nothing: several steps of Adam leave hardly any far from the typical."""
-    sizes = _sizes(moved)
-    even = len(sizes) >= 1000 and float(sizes.max()) <= EVEN * float(sizes.median())
-    return (
-        "that no number of the update is far larger than the others: steps of Adam look so, and its updates are no gradients"
-        if even
-        else ""
-    )
+    """What a reader must know of the sizes of the numbers, or nothing: several steps of Adam leave hardly any far from the typical.
+
+    Example:
+        >>> draw = torch.Generator().manual_seed(0)
+        >>> told_by({"w": torch.randn(500, generator=draw)}), told_by({"w": 1e-3 * torch.rand(500, generator=draw)}) == EVEN_SIZES
+        ('', True)
+    """
+    squares = _sizes(moved).square()
+    return EVEN_SIZES if len(squares) >= FEW and float(squares.square().mean()) <= EVEN * float(squares.mean()) ** 2 else ""
 
 
-EVEN = 6.0
-"""The largest number beside the typical one, up to which an update looks like one of Adam. Chosen."""
+EVEN_SIZES = "that no number of the update is far larger than the others: several steps of Adam leave such an update, which is no gradient"
+
+EVEN = 2.5
+"""Mean of the fourth powers beside the square of the mean of the squares, up to which sizes look like Adam's. Chosen below the 3 of normal
+numbers. Measured: 1.0 to 2.1 after 3 to 30 steps of Adam, 3.3 to 139 of gradients and steps of SGD (six networks, 8 and 64 samples)."""
+
+STEPS = 1.5
+"""A size beside the learning rate that was told, from which on it is that of several steps of Adam and not of its first. Derived: between
+one and two."""
 
 
 def _sizes(moved: Mapping[str, Tensor], most: int = 100_000) -> Tensor:

@@ -15,7 +15,7 @@ from unbatch.errors import BadUpdate, Misuse, some
 from unbatch.gradients import Loss
 from unbatch.importers.files import room_for
 from unbatch.importers.names import by_name, check_tensors
-from unbatch.importers.optimizers import adam_rate, check_is_update, decay_in, told_by, undo_adam
+from unbatch.importers.optimizers import STEPS, adam_rate, check_is_update, decay_in, told_by, undo_adam
 from unbatch.importers.records import Sent, tensors_of
 from unbatch.importers.scales import clipped, differences
 from unbatch.types import HUGE, LocalTraining, Observation, Schema
@@ -159,12 +159,7 @@ def _averaged(
 ) -> tuple[dict[str, Tensor], LocalTraining | None, tuple[str, ...]]:
     """The (average) gradient of a client that trained with SGD, without the weight decay, which is looked for where it is not told."""
     if (rate := adam_rate(moved)) is not None:
-        raise BadUpdate(
-            "the gradient, or steps of SGD",
-            f"numbers nearly all of one size, {rate:g}: Adam's first step, or signs of a gradient",
-            f"if the client used Adam or AdamW, say --optimizer adam (or adamw) --update-is difference or weights --learning-rate {rate:g}"
-            " (optimizer='adam')",
-        )
+        raise _signs(rate, None if training is None else training.learning_rate)
     even = told_by(moved)
     remarks = (even,) if even else ()
     lost = 0.0
@@ -185,6 +180,25 @@ def _averaged(
             name: (tensor.double() - lost * before[name].to(tensor.device).double()).to(tensor.dtype) for name, tensor in moved.items()
         }
     return {name: _scaled(tensor, 1 / factor) for name, tensor in moved.items()} if training else dict(moved), training, remarks
+
+
+def _signs(rate: float, told: float | None) -> BadUpdate:
+    """Why an update whose numbers nearly all have this size is refused; with the learning rate that was told."""
+    if told is not None and rate > STEPS * told:
+        steps = f"{rate / told:.0f}"
+        return BadUpdate(
+            "the gradient, or steps of SGD",
+            f"numbers nearly all of one size, {rate:g}, {steps} times the learning rate: steps of Adam, or signs of a gradient",
+            f"if the client took {steps} steps of Adam or AdamW, no gradient can be read off them, and nothing exact of its data; ask"
+            " `unbatch exposure` what the model gives away under SGD. If it took one, say --optimizer adam (or adamw) and"
+            f" --learning-rate {rate:g}",
+        )
+    return BadUpdate(
+        "the gradient, or steps of SGD",
+        f"numbers nearly all of one size, {rate:g}: Adam's first step, or signs of a gradient",
+        f"if the client used Adam or AdamW, say --optimizer adam (or adamw) --update-is difference or weights --learning-rate {rate:g}"
+        " (optimizer='adam')",
+    )
 
 
 def _decay_rate(training: LocalTraining, samples: int | None, lost: float) -> float | None:
@@ -215,7 +229,8 @@ def _before_adam(
         )
     if (rate := adam_rate(moved)) is not None and abs(math.log(rate / training.learning_rate)) > OTHER:
         came = f"{training.learning_rate:g}, where nearly every number moved by {rate:g}"
-        raise Misuse("the learning rate of Adam's first step", came, f"say --learning-rate {rate:g} if it was the first step")
+        do = f"say --learning-rate {rate:g} if it was the first step; of several steps no gradient can be read"
+        raise Misuse("the learning rate of Adam's first step", came, do)
     decay = training.weight_decay
     gradient, off = undo_adam(moved, before, training.learning_rate, ADAM, decay if optimizer == "adamw" else 0.0)
     if optimizer == "adam" and decay:

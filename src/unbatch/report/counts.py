@@ -35,7 +35,7 @@ class Bar:
 
     Attributes:
         name: of the class, with its index.
-        count: samples restored or told, "yes" where only their presence is, or a dash.
+        count: samples restored or told, "≥ 3" where so many are proved and there may be more, "yes" where they are present, or a dash.
         span: the samples, or the share of the batch, that there may be, or nothing.
         true: samples that there were, or None where that is not known.
         share: width of the restored bar, from 0 to 100.
@@ -127,7 +127,8 @@ def _bar(stored: StoredCounts, classes: tuple[str, ...], index: int, largest: in
     true = None if stored.true is None else stored.true[index]
     there = bool(stored.presence and stored.presence[index])
     count = None if stored.counts is None else stored.counts[index]
-    told = f"{count:,}" if count is not None else "yes" if there else DASH
+    least = 0 if stored.least is None else stored.least[index]
+    told = f"{count:,}" if count is not None else f"≥ {least:,}" if least else "yes" if there else DASH
     wrong = true is not None and (count != true if count is not None else there != (true > 0))
     ranges = _ranges(stored)
     width = (count or 0) / largest if ranges is None or count is not None else sum(ranges[index]) / 2

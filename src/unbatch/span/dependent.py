@@ -36,7 +36,8 @@ from unbatch.span.guesses import random_starts, scaled, unmixed
 from unbatch.span.least_squares import minimize, refine
 from unbatch.span.network import Network, network_behind
 from unbatch.span.problem import CROWDED, PRECISION, entered, layers_behind, other_spaces, pose
-from unbatch.span.search import COARSE, CONTRASTS, FLOOR, NEAR, SINGULAR, Search, complement
+from unbatch.span.search import COARSE, CONTRASTS, FLOOR, NEAR, SINGULAR, Search
+from unbatch.spear.layer import complement
 from unbatch.trace import LinearCall
 from unbatch.types import Candidate, Inverted, Observation, Progress, Schema
 

@@ -14,8 +14,8 @@ from unbatch.errors import Inapplicable, Misuse
 from unbatch.span.dependent import dependent_samples, invert_dependent
 from unbatch.span.guesses import scaled
 from unbatch.span.local_steps import followed, straight
-from unbatch.span.problem import find_layer, pose
-from unbatch.span.search import Found, Search
+from unbatch.span.problem import Found, find_layer, pose
+from unbatch.span.search import Search
 from unbatch.trace import LinearCall
 from unbatch.types import Candidate, Inverted, Observation, Progress, silent
 
@@ -177,11 +177,18 @@ def _candidate(observation: Observation, search: Search, found: Found) -> Candid
         **search.counts,
     }
     reason = f"{len(found)} of {problem.batch} samples found" if search.missing else ""
+    reason = f"{reason}; {GAVE_UP}" if search.gave_up else reason
+    ended: dict[str, Any] = {"exhausted": bool(search.missing) and not search.gave_up, "converged": search.gave_up}
     told: dict[str, Any] = {"reason": reason, "inverted": Inverted(problem.call.weight, len(problem.factors.left)), "stats": stats}
     if not len(found):
-        return Candidate(exhausted=True, **told)
+        return Candidate(**ended, **told)
     inputs = found.points @ problem.factors.right
-    missing = bool(search.missing)
     if not problem.call.raw:
-        return Candidate(None, found.labels, inputs, problem.call.weight, exhausted=missing, **told)
-    return Candidate(inputs.reshape(-1, *observation.input_shape), found.labels, exhausted=missing, **told)
+        return Candidate(None, found.labels, inputs, problem.call.weight, **ended, **told)
+    return Candidate(inputs.reshape(-1, *observation.input_shape), found.labels, **ended, **told)
+
+
+GAVE_UP = (
+    "guesses led nowhere again and again, and more of them are not likely to: the weights, the loss or the steps may be other than was"
+    " told, noise may be in the way, or the layers tell too little of so many samples"
+)

@@ -23,8 +23,8 @@ from unbatch.gradients import capture
 from unbatch.span.equations import Equations
 from unbatch.span.least_squares import refine
 from unbatch.span.network import MovingNetwork, Network, network_behind
-from unbatch.span.problem import Problem, entered, pose
-from unbatch.span.search import Found, Search, across
+from unbatch.span.problem import Found, Problem, across, entered, pose
+from unbatch.span.search import Search
 from unbatch.trace import LinearCall
 from unbatch.training import LocalTraining
 from unbatch.types import Observation, Progress

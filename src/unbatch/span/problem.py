@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int64
 from torch import Generator, Tensor
 
 from unbatch.errors import Inapplicable, UnbatchError, named
@@ -24,10 +24,11 @@ from unbatch.linalg.lowrank import Factors, factor
 from unbatch.losses import LossFailed, slopes
 from unbatch.span.equations import MARGIN, Equations, Space, spaces_of_gradient
 from unbatch.span.network import network_behind
+from unbatch.spear.layer import complement
 from unbatch.trace import TRIAL, LinearCall
 from unbatch.types import Observation
 
-__all__ = ["CROWDED", "PRECISION", "Problem", "entered", "find_layer", "layers_behind", "other_spaces", "pose"]
+__all__ = ["CROWDED", "PRECISION", "Found", "Problem", "across", "entered", "find_layer", "layers_behind", "other_spaces", "pose"]
 
 STEP, SMOOTH = 1e-3, 0.1
 """A step as a share of a sample, and how far a smooth layer may be off its derivative there: one with kinks is off by about 1. Chosen; the
@@ -90,6 +91,32 @@ class Problem:
     def column(self) -> Space:
         """The column space of the layer itself."""
         return self.equations.spaces[0]
+
+
+@dataclass(eq=False)
+class Found:
+    """Proved samples.
+
+    Attributes:
+        points: (k, b) p.
+        labels: (k,).
+        columns: (k, b) c.
+        errors: (k,) how far the inputs may be off, in their own units, as the residual and the least determined direction bound it.
+    """
+
+    points: Float[Tensor, "k b"]
+    labels: Int64[Tensor, " k"]
+    columns: Float[Tensor, "k b"]
+    errors: Float[Tensor, " k"]
+
+    def __len__(self) -> int:
+        """k."""
+        return len(self.points)
+
+
+def across(sums: Float[Tensor, " r"]) -> Float[Tensor, "q r"]:
+    """Directions along which p · sums stays 1: all of them where there are no sums."""
+    return complement(sums[None]).T if bool(sums.any()) else torch.eye(len(sums), dtype=sums.dtype, device=sums.device)
 
 
 def find_layer(observation: Observation, layer: str | None = None) -> LinearCall | str:

@@ -44,6 +44,7 @@ class StoredCounts(Record):
         ranges: (C, 2) the smallest and the largest share of the batch that each class may have if all that was told is right.
         trust: how far the method believes what it read off, 0 to 1; below 1 the counts are a guess bent by it.
         proved: samples that were proved, with their labels.
+        least: (C,) how many of each class these are; None where none were, or where the counts say it.
         true: (C,) the truth, where it is known.
         left_out: whether all counts are left out on purpose.
         scores: ``restored``, and the floors ``guess`` (K/C of each class) and ``zeros``, where the truth is known.
@@ -60,20 +61,21 @@ class StoredCounts(Record):
     ranges: tuple[tuple[float, float], ...] | None = None
     trust: float | None = None
     proved: int = 0
+    least: tuple[int, ...] | None = None
     true: tuple[int, ...] | None = None
     scores: dict[str, StoredScores] = Field(default_factory=dict)
     left_out: bool = False
 
     @model_validator(mode="after")
     def _consistent(self) -> StoredCounts:
-        lists = [values for values in (self.counts, self.presence, self.true, self.ranges) if values is not None]
+        lists = [values for values in (self.counts, self.presence, self.true, self.ranges, self.least) if values is not None]
         if len({len(values) for values in lists}) > 1:
             raise ValueError("counts, presence, ranges and truth are of different numbers of classes")
         if any(not 0 <= low <= high <= 1 for low, high in self.ranges or ()):
             raise ValueError("ranges must be shares of the batch")
         if self.determined and self.counts is None and not self.left_out:
             raise ValueError("determined counts must be there")
-        if min((0, *(self.counts or ()), *(self.true or ()), self.proved)) < 0:
+        if min((0, *(self.counts or ()), *(self.true or ()), *(self.least or ()), self.proved)) < 0:
             raise ValueError("counts must not be negative")
         return self
 
@@ -83,6 +85,7 @@ class StoredCounts(Record):
             "counts": None,
             "presence": None,
             "ranges": None,
+            "least": None,
             "true": None,
             "scores": {},
             "reason": "",
@@ -150,6 +153,7 @@ def stored_counts(found: Counts, true_labels: Tensor | None = None) -> StoredCou
         ranges=None if found.ranges is None else tuple((low, high) for low, high in found.ranges.tolist()),
         trust=found.trust,
         proved=found.proved,
+        least=_plain(found.least) if found.counts is None else None,
         true=_plain(true),
         scores=scores,
     )

@@ -33,6 +33,7 @@ class Counts:
         ranges: (C, 2) float64, the smallest and the largest share of the batch that each class may have if all that was told is right.
         trust: how far the method believes what it read off, 0 to 1; below 1 the counts are an even guess bent by it.
         proved: how many samples, with their labels, were proved.
+        least: (C,) int64, how many of each class these are; None where none were.
     """
 
     counts: Tensor | None = None
@@ -48,6 +49,7 @@ class Counts:
     ranges: Tensor | None = None
     trust: float | None = None
     proved: int = 0
+    least: Tensor | None = None
 
     @property
     def applicable(self) -> bool:

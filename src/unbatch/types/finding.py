@@ -100,10 +100,11 @@ class Finding:
             if made.features is None or count
             else f"What {made.layer} may have seen of {_samples(len(made.features))}"
         )
+        least, each = "at least " * (made.missing is None), "each " if count > 1 else "and "
         may = " It may be the client's data all the same." if count or made.features is not None else ""
         head = {
             Status.RECONSTRUCTED: f"This update gives away its whole batch: {_all_were(count)} reconstructed and proved by replay.",
-            Status.PARTIAL: f"This update gives away part of its batch: {_were(count)} reconstructed, each proved by itself.",
+            Status.PARTIAL: f"This update gives away {least}part of its batch: {_were(count)} reconstructed, {each}proved by itself.",
             Status.APPROXIMATE: f"This update gives away an approximation of its batch ({_samples(count)}); nothing was proved exact.",
             Status.INCONSISTENT: f"No reconstruction was proved: what was found does not give the observed update, as it was told.{may}",
             Status.BUDGET_EXHAUSTED: "No reconstruction was proved within the budget; this does not show that the update is safe.",
