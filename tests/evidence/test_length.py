@@ -200,3 +200,10 @@ def test_columns_too_faint_for_a_square_are_no_reason_to_doubt() -> None:
     """Of made-up labels that the network is sure of, what is left of a column may be 1e-200."""
     x, y, seen = sure(0)
     assert judge(seen, Candidate(x, y)).status is Status.RECONSTRUCTED
+
+
+def test_where_no_column_leaves_anything_equations_are_none() -> None:
+    """A head of zeros: the first layer's gradient is zero, and there is nothing to count."""
+    model, (x, y) = network(5), batch(5)
+    nn.init.zeros_(model[-1].weight)
+    assert not judge(Observation(model, capture(model, x, y), (SIZE,)), Candidate(x, y)).status.disclosed
