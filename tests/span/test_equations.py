@@ -113,6 +113,14 @@ def test_a_loss_of_the_clients_own_is_differentiated_even_where_vmap_cannot(own:
     assert torch.allclose(network.sensitivities(points, y, [name])[0][name], named.sensitivities(points, y, [name])[0][name], atol=1e-13)
 
 
+def test_no_samples_have_no_slopes_whatever_the_loss_makes_of_none() -> None:
+    """The time may be up before the first is drawn, and a loss with ``logsumexp`` or ``kl_div`` is not made for none."""
+    problem, points, _, y, _ = posed(chain())
+    name, network = problem.column.layer, replace(problem.equations.network, loss=lambda o, y: o.logsumexp(1).mean() + smoothed(o, y))
+    assert network.sensitivities(points[:0], y[:0], [name])[0][name].shape == (0, network.by_label(points, name, torch.arange(5)).shape[2])
+    assert network.by_label(points[:0], name, torch.arange(5)).shape[:2] == (5, 0)
+
+
 @pytest.mark.parametrize("model", [Branching(), chain(nn.RReLU)], ids=["branching", "rrelu"])
 def test_slopes_are_those_of_finite_differences(model: nn.Module) -> None:
     problem, points, _, y, _ = posed(model)
