@@ -23,12 +23,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unbatch.evidence.accuracy import SAFETY
-from unbatch.evidence.fed import Witness
+from unbatch.evidence.fed import Passes, Witness
 from unbatch.evidence.replay import carried
 from unbatch.linalg.lowrank import COARSE, Spectrum, spectrum
 from unbatch.types import Observation
 
-__all__ = ["Rows", "rows_of"]
+__all__ = ["Rows", "outside_without_bias", "rows_of"]
 
 ABOVE = 10.0
 """A singular value counts when it is this many times the rounding. Chosen. Swept."""
@@ -224,6 +224,19 @@ def rows_of(
         return None
     clear = float(values[rank - 1]) > ABOVE * edge > ABOVE * float(values[rank])
     return _rows(witness, found, rank, shift, max(edge, rounding), deviation, clear=clear)
+
+
+def outside_without_bias(passes: Passes, rows: Rows, records: Tensor) -> Float[Tensor, " k"]:
+    """The largest share of what each record feeds a layer with that lies outside of the row space of G alone: the bias gradient may have
+    been multiplied by anything.
+    """
+    basis, _ = torch.linalg.qr(rows.right[:, : -1 if rows.shift else None].T)
+    left = []
+    for part in passes.parts(records, [rows.weight]):
+        fed = passes(records[part], [rows.weight])[rows.weight]
+        size = fed.norm(dim=2).clamp_min(torch.finfo(torch.float64).tiny)
+        left.append(((fed - (fed @ basis) @ basis.T).norm(dim=2) / size).amax(dim=1))
+    return torch.cat(left) if left else records.new_zeros(0, dtype=torch.float64)
 
 
 def _rows(witness: Witness, found: Spectrum, rank: int, shift: float, noise: float, deviation: float = 0.0, *, clear: bool = True) -> Rows:

@@ -18,14 +18,14 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from unbatch.evidence.answering import Case, answers, limits
+from unbatch.evidence.answering import NEAR, Case, answers, limits
 from unbatch.evidence.blends import Apart, apart_from_blends, apart_from_changes, moved_within
 from unbatch.evidence.certificate import EVIDENCE, FINEST, MARGIN, SPARE
 from unbatch.evidence.fed import CHUNK, Passes, Witness, passes_of, witnesses
 from unbatch.evidence.headcount import number_of
 from unbatch.evidence.pairs import means_show
 from unbatch.evidence.replay import slices
-from unbatch.evidence.rows import Rows, rows_of
+from unbatch.evidence.rows import Rows, outside_without_bias, rows_of
 from unbatch.evidence.unrelated import FEW, INDEPENDENT, Reference, decoys, holm, reference_of
 from unbatch.gradients import sensitivities
 from unbatch.types import Membership, Observation, Presence, Verdict
@@ -113,7 +113,7 @@ def presence(
     further = _further(passes, found, first, records[chosen], labels if labels is None else labels[chosen], deviation)
     behind, number = further.behind, further.number
     made_up = bool(behind) and _surplus(passes, rows, behind, records)
-    case = _case(first, whole, chosen, further, told=deviation is not None)
+    case = _case(passes, first, whole, records, chosen, further, told=deviation is not None)
     return Membership(
         tuple(answers(case)),
         witness.weight,
@@ -180,7 +180,9 @@ def _further(
     return _Further(inner, label, number, _apart(passes, witness, rows, inner, records, labels, columns=columns))
 
 
-def _case(first: tuple[Witness, Rows, int], whole: _Asked, chosen: Int64[Tensor, " c"], further: _Further, *, told: bool) -> Case:
+def _case(
+    passes: Passes, first: tuple[Witness, Rows, int], whole: _Asked, records: Tensor, chosen: Tensor, further: _Further, *, told: bool
+) -> Case:
     """All that is known, as one answer a record is made of it."""
     (witness, rows, each), number = first, further.number
     # A layer with fewer directions than another does not see every sample, and nobody is held against it where one does.
@@ -202,12 +204,25 @@ def _case(first: tuple[Witness, Rows, int], whole: _Asked, chosen: Int64[Tensor,
         and rows.rank <= number * each  # more than there were samples is noise, or what pruning left
         and any(layer.clear and layer.rank == number * each for layer in further.behind),
         linear=witness.linear,
+        unbiased=_but_for_bias(passes, [whole], records),
+        inner_unbiased=_but_for_bias(passes, inner, records[chosen]),
         label=further.label,
         number=number,
         complete=rows.clear and number is not None and rows.rank == number * each,
         trusted=rows.clear or told,
         alpha=ALPHA,
     )
+
+
+def _but_for_bias(passes: Passes, asked: list[_Asked], records: Tensor) -> Bool[Tensor, " k"]:
+    """(k,) which records fit these layers but for the numbers that stand for biases, which none of them confirms.
+
+    Biases may have been trained at a rate of their own: then no member fits, and none is absent.
+    """
+    if not asked or bool(torch.stack([a.holds() for a in asked]).all(dim=0).any()):
+        return torch.zeros(len(records), dtype=torch.bool, device=records.device)
+    left = [a.residual if a.rows is None else outside_without_bias(passes, a.rows, records) for a in asked]
+    return torch.stack([one <= NEAR * a.allowed for one, a in zip(left, asked, strict=True)]).all(dim=0)
 
 
 def _apart(
