@@ -34,6 +34,11 @@ class Led:
         self.steps, self.taken = STEPS, 0
         self.behind: Behind | None = None
 
+    @property
+    def found_little(self) -> bool:
+        """Whether the last walks did, or those before, and walks are longer since."""
+        return self.steps > STEPS
+
     def take_out(self, samples: Float[Tensor, "k b"], directions: Float[Tensor, "k b"], clock: Clock) -> Behind:
         """The layers behind without all samples that are certified: those that were taken out before come first, as they did then."""
         if self.behind is None:

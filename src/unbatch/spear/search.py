@@ -24,7 +24,6 @@ from unbatch.spear.dictionary_learning import blind_directions, off_weights, pro
 from unbatch.spear.ica import guesses
 from unbatch.spear.layer import Layer, complement, deflate, unit
 from unbatch.spear.led import Led
-from unbatch.spear.reflections import STEPS as FIRST
 from unbatch.spear.next_layer import NextLayer, solve_samples
 from unbatch.spear.outputs import Known, Outputs, nothing_known
 from unbatch.spear.rounding import null_of_masks, round_directions
@@ -263,7 +262,7 @@ class Search:
             loosened = max(2, loosened)  # all are there, and some of them are wrong
         left = complement(self.open[: max(0, len(self.open) - loosened)])
         led = self.following is not None and (self.rest.batch > MANY or stalled % TOOLS == 1)
-        if led and self.led.steps > FIRST and self.outputs.there(self.clock):
+        if led and self.led.found_little and self.outputs.lead(self.clock):
             found = self.outputs.directions(self.rest, self.rows, self.samples, self.directions, self.generator, self.clock)
             self._add("outputs", *found)
             return
