@@ -31,6 +31,7 @@ from unbatch.span.dependent import dependent_samples, invert_dependent
 from unbatch.span.inversion import complete
 from unbatch.spear.behind import DEEP, Stage, stages_behind
 from unbatch.spear.candidate import Attempt, read_out
+from unbatch.spear.led import Sources
 from unbatch.spear.outputs import Known, known_slopes
 from unbatch.spear.problem import Problem, factored, noiseless, pose, too_few
 from unbatch.spear.sampling import expected_subsets
@@ -221,8 +222,7 @@ class Spear(Attack):
             torch.float32 if self.precision == "float32" else torch.float64,
             drifting=not observation.one_gradient or problem.columns is not None,
             helped=helped,
-            stages=partial(_stages, observation, problem),
-            known=partial(_known, observation, problem),
+            sources=Sources(partial(_stages, observation, problem), partial(_known, observation, problem)),
         )
         solution = search.run(clock, progress)
         score = float(solution.agreement.mean()) if len(solution.agreement) else 0.0
@@ -316,10 +316,11 @@ def _stages(observation: Observation, problem: Problem, clock: Clock, deep: int 
 
 def _known(observation: Observation, problem: Problem, clock: Clock) -> Known | None:
     """What the outputs tell of the last hidden layer, where all layers up to it are those behind the one that is searched."""
-    *hidden, last = _readers(observation, problem.call)
-    slopes = known_slopes(observation, last.weight)
-    if slopes is None or not hidden:
+    readers = _readers(observation, problem.call)
+    slopes = known_slopes(observation, readers[-1].weight, problem.layer.batch) if len(readers) > 1 else None
+    if slopes is None:
         return None
+    hidden = readers[:-1]
     stages = _stages(observation, problem, clock, len(hidden))
     return Known(stages, slopes) if len(stages) == len(hidden) else None
 

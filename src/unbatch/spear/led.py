@@ -3,22 +3,36 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 from jaxtyping import Bool, Float
 from torch import Tensor
 
 from unbatch.clock import Clock
-from unbatch.spear.behind import Behind, Link, Stage
+from unbatch.spear.behind import Behind, Link, Stage, no_stages
 from unbatch.spear.descent import descend
 from unbatch.spear.layer import Layer
 from unbatch.spear.next_layer import NextLayer
+from unbatch.spear.outputs import Known, Outputs, nothing_known
 from unbatch.spear.reflections import STEPS, reflected, steps_after
 from unbatch.spear.rounding import null_of_masks
 
-__all__ = ["Led"]
+__all__ = ["NOTHING", "Led", "Sources"]
 
 BEYOND = 2
 """Zeros that a direction must have beyond as many as there are samples."""
+
+
+@dataclass(frozen=True)
+class Sources:
+    """What leads guesses, to be asked for: the layers behind, and what the outputs tell."""
+
+    stages: Callable[[Clock], list[Stage]] = no_stages
+    known: Callable[[Clock], Known | None] = nothing_known
+
+
+NOTHING = Sources()
+"""Neither."""
 
 
 class Led:
@@ -26,18 +40,17 @@ class Led:
 
     Args:
         whole: the layer with all its samples.
-        stages: of the layers behind; asked once, as late as they are needed.
+        sources: asked once, as late as they are needed.
     """
 
-    def __init__(self, whole: Layer, stages: Callable[[Clock], list[Stage]]) -> None:
-        self.whole, self.stages = whole, stages
+    def __init__(self, whole: Layer, sources: Sources) -> None:
+        self.whole, self.stages, self.outputs = whole, sources.stages, Outputs(whole, sources.known)
         self.steps, self.taken = STEPS, 0
         self.behind: Behind | None = None
 
-    @property
-    def found_little(self) -> bool:
-        """Whether the last walks did, or those before, and walks are longer since."""
-        return self.steps > STEPS
+    def by_outputs(self, clock: Clock) -> bool:
+        """Whether it is the outputs' turn: where walks found little and are longer since."""
+        return self.steps > STEPS and self.outputs.lead(clock)
 
     def take_out(self, samples: Float[Tensor, "k b"], directions: Float[Tensor, "k b"], clock: Clock) -> Behind:
         """The layers behind without all samples that are certified: those that were taken out before come first, as they did then."""

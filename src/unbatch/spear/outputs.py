@@ -32,7 +32,7 @@ from unbatch.types import Observation
 __all__ = ["Known", "Outputs", "known_slopes", "nothing_known"]
 
 ALIKE = 0.1
-"""How far ∂ℓ/∂scores may be from its mean, as a share, to be called known: walks end at samples up to several times that. Chosen."""
+"""How far ∂ℓ/∂scores may be from its mean, as a share, to be called known. Chosen: through six layers that are not trained it is .001."""
 
 STEPS, RELAX = 300, 0.5
 """Steps of a walk, and the share of a full one that each is. Measured on Gaussian vectors at m=1000, b=300: of 200 walks 17 had nine tenths
@@ -57,7 +57,8 @@ BEYOND = 4
 """Zeros beyond as many as there are dimensions that a direction must have. Chosen."""
 
 SIGNED = 100
-"""Steps of the walk that is led by the neurons that are on. Measured as above: 33 of 33 had .95 of the signs of the layer before right."""
+"""Steps of the walk that is led by the neurons that are on. Measured as above: with one layer before it 11 of 28 came to a sample, with two
+28, after 100 steps as after 400."""
 
 PAYING = 0.02
 """Share of the samples sought that a round must find for the next one to start here. Chosen: the first of 300 samples found a tenth."""
@@ -72,7 +73,7 @@ class Known:
 
     Attributes:
         stages: of all layers behind, the last one being the last hidden layer.
-        slopes: (C, m) v of every label.
+        slopes: (c, m) v of every label that may be there.
     """
 
     stages: Sequence[Stage]
@@ -84,19 +85,30 @@ def nothing_known(_: Clock) -> Known | None:
     return None
 
 
-def known_slopes(observation: Observation, weight: str) -> Float[Tensor, "c m"] | None:
-    """v of every label, or None where the scores tell samples apart, or are not those of a layer of that weight under cross-entropy."""
+def known_slopes(observation: Observation, weight: str, batch: int) -> Float[Tensor, "c m"] | None:
+    """v of every label that the batch may have.
+
+    Args:
+        observation: what the server saw.
+        weight: name of the weight of the layer that makes the scores.
+        batch: number of samples.
+
+    Returns:
+        None where the scores tell samples apart, or are not those of that layer under cross-entropy.
+    """
     try:
         last = last_layer(observation)
     except Inapplicable:
         return None
-    if last.weight.shape != dict(observation.model.named_parameters())[weight].shape:
+    if not torch.equal(last.weight, dict(observation.model.named_parameters())[weight].detach().double()):
         return None
     likely = torch.softmax(last.features @ last.weight.T + last.bias, dim=1)
-    slopes = likely.mean(dim=0) - torch.eye(last.classes, dtype=likely.dtype, device=likely.device)
-    if float((likely - likely.mean(dim=0)).norm(dim=1).max()) > ALIKE * float(slopes.norm(dim=1).min()):
+    mean = likely.mean(dim=0)
+    slopes = mean - torch.eye(last.classes, dtype=mean.dtype, device=mean.device)
+    if float((likely - mean).norm(dim=1).max()) > ALIKE * float(slopes.norm(dim=1).min()):
         return None
-    return slopes @ last.weight
+    there = torch.ones_like(mean, dtype=torch.bool) if last.shift is None else batch * (mean - last.shift) > HALF
+    return slopes[there] @ last.weight if bool(there.any()) else None
 
 
 class Outputs:
@@ -129,7 +141,7 @@ class Outputs:
         directions: Float[Tensor, "k b"],
         generator: Generator,
         clock: Clock,
-    ) -> tuple[Float[Tensor, "j b"], Bool[Tensor, "j left"]]:
+    ) -> tuple[Float[Tensor, "j r"], Bool[Tensor, "j left"]]:
         """Exact directions of what is left, and which of the neurons that are left are off.
 
         Args:
@@ -186,7 +198,7 @@ def _walked(
     return best, left
 
 
-def _exact(space: Float[Tensor, "m r"], wanted: Float[Tensor, "k m"], inside: Float[Tensor, "k r"], clock: Clock) -> Bool[Tensor, "k m"]:
+def _exact(space: Float[Tensor, "m r"], wanted: Float[Tensor, "k m"], inside: Float[Tensor, "k r"], clock: Clock) -> Bool[Tensor, "j m"]:
     """The neurons that are on, of the ends that are columns."""
     length = space.norm(dim=1)
     large = wanted.abs() > LARGE * wanted.abs().median(dim=1, keepdim=True).values

@@ -18,14 +18,12 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
 from unbatch.clock import ENDING, UNLIMITED, Clock, OutOfTime
-from unbatch.spear.behind import Stage, no_stages
 from unbatch.spear.combinations import untangled
 from unbatch.spear.dictionary_learning import blind_directions, off_weights, promising, sparse_directions
 from unbatch.spear.ica import guesses
 from unbatch.spear.layer import Layer, complement, deflate, unit
-from unbatch.spear.led import Led
+from unbatch.spear.led import NOTHING, Led, Sources
 from unbatch.spear.next_layer import NextLayer, solve_samples
-from unbatch.spear.outputs import Known, Outputs, nothing_known
 from unbatch.spear.rounding import null_of_masks, round_directions
 from unbatch.spear.sampling import least_zeros, sampled_directions
 from unbatch.spear.selection import Solution, agreement, best_matching, independent, misfits, one_a_pattern, scaled
@@ -109,8 +107,7 @@ class Search:
         precision: of the sampled null vectors.
         drifting: whether the signs of W x + bias do not tell all: the weights moved while the update came about, or inputs are guessed.
         helped: whether another method goes on where this one stalls, so that it need not use up the budget.
-        stages: the layers behind, asked where guesses are led by them.
-        known: what the outputs tell, asked where guesses lead nowhere.
+        sources: of what leads guesses, the layers behind and the outputs.
         tools: how many directions each tool found.
         drawn: subsets of rows so far.
         refused: directions that failed their certificate so far.
@@ -126,8 +123,7 @@ class Search:
     precision: torch.dtype
     drifting: bool = False
     helped: bool = False
-    stages: Callable[[Clock], list[Stage]] = no_stages
-    known: Callable[[Clock], Known | None] = nothing_known
+    sources: Sources = NOTHING
     tools: Counter[str] = field(default_factory=Counter)
     drawn: int = 0
     refused: int = 0
@@ -136,7 +132,7 @@ class Search:
         """Nothing is known yet."""
         self.clock = UNLIMITED
         whole = self.layer
-        self.led, self.outputs = Led(whole, self.stages), Outputs(whole, self.known)
+        self.led = Led(whole, self.sources)
         # Neurons that noise alone, or weights that moved, may contradict; a wrong direction contradicts a quarter of them.
         self.allowed = len(whole.left) // DRIFTED if self.drifting else 0 if self.exact else len(whole.left) // BLURRED
         if self.noisy or self.drifting:
@@ -262,9 +258,9 @@ class Search:
             loosened = max(2, loosened)  # all are there, and some of them are wrong
         left = complement(self.open[: max(0, len(self.open) - loosened)])
         led = self.following is not None and (self.rest.batch > MANY or stalled % TOOLS == 1)
-        if led and self.led.found_little and self.outputs.lead(self.clock):
-            found = self.outputs.directions(self.rest, self.rows, self.samples, self.directions, self.generator, self.clock)
-            self._add("outputs", *found)
+        if led and self.led.by_outputs(self.clock):
+            told = (self.rest, self.rows, self.samples, self.directions)
+            self._add("outputs", *self.led.outputs.directions(*told, self.generator, self.clock))
             return
         steps = ROUGHLY if led and self.rest.batch > MANY else PATIENTLY
         samples = guesses(left.T @ self.rest.views, self.generator, contrast, steps, clock=self.clock) @ left.T
