@@ -60,8 +60,9 @@ SIGNED = 100
 """Steps of the walk that is led by the neurons that are on. Measured as above: with one layer before it 11 of 28 came to a sample, with two
 28, after 100 steps as after 400."""
 
-PAYING = 0.02
-"""Share of the samples sought that a round must find for the next one to start here. Chosen: the first of 300 samples found a tenth."""
+PAYING, FIRST = 0.02, 96
+"""Share of its walks that must find a sample for the next round to start here: of the first of 300 samples a tenth did; and walks of the first
+round at most, a trial. Chosen."""
 
 FITS = 1e-5
 """Share of its activations that a sample may leave unexplained in the layer below. Chosen: rounding leaves 1e-9."""
@@ -123,7 +124,7 @@ class Outputs:
         self.whole, self.ask = whole, known
         self.known: Known | None = None
         self.behind: Behind | None = None
-        self.pays, self.taken = True, 0
+        self.pays, self.most, self.taken = True, FIRST, 0
 
     def lead(self, clock: Clock) -> bool:
         """Whether the outputs tell anything, and led to enough when they were asked last."""
@@ -156,12 +157,13 @@ class Outputs:
         new, self.taken = slice(self.taken, None), len(samples)
         columns = directions[new] @ self.whole.left.T * self.whole.length
         self.behind.take_out(self.whole.pre_activations(samples[new]), columns, clock)
-        on = _neurons_on(self.behind.columns(), self.known.slopes, rest.batch, generator, clock)
+        walks = min(self.most, rest.batch)
+        on = _neurons_on(self.behind.columns(), self.known.slopes, walks, generator, clock)
         found = _brought_down(rest, self.behind.links(rows, whole=True), on, clock)
         null = null_of_masks(rest.left, rest.pre_activations(found) <= 0, clock=clock)
         off = rest.off(null)
         kept = off.sum(dim=1) >= rest.batch + BEYOND
-        self.pays = int(kept.sum()) >= PAYING * rest.batch
+        self.pays, self.most = int(kept.sum()) >= PAYING * walks, self.whole.batch
         return null[kept], off[kept]
 
 
