@@ -61,8 +61,8 @@ SIGNED = 100
 28, after 100 steps as after 400."""
 
 PAYING, FIRST = 0.02, 96
-"""Share of its walks that must find a sample for the next round to start here: of the first of 300 samples a tenth did; and walks of the first
-round at most, a trial. Chosen."""
+"""Share of its walks that must find a sample for the next round to start here (of the first of 300 samples a tenth did); and so many walks
+at most in the first round, a trial. Chosen."""
 
 FITS = 1e-5
 """Share of its activations that a sample may leave unexplained in the layer below. Chosen: rounding leaves 1e-9."""
