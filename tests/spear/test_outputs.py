@@ -93,7 +93,7 @@ def test_it_is_asked_once_walks_found_little() -> None:
     case = scene()
     led = Led(case.layer, Sources(known=lambda _: case.known))
     assert not led.by_outputs(Clock.of(1.0))
-    led.steps *= 2
+    led.share = 0.01
     assert led.by_outputs(Clock.of(1.0))
 
 
