@@ -23,8 +23,8 @@ BEYOND = 2
 """Zeros that a direction must have beyond as many as there are samples."""
 
 LITTLE = 0.05
-"""Share of the samples sought, found by walks, below which the outputs are asked. Chosen: of 180 pictures at m=400 the first walks found .09,
-and twice as long ones .57; of 300 Gaussian vectors at m=1000 none."""
+"""Share of the samples sought, found by walks, below which the outputs are asked. Chosen: of 180 pictures at m=400 the first walks found
+.09, and ones twice as long .57; of 300 Gaussian vectors at m=1000 none."""
 
 
 @dataclass(frozen=True)
