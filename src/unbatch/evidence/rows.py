@@ -25,6 +25,7 @@ from torch import Tensor
 from unbatch.evidence.accuracy import SAFETY
 from unbatch.evidence.fed import Passes, Witness
 from unbatch.evidence.replay import carried
+from unbatch.linalg.complement import complement
 from unbatch.linalg.lowrank import COARSE, Spectrum, spectrum
 from unbatch.types import Observation
 
@@ -164,7 +165,7 @@ class Rows:
     @cached_property
     def _unused(self) -> Float[Tensor, "m u"]:
         """Orthonormal basis of the columns that no sample uses."""
-        return torch.linalg.qr(self.left, mode="complete")[0][:, self.rank :]
+        return complement(self.left.T)
 
     def inverse_weights(self, fed: Float[Tensor, "k n"], columns: Float[Tensor, "k m"]) -> Float[Tensor, " k"]:
         """1/w of records that were there: ãᵀ A⁺ d."""

@@ -20,13 +20,14 @@ from torch import Tensor
 
 from unbatch.evidence.answering import NEAR, Case, answers, limits
 from unbatch.evidence.blends import Apart, apart_from_blends, apart_from_changes, moved_within
-from unbatch.evidence.certificate import EVIDENCE, FINEST, MARGIN, SPARE
+from unbatch.evidence.certificate import EVIDENCE, MARGIN
 from unbatch.evidence.fed import CHUNK, Passes, Witness, passes_of, witnesses
 from unbatch.evidence.headcount import number_of
+from unbatch.evidence.made_up import refuted_if_made_up
 from unbatch.evidence.pairs import means_show
 from unbatch.evidence.replay import slices
 from unbatch.evidence.rows import Rows, outside_without_bias, rows_of
-from unbatch.evidence.unrelated import FEW, INDEPENDENT, Reference, decoys, holm, reference_of
+from unbatch.evidence.unrelated import FEW, Reference, decoys, holm, reference_of
 from unbatch.gradients import sensitivities
 from unbatch.types import Membership, Observation, Presence, Verdict
 
@@ -53,9 +54,6 @@ MOST_CLASSES = 64
 
 TRIED = 8
 """Records of which the number of samples is read off."""
-
-MOST = 544
-"""Records that are made up at most to count conditions."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,7 +110,7 @@ def presence(
     chosen = whole.fits.nonzero()[:, 0]
     further = _further(passes, found, first, records[chosen], labels if labels is None else labels[chosen], deviation)
     behind, number = further.behind, further.number
-    made_up = bool(behind) and _surplus(passes, rows, behind, records)
+    made_up = bool(behind) and refuted_if_made_up(passes, rows, behind, records, TOLERANCE.get(observation.rounding, 1.0))
     case = _case(passes, first, whole, records, chosen, further, told=deviation is not None)
     return Membership(
         tuple(answers(case)),
@@ -374,28 +372,3 @@ def _by_columns(passes: Passes, rows: Rows, records: Tensor, labels: Tensor | No
     logs = unrelated[0].clamp_min(1e-17).log()
     reference = Reference(float(logs.mean().exp()), float(logs.std()), len(logs), min(spare, len(logs)))
     return _Asked(None, residual, _allowed(observation, noise), reference), label, more[0]
-
-
-def _surplus(passes: Passes, rows: Rows, inner: list[Rows], records: Tensor) -> bool:
-    """Whether records made up in the first row space violate the inner conditions in more independent ways than there are to tune."""
-    numbers = records[0].numel()
-    count = rows.rank + SPARE
-    if (
-        not records.is_floating_point()
-        or count > MOST
-        or sum(r.spare for r in inner) < count
-        or rows.right.shape[1] not in (numbers, numbers + 1)
-    ):
-        return False
-    generator = torch.Generator(records.device).manual_seed(0)
-    drawn = torch.randn((count, rows.rank), generator=generator, dtype=torch.float64, device=records.device) * rows.values
-    made = (drawn @ rows.right)[:, :numbers]
-    made = made * (records.double().flatten(1).norm(dim=1).median() / made.norm(dim=1, keepdim=True).clamp_min(1e-300))
-    found = []
-    for part in inner:
-        fed = part.extended(passes(made.reshape(-1, *records.shape[1:]), [part.weight])[part.weight][:, 0])
-        found.append((fed - fed @ part.right.T @ part.right) / fed.norm(dim=1, keepdim=True).clamp_min(1e-300))
-    values = torch.linalg.svdvals(torch.cat(found, dim=1))
-    ways = int((values > INDEPENDENT * float(values[0])).sum()) - rows.rank
-    eps = max(TOLERANCE.get(passes.observation.rounding, 1.0), FINEST)
-    return ways * -float(torch.tensor(eps).log10()) >= EVIDENCE

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from unbatch.clock import UNLIMITED, Clock
 from unbatch.spear.layer import Layer
 
-__all__ = ["blind_directions", "off_weights", "promising", "sparse_directions"]
+__all__ = ["blind_directions", "off_weights", "promising", "random_samples", "sparse_directions"]
 
 SETTLED, THRESHOLD = 20, 0.3
 """Steps in which the threshold follows the columns, and its share of their root mean square. Chosen. The second swept."""
@@ -125,3 +125,10 @@ def blind_directions(
             slope = sharpness * (1 - flat.square().mean(dim=1, keepdim=True))
             directions = free(flat @ left / height**0.5 - slope * directions)
     return directions
+
+
+def random_samples(layer: Layer, left: Float[Tensor, "b r"], generator: Generator, count: int = 200) -> Float[Tensor, "count b"]:
+    """Random p in the space spanned by ``left``, uniform in the direction of their pre-activations."""
+    _, change = torch.linalg.qr(layer.seen @ left)
+    noise = torch.randn((left.shape[1], count), generator=generator, device=left.device, dtype=left.dtype)
+    return torch.linalg.solve_triangular(change, noise, upper=True).T @ left.T

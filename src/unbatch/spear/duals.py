@@ -17,9 +17,10 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from unbatch.clock import Clock
+from unbatch.linalg.complement import complement
 from unbatch.spear.dictionary_learning import off_weights, sparse_directions
 from unbatch.spear.ica import guesses
-from unbatch.spear.layer import Layer, complement
+from unbatch.spear.layer import Layer
 
 __all__ = ["near_duals"]
 

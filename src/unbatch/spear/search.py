@@ -18,12 +18,12 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
 from unbatch.clock import ENDING, UNLIMITED, Clock, OutOfTime
-from unbatch.spear.behind import Stage, no_stages
-from unbatch.spear.dictionary_learning import blind_directions, off_weights, promising, sparse_directions
+from unbatch.linalg.complement import complement
+from unbatch.spear.dictionary_learning import blind_directions, off_weights, promising, random_samples, sparse_directions
 from unbatch.spear.duals import near_duals
 from unbatch.spear.ica import guesses
-from unbatch.spear.layer import Layer, complement, deflate, unit
-from unbatch.spear.led import Led
+from unbatch.spear.layer import Layer, deflate, unit
+from unbatch.spear.led import NOTHING, Led, Sources
 from unbatch.spear.next_layer import NextLayer, solve_samples
 from unbatch.spear.rounding import SHARES, SHARES_IN_STEPS, null_of_masks, round_directions
 from unbatch.spear.sampling import least_zeros, sampled_directions
@@ -106,7 +106,7 @@ class Search:
         precision: of the sampled null vectors.
         drifting: whether the signs of W x + bias do not tell all: the weights moved while the update came about, or inputs are guessed.
         helped: whether another method goes on where this one stalls, so that it need not use up the budget.
-        stages: the layers behind, asked where guesses are led by them.
+        sources: of what leads guesses, the layers behind and the outputs.
         tools: how many directions each tool found.
         drawn: subsets of rows so far.
         refused: directions that failed their certificate so far.
@@ -122,7 +122,7 @@ class Search:
     precision: torch.dtype
     drifting: bool = False
     helped: bool = False
-    stages: Callable[[Clock], list[Stage]] = no_stages
+    sources: Sources = NOTHING
     tools: Counter[str] = field(default_factory=Counter)
     drawn: int = 0
     refused: int = 0
@@ -131,7 +131,7 @@ class Search:
         """Nothing is known yet."""
         self.clock = UNLIMITED
         whole = self.layer
-        self.led = Led(whole, self.stages)
+        self.led = Led(whole, self.sources)
         # Neurons that noise alone, or weights that moved, may contradict; a wrong direction contradicts a quarter of them.
         self.allowed = len(whole.left) // DRIFTED if self.drifting else 0 if self.exact else len(whole.left) // BLURRED
         if self.noisy or self.drifting:
@@ -257,10 +257,14 @@ class Search:
             loosened = max(2, loosened)  # all are there, and some of them are wrong
         left = complement(self.open[: max(0, len(self.open) - loosened)])
         led = self.following is not None and (self.rest.batch > MANY or stalled % TOOLS == 1)
+        if led and self.led.by_outputs(self.clock):
+            told = (self.rest, self.rows, self.samples, self.directions)
+            self._add("outputs", *self.led.outputs.directions(*told, self.generator, self.clock))
+            return
         steps = ROUGHLY if led and self.rest.batch > MANY else PATIENTLY
         samples = guesses(left.T @ self.rest.views, self.generator, contrast, steps, clock=self.clock) @ left.T
         if left.shape[1] <= LAST:
-            samples = torch.cat([samples, self._random_samples(left)])
+            samples = torch.cat([samples, random_samples(self.rest, left, self.generator)])
         samples = samples / (samples @ self.rest.sums)[:, None]
         if led and self.following is not None:
             behind = self.led.take_out(self.samples, self.directions, self.clock)
@@ -294,15 +298,9 @@ class Search:
         self._add("blind", *one_a_pattern(directions[kept], off[kept]))
         if 0 < rest.batch - len(self.open) <= few:
             left = complement(self.open)
-            samples = self._random_samples(left)
+            samples = random_samples(self.rest, left, self.generator)
             margin = 0 if left.shape[1] == 1 else 2
             self._from_samples("completion", samples / (samples @ rest.sums)[:, None], margin, share=SIGNS_BLIND)
-
-    def _random_samples(self, left: Float[Tensor, "b r"], count: int = 200) -> Float[Tensor, "count b"]:
-        """Random p in the space spanned by ``left``, uniform in the direction of their pre-activations."""
-        _, change = torch.linalg.qr(self.rest.seen @ left)
-        noise = torch.randn((left.shape[1], count), generator=self.generator, device=left.device, dtype=left.dtype)
-        return torch.linalg.solve_triangular(change, noise, upper=True).T @ left.T
 
     def _from_samples(
         self, tool: str, samples: Float[Tensor, "k b"], margin: int, share: float, agree: float = AGREE
