@@ -51,6 +51,9 @@ PATIENCE, WAITING = 8, 4
 TOOLS = 4
 """Rounds after a stall in which every tool has its turn."""
 
+SOME = 40
+"""Up to so many samples, guesses of another contrast are tried before any are led, which takes longer. Chosen at m=200, b=20 to 75."""
+
 MANY, SPARSE = 120, 0.13
 """Between so many samples and this share of the neurons blind starts have every other round. Chosen at m=1000, not swept."""
 
@@ -252,14 +255,13 @@ class Search:
         After a stall the guesses are loosened from the directions with the fewest zeros: a combination among them would keep
         both of its columns out of reach.
         """
-        loosened = min(2 * stalled, len(self.open))
-        if len(self.open) == self.rest.batch:
-            loosened = max(2, loosened)  # all are there, and some of them are wrong
+        least = 2 if len(self.open) == self.rest.batch else 0  # all are there, and some of them are wrong
+        loosened = max(least, min(2 * stalled, len(self.open)))
         left = complement(self.open[: max(0, len(self.open) - loosened)])
-        led = self.following is not None and (self.rest.batch > MANY or stalled % TOOLS == 1)
+        led = self.following is not None and (self.rest.batch > MANY or stalled % TOOLS == (1 if self.rest.batch > SOME else 2))
         if led and self.led.by_outputs(self.clock):
-            told = (self.rest, self.rows, self.samples, self.directions)
-            self._add("outputs", *self.led.outputs.directions(*told, self.generator, self.clock))
+            told = (self.rest, self.rows, self.samples, self.directions, self.generator, self.clock)
+            self._add("outputs", *self.led.outputs.directions(*told))
             return
         steps = ROUGHLY if led and self.rest.batch > MANY else PATIENTLY
         samples = guesses(left.T @ self.rest.views, self.generator, contrast, steps, clock=self.clock) @ left.T
@@ -298,9 +300,8 @@ class Search:
         self._add("blind", *one_a_pattern(directions[kept], off[kept]))
         if 0 < rest.batch - len(self.open) <= few:
             left = complement(self.open)
-            samples = random_samples(self.rest, left, self.generator)
-            margin = 0 if left.shape[1] == 1 else 2
-            self._from_samples("completion", samples / (samples @ rest.sums)[:, None], margin, share=SIGNS_BLIND)
+            samples = random_samples(rest, left, self.generator)
+            self._from_samples("completion", samples / (samples @ rest.sums)[:, None], 0 if left.shape[1] == 1 else 2, SIGNS_BLIND)
 
     def _from_samples(
         self, tool: str, samples: Float[Tensor, "k b"], margin: int, share: float, agree: float = AGREE
