@@ -17,7 +17,7 @@ test-long: .venv/ready
 
 # Flower pins typer, rich and packaging below the versions that the other tests run with: an environment of its own.
 test-flower: .venv-flower/ready
-	.venv-flower/bin/python -m pytest -n 0 tests/flower src/unbatch/flower
+	.venv-flower/bin/python -m pytest --dist loadfile tests/flower src/unbatch/flower
 	.venv-flower/bin/python -m pytest -n 0 tests/experiments/test_ray.py
 
 check: lint types test

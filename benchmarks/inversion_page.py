@@ -30,6 +30,7 @@ def quality(cases: dict[str, dict[str, Any]]) -> str:
     rows = [
         [
             f"`{case['spec']}`",
+            f"`{case.get('network', 'lenet_zhu')}`",
             f"{case['pictures']}",
             f"{case['psnr']:.1f} dB" + ("" if case["psnr_deviation"] is None else f" ± {case['psnr_deviation']:.1f}"),
             f"{min(row['psnr'] for row in case['rows']):.1f} to {max(row['psnr'] for row in case['rows']):.1f}",
@@ -42,7 +43,7 @@ def quality(cases: dict[str, dict[str, Any]]) -> str:
         for key, case in cases.items()
         if case["kind"] == "quality"
     ]
-    head = ["attack", "pictures", "PSNR", "range", "grey", "mean picture", "labels right", "CPU time each", "reported"]
+    head = ["attack", "network", "pictures", "PSNR", "range", "grey", "mean picture", "labels right", "CPU time each", "reported"]
     return table(head, rows)
 
 

@@ -357,7 +357,7 @@ def test_tensors_that_did_not_move_are_frozen_too(kind: Any) -> None:
     assert exact(said)
     assert exact(in_code)
     unsaid = unbatch.invert(load_observation(network(), state, SHAPE, kind=kind), "spear:seconds=2")
-    assert unsaid.status is not unbatch.Status.RECONSTRUCTED  # the layers that stood still contradict it; what the first one proves is the client's
+    assert unsaid.status is not unbatch.Status.RECONSTRUCTED  # the layers that stood still contradict it
     assert unsaid.inputs is None or bool((torch.cdist(unsaid.inputs.flatten(1), secret().flatten(1)).amin(dim=1) < 1e-9).all())
 
 

@@ -10,7 +10,7 @@ from unbatch.evidence import judge
 from unbatch.evidence.completeness import completeness
 from unbatch.gradients import capture
 from unbatch.training import LocalTraining, train
-from unbatch.types import Candidate, Observation, Reconstruction
+from unbatch.types import Candidate, Observation, Reconstruction, Status
 
 SIZE, SAMPLES = 40, 6
 
@@ -173,3 +173,37 @@ def test_after_local_steps(norm: bool, dtype: torch.dtype) -> None:
     for length in LENGTHS:
         assert_true(judge(seen, Candidate(length * x, y)), x)
     assert norm or dtype == torch.float32 or judge(seen, Candidate(x, y)).status.disclosed
+
+
+def sure(empty: int, rate: float = 1e-10) -> tuple[Tensor, Tensor, Observation]:
+    """Large inputs, of which the network is sure and wrong, and a step so small that rounded weights leave four digits of a bias."""
+    x, _ = batch(5, 1e5)
+    x[:, SIZE - empty :] = 0
+    model, local = network(5), LocalTraining(1, None, rate)
+    y = model(x).argmin(dim=1)
+    moved = train(model, x, y, local, torch.arange(SAMPLES)[None])
+    return x, y, Observation(model, {name: tensor / rate for name, tensor in moved.items()}, (SIZE,), training=local)
+
+
+@pytest.mark.parametrize("empty", [0, 3])  # numbers that are zero in all samples look as if they were pruned
+@pytest.mark.parametrize("off", [0.0, 1e-6, 1e-5])
+def test_weights_that_are_tuned_do_not_hide_a_length(off: float, empty: int) -> None:
+    x, y, seen = sure(empty)
+    made = x * (1 + off * torch.linspace(-1, 1, SAMPLES, dtype=torch.float64)[:, None])
+    found = judge(seen, Candidate(made, y))
+    assert found.status.disclosed or off > 1e-6
+    if found.accuracy is not None:
+        assert bool((errors(found, x) <= found.accuracy + 1e-14).all())
+
+
+def test_columns_too_faint_for_a_square_are_no_reason_to_doubt() -> None:
+    """Of made-up labels that the network is sure of, what is left of a column may be 1e-200."""
+    x, y, seen = sure(0)
+    assert judge(seen, Candidate(x, y)).status is Status.RECONSTRUCTED
+
+
+def test_where_no_column_leaves_anything_equations_are_none() -> None:
+    """A head of zeros: the first layer's gradient is zero, and there is nothing to count."""
+    model, (x, y) = network(5), batch(5)
+    nn.init.zeros_(model[-1].weight)
+    assert not judge(Observation(model, capture(model, x, y), (SIZE,)), Candidate(x, y)).status.disclosed

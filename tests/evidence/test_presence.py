@@ -346,3 +346,13 @@ def test_where_samples_count_differently_no_member_tells_how_many_there_were(los
     found = unbatch.members(Observation(net, update, (80,), loss=loss), asked)
     assert found.answers[0].verdict is not A
     assert not found.complete
+
+
+@pytest.mark.parametrize("factor", [0.0, 0.5, 1.001, 2.0, -1.0])
+@pytest.mark.parametrize("which", ["0.bias", "2.bias", "bias"])
+def test_where_biases_were_trained_at_a_rate_of_their_own_no_member_is_absent(factor: float, which: str) -> None:
+    x, model = records(30), network()
+    update = {name: factor * tensor if name.endswith(which) else tensor for name, tensor in seen(model, x[:10]).update.items()}
+    found = unbatch.members(Observation(model, update, (80,), batch_size=10), x)
+    assert A not in verdicts(found)[:10]
+    assert verdicts(found)[10:] == [A] * 20  # these lie outside whatever a bias says

@@ -156,8 +156,8 @@ def test_the_saved_updates_audited_offline_give_the_same_finding(
                 stored, _ = store.load(again)
                 assert code == (3 if client.disclosed else 0)
                 assert (stored.status, stored.reconstructed) == (client.status, client.samples)
-                # What is left is the rounding of float32, and a busy machine may stop the search a step earlier.
-                assert stored.residual == pytest.approx(client.residual, rel=0.05)
+                # What is left is the rounding of float32, of which a busy machine, where the search stops earlier, may leave more.
+                assert stored.residual == pytest.approx(client.residual, rel=1e-3, abs=1e-5)
 
 
 def offline(saved: Path, out: Path) -> int:

@@ -362,6 +362,43 @@ def test_a_batch_of_one_class_comes_out_whole_for_any_size(label: int) -> None:
     assert not found.determined
 
 
+@pytest.mark.parametrize("name", ["idlg", "gradinversion"])
+@pytest.mark.parametrize("told", [1, 2])
+def test_signs_do_not_confirm_a_size_that_no_layer_shows(name: str, told: int) -> None:
+    """One class is pulled up, and two are there: so it is of one sample, or of two, and of any number that was told as so many."""
+    model = nn.Sequential(nn.ReLU(), nn.Linear(30, 2)).double()
+    inputs, labels = torch.rand((8, 30), generator=torch.Generator().manual_seed(0), dtype=torch.float64), torch.tensor([1, 1, 1, 0] * 2)
+    found = plugins.build("labels", name)(Observation(model, capture(model, inputs, labels), (30,), batch_size=told))
+    assert not found.determined
+    if told == 1:
+        seen = Observation(network(0), capture(network(0), torch.rand(1, 30).double(), torch.tensor([4])), (30,), batch_size=1)
+        assert plugins.build("labels", name)(seen).determined
+
+
+def test_rlg_says_so_where_the_last_layer_has_no_gradient() -> None:
+    model = network(0)
+    update = {name: 0 * tensor if name == "4.weight" else tensor for name, tensor in capture(model, *_some(3)).items()}
+    found = plugins.build("labels", "rlg")(Observation(model, update, (30,)))
+    assert "zero" in found.reason
+    assert found.presence is None
+
+
+def test_labels_that_repeat_mislead_rlg_which_says_no_more_than_likely() -> None:
+    """Four samples of one class: their rows can be mixed so that only one class that is not there is below zero."""
+    wrong = 0
+    for seed in range(20):
+        model, (inputs, _) = network(seed), _some(4, seed)
+        found = plugins.build("labels", "rlg")(Observation(model, capture(model, inputs, torch.full((4,), 3)), (30,)))
+        assert "likely" in found.reason
+        wrong += int(found.presence is not None and int(found.presence.sum()) > 1)
+    assert wrong
+
+
+def _some(size: int, seed: int = 0) -> tuple[Tensor, Tensor]:
+    inputs = torch.randn((size, 30), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    return inputs, random_labels(seed, size)
+
+
 @pytest.mark.parametrize("size", [1, 12])
 def test_copies_of_one_sample_leave_what_one_does(size: int) -> None:
     inputs = torch.randn((1, 30), generator=torch.Generator().manual_seed(0), dtype=torch.float64).expand(size, 30)

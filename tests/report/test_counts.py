@@ -187,7 +187,11 @@ def test_both_or_neither(tmp_path: Path) -> None:
     ("told", "verdict"),
     [
         (StoredCounts(source="anchored", counts=(2, 1), presence=(True, True), trust=0.1), "says little of its labels"),
-        (StoredCounts(source="rlg", presence=(True, False)), "tells which 1 of 2 classes"),
+        (
+            StoredCounts(source="rlg", presence=(True, False)),
+            "are 1 of 2 classes; that they are right is not determined.",
+        ),
+        (StoredCounts(source="rlg", presence=(True, True), ranges=((0.3, 1.0), (0.0, 0.7))), "of which 1 surely have samples"),
         (StoredCounts(source="anchored", reason="no bias"), "The labels were not restored; this does not show that the update is safe."),
     ],
 )

@@ -11,7 +11,7 @@ from unbatch.clock import Clock
 from unbatch.errors import Inapplicable, Misuse
 from unbatch.gradients import capture, per_example, sensitivities
 from unbatch.span.equations import Equations, Space
-from unbatch.span.least_squares import minimize
+from unbatch.span.least_squares import minimize, refine
 from unbatch.span.problem import Problem, find_layer, pose
 from unbatch.trace import LinearCall
 from unbatch.types import Observation
@@ -111,6 +111,29 @@ def test_a_loss_of_the_clients_own_is_differentiated_even_where_vmap_cannot(own:
     network = replace(network, loss=own)
     assert torch.allclose(network.by_label(points, name, torch.arange(5)), named.by_label(points, name, torch.arange(5)), atol=1e-13)
     assert torch.allclose(network.sensitivities(points, y, [name])[0][name], named.sensitivities(points, y, [name])[0][name], atol=1e-13)
+
+
+class Needy(nn.Module):
+    """A model that is not made for no samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = chain()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.body(x.reshape(len(x), -1))
+
+
+def test_no_samples_are_asked_of_no_model_and_no_loss() -> None:
+    """None are left where all were refused; and ``reshape(len(x), -1)``, ``logsumexp`` and ``kl_div`` are not made for none."""
+    problem, points, _, y, _ = posed(Needy())
+    name, network = problem.column.layer, replace(problem.equations.network, loss=lambda o, y: o.logsumexp(1).mean() + smoothed(o, y))
+    equations, width = replace(problem.equations, network=network), network.by_label(points, name, torch.arange(5)).shape[2]
+    assert network.sensitivities(points[:0], y[:0], [name])[0][name].shape == (0, width)
+    assert network.by_label(points[:0], name, torch.arange(5)).shape == (5, 0, width)
+    assert equations.residuals(points[:0], y[:0]).shape == (0, equations.residuals(points, y).shape[1])
+    refined, errors = refine(equations, points[:0], y[:0], torch.eye(points.shape[1], dtype=points.dtype), Clock(60.0))
+    assert (refined.shape, errors.shape) == ((0, points.shape[1]), (0,))
 
 
 @pytest.mark.parametrize("model", [Branching(), chain(nn.RReLU)], ids=["branching", "rrelu"])

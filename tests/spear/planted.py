@@ -25,8 +25,11 @@ class Planted:
         return float((self.inputs[:, None] - samples @ self.to_inputs).norm(dim=2).amin(dim=1).max())
 
 
-def plant(m: int = 120, n: int = 90, b: int = 8, seed: int = 0, tolerance: float = 1e-7, noise: float = 0.0) -> Planted:
-    """Gaussian weights and inputs: half of the neurons fire for each sample. Noise is a share of the gradient's spread."""
+def plant(m: int = 120, n: int = 90, b: int = 8, seed: int = 0, tolerance: float = 1e-7, noise: float = 0.0, steps: float = 0.0) -> Planted:
+    """Gaussian weights and inputs: half of the neurons fire for each sample. Noise is a share of the gradient's spread.
+
+    A neuron that is off by less than ``steps`` (in deviations) leaves a trace all the same, as where it fired in some step.
+    """
     generator = Generator().manual_seed(seed)
 
     def gauss(*shape: int) -> Tensor:
@@ -34,7 +37,8 @@ def plant(m: int = 120, n: int = 90, b: int = 8, seed: int = 0, tolerance: float
 
     weight, bias, inputs = gauss(m, n), gauss(m), gauss(b, n)
     z = weight @ inputs.T + bias[:, None]
-    columns = gauss(m, b) * (z > 0)
+    fired = z > -steps * z.std()
+    columns = gauss(m, b) * fired
     gradient = columns @ inputs
     factors = factor(gradient + noise * gradient.std() * gauss(m, n), generator)
     views = views_of(factors.right, (n,), generator)
@@ -47,4 +51,4 @@ def plant(m: int = 120, n: int = 90, b: int = 8, seed: int = 0, tolerance: float
     to_inputs = change @ factors.right
     samples = torch.linalg.lstsq(to_inputs.T, inputs.T).solution.T
     directions = torch.linalg.inv(samples).T
-    return Planted(layer, following, samples, directions, ~(z > 0).T[:, alive], inputs, to_inputs)
+    return Planted(layer, following, samples, directions, ~fired.T[:, alive], inputs, to_inputs)

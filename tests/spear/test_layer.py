@@ -3,7 +3,8 @@
 import torch
 
 from planted import plant
-from unbatch.spear.layer import complement, deflate
+from unbatch.linalg.complement import complement
+from unbatch.spear.layer import deflate
 
 
 def test_true_samples_and_directions_fit_the_coordinates() -> None:

@@ -29,8 +29,10 @@ from unbatch.linalg.blocks import nonzero
 from unbatch.linalg.lowrank import Factors
 from unbatch.span.dependent import dependent_samples, invert_dependent
 from unbatch.span.inversion import complete
-from unbatch.spear.behind import Stage, stages_behind
+from unbatch.spear.behind import DEEP, Stage, stages_behind
 from unbatch.spear.candidate import Attempt, read_out
+from unbatch.spear.led import Sources
+from unbatch.spear.outputs import Known, known_slopes
 from unbatch.spear.problem import Problem, factored, noiseless, pose, too_few
 from unbatch.spear.sampling import expected_subsets
 from unbatch.spear.search import MANY, NOISY, Search
@@ -220,7 +222,7 @@ class Spear(Attack):
             torch.float32 if self.precision == "float32" else torch.float64,
             drifting=not observation.one_gradient or problem.columns is not None,
             helped=helped,
-            stages=partial(_stages, observation, problem),
+            sources=Sources(partial(_stages, observation, problem), partial(_known, observation, problem)),
         )
         solution = search.run(clock, progress)
         score = float(solution.agreement.mean()) if len(solution.agreement) else 0.0
@@ -305,16 +307,33 @@ def _shortfall(search: Search, missing: int, agreement: float, fits: bool) -> st
     return ""
 
 
-def _stages(observation: Observation, problem: Problem, clock: Clock) -> list[Stage]:
+def _stages(observation: Observation, problem: Problem, clock: Clock, deep: int = DEEP) -> list[Stage]:
     """The layers behind the one that is searched, as far as each reads the one before."""
-    readers, call = [], problem.call
+    readers = _readers(observation, problem.call)
+    parameters = dict(observation.model.named_parameters())
+    return stages_behind(readers, parameters, observation.update, problem.alive, problem.layer.batch, clock, deep)
+
+
+def _known(observation: Observation, problem: Problem, clock: Clock) -> Known | None:
+    """What the outputs tell of the last hidden layer, where all layers up to it are those behind the one that is searched."""
+    readers = _readers(observation, problem.call)
+    slopes = known_slopes(observation, readers[-1].weight, problem.layer.batch) if len(readers) > 1 else None
+    if slopes is None:
+        return None
+    hidden = readers[:-1]
+    stages = _stages(observation, problem, clock, len(hidden))
+    return Known(stages, slopes) if len(stages) == len(hidden) else None
+
+
+def _readers(observation: Observation, call: LinearCall) -> list[LinearCall]:
+    """The layers behind a layer, each of which reads the one before."""
+    readers: list[LinearCall] = []
     while (reader := next((other for other in observation.layers if _reads(other, call)), None)) is not None:
         if reader.weight not in observation.update:
             break
         readers.append(reader)
         call = reader
-    parameters = dict(observation.model.named_parameters())
-    return stages_behind(readers, parameters, observation.update, problem.alive, problem.layer.batch, clock)
+    return readers
 
 
 def _obstacle(call: LinearCall, observation: Observation, *, inner: bool) -> str | None:

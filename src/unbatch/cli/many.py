@@ -181,7 +181,7 @@ def _keep(task: Task, sheet: Sheet) -> None:
     from unbatch import store
 
     text = sheet.model_copy(update={"detail": None}).model_dump_json(indent=2) + "\n"
-    store.publish(task.result.parent, {task.result.name: lambda path: path.write_text(text, encoding="utf-8")})
+    store.publish(task.result.parent, {task.result.name: text})
 
 
 def _done_before(task: Task) -> Sheet | None:

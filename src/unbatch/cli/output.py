@@ -212,7 +212,7 @@ def deliver(sheet: Sheet, output: Output, exit_code: int = 0) -> None:
             echo(line)
     if output.file is not None:
         written = write(sheet, output.format)
-        store.publish(output.file.parent, {output.file.name: lambda path: path.write_text(written, encoding="utf-8")})
+        store.publish(output.file.parent, {output.file.name: written})
         echo(f"result   {output.file}")
     elif output.format != "text":
         typer.echo(write(sheet, output.format), nl=False)

@@ -10,7 +10,7 @@ from torch import Tensor
 from unbatch.evidence.rows import Rows
 from unbatch.types import Observation, Presence, Verdict
 
-__all__ = ["Case", "answers", "limits"]
+__all__ = ["NEAR", "Case", "answers", "limits"]
 
 NEAR = 3
 """A record that leaves up to this many times what one that was there may leave is too near to be called absent. Chosen. Swept."""
@@ -33,6 +33,8 @@ class Case:
         inner_holds: (c,) whether they do at one where unrelated ones could not.
         hidden: (c,) share of a record by which a longer, brighter or blended copy may differ from it and pass; 0 where none was tried.
         inner_complete: whether an inner layer shows every sample.
+        unbiased: (k,) whether the record fits but for what stands for the bias, which no record confirms.
+        inner_unbiased: (c,) the same at inner layers.
         linear: whether the first layer sees mixtures as mixtures.
         label: (c,) the class that fits, where it was tested.
         number: of samples, where it is known.
@@ -53,6 +55,8 @@ class Case:
     inner_holds: Tensor | None
     hidden: Tensor
     inner_complete: bool
+    unbiased: Tensor
+    inner_unbiased: Tensor
     linear: bool
     label: Tensor | None
     number: int | None
@@ -67,20 +71,27 @@ def answers(case: Case) -> Iterator[Presence]:
     columns = zip(case.residual.tolist(), case.allowed.tolist(), case.p_value.tolist(), case.holds.tolist(), strict=True)
     for index, (residual, allowed, p_value, holds) in enumerate(columns):
         at = place.get(index)
-        verdict, reason = _outside(case, residual, allowed, p_value) if at is None else _inside(case, at, residual, allowed, holds, p_value)
+        verdict, reason = (
+            _outside(case, index, residual, allowed, p_value) if at is None else _inside(case, at, residual, allowed, holds, p_value)
+        )
         inner = None if at is None or case.inner is None else float(case.inner[at])
         label = None if at is None or case.label is None or verdict is not Verdict.PRESENT else int(case.label[at])
         yield Presence(verdict, residual, allowed, case.typical, p_value, inner, label, reason)
 
 
-def _outside(case: Case, residual: float, allowed: float, p_value: float) -> tuple[Verdict, str]:
+def _outside(case: Case, index: int, residual: float, allowed: float, p_value: float) -> tuple[Verdict, str]:
     left = f"{residual:.1e} of it lies outside of the row space, where a record that was there leaves at most {allowed:.0e}"
     if residual <= NEAR * allowed:
         return Verdict.UNDECIDED, f"{left}: too near to tell"
+    if bool(case.unbiased[index]):
+        return Verdict.UNDECIDED, f"{left}; but {BIAS}"
     copy = "; unrelated records leave more, so it may be a changed copy of one that was" if p_value <= case.alpha else ""
     if case.complete:
         return Verdict.ABSENT, f"{left}, and its {len(case.rows.values)} directions account for all {case.number} samples{copy}"
     return Verdict.UNDECIDED, f"{left}; but {_unaccounted(case)}{copy}"
+
+
+BIAS = "not without the gradient of the bias, which may have another scale: no record that was asked for confirms it"
 
 
 def _unaccounted(case: Case) -> str:
@@ -110,6 +121,8 @@ def _inside(case: Case, at: int, residual: float, allowed: float, holds: bool, p
             f"{beside}; no layer behind a change that is not linear shows the batch, so a mixture of members is not excluded",
         )
     if not bool(case.inner_fits[at]):
+        if bool(case.inner_unbiased[at]):
+            return Verdict.UNDECIDED, f"{here}, but {float(case.inner[at]):.0e} of what it becomes lies outside further on; but {BIAS}"
         off = f"{here}, but {float(case.inner[at]):.0e} of what it becomes lies outside further on: a mixture of what was there"
         return (Verdict.ABSENT if case.inner_complete else Verdict.UNDECIDED), off
     if not bool(case.inner_holds[at]):

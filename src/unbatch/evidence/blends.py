@@ -27,6 +27,7 @@ from torch import Tensor
 from unbatch.evidence.accuracy import SAFETY
 from unbatch.evidence.fed import Passes, near
 from unbatch.evidence.rows import Rows
+from unbatch.linalg.complement import complement
 
 __all__ = ["Apart", "apart_from_blends", "apart_from_changes", "moved_within"]
 
@@ -281,8 +282,7 @@ def _directions(first: Rows, numbers: int) -> Float[Tensor, "d n"]:
     """Orthonormal ways to move within the row space without moving the number that stands for the bias."""
     if not first.shift:
         return first.right
-    across, _ = torch.linalg.qr(first.right[:, -1:], mode="complete")
-    made = across[:, 1:].T @ first.right[:, :numbers]
+    made = complement(first.right[:, -1:].T).T @ first.right[:, :numbers]
     return made / made.norm(dim=1, keepdim=True).clamp_min(torch.finfo(made.dtype).tiny)
 
 

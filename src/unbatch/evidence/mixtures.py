@@ -92,8 +92,11 @@ def surplus(observation: Observation, columns: Float[Tensor, "m k"], inputs: Ten
         return 0
     probed = found[:, columns.abs().amax(dim=1) > 0]
     probed = probed[probed.isfinite().all(dim=1)]  # a class that counts nothing has no loss of its own
-    values = torch.linalg.svdvals(probed / probed.norm(dim=1, keepdim=True).clamp_min(1e-300))
-    return max(0, int((values > INDEPENDENT * float(values[0])).sum()) - count) if len(values) else 0
+    if not probed.numel():
+        return 0
+    probed = probed / probed.abs().amax(dim=1, keepdim=True).clamp_min(torch.finfo(probed.dtype).tiny)  # the square of a faint one is 0
+    values = torch.linalg.svdvals(probed / probed.norm(dim=1, keepdim=True).clamp_min(1.0))
+    return max(0, int((values > INDEPENDENT * float(values[0])).sum()) - count)
 
 
 def _of_mixed(observation: Observation, entered: Use, mixing: Float[Tensor, "p k"], labels: Int64[Tensor, " p"]) -> Tensor | None:

@@ -32,6 +32,7 @@ from unbatch.evidence.regions import random_slopes
 from unbatch.evidence.replay import Use, entrance_of
 from unbatch.evidence.slopes import pulled_back
 from unbatch.evidence.tail import Tail, tail_of
+from unbatch.linalg.complement import complement
 from unbatch.linalg.lowrank import multiply
 from unbatch.trace import run
 from unbatch.types import Observation
@@ -177,7 +178,7 @@ def _turn(labels: Int64[Tensor, " q"]) -> Float[Tensor, "q q"]:
     """Turns members by a little around a random axis that leaves the mean of every label where it is; not at all where there is none."""
     marks = F.one_hot(labels).double()
     marks = marks[:, marks.any(dim=0)]
-    basis = torch.linalg.qr(marks, mode="complete").Q[:, marks.shape[1] :]
+    basis = complement(marks.T)
     spin = torch.randn((basis.shape[1],) * 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64).to(basis)
     return torch.linalg.matrix_exp(STEP * basis @ (spin - spin.T) @ basis.T)
 

@@ -16,18 +16,20 @@ the last digit says, because many numbers were added up, is seen in directions o
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from unbatch.evidence.accuracy import SAFETY
-from unbatch.evidence.fed import Witness
+from unbatch.evidence.fed import Passes, Witness
 from unbatch.evidence.replay import carried
+from unbatch.linalg.complement import complement
 from unbatch.linalg.lowrank import COARSE, Spectrum, spectrum
 from unbatch.types import Observation
 
-__all__ = ["Rows", "rows_of"]
+__all__ = ["Rows", "outside_without_bias", "rows_of"]
 
 ABOVE = 10.0
 """A singular value counts when it is this many times the rounding. Chosen. Swept."""
@@ -154,6 +156,17 @@ class Rows:
         """Length that the noise gives to what lies outside, for a record with this ‖(Aᵀ)⁺ã‖, or to a column with this ‖A⁺d‖."""
         return spread * (self.deviation * (self.spare**0.5 + SAFETY) if self.deviation else self.noise)
 
+    def outside_columns(self, columns: Float[Tensor, "*many m"]) -> Float[Tensor, "*many"]:
+        """Length of what lies outside the column space."""
+        if len(self.left) - self.rank < 2 * self.rank:  # fewer directions to ask than there and back
+            return torch.linalg.vector_norm(columns @ self._unused, dim=-1)
+        return torch.linalg.vector_norm(columns - columns @ self.left @ self.left.T, dim=-1)
+
+    @cached_property
+    def _unused(self) -> Float[Tensor, "m u"]:
+        """Orthonormal basis of the columns that no sample uses."""
+        return complement(self.left.T)
+
     def inverse_weights(self, fed: Float[Tensor, "k n"], columns: Float[Tensor, "k m"]) -> Float[Tensor, " k"]:
         """1/w of records that were there: ãᵀ A⁺ d."""
         inside = self.extended(fed) @ self.right.T
@@ -212,6 +225,19 @@ def rows_of(
         return None
     clear = float(values[rank - 1]) > ABOVE * edge > ABOVE * float(values[rank])
     return _rows(witness, found, rank, shift, max(edge, rounding), deviation, clear=clear)
+
+
+def outside_without_bias(passes: Passes, rows: Rows, records: Tensor) -> Float[Tensor, " k"]:
+    """The largest share of what each record feeds a layer with that lies outside of the row space of G alone: the bias gradient may have
+    been multiplied by anything.
+    """
+    basis, _ = torch.linalg.qr(rows.right[:, : -1 if rows.shift else None].T)
+    left = []
+    for part in passes.parts(records, [rows.weight]):
+        fed = passes(records[part], [rows.weight])[rows.weight]
+        size = fed.norm(dim=2).clamp_min(torch.finfo(torch.float64).tiny)
+        left.append(((fed - (fed @ basis) @ basis.T).norm(dim=2) / size).amax(dim=1))
+    return torch.cat(left) if left else records.new_zeros(0, dtype=torch.float64)
 
 
 def _rows(witness: Witness, found: Spectrum, rank: int, shift: float, noise: float, deviation: float = 0.0, *, clear: bool = True) -> Rows:

@@ -32,6 +32,8 @@ def slopes_of(observation: Observation, outputs: Tensor, labels: Tensor) -> Tens
         mark = F.one_hot(labels, outputs.shape[1]).bool()
         others = outputs.softmax(dim=1).masked_fill(mark, 0.0)
         return torch.where(mark, -others.sum(dim=1, keepdim=True), others)
+    if not len(outputs):
+        return torch.zeros_like(outputs)
     measure = loss_function(observation.loss)
 
     def own(row: Tensor, label: Tensor) -> Tensor:

@@ -154,10 +154,13 @@ def _with_length(
         return rows + told
     if result.columns is None or result.inputs is None:
         return torch.full_like(rows, torch.inf)
-    off = columns_off(observation.update[result.entrance], result.columns, result.inputs)
     number = len(inputs) if weights is None else plain_size(weights)
     counted = observation.factor_known and counted_by(told, number)
-    turned = by_turning(observation, inputs, labels, rows, off, counted=counted)
+    # Weights that are tuned take up what a length is off by: it shows where each counts what it does in the plain mean (seed 280292).
+    beside = plain(weights) / weights if counted and weights is not None else torch.ones_like(rows)
+    off = columns_off(observation.update[result.entrance], beside * result.columns, result.inputs)
+    known = rows if off is not None else rows + (beside - 1).abs() / len(result.columns) ** 0.5  # not spread over the neurons
+    turned = by_turning(observation, inputs, labels, known, off, counted=counted)
     # Counted, all of w d xᵀ is known to the accuracy of the rows, its length included.
     return rows + told.minimum((turned - rows).clamp_min(0) if counted else turned)
 

@@ -18,15 +18,16 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from unbatch.evidence.answering import Case, answers, limits
+from unbatch.evidence.answering import NEAR, Case, answers, limits
 from unbatch.evidence.blends import Apart, apart_from_blends, apart_from_changes, moved_within
-from unbatch.evidence.certificate import EVIDENCE, FINEST, MARGIN, SPARE
+from unbatch.evidence.certificate import EVIDENCE, MARGIN
 from unbatch.evidence.fed import CHUNK, Passes, Witness, passes_of, witnesses
 from unbatch.evidence.headcount import number_of
+from unbatch.evidence.made_up import refuted_if_made_up
 from unbatch.evidence.pairs import means_show
 from unbatch.evidence.replay import slices
-from unbatch.evidence.rows import Rows, rows_of
-from unbatch.evidence.unrelated import FEW, INDEPENDENT, Reference, decoys, holm, reference_of
+from unbatch.evidence.rows import Rows, outside_without_bias, rows_of
+from unbatch.evidence.unrelated import FEW, Reference, decoys, holm, reference_of
 from unbatch.gradients import sensitivities
 from unbatch.types import Membership, Observation, Presence, Verdict
 
@@ -48,11 +49,11 @@ ALPHA = 1e-3
 LONGER = 1.1
 """A record is made so much longer to see whether its column tells. Chosen: far above rounding, and near enough to meet few kinks."""
 
+MOST_CLASSES = 64
+"""Classes whose columns are made room for; of more the passes get large rather than many. Chosen: a budget."""
+
 TRIED = 8
 """Records of which the number of samples is read off."""
-
-MOST = 544
-"""Records that are made up at most to count conditions."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -109,8 +110,8 @@ def presence(
     chosen = whole.fits.nonzero()[:, 0]
     further = _further(passes, found, first, records[chosen], labels if labels is None else labels[chosen], deviation)
     behind, number = further.behind, further.number
-    made_up = bool(behind) and _surplus(passes, rows, behind, records)
-    case = _case(first, whole, chosen, further, told=deviation is not None)
+    made_up = bool(behind) and refuted_if_made_up(passes, rows, behind, records, TOLERANCE.get(observation.rounding, 1.0))
+    case = _case(passes, first, whole, records, chosen, further, told=deviation is not None)
     return Membership(
         tuple(answers(case)),
         witness.weight,
@@ -177,7 +178,9 @@ def _further(
     return _Further(inner, label, number, _apart(passes, witness, rows, inner, records, labels, columns=columns))
 
 
-def _case(first: tuple[Witness, Rows, int], whole: _Asked, chosen: Int64[Tensor, " c"], further: _Further, *, told: bool) -> Case:
+def _case(
+    passes: Passes, first: tuple[Witness, Rows, int], whole: _Asked, records: Tensor, chosen: Tensor, further: _Further, *, told: bool
+) -> Case:
     """All that is known, as one answer a record is made of it."""
     (witness, rows, each), number = first, further.number
     # A layer with fewer directions than another does not see every sample, and nobody is held against it where one does.
@@ -199,12 +202,25 @@ def _case(first: tuple[Witness, Rows, int], whole: _Asked, chosen: Int64[Tensor,
         and rows.rank <= number * each  # more than there were samples is noise, or what pruning left
         and any(layer.clear and layer.rank == number * each for layer in further.behind),
         linear=witness.linear,
+        unbiased=_but_for_bias(passes, [whole], records),
+        inner_unbiased=_but_for_bias(passes, inner, records[chosen]),
         label=further.label,
         number=number,
         complete=rows.clear and number is not None and rows.rank == number * each,
         trusted=rows.clear or told,
         alpha=ALPHA,
     )
+
+
+def _but_for_bias(passes: Passes, asked: list[_Asked], records: Tensor) -> Bool[Tensor, " k"]:
+    """(k,) which records fit these layers but for the numbers that stand for biases, which none of them confirms.
+
+    Biases may have been trained at a rate of their own: then no member fits, and none is absent.
+    """
+    if not asked or bool(torch.stack([a.holds() for a in asked]).all(dim=0).any()):
+        return torch.zeros(len(records), dtype=torch.bool, device=records.device)
+    left = [a.residual if a.rows is None else outside_without_bias(passes, a.rows, records) for a in asked]
+    return torch.stack([one <= NEAR * a.allowed for one, a in zip(left, asked, strict=True)]).all(dim=0)
 
 
 def _apart(
@@ -339,45 +355,20 @@ def _by_columns(passes: Passes, rows: Rows, records: Tensor, labels: Tensor | No
     def left(given: Tensor, told: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         columns = sensitivities(observation.model, given, rows.weight, observation.loss)  # (c, k, m)
         size = columns.norm(dim=2).clamp_min(tiny := torch.finfo(torch.float64).tiny)
-        inside = columns @ rows.left
-        outside = columns - inside @ rows.left.T
-        shares = torch.where(size > tiny, outside.norm(dim=2) / size, 1.0)  # where a class is sure, nothing lies in every span
+        outside = rows.outside_columns(columns)
+        shares = torch.where(size > tiny, outside / size, 1.0)  # where a class is sure, nothing lies in every span
         label = shares.argmin(dim=0) if told is None else told
         own = torch.arange(len(given), device=given.device)
-        noise = rows.noise_on((inside[label, own] / rows.values).norm(dim=1)) / size[label, own]
+        chosen = columns[label, own]
+        noise = rows.noise_on((chosen @ rows.left / rows.values).norm(dim=1)) / size[label, own]
         fed = passes(given, [rows.weight])[rows.weight][:, 0]
-        inverse = rows.inverse_weights(fed, columns[label, own])
-        return shares[label, own], noise, label, torch.stack([inverse, outside[label, own].norm(dim=1)])
+        return shares[label, own], noise, label, torch.stack([rows.inverse_weights(fed, chosen), outside[label, own]])
 
-    found = [left(records[part], None if labels is None else labels[part]) for part in slices(len(records), CHUNK // (64 * len(rows.left)))]
+    parts = slices(len(records), CHUNK // (min(MOST_CLASSES, observation.classes) * len(rows.left)))
+    found = [left(records[part], None if labels is None else labels[part]) for part in parts]
     residual, noise, label, more = (torch.cat([part[i] for part in found], dim=-1) for i in range(4))
     unrelated = left(decoys(records), None)
     spare = len(rows.left) - rows.rank
     logs = unrelated[0].clamp_min(1e-17).log()
     reference = Reference(float(logs.mean().exp()), float(logs.std()), len(logs), min(spare, len(logs)))
     return _Asked(None, residual, _allowed(observation, noise), reference), label, more[0]
-
-
-def _surplus(passes: Passes, rows: Rows, inner: list[Rows], records: Tensor) -> bool:
-    """Whether records made up in the first row space violate the inner conditions in more independent ways than there are to tune."""
-    numbers = records[0].numel()
-    count = rows.rank + SPARE
-    if (
-        not records.is_floating_point()
-        or count > MOST
-        or sum(r.spare for r in inner) < count
-        or rows.right.shape[1] not in (numbers, numbers + 1)
-    ):
-        return False
-    generator = torch.Generator(records.device).manual_seed(0)
-    drawn = torch.randn((count, rows.rank), generator=generator, dtype=torch.float64, device=records.device) * rows.values
-    made = (drawn @ rows.right)[:, :numbers]
-    made = made * (records.double().flatten(1).norm(dim=1).median() / made.norm(dim=1, keepdim=True).clamp_min(1e-300))
-    found = []
-    for part in inner:
-        fed = part.extended(passes(made.reshape(-1, *records.shape[1:]), [part.weight])[part.weight][:, 0])
-        found.append((fed - fed @ part.right.T @ part.right) / fed.norm(dim=1, keepdim=True).clamp_min(1e-300))
-    values = torch.linalg.svdvals(torch.cat(found, dim=1))
-    ways = int((values > INDEPENDENT * float(values[0])).sum()) - rows.rank
-    eps = max(TOLERANCE.get(passes.observation.rounding, 1.0), FINEST)
-    return ways * -float(torch.tensor(eps).log10()) >= EVIDENCE

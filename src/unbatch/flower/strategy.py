@@ -187,8 +187,8 @@ class AuditingStrategy(Strategy):
     def _write(self, done: RoundSummary) -> None:
         text = done.model_dump_json(indent=2) + "\n"
         try:
-            store.publish(self._audit.folder(done.round), {SUMMARY: lambda path: path.write_text(text, encoding="utf-8")})
-            store.publish(self.out, {"summary.txt": lambda path: path.write_text(page(self.rounds) + "\n", encoding="utf-8")})
+            store.publish(self._audit.folder(done.round), {SUMMARY: text})
+            store.publish(self.out, {"summary.txt": page(self.rounds) + "\n"})
         except OutputFailed as error:
             LOG.warning("the summary of round %d is only in this log: %s", done.round, error)
 

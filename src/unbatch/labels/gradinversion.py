@@ -12,7 +12,7 @@ from torch import Generator
 
 from unbatch.contracts import Estimate, LabelRestorer
 from unbatch.errors import Inapplicable
-from unbatch.labels._batch_size import check_told
+from unbatch.labels._batch_size import check_told, shown
 from unbatch.labels._local_training import told
 from unbatch.labels._whole import MISTAKEN
 from unbatch.last_layer import ROUNDINGS, last_layer, obstacle
@@ -56,8 +56,8 @@ class GradInversion(LabelRestorer):
             among[layer.lowest.argsort(stable=True)[:size]] = True
             presence &= among
         if size == int(presence.sum()):
-            # As many classes as samples, each surely there: each is there once.
-            sure = MISTAKEN if layer.noise == 0 and observation.one_gradient and there == size else None
+            # As many classes as samples, each surely there: each is there once, if a layer shows that there were no more samples.
+            sure = MISTAKEN if layer.noise == 0 and there == size == shown(observation).samples else None
             return Estimate(presence.double(), **told(observation), expected_error=sure, ranges=layer.bounds)
-        reason = "GradInversion assumes that no class repeats; it tells only which classes are there"
+        reason = f"GradInversion assumes that no class repeats; it tells only which classes are {'likely ' if layer.noise > 0 else ''}there"
         return Estimate(presence=presence, reason=reason, ranges=layer.bounds)

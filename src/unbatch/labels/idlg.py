@@ -8,7 +8,7 @@ from torch import Generator
 from torch.nn import functional as F
 
 from unbatch.contracts import Estimate, LabelRestorer
-from unbatch.labels._batch_size import check_told
+from unbatch.labels._batch_size import check_told, shown
 from unbatch.labels._local_training import told
 from unbatch.labels._whole import MISTAKEN
 from unbatch.last_layer import last_layer, obstacle
@@ -43,7 +43,10 @@ class IDLG(LabelRestorer):
         sums, ranges = layer.row_sums, layer.bounds
         if observation.batch_size == 1:
             # One hard label leaves one negative row, whatever the network makes of the sample.
-            single = layer.noise == 0 and observation.one_gradient and int((sums < 0).sum()) == 1
+            # So may a batch that was told as one sample: then a layer has to show that it is one.
+            single = layer.noise == 0 and int((sums < 0).sum()) == 1 and shown(observation).samples == 1
             sure = MISTAKEN if single else None
             return Estimate(F.one_hot(sums.argmin(), len(sums)).double(), **told(observation), expected_error=sure, ranges=ranges)
-        return Estimate(presence=sums < 0, reason="iDLG counts one sample only; of a batch it tells which classes are there", ranges=ranges)
+        likely = "likely " if layer.noise > 0 else ""
+        reason = f"iDLG counts one sample only; of a batch it tells which classes are {likely}there"
+        return Estimate(presence=sums < 0, reason=reason, ranges=ranges)

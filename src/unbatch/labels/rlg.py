@@ -27,7 +27,7 @@ __all__ = ["RLG"]
 
 @dataclass(frozen=True)
 class RLG(LabelRestorer):
-    """Which classes are there, by one linear program a class in the row space of the gradient; for batches smaller than C and D.
+    """Which classes are likely there, by one linear program a class in the row space of the gradient; for batches smaller than C and D.
 
     Example:
         >>> import torch, unbatch
@@ -54,6 +54,8 @@ class RLG(LabelRestorer):
         check_told(observation, layer)
         left, values, _ = torch.linalg.svd(layer.gradient, full_matrices=False)
         rank = int((values > values[0] * max(layer.gradient.shape) * layer.rounding).sum())
+        if not rank:
+            raise Inapplicable("the gradient of the last layer is zero: RLG has no rows to tell apart")
         # The columns of a softmax's gradient sum to zero, so a rank of C − 1 is full.
         if rank >= min(layer.classes - 1, layer.weight.shape[1]):
             raise Inapplicable(f"the gradient of the last layer has full rank {rank}: the batch is too large for RLG, or noise was added")
@@ -61,7 +63,7 @@ class RLG(LabelRestorer):
         presence = [_separable(rows, j) for j in range(layer.classes)]
         return Estimate(
             presence=torch.tensor(presence, device=layer.weight.device),
-            reason="RLG tells which classes are there, not how often",
+            reason="RLG tells which classes are likely there, not how often: labels that repeat may mislead it",
             stats={"rank": rank},
             ranges=layer.bounds,
         )

@@ -237,13 +237,7 @@ def write(stored: StoredLabels, folder: Path) -> Path:
         chart=chart(stored.counts, stored.classes),
     )
     text = stored.model_dump_json(indent=2) + "\n"
-    publish(
-        folder,
-        {
-            HTML: lambda path: path.write_text(page, encoding="utf-8"),
-            JSON: lambda path: path.write_text(text, encoding="utf-8"),
-        },
-    )
+    publish(folder, {HTML: page, JSON: text})
     return folder / HTML
 
 
@@ -260,10 +254,12 @@ def _verdict(stored: StoredLabels) -> str:
             return f"This update says little of its labels; the best guess is {held}."
         return f"The likeliest counts of this update are {held}; that they are right is not determined."
     if counts.presence is not None and counts.ranges is not None and counts.batch_size is None:
-        there = f"of which {sum(counts.presence):,} surely have samples"
-        return f"This update tells the shares of its classes, {there}, and not how many samples it was made of."
+        surely = sum(there and low > 0 for there, (low, _) in zip(counts.presence, counts.ranges, strict=True))
+        shares = f"the shares of its classes, of which {surely:,} surely have samples"
+        return f"This update tells {shares}, and not how many samples it was made of."
     if counts.presence is not None:
-        return f"This update tells which {sum(counts.presence):,} of {len(counts.presence):,} classes its batch held."
+        held = f"{sum(counts.presence):,} of {len(counts.presence):,} classes"
+        return f"The likeliest classes of this update are {held}; that they are right is not determined."
     return "The labels were not restored; this does not show that the update is safe."
 
 

@@ -129,11 +129,5 @@ def write(trade: Trade, folder: Path) -> Path:
         points=points(trade),
     )
     text = trade.model_dump_json(indent=2) + "\n"
-    publish(
-        folder,
-        {
-            HTML: lambda path: path.write_text(page, encoding="utf-8"),
-            JSON: lambda path: path.write_text(text, encoding="utf-8"),
-        },
-    )
+    publish(folder, {HTML: page, JSON: text})
     return folder / HTML

@@ -65,13 +65,7 @@ def write(exposure: Exposure, folder: Path) -> Path:
         (True, False)
     """
     page, text = _page(exposure), exposure.to_json()
-    publish(
-        folder,
-        {
-            HTML: lambda path: path.write_text(page, encoding="utf-8"),
-            JSON: lambda path: path.write_text(text, encoding="utf-8"),
-        },
-    )
+    publish(folder, {HTML: page, JSON: text})
     return folder / HTML
 
 

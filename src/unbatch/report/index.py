@@ -130,11 +130,5 @@ def write(index: Index, sheet: Sheet, folder: Path) -> Path:
         clients=[(client, quote(client.report)) for client in clients],
     )
     text = index.model_dump_json(indent=2) + "\n"
-    publish(
-        folder,
-        {
-            HTML: lambda path: path.write_text(page, encoding="utf-8"),
-            JSON: lambda path: path.write_text(text, encoding="utf-8"),
-        },
-    )
+    publish(folder, {HTML: page, JSON: text})
     return folder / HTML

@@ -52,13 +52,7 @@ def write(stored: StoredMembers, folder: Path) -> Path:
         groups=[(name, told, _first(stored, name), stored.count(name)) for name, told in MEANING.items() if stored.count(name)],
     )
     text = stored.model_dump_json(indent=2) + "\n"
-    publish(
-        folder,
-        {
-            HTML: lambda path: path.write_text(page, encoding="utf-8"),
-            JSON: lambda path: path.write_text(text, encoding="utf-8"),
-        },
-    )
+    publish(folder, {HTML: page, JSON: text})
     return folder / HTML
 
 

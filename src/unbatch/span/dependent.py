@@ -30,6 +30,7 @@ from torch import Generator, Tensor
 from unbatch.clock import Clock, OutOfTime
 from unbatch.errors import Inapplicable
 from unbatch.gradients import capture
+from unbatch.linalg.complement import complement
 from unbatch.linalg.lowrank import NOISELESS, Factors, factor, rank_of
 from unbatch.span.equations import MARGIN, Equations, Space
 from unbatch.span.guesses import random_starts, scaled, unmixed
@@ -37,7 +38,6 @@ from unbatch.span.least_squares import minimize, refine
 from unbatch.span.network import Network, network_behind
 from unbatch.span.problem import CROWDED, PRECISION, entered, layers_behind, other_spaces, pose
 from unbatch.span.search import COARSE, CONTRASTS, FLOOR, NEAR, SINGULAR, Search
-from unbatch.spear.layer import complement
 from unbatch.trace import LinearCall
 from unbatch.types import Candidate, Inverted, Observation, Progress, Schema
 

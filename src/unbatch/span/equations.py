@@ -17,6 +17,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from unbatch.clock import UNLIMITED, Clock
+from unbatch.linalg.complement import complement
 from unbatch.span.network import MovingNetwork, Network
 
 __all__ = ["MARGIN", "Equations", "Space", "spaces_of_gradient"]
@@ -64,7 +65,7 @@ class Space:
     @cached_property
     def outside(self) -> Float[Tensor, "m e"]:
         """Orthonormal basis of all that is orthogonal to the space: what sticks out has so many coordinates and no more."""
-        return torch.linalg.qr(self.basis, mode="complete")[0][:, self.basis.shape[1] :].contiguous()
+        return complement(self.basis.T)
 
     def restricted(self, inside: Float[Tensor, "b r"]) -> Space:
         """The part of the space that the columns of ``inside`` (orthonormal) span."""

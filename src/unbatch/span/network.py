@@ -101,6 +101,8 @@ class Network:
             return self.losses(scores, labels), seen
 
         shifts = {name: points.new_zeros((len(points), self._width(name))) for name in layers}
+        if not len(points):  # no model, and no loss, of a client's is made for none
+            return shifts, {name: points.new_zeros((0, self.tensors[name].shape[1])) for name in fed}
         if not shifts:
             return {}, self.fed(points, fed)
         columns, seen = torch.func.grad(total, has_aux=True)(shifts)
@@ -109,6 +111,8 @@ class Network:
     def by_label(self, points: Float[Tensor, "k b"], layer: str, classes: Int64[Tensor, " c"]) -> Float[Tensor, "c k m"]:
         """∂ℓ/∂z of one layer for every one of these labels."""
         shift = points.new_zeros((len(points), self._width(layer)))
+        if not len(points):
+            return shift.expand(len(classes), *shift.shape)
         scores, back, *_ = torch.func.vjp(lambda shift: self.outputs(points, {layer: shift})[0], shift)
 
         parts = torch.split(classes, max(1, (1 << 24) // max(1, shift.numel())))

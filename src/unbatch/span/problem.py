@@ -20,11 +20,11 @@ from jaxtyping import Float, Int64
 from torch import Generator, Tensor
 
 from unbatch.errors import Inapplicable, UnbatchError, named
+from unbatch.linalg.complement import complement
 from unbatch.linalg.lowrank import Factors, factor
 from unbatch.losses import LossFailed, slopes
 from unbatch.span.equations import MARGIN, Equations, Space, spaces_of_gradient
 from unbatch.span.network import network_behind
-from unbatch.spear.layer import complement
 from unbatch.trace import TRIAL, LinearCall
 from unbatch.types import Observation
 

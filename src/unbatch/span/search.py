@@ -10,11 +10,11 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from unbatch.clock import ENDING, UNLIMITED, Clock, OutOfTime
+from unbatch.linalg.complement import complement
 from unbatch.span.equations import Equations
 from unbatch.span.guesses import random_starts, scaled, unmixed
 from unbatch.span.least_squares import minimize, refine
 from unbatch.span.problem import Found, Problem, across
-from unbatch.spear.layer import complement
 from unbatch.types import Progress
 
 __all__ = ["COARSE", "CONTRASTS", "FLOOR", "NEAR", "SINGULAR", "Search"]

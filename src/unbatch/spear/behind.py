@@ -21,13 +21,13 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
 from unbatch.clock import UNLIMITED, Clock
+from unbatch.linalg.complement import complement
 from unbatch.linalg.lowrank import factor
-from unbatch.spear.layer import complement
 from unbatch.spear.next_layer import SINGULAR
 from unbatch.spear.rounding import masked_gram
 from unbatch.trace import LinearCall
 
-__all__ = ["Behind", "Link", "Stage", "no_stages", "stages_behind"]
+__all__ = ["DEEP", "Behind", "Link", "Stage", "fitted", "no_stages", "stages_behind"]
 
 DEEP = 2
 """So many layers behind are asked. Measured on Gaussian vectors, m=400, b=130: after 400 steps 34 of 130 walks had .85 of a sample's signs
@@ -48,20 +48,23 @@ class Link:
     Attributes:
         fed: (m, r) orthonormal columns.
         made: (m', r); None of the last layer that is asked.
+        sums: (r,) p · sums = 1, where that is asked.
     """
 
     fed: Float[Tensor, "m r"]
     made: Float[Tensor, "m2 r"] | None = None
+    sums: Float[Tensor, " r"] | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class Stage:
-    """One layer behind, with the whole batch: see the module's table. ``back`` is Wᵀ D, on the neurons that it is fed by."""
+    """One layer behind, with the whole batch: see the module's table. ``back`` is Wᵀ D, on the neurons that it is fed by; p · sums = 1."""
 
     fed: Float[Tensor, "m b"]
     made: Float[Tensor, "m2 b"]
     columns: Float[Tensor, "m2 b"]
     back: Float[Tensor, "m b"]
+    sums: Float[Tensor, " b"]
 
 
 def stages_behind(
@@ -71,6 +74,7 @@ def stages_behind(
     alive: Bool[Tensor, " m"],
     batch: int,
     clock: Clock = UNLIMITED,
+    deep: int = DEEP,
 ) -> list[Stage]:
     """The layers behind whose gradients have the rank of the batch, from the first on.
 
@@ -81,12 +85,13 @@ def stages_behind(
         alive: neurons of the searched layer that some sample fires.
         batch: number of samples.
         clock: when to give up.
+        deep: so many of them at most.
 
     Raises:
         OutOfTime: the clock ran out.
     """
     stages: list[Stage] = []
-    for reader in readers[:DEEP]:
+    for reader in readers[:deep]:
         clock.check()
         gradient, weight = update[reader.weight].double(), parameters[reader.weight].detach().double()
         if min(gradient.shape) < batch or reader.bias is None or reader.bias not in update:
@@ -99,7 +104,8 @@ def stages_behind(
         sums = torch.linalg.solve_triangular(change.T, (factors.left.T @ update[reader.bias].double())[:, None], upper=False)[:, 0]
         made = weight @ fed + parameters[reader.bias].detach().double()[:, None] * sums
         back = weight.T @ columns
-        stages.append(Stage(fed[alive], made, columns, back[alive]) if not stages else Stage(fed, made, columns, back))
+        first = alive if not stages else slice(None)
+        stages.append(Stage(fed[first], made, columns, back[first], sums))
     return stages
 
 
@@ -115,6 +121,7 @@ class Behind:
         self.stages = stages
         self.missing = [torch.eye(stage.fed.shape[1], dtype=stage.fed.dtype, device=stage.fed.device) for stage in stages]
         self.duals = [stage.fed.new_zeros((0, stage.fed.shape[1])) for stage in stages]
+        self.points = list(self.duals)
 
     def take_out(self, z: Float[Tensor, "k m"], columns: Float[Tensor, "k m"], clock: Clock = UNLIMITED) -> None:
         """Samples that are known.
@@ -127,29 +134,35 @@ class Behind:
         for i, stage in enumerate(self.stages):
             h, on = z.relu(), z > 0
             points = h @ stage.fed
-            duals = _fitted(stage.back, on, columns, clock)
+            duals = fitted(stage.back, on, columns, clock)
             scale = (points * duals).sum(dim=1, keepdim=True)
             left = ((duals @ stage.back.T) * on - columns).norm(dim=1) / columns.norm(dim=1)
             good = (left < DUAL) & (on.sum(dim=1) > stage.back.shape[1]) & (scale[:, 0] != 0)
             duals, z, scale = duals[good], z[good], scale[good]
             duals = duals / scale
             self.duals[i] = torch.cat([self.duals[i], duals])
+            self.points[i] = torch.cat([self.points[i], points[good]])
             self.missing[i] = complement(self.duals[i])
             z, columns = points[good] @ stage.made.T, duals @ stage.columns.T
 
-    def links(self, rows: Bool[Tensor, " m"]) -> list[Link]:
-        """What is left of every layer behind, on those rows of the first; the last one's ``made`` is not asked."""
+    def columns(self) -> Float[Tensor, "m2 r"]:
+        """A space that the columns of what is left lie in, in the last of the layers."""
+        return self.stages[-1].columns @ complement(self.points[-1])
+
+    def links(self, rows: Bool[Tensor, " m"], *, whole: bool = False) -> list[Link]:
+        """What is left of every layer behind, on those rows of the first; the last one's ``made`` is asked only where all is."""
         found = []
         for i, (stage, missing) in enumerate(zip(self.stages, self.missing, strict=True)):
             fed = (stage.fed[rows] if i == 0 else stage.fed) @ missing
-            last = i == len(self.stages) - 1
+            open_ended = not whole and i == len(self.stages) - 1
             orthonormal, change = torch.linalg.qr(fed)
-            made = None if last else torch.linalg.solve_triangular(change, stage.made @ missing, upper=True, left=False)
-            found.append(Link(orthonormal, made))
+            both = torch.cat([stage.made, stage.sums[None]]) @ missing
+            both = torch.linalg.solve_triangular(change, both, upper=True, left=False)
+            found.append(Link(orthonormal, None if open_ended else both[:-1], both[-1]))
         return found
 
 
-def _fitted(back: Float[Tensor, "m b"], on: Bool[Tensor, "k m"], columns: Float[Tensor, "k m"], clock: Clock) -> Float[Tensor, "k b"]:
+def fitted(back: Float[Tensor, "m b"], on: Bool[Tensor, "k m"], columns: Float[Tensor, "k m"], clock: Clock) -> Float[Tensor, "k b"]:
     """q with ``back @ q`` nearest to a sample's column where it is on, for all samples."""
     basis, change = torch.linalg.qr(back)
     rough = basis.float()

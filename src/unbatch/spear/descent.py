@@ -12,7 +12,8 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from unbatch.clock import UNLIMITED, Clock
-from unbatch.spear.layer import Layer, complement
+from unbatch.linalg.complement import complement
+from unbatch.spear.layer import Layer
 
 __all__ = ["descend"]
 

@@ -15,7 +15,7 @@ from torch.nn import functional as F
 from unbatch.clock import UNLIMITED, Clock
 from unbatch.spear.layer import Layer
 
-__all__ = ["blind_directions", "off_weights", "promising", "sparse_directions"]
+__all__ = ["blind_directions", "off_weights", "promising", "random_samples", "sparse_directions"]
 
 SETTLED, THRESHOLD = 20, 0.3
 """Steps in which the threshold follows the columns, and its share of their root mean square. Chosen. The second swept."""
@@ -35,7 +35,7 @@ def off_weights(layer: Layer, samples: Float[Tensor, "k b"], sigma: float = 0.2)
         samples: (k, b) guesses of p, scaled and with the right sign.
         sigma: error of the guessed pre-activations as a share of their spread.
     """
-    z = layer.pre_activations(samples)
+    z = layer.extremes(samples)[1]
     return torch.special.ndtr(-z / (sigma * z.std(dim=1, keepdim=True)))
 
 
@@ -125,3 +125,10 @@ def blind_directions(
             slope = sharpness * (1 - flat.square().mean(dim=1, keepdim=True))
             directions = free(flat @ left / height**0.5 - slope * directions)
     return directions
+
+
+def random_samples(layer: Layer, left: Float[Tensor, "b r"], generator: Generator, count: int = 200) -> Float[Tensor, "count b"]:
+    """Random p in the space spanned by ``left``, uniform in the direction of their pre-activations."""
+    _, change = torch.linalg.qr(layer.seen @ left)
+    noise = torch.randn((left.shape[1], count), generator=generator, device=left.device, dtype=left.dtype)
+    return torch.linalg.solve_triangular(change, noise, upper=True).T @ left.T

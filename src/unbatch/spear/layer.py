@@ -19,7 +19,9 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
-__all__ = ["Layer", "complement", "deflate", "layer_in_factors"]
+from unbatch.linalg.complement import complement
+
+__all__ = ["Layer", "deflate", "layer_in_factors"]
 
 DEAD = 1e-9
 """A row below this share of the longest is that of a neuron that no sample fires, or as good as. Chosen. Swept."""
@@ -129,12 +131,6 @@ def layer_in_factors(
     moved = None if moved is None else (moved[0][alive] @ change.T, moved[1][alive])
     layer = Layer(columns, seen[alive] @ change.T, bias[alive], sums, change @ views, length[alive], noise, tolerance, moved)
     return layer, change, alive
-
-
-def complement(vectors: Float[Tensor, "k b"]) -> Float[Tensor, "b r"]:
-    """Orthonormal basis of all that is orthogonal to the rows."""
-    basis, _ = torch.linalg.qr(vectors.T, mode="complete")
-    return basis[:, len(vectors) :]
 
 
 def deflate(

@@ -43,7 +43,12 @@ ABREAST, ASKED = 128, 5
 
 
 def reflected(
-    layer: Layer, links: Sequence[Link], guesses: Float[Tensor, "k b"], clock: Clock = UNLIMITED, steps: int = STEPS
+    layer: Layer,
+    links: Sequence[Link],
+    guesses: Float[Tensor, "k b"],
+    clock: Clock = UNLIMITED,
+    steps: int = STEPS,
+    signs: Float[Tensor, "k m2"] | None = None,
 ) -> Float[Tensor, "k b"]:
     """Better guesses, each from one of those given: where its walk came nearest to both sets; up to scale.
 
@@ -53,11 +58,14 @@ def reflected(
         guesses: (k, b) of p, of the right sign.
         clock: when to give up.
         steps: of every walk.
+        signs: of what the last layer makes, where they are known.
     """
     basis, change = torch.linalg.qr(layer.made)
     points = guesses @ change.T
     spaces = _spaces(basis, links, points)
-    best = [_walked(spaces, part.float(), clock, steps) for part in torch.split(points, ABREAST)]
+    known = (points.new_zeros((len(points), 0)) if signs is None else signs).float()
+    parts = zip(torch.split(points.float(), ABREAST), torch.split(known, ABREAST), strict=True)
+    best = [_walked(spaces, part, of_part, clock, steps) for part, of_part in parts]
     return torch.linalg.solve_triangular(change, torch.cat(best).T.to(change.dtype), upper=True).T
 
 
@@ -100,12 +108,15 @@ def _spaces(basis: Float[Tensor, "m b"], links: Sequence[Link], points: Float[Te
     return spaces
 
 
-def _walked(spaces: Sequence[_Space], points: Float[Tensor, "k b"], clock: Clock, steps: int) -> Float[Tensor, "k b"]:
+def _walked(
+    spaces: Sequence[_Space], points: Float[Tensor, "k b"], signs: Float[Tensor, "k _"], clock: Clock, steps: int
+) -> Float[Tensor, "k b"]:
     """The coordinates in the first space where every walk was nearest to all sets."""
     states = [_scaled(points @ spaces[0].turned, 1.0)]
     for space in spaces[1:]:
         h = states[-1][:, -space.fed :].relu()
-        start = torch.cat([h, h.new_zeros((len(h), len(space.basis) - space.fed))], dim=1)
+        made = len(space.basis) - space.fed
+        start = torch.cat([h, signs / made**0.5 if space is spaces[-1] and signs.numel() else h.new_zeros((len(h), made))], dim=1)
         states.append(space.nearest(start)[1])
     nearest, best = torch.full_like(points[:, :1], torch.inf), points
     for step in range(steps):
@@ -113,6 +124,9 @@ def _walked(spaces: Sequence[_Space], points: Float[Tensor, "k b"], clock: Clock
         inside, linear = zip(*(space.nearest(state) for space, state in zip(spaces, states, strict=True)), strict=True)
         turned = [2 * point - state for point, state in zip(linear, states, strict=True)]
         _to_rays(turned, spaces)
+        if signs.numel():
+            made_last = turned[-1][:, spaces[-1].fed :]
+            made_last.mul_(made_last * signs > 0)
         apart = [ray.sub_(point) for ray, point in zip(turned, linear, strict=True)]
         if step % ASKED == 0 or step == steps - 1:
             left = torch.stack([part.square().sum(dim=1, keepdim=True) for part in apart]).sum(dim=0)

@@ -15,7 +15,13 @@ from torch.nn import functional as F
 from unbatch.clock import UNLIMITED, Clock
 from unbatch.spear.layer import Layer
 
-__all__ = ["masked_gram", "null_of_masks", "round_directions"]
+__all__ = ["SHARES", "SHARES_IN_STEPS", "masked_gram", "null_of_masks", "round_directions"]
+
+SHARES = ((0.28, 3, 3), (0.42, 5, 2))
+"""Stages of rounding, see ``round_directions``: of a gradient, in whose columns half of the rows are zero or so. Chosen."""
+
+SHARES_IN_STEPS = ((0.14, 3, 3), *SHARES)
+"""With a stage before them for what is zero in all of many steps, a quarter of the rows. Chosen."""
 
 CHUNK = 1 << 24
 """Entries of the row blocks that are gathered at a time."""
@@ -24,7 +30,7 @@ CHUNK = 1 << 24
 def round_directions(
     layer: Layer,
     directions: Float[Tensor, "k b"],
-    shares: tuple[tuple[float, int, int], ...] = ((0.28, 3, 3), (0.42, 5, 2)),
+    shares: tuple[tuple[float, int, int], ...] = SHARES,
     clock: Clock = UNLIMITED,
 ) -> tuple[Float[Tensor, "k b"], Bool[Tensor, "k m"]]:
     """Make directions exact where they are close enough to an exact one.

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int64
 from scipy.stats import binom
 from torch import Generator, Tensor
 
+from unbatch.linalg.complement import complement
 from unbatch.spear.layer import Layer
 from unbatch.spear.rounding import null_of_masks
 from unbatch.spear.selection import one_a_pattern
@@ -65,8 +66,7 @@ def null_directions(left: Float[Tensor, "m b"], rows: Int64[Tensor, "k size"]) -
         >>> null_directions(left, torch.tensor([[0]])).abs()
         tensor([[0., 1.]], dtype=torch.float64)
     """
-    basis, _ = torch.linalg.qr(left[rows].mT, mode="complete")
-    return basis[..., -1].contiguous()
+    return complement(left[rows])[..., 0]
 
 
 def sampled_directions(

@@ -18,16 +18,16 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
 from unbatch.clock import ENDING, UNLIMITED, Clock, OutOfTime
-from unbatch.spear.behind import Stage, no_stages
-from unbatch.spear.combinations import untangled
-from unbatch.spear.dictionary_learning import blind_directions, off_weights, promising, sparse_directions
+from unbatch.linalg.complement import complement
+from unbatch.spear.dictionary_learning import blind_directions, off_weights, promising, random_samples, sparse_directions
+from unbatch.spear.duals import near_duals
 from unbatch.spear.ica import guesses
-from unbatch.spear.layer import Layer, complement, deflate, unit
-from unbatch.spear.led import Led
+from unbatch.spear.layer import Layer, deflate, unit
+from unbatch.spear.led import NOTHING, Led, Sources
 from unbatch.spear.next_layer import NextLayer, solve_samples
-from unbatch.spear.rounding import null_of_masks, round_directions
+from unbatch.spear.rounding import SHARES, SHARES_IN_STEPS, null_of_masks, round_directions
 from unbatch.spear.sampling import least_zeros, sampled_directions
-from unbatch.spear.selection import Solution, agreement, best_matching, independent, misfits, one_a_pattern, scaled
+from unbatch.spear.selection import Solution, agreement, best_matching, finished, independent, misfits, one_a_pattern, scaled
 
 __all__ = ["MANY", "NOISY", "Search"]
 
@@ -51,6 +51,9 @@ PATIENCE, WAITING = 8, 4
 TOOLS = 4
 """Rounds after a stall in which every tool has its turn."""
 
+SOME = 40
+"""Up to so many samples, guesses of another contrast are tried before any are led, which takes longer. Chosen at m=200, b=20 to 75."""
+
 MANY, SPARSE = 120, 0.13
 """Between so many samples and this share of the neurons blind starts have every other round. Chosen at m=1000, not swept."""
 
@@ -67,8 +70,9 @@ SIGNS, SIGNS_ALONE, SIGNS_BLIND = 0.3, 0.7, 0.5
 """Share of the neurons that are off by a guessed sample's signs that must be zeros: where a certificate decides later; where nothing else
 does; and of random samples, of which the signs are less certain. Chosen; the first one swept."""
 
-AGREE = 0.8
-"""Share of the zeros of a direction that must be off by its sample's signs: a true one has all, a wrong one half or so. Chosen. Swept."""
+AGREE, AGREE_IN_STEPS = 0.8, 0.6
+"""Share of the zeros of a direction that must be off by its sample's signs: a true one has all, a wrong one half or so. Chosen. The first
+one swept. In many steps a neuron may be off whenever the sample takes part, and on at the end."""
 
 SPARE = 4
 """Zeros beyond the number of samples b that a blind direction must have: one through any b − 1 rows has b − 1 by construction."""
@@ -77,14 +81,11 @@ SHARP, BLUR = 1e-6, 100
 """What rounding leaves of a zero in any case; and how many times the noise: it is that of the typical entry, and the worst has more.
 Chosen. Both swept."""
 
-NEARLY, CLOSE = 0.2, 1e-2
-"""Largest part of a direction beside all others that may be noise; largest change of one that is averaged over its zeros. Chosen."""
+NEARLY = 0.2
+"""Largest part of a direction beside all others that may be noise. Chosen."""
 
 LIKELY = 0.5
 """Weight from which a neuron is rather off than on for a sample: the middle. Derived."""
-
-SINGULAR = 1e12
-"""Condition of directions above which they are kept as they were: solving with them would leave four digits of float64. Derived."""
 
 STALLED = 4
 """Rounds without a find, one of every tool, after which another method has its turn. Chosen. Swept."""
@@ -108,7 +109,7 @@ class Search:
         precision: of the sampled null vectors.
         drifting: whether the signs of W x + bias do not tell all: the weights moved while the update came about, or inputs are guessed.
         helped: whether another method goes on where this one stalls, so that it need not use up the budget.
-        stages: the layers behind, asked where guesses are led by them.
+        sources: of what leads guesses, the layers behind and the outputs.
         tools: how many directions each tool found.
         drawn: subsets of rows so far.
         refused: directions that failed their certificate so far.
@@ -124,7 +125,7 @@ class Search:
     precision: torch.dtype
     drifting: bool = False
     helped: bool = False
-    stages: Callable[[Clock], list[Stage]] = no_stages
+    sources: Sources = NOTHING
     tools: Counter[str] = field(default_factory=Counter)
     drawn: int = 0
     refused: int = 0
@@ -133,7 +134,7 @@ class Search:
         """Nothing is known yet."""
         self.clock = UNLIMITED
         whole = self.layer
-        self.led = Led(whole, self.stages)
+        self.led = Led(whole, self.sources)
         # Neurons that noise alone, or weights that moved, may contradict; a wrong direction contradicts a quarter of them.
         self.allowed = len(whole.left) // DRIFTED if self.drifting else 0 if self.exact else len(whole.left) // BLURRED
         if self.noisy or self.drifting:
@@ -254,15 +255,18 @@ class Search:
         After a stall the guesses are loosened from the directions with the fewest zeros: a combination among them would keep
         both of its columns out of reach.
         """
-        loosened = min(2 * stalled, len(self.open))
-        if len(self.open) == self.rest.batch:
-            loosened = max(2, loosened)  # all are there, and some of them are wrong
+        least = 2 if len(self.open) == self.rest.batch else 0  # all are there, and some of them are wrong
+        loosened = max(least, min(2 * stalled, len(self.open)))
         left = complement(self.open[: max(0, len(self.open) - loosened)])
-        led = self.following is not None and (self.rest.batch > MANY or stalled % TOOLS == 1)
+        led = self.following is not None and (self.rest.batch > MANY or stalled % TOOLS == (1 if self.rest.batch > SOME else 2))
+        if led and self.led.by_outputs(self.clock):
+            told = (self.rest, self.rows, self.samples, self.directions, self.generator, self.clock)
+            self._add("outputs", *self.led.outputs.directions(*told))
+            return
         steps = ROUGHLY if led and self.rest.batch > MANY else PATIENTLY
         samples = guesses(left.T @ self.rest.views, self.generator, contrast, steps, clock=self.clock) @ left.T
         if left.shape[1] <= LAST:
-            samples = torch.cat([samples, self._random_samples(left)])
+            samples = torch.cat([samples, random_samples(self.rest, left, self.generator)])
         samples = samples / (samples @ self.rest.sums)[:, None]
         if led and self.following is not None:
             behind = self.led.take_out(self.samples, self.directions, self.clock)
@@ -273,6 +277,17 @@ class Search:
         tried = self._from_samples("pictures", samples, margin, share)
         if bool(tried.any()):
             self._from_samples("pictures, other sign", -samples[tried], margin, share)
+        if self.drifting:
+            self._from_duals(contrast, loosened)
+
+    def _from_duals(self, contrast: float, loosened: int) -> None:
+        """Directions near the inverse of all guesses, as long as each find leaves better guesses of the others."""
+        whole, found = guesses(self.rest.views, self.generator, contrast, PATIENTLY, clock=self.clock), -1
+        while found < len(self.open) < self.rest.batch:
+            found = len(self.open)
+            known = self.open[: max(0, found - loosened)]
+            rough = near_duals(self.rest, whole, known, contrast, self.generator, self.clock)
+            self._rounded("duals", *rough, 2, SIGNS, AGREE_IN_STEPS)
 
     def _blind_round(self, few: int = 4) -> None:
         """Many blind starts; when few directions are missing, random samples among what is left (W and the bias do the work)."""
@@ -285,30 +300,29 @@ class Search:
         self._add("blind", *one_a_pattern(directions[kept], off[kept]))
         if 0 < rest.batch - len(self.open) <= few:
             left = complement(self.open)
-            samples = self._random_samples(left)
-            margin = 0 if left.shape[1] == 1 else 2
-            self._from_samples("completion", samples / (samples @ rest.sums)[:, None], margin, share=SIGNS_BLIND)
-
-    def _random_samples(self, left: Float[Tensor, "b r"], count: int = 200) -> Float[Tensor, "count b"]:
-        """Random p in the space spanned by ``left``, uniform in the direction of their pre-activations."""
-        _, change = torch.linalg.qr(self.rest.seen @ left)
-        noise = torch.randn((left.shape[1], count), generator=self.generator, device=left.device, dtype=left.dtype)
-        return torch.linalg.solve_triangular(change, noise, upper=True).T @ left.T
+            samples = random_samples(rest, left, self.generator)
+            self._from_samples("completion", samples / (samples @ rest.sums)[:, None], 0 if left.shape[1] == 1 else 2, SIGNS_BLIND)
 
     def _from_samples(
         self, tool: str, samples: Float[Tensor, "k b"], margin: int, share: float, agree: float = AGREE
     ) -> Bool[Tensor, " k"]:
         """Exact directions from approximate samples, added; returns which samples gave none."""
+        weights = off_weights(self.rest, samples)
+        rough = sparse_directions(self.rest.left.float(), samples.float(), weights.float(), clock=self.clock)
+        return self._rounded(tool, rough, weights, margin, share, agree)
+
+    def _rounded(
+        self, tool: str, rough: Float[Tensor, "k b"], weights: Float[Tensor, "k m"], margin: int, share: float, agree: float = AGREE
+    ) -> Bool[Tensor, " k"]:
+        """Rough directions made exact and added, where their zeros fit the ``weights``; returns which are not."""
         rest = self.rest
-        weights = off_weights(rest, samples)
-        rough = sparse_directions(rest.left.float(), samples.float(), weights.float(), clock=self.clock)
         hopeful = promising(rest.left, rough).nonzero()[:, 0]
-        directions, off = round_directions(rest, rough[hopeful], clock=self.clock)
+        directions, off = round_directions(rest, rough[hopeful], SHARES_IN_STEPS if self.drifting else SHARES, self.clock)
         zeros, weights = off.sum(dim=1), weights[hopeful]
         good = (zeros >= rest.batch + margin) & (zeros >= share * weights.sum(dim=1))
         good &= (off & (weights > LIKELY)).sum(dim=1) >= agree * zeros
         self._add(tool, directions[good], off[good])
-        failed = torch.ones_like(samples[:, 0], dtype=torch.bool)
+        failed = torch.ones_like(rough[:, 0], dtype=torch.bool)
         failed[hopeful[good]] = False
         return failed
 
@@ -381,17 +395,5 @@ class Search:
         )
         if self.found < layer.batch:
             return certified
-        directions, off = unit(torch.cat([self.directions, directions])), torch.cat([self.off, off])
-        if self.drifting:
-            directions = untangled(layer, directions, clock=self.clock)
-            off = layer.off(directions)
-        # In the scale of the gradient itself every row is equally noisy, so that all zeros together average the noise out.
-        try:
-            exact = null_of_masks(layer.left * layer.length[:, None], off, clock=self.clock)
-        except OutOfTime:
-            exact = directions
-        close = 1 - min(CLOSE, self._blurred)
-        same = ((exact * directions).sum(dim=1).abs() > close) & (off.sum(dim=1) >= layer.batch + 2)
-        better = torch.where(same[:, None], exact, directions)
-        directions, samples = scaled(layer, better if float(torch.linalg.cond(better)) < SINGULAR else directions)
-        return certified if samples is None else Solution(samples, directions, agreement(layer, samples, directions), 0)
+        whole = torch.cat([self.directions, directions]), torch.cat([self.off, off])
+        return finished(layer, *whole, self._blurred, self.clock, tangled=self.drifting) or certified

@@ -8,10 +8,12 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from unbatch.clock import UNLIMITED, Clock
+from unbatch.clock import UNLIMITED, Clock, OutOfTime
+from unbatch.spear.combinations import untangled
 from unbatch.spear.layer import Layer, unit
+from unbatch.spear.rounding import null_of_masks
 
-__all__ = ["Solution", "agreement", "best_matching", "independent", "misfits", "one_a_pattern", "scaled"]
+__all__ = ["Solution", "agreement", "best_matching", "finished", "independent", "misfits", "one_a_pattern", "scaled"]
 
 NEAR, BLUR = 3, 10.0
 """Thresholds to either side of zero within which a column says nothing; noise of a pre-activation below which its sign does not. Chosen.
@@ -24,6 +26,12 @@ condition, and nothing is read off what is worse conditioned than 1e12."""
 APART = 1e-9
 """Codes of two zero patterns that differ by more are of different patterns: each is a sum over the neurons, rounded to 1e-13 or so. Chosen
 in between."""
+
+CLOSE = 1e-2
+"""Largest change of a direction that is averaged over its zeros. Chosen."""
+
+SINGULAR = 1e12
+"""Condition of directions above which they are kept as they were: solving with them would leave four digits of float64. Derived."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -171,3 +179,31 @@ def one_a_pattern(directions: Float[Tensor, "k b"], off: Bool[Tensor, "k m"]) ->
     first = torch.ones_like(order, dtype=torch.bool)
     first[1:] = code[order].diff().abs() > APART
     return directions[order[first]], off[order[first]]
+
+
+def finished(
+    layer: Layer, directions: Float[Tensor, "b b"], off: Bool[Tensor, "b m"], blurred: float, clock: Clock, *, tangled: bool
+) -> Solution | None:
+    """All samples, from directions that are computed from all of their zeros together; None where the directions depend on each other.
+
+    Args:
+        layer: with all its samples.
+        directions: of each.
+        off: which neurons it leaves off.
+        blurred: what the noise may leave of a zero.
+        clock: when to stop making directions more exact.
+        tangled: whether combinations of columns may pass for columns, as where neurons changed sides while the client trained.
+    """
+    directions = unit(directions)
+    if tangled:
+        directions = untangled(layer, directions, clock=clock)
+        off = layer.off(directions)
+    # In the scale of the gradient itself every row is equally noisy, so that all zeros together average the noise out.
+    try:
+        exact = null_of_masks(layer.left * layer.length[:, None], off, clock=clock)
+    except OutOfTime:
+        exact = directions
+    same = ((exact * directions).sum(dim=1).abs() > 1 - min(CLOSE, blurred)) & (off.sum(dim=1) >= layer.batch + 2)
+    better = torch.where(same[:, None], exact, directions)
+    directions, samples = scaled(layer, better if float(torch.linalg.cond(better)) < SINGULAR else directions)
+    return None if samples is None else Solution(samples, directions, agreement(layer, samples, directions), 0)

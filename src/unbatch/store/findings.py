@@ -24,7 +24,7 @@ from unbatch.origin import Origin
 from unbatch.records import Record
 from unbatch.store.counts import StoredCounts, stored_counts
 from unbatch.store.lookups import StoredLookup, stored_lookup
-from unbatch.store.publishing import WHOLE, check_free, held, publish
+from unbatch.store.publishing import WHOLE, Writer, check_free, held, publish
 from unbatch.types import Finding, Schema, Status
 
 __all__ = [
@@ -216,13 +216,9 @@ def save(finding: Finding, folder: Path, page: Page | None = None, *, origin: Or
     """
     stored, tensors = stored_finding(finding, origin, redact=redact), {} if redact else _tensors(finding)
     text = stored.model_dump_json(indent=2) + "\n"
-    writers: dict[str, Callable[[Path], object]] = {
-        TENSORS: lambda path: save_file(tensors, path),
-        REPORT: lambda path: path.write_text(text, encoding="utf-8"),
-    }
+    writers: dict[str, Writer] = {TENSORS: lambda path: save_file(tensors, path), REPORT: text}
     if page is not None:
-        drawn = page(stored, tensors)
-        writers[HTML] = lambda path: path.write_text(drawn, encoding="utf-8")
+        writers[HTML] = page(stored, tensors)
     publish(folder, writers, stale=(HTML,))
 
 

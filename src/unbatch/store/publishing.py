@@ -28,7 +28,10 @@ from safetensors import SafetensorError
 
 from unbatch.errors import OutputFailed
 
-__all__ = ["WHOLE", "check_free", "held", "publish"]
+__all__ = ["WHOLE", "Writer", "check_free", "held", "publish"]
+
+Writer = str | Callable[[Path], object]
+"""What becomes of a file: its text, or a function that writes it to a path."""
 
 LOCK: Final = ".unbatch-lock"
 SCRATCH: Final = ".unbatch-new-"
@@ -43,12 +46,12 @@ ATTEMPTS: Final = 10
 """How often a folder is made again that another writer removes, as it does with one that it made and could not fill."""
 
 
-def publish(folder: Path, writers: Mapping[str, Callable[[Path], object]], stale: Sequence[str] = ()) -> None:
+def publish(folder: Path, writers: Mapping[str, Writer], stale: Sequence[str] = ()) -> None:
     """Write files so that they appear all complete or not at all, after what an earlier run left there is put in order.
 
     Args:
         folder: where to; made if it is missing, and removed again on failure, or if there is nothing to write.
-        writers: file name -> function that writes it to the path that it is given. They run while other writers wait.
+        writers: file name -> its text, or a function that writes it to the path that it is given. They run while other writers wait.
         stale: names to remove when the new files appear, so that old and new are never mixed.
 
     Raises:
@@ -165,11 +168,14 @@ def _same(descriptor: int, path: Path) -> bool:
         return False
 
 
-def _write_whole(folder: Path, writers: Mapping[str, Callable[[Path], object]], stale: Sequence[str]) -> None:
+def _write_whole(folder: Path, writers: Mapping[str, Writer], stale: Sequence[str]) -> None:
     scratch = Path(tempfile.mkdtemp(dir=folder, prefix=SCRATCH))  # 0700
     try:
         for name, write in writers.items():
-            write(scratch / name)
+            if isinstance(write, str):
+                (scratch / name).write_text(write, encoding="utf-8")
+            else:
+                write(scratch / name)
             (scratch / name).chmod(0o600)
             _sync(scratch / name)
         for name in stale:

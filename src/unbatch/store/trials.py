@@ -237,7 +237,7 @@ class TrialStore:
             raise BadFile(f"a {HEADER} beside {TRIALS}", f"none in {str(folder)!r}", "put it back, or name another folder")
         else:
             text = header.model_dump_json(indent=2) + "\n"
-            publish(folder, {HEADER: lambda path: path.write_text(text, encoding="utf-8")})
+            publish(folder, {HEADER: text})
         try:
             self._file = os.open(folder / TRIALS, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         except OSError as error:

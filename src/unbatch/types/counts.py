@@ -21,7 +21,8 @@ class Counts:
 
     Attributes:
         counts: (C,) int64, samples of each class: none negative, their sum the batch size. None where the update does not give them.
-        presence: (C,) bool, which classes surely or, with counts, probably have samples. None where the method did not apply.
+        presence: (C,) bool, which classes probably have samples: surely those whose range starts above zero. None where the method did not
+            apply.
         reason: one sentence on why there are no counts, or on what a reader must know of them; or empty.
         estimate: (C,) float64, the counts before rounding, or None.
         stats: what the method measured, for people: no code decides by it.

@@ -26,6 +26,7 @@ from torch import Generator, Tensor
 from torch.nn import functional as F
 
 from unbatch.clock import UNLIMITED, Clock, OutOfTime
+from unbatch.linalg.complement import complement
 from unbatch.spear.shallow.two_layer import Found, Residual, TwoLayer, zero_sum_basis
 
 __all__ = ["BLUR", "SHARP", "Frame", "cone_start", "exact", "frame_of", "pair_map", "polish", "samples_of", "search_pairs"]
@@ -305,7 +306,7 @@ def _completions(
     problem: TwoLayer, rest: Residual, frame: Frame, found: Float[Tensor, "f d"], count: int, generator: Generator
 ) -> Float[Tensor, "k d"]:
     """Columns of random samples with random labels, where the samples are orthogonal to all known columns, as those that are left are."""
-    left = torch.linalg.qr((found @ frame.mixing.T).T, mode="complete")[0][:, len(found) :]
+    left = complement(found @ frame.mixing.T)
     inputs = left.T @ (frame.coordinates @ rest.rows)
     _, change = torch.linalg.qr((inputs @ problem.seen.T).T)
     noise = torch.randn((left.shape[1], count), generator=generator, dtype=left.dtype, device=left.device)
@@ -349,7 +350,7 @@ def samples_of(problem: TwoLayer, rest: Residual, frame: Frame, t: Float[Tensor,
     mixing, sums = t @ frame.mixing.T, frame.coordinates @ rest.sums
     labels = _oriented(t @ frame.classes.T).argmin(dim=1)
     if len(t) == frame.sought - 1:
-        alone = torch.linalg.qr(mixing.T, mode="complete")[0][:, -1]
+        alone = complement(mixing)[:, 0]
         last = (alone / (alone @ sums) @ frame.coordinates @ rest.rows)[None]
         classes = torch.arange(len(problem.outer), device=t.device)
         columns = problem.columns(last.expand(len(classes), -1), classes).columns
