@@ -259,8 +259,8 @@ def _verdict(stored: StoredLabels) -> str:
             return f"This update says little of its labels; the best guess is {held}."
         return f"The likeliest counts of this update are {held}; that they are right is not determined."
     if counts.presence is not None and counts.ranges is not None and counts.batch_size is None:
-        sure = sum(there and low > 0 for there, (low, _) in zip(counts.presence, counts.ranges, strict=True))
-        there = f"of which {sure:,} surely have samples"
+        surely = sum(there and low > 0 for there, (low, _) in zip(counts.presence, counts.ranges, strict=True))
+        there = f"of which {surely:,} surely have samples"
         return f"This update tells the shares of its classes, {there}, and not how many samples it was made of."
     if counts.presence is not None:
         held = f"{sum(counts.presence):,} of {len(counts.presence):,} classes"
