@@ -61,7 +61,7 @@ def found_in(case: Scene, known: int, clock: Clock | None = None) -> tuple[Tenso
         rest, rows, basis = deflate(case.layer, case.samples[:known], case.directions[:known])
     clock = clock or Clock.of(60.0)
     assert outputs.lead(clock)
-    directions, off = outputs.directions(rest, rows, case.samples[:known], case.directions[:known], Generator().manual_seed(1), clock)
+    directions, off = outputs.find(rest, rows, case.samples[:known], case.directions[:known], Generator().manual_seed(1), clock)
     assert bool((off.sum(dim=1) > rest.batch).all())
     whole = torch.nn.functional.normalize(directions @ basis.T, dim=1)
     cosines = (whole @ torch.nn.functional.normalize(case.directions, dim=1).T).abs()

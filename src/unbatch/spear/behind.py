@@ -27,7 +27,7 @@ from unbatch.spear.next_layer import SINGULAR
 from unbatch.spear.rounding import masked_gram
 from unbatch.trace import LinearCall
 
-__all__ = ["DEEP", "Behind", "Link", "Stage", "fitted", "no_stages", "stages_behind"]
+__all__ = ["DEEP", "Behind", "Left", "Link", "Stage", "fitted", "no_stages", "stages_behind"]
 
 DEEP = 2
 """So many layers behind are asked. Measured on Gaussian vectors, m=400, b=130: after 400 steps 34 of 130 walks had .85 of a sample's signs
@@ -48,12 +48,19 @@ class Link:
     Attributes:
         fed: (m, r) orthonormal columns.
         made: (m', r); None of the last layer that is asked.
-        sums: (r,) p · sums = 1, where that is asked.
     """
 
     fed: Float[Tensor, "m r"]
     made: Float[Tensor, "m2 r"] | None = None
-    sums: Float[Tensor, " r"] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Left:
+    """The same of a layer that is asked for all: also ``sums``, (r,), with p · sums = 1."""
+
+    fed: Float[Tensor, "m r"]
+    made: Float[Tensor, "m2 r"]
+    sums: Float[Tensor, " r"]
 
 
 @dataclass(frozen=True, eq=False)
@@ -149,16 +156,19 @@ class Behind:
         """A space that the columns of what is left lie in, in the last of the layers."""
         return self.stages[-1].columns @ complement(self.points[-1])
 
-    def links(self, rows: Bool[Tensor, " m"], *, whole: bool = False) -> list[Link]:
-        """What is left of every layer behind, on those rows of the first; the last one's ``made`` is asked only where all is."""
+    def links(self, rows: Bool[Tensor, " m"]) -> list[Link]:
+        """What is left of every layer behind, on those rows of the first; the last one's ``made`` is not asked."""
+        left = self.left(rows)
+        return [Link(of.fed, None if of is left[-1] else of.made) for of in left]
+
+    def left(self, rows: Bool[Tensor, " m"]) -> list[Left]:
+        """The same, of the last one too."""
         found = []
         for i, (stage, missing) in enumerate(zip(self.stages, self.missing, strict=True)):
-            fed = (stage.fed[rows] if i == 0 else stage.fed) @ missing
-            open_ended = not whole and i == len(self.stages) - 1
-            orthonormal, change = torch.linalg.qr(fed)
+            orthonormal, change = torch.linalg.qr((stage.fed[rows] if i == 0 else stage.fed) @ missing)
             both = torch.cat([stage.made, stage.sums[None]]) @ missing
             both = torch.linalg.solve_triangular(change, both, upper=True, left=False)
-            found.append(Link(orthonormal, None if open_ended else both[:-1], both[-1]))
+            found.append(Left(orthonormal, both[:-1], both[-1]))
         return found
 
 

@@ -22,7 +22,7 @@ from torch import Generator, Tensor
 from unbatch.clock import Clock
 from unbatch.errors import Inapplicable
 from unbatch.last_layer import last_layer
-from unbatch.spear.behind import DEEP, Behind, Link, Stage, fitted
+from unbatch.spear.behind import DEEP, Behind, Left, Link, Stage, fitted
 from unbatch.spear.descent import descend
 from unbatch.spear.layer import Layer
 from unbatch.spear.reflections import reflected
@@ -122,19 +122,18 @@ class Outputs:
 
     def __init__(self, whole: Layer, known: Callable[[Clock], Known | None]) -> None:
         self.whole, self.ask = whole, known
-        self.known: Known | None = None
-        self.behind: Behind | None = None
+        self.told: tuple[Behind, Tensor] | None = None
         self.pays, self.most, self.taken = True, FIRST, 0
 
     def lead(self, clock: Clock) -> bool:
         """Whether the outputs tell anything, and led to enough when they were asked last."""
-        if self.pays and self.behind is None:
-            self.known = self.ask(clock)
-            self.behind = None if self.known is None else Behind(self.known.stages)
-            self.pays = self.behind is not None
+        if self.pays and self.told is None:
+            known = self.ask(clock)
+            self.told = None if known is None else (Behind(known.stages), known.slopes)
+            self.pays = self.told is not None
         return self.pays
 
-    def directions(
+    def find(
         self,
         rest: Layer,
         rows: Bool[Tensor, " m"],
@@ -153,13 +152,15 @@ class Outputs:
             generator: of the starts.
             clock: when to give up.
         """
-        assert self.behind is not None and self.known is not None  # noqa: S101, PT018
+        if self.told is None:
+            return rest.left.new_zeros((0, rest.batch)), rows.new_zeros((0, len(rest.left)))
+        behind, slopes = self.told
         new, self.taken = slice(self.taken, None), len(samples)
         columns = directions[new] @ self.whole.left.T * self.whole.length
-        self.behind.take_out(self.whole.pre_activations(samples[new]), columns, clock)
+        behind.take_out(self.whole.pre_activations(samples[new]), columns, clock)
         walks = min(self.most, rest.batch)
-        on = _neurons_on(self.behind.columns(), self.known.slopes, walks, generator, clock)
-        found = _brought_down(rest, self.behind.links(rows, whole=True), on, clock)
+        on = _neurons_on(behind.columns(), slopes, walks, generator, clock)
+        found = _brought_down(rest, behind.left(rows), on, clock)
         null = null_of_masks(rest.left, rest.pre_activations(found) <= 0, clock=clock)
         off = rest.off(null)
         kept = off.sum(dim=1) >= rest.batch + BEYOND
@@ -214,20 +215,22 @@ def _exact(space: Float[Tensor, "m r"], wanted: Float[Tensor, "k m"], inside: Fl
     return torch.unique(~off[kept], dim=0)
 
 
-def _brought_down(rest: Layer, links: Sequence[Link], on: Bool[Tensor, "k m"], clock: Clock) -> Float[Tensor, "j b"]:
+def _brought_down(rest: Layer, behind: Sequence[Left], on: Bool[Tensor, "k m"], clock: Clock) -> Float[Tensor, "j b"]:
     """The samples of which it is known which neurons are on in the last hidden layer, in the searched one."""
     if not len(on):
         return rest.left.new_zeros((0, rest.batch))
-    layers = [rest, *(_as_layer(link) for link in links)]
-    guess = torch.linalg.lstsq(layers[-1].made, (on.to(rest.left.dtype) * 2 - 1).T).solution.T
-    deep = min(DEEP, len(links))
-    for link, below in zip(links[: -deep - 1 : -1], layers[-2 : -deep - 2 : -1], strict=True):
-        guess = torch.linalg.lstsq(below.made, link.fed @ guess.T).solution.T
+    layers = [rest, *(_as_layer(left) for left in behind)]
+    signs = on.to(rest.left.dtype) * 2 - 1
+    guess = torch.linalg.lstsq(layers[-1].made, signs.T).solution.T
+    deep = min(DEEP, len(behind))
+    for above, below in zip(behind[: -deep - 1 : -1], layers[-2 : -deep - 2 : -1], strict=True):
+        guess = torch.linalg.lstsq(below.made, above.fed @ guess.T).solution.T
     start = layers[-deep - 1]
-    guess = reflected(start, links[-deep:], guess, clock, SIGNED, signs=on.to(rest.left.dtype) * 2 - 1)
-    points = descend(start, links[-deep].fed, guess / (guess @ start.sums)[:, None], clock)
-    for link, below in zip(links[-deep - 1 :: -1], layers[-deep - 2 :: -1], strict=True):
-        h = points @ link.fed.T
+    links = [Link(left.fed, left.made) for left in behind[-deep:]]
+    guess = reflected(start, links, guess, clock, SIGNED, signs)
+    points = descend(start, behind[-deep].fed, guess / (guess @ start.sums)[:, None], clock)
+    for above, below in zip(behind[-deep - 1 :: -1], layers[-deep - 2 :: -1], strict=True):
+        h = points @ above.fed.T
         active = h > FITS * h.amax(dim=1, keepdim=True)
         points = fitted(below.made, active, h, clock)
         left = ((points @ below.made.T - h) * active).norm(dim=1) / h.norm(dim=1)
@@ -235,9 +238,8 @@ def _brought_down(rest: Layer, links: Sequence[Link], on: Bool[Tensor, "k m"], c
     return points / (points @ rest.sums)[:, None]
 
 
-def _as_layer(link: Link) -> Layer:
+def _as_layer(left: Left) -> Layer:
     """What a layer behind makes, in the form of a layer whose bias is already in what is made."""
-    assert link.made is not None and link.sums is not None  # noqa: S101, PT018
-    nothing = link.made.new_zeros(len(link.made))
-    empty = link.made.new_zeros((link.made.shape[1], 0))
-    return Layer(link.made, link.made, nothing, link.sums, empty, nothing + 1, empty.T, EXACT)
+    nothing = left.made.new_zeros(len(left.made))
+    empty = left.made.new_zeros((left.made.shape[1], 0))
+    return Layer(left.made, left.made, nothing, left.sums, empty, nothing + 1, empty.T, EXACT)

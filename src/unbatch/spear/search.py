@@ -260,8 +260,7 @@ class Search:
         left = complement(self.open[: max(0, len(self.open) - loosened)])
         led = self.following is not None and (self.rest.batch > MANY or stalled % TOOLS == (1 if self.rest.batch > SOME else 2))
         if led and self.led.by_outputs(self.clock):
-            told = (self.rest, self.rows, self.samples, self.directions, self.generator, self.clock)
-            self._add("outputs", *self.led.outputs.directions(*told))
+            self._add("outputs", *self.led.outputs.find(self.rest, self.rows, self.samples, self.directions, self.generator, self.clock))
             return
         steps = ROUGHLY if led and self.rest.batch > MANY else PATIENTLY
         samples = guesses(left.T @ self.rest.views, self.generator, contrast, steps, clock=self.clock) @ left.T
