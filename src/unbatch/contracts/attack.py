@@ -18,6 +18,7 @@ from unbatch.contracts.settings import kept
 from unbatch.errors import Inapplicable, NotDeterministic, UnbatchError
 from unbatch.evidence import judge
 from unbatch.gradients import check_deterministic
+from unbatch.threads import enough, threads
 from unbatch.types import Candidate, Observation, Progress, Reconstruction, Status, silent
 
 __all__ = ["Attack", "Polisher"]
@@ -81,6 +82,10 @@ class Attack(Plugin, ABC):
             seed: of all randomness.
             progress: told what goes on.
         """
+        with threads(enough(sum(tensor.numel() for tensor in observation.update.values()))):
+            return self._judged(observation, seed, progress)
+
+    def _judged(self, observation: Observation, seed: int, progress: Progress) -> Reconstruction:
         start = time.perf_counter()
         if (reason := self.obstacle(observation)) is not None:
             return Reconstruction(Status.NOT_APPLICABLE, reason=reason, attack=self.spec)

@@ -8,13 +8,11 @@ import platform
 import sys
 import time
 import traceback
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
-from threadpoolctl import threadpool_limits
 
 from unbatch.auditing import invert
 from unbatch.contracts import Attack, Dataset, LabelRestorer, Metric
@@ -26,6 +24,7 @@ from unbatch.label_scores import floors, score_counts, score_presence
 from unbatch.restoring import restore_labels
 from unbatch.scoring import Scores, score
 from unbatch.store.trials import Settings, TrialRecord
+from unbatch.threads import threads
 from unbatch.types import Batch, Counts, Observation, Reconstruction, Status
 
 __all__ = ["Trial", "TrialResult", "crashed", "run_trial"]
@@ -88,7 +87,7 @@ def run_trial(trial: Trial) -> TrialResult:
         raise Misuse(f"a worker that runs the code {trial.code}", f"{code_version()} on {host}", advice)
     start = time.perf_counter()
     try:
-        with _threads(trial.threads):
+        with threads(trial.threads):
             result = _played(trial)
     except (Misuse, OutputFailed) as error:
         result = TrialResult(trial.record(outcome="refused", reason=str(error)))
@@ -106,18 +105,6 @@ def crashed(trial: Trial, trace: str) -> TrialRecord:
     """The record of a trial that ended with a traceback."""
     last = trace.strip().splitlines()[-1] if trace.strip() else "no traceback"
     return trial.record(outcome="crashed", reason=last[:300], error=trace or last)
-
-
-@contextmanager
-def _threads(count: int) -> Iterator[None]:
-    """So many threads for all that computes: results depend on their number, to rounding."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(count)
-    try:
-        with threadpool_limits(count):
-            yield
-    finally:
-        torch.set_num_threads(before)
 
 
 def _played(trial: Trial) -> TrialResult:
