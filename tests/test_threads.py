@@ -18,7 +18,7 @@ def test_a_small_update_gets_one_thread_and_a_large_one_all() -> None:
 def test_they_are_put_back_whatever_happens() -> None:
     before = torch.get_num_threads()
     with pytest.raises(ZeroDivisionError), threads(before + 1):
-        1 / (torch.get_num_threads() - before - 1)  # noqa: B018 - so that it raises where there are so many
+        1 / (torch.get_num_threads() - before - 1)
     assert torch.get_num_threads() == before
 
 

@@ -11,8 +11,8 @@ from threadpoolctl import threadpool_limits
 __all__ = ["enough", "threads"]
 
 SMALL = 1 << 19
-"""Numbers of an update, below which one thread is enough. Measured on MNIST, six layers of width 200, two cores: with nothing else to do two
-threads are 1.0 to 1.2 times as fast; beside two busy processes they take 2.5 to 3 times as long."""
+"""Numbers of an update, below which one thread is enough. Measured on MNIST, six layers of width 200, two cores: with nothing else to do
+two threads are 1.0 to 1.2 times as fast; beside two busy processes they take 2.5 to 3 times as long."""
 
 
 def enough(numbers: int) -> int:
