@@ -356,3 +356,58 @@ def test_where_biases_were_trained_at_a_rate_of_their_own_no_member_is_absent(fa
     found = unbatch.members(Observation(model, update, (80,), batch_size=10), x)
     assert A not in verdicts(found)[:10]
     assert verdicts(found)[10:] == [A] * 20  # these lie outside whatever a bias says
+
+
+class Squares(nn.Module):
+    """Within a region of its activation a column is as straight a function of the record as the score's slope."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.plain, self.squared = nn.Linear(30, 24), nn.Linear(24, 2), nn.Linear(24, 2, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        h = nn.functional.leaky_relu(self.first(x))
+        return self.plain(h) + self.squared(h * h)
+
+
+def test_more_records_than_there_were_samples_are_not_all_members() -> None:
+    """A blend of two of one region has a blend of their columns: of the three that depend on each other none is named."""
+    generator = torch.Generator().manual_seed(2)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        net = Squares().double()
+        x = torch.rand((3, 30), dtype=torch.float64)
+        x[2] = x[0] + 0.3 * torch.rand(30, dtype=torch.float64)
+    others = torch.rand((20, 30), generator=generator, dtype=torch.float64)
+    observation = Observation(net, unbatch.capture(net, x, torch.tensor([0, 1, 0])), (30,), batch_size=3)
+    found = unbatch.members(observation, torch.cat([x, x[[0, 2]].mean(dim=0, keepdim=True), others]))
+    assert verdicts(found)[:4] == [S, P, S, S]
+    assert verdicts(unbatch.members(observation, torch.cat([x, others])))[:3] == [P, P, P]
+
+
+class Attention(nn.Module):
+    """A layer that sees four tokens of every record, some of them hardly."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(80, 24, bias=False), nn.Linear(24, 10, bias=False)
+        self.query, self.key = nn.Linear(6, 6, bias=False), nn.Linear(6, 6, bias=False)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        tokens = self.first(x).relu().reshape(-1, 4, 6)
+        mixed = (self.query(tokens) @ self.key(tokens).mT / 6**0.5).softmax(-1) @ tokens
+        return self.last((tokens + mixed).flatten(1).tanh())
+
+
+@pytest.mark.parametrize(("noise", "seed"), [(1e-5, 0), (1e-4, 2), (1e-3, 3), (1e-3, 7)])
+def test_a_layer_that_noise_covers_in_part_makes_nobody_absent(noise: float, seed: int) -> None:
+    x = torch.rand((30, 80), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = Attention().double()
+    update = unbatch.capture(net, x[:1], torch.tensor([0]), check=False)
+    generator, deviation = torch.Generator().manual_seed(seed), noise * float(update["first.weight"].std())
+    noisy = {name: t + deviation * torch.randn(t.shape, generator=generator, dtype=t.dtype) for name, t in update.items()}
+    found = unbatch.members(Observation(net, noisy, (80,), batch_size=1), x)
+    assert found.answers[0].verdict is not A
+    assert set(verdicts(found)[1:]) == {A}

@@ -32,7 +32,7 @@ class Case:
         inner_fits: (c,) whether they fit at all of them.
         inner_holds: (c,) whether they do at one where unrelated ones could not.
         hidden: (c,) share of a record by which a longer, brighter or blended copy may differ from it and pass; 0 where none was tried.
-        inner_complete: whether an inner layer shows every sample.
+        inner_refuted: (c,) which do not fit at an inner layer that shows every sample, clear of the noise.
         unbiased: (k,) whether the record fits but for what stands for the bias, which no record confirms.
         inner_unbiased: (c,) the same at inner layers.
         linear: whether the first layer sees mixtures as mixtures.
@@ -54,7 +54,7 @@ class Case:
     inner_fits: Tensor | None
     inner_holds: Tensor | None
     hidden: Tensor
-    inner_complete: bool
+    inner_refuted: Tensor
     unbiased: Tensor
     inner_unbiased: Tensor
     linear: bool
@@ -124,7 +124,9 @@ def _inside(case: Case, at: int, residual: float, allowed: float, holds: bool, p
         if bool(case.inner_unbiased[at]):
             return Verdict.UNDECIDED, f"{here}, but {float(case.inner[at]):.0e} of what it becomes lies outside further on; but {BIAS}"
         off = f"{here}, but {float(case.inner[at]):.0e} of what it becomes lies outside further on: a mixture of what was there"
-        return (Verdict.ABSENT if case.inner_complete else Verdict.UNDECIDED), off
+        if not bool(case.inner_refuted[at]):
+            return Verdict.UNDECIDED, f"{off}, unless noise covers a part of that layer"
+        return Verdict.ABSENT, off
     if not bool(case.inner_holds[at]):
         return (
             Verdict.IN_SPAN,

@@ -29,7 +29,7 @@ from unbatch.evidence.fed import Passes, near
 from unbatch.evidence.rows import Rows
 from unbatch.linalg.complement import complement
 
-__all__ = ["Apart", "apart_from_blends", "apart_from_changes", "moved_within"]
+__all__ = ["Apart", "apart_from_blends", "apart_from_changes", "beyond_count", "moved_within"]
 
 STEP = 1e-6
 """Of the finite differences, as a share of the record's length. Chosen, as in ``accuracy``."""
@@ -290,3 +290,27 @@ def _left(passes: Passes, inner: list[Rows], records: Tensor) -> Float[Tensor, "
     """What of the records lies outside of the layers' row spaces, as shares of what feeds these, side by side."""
     seen = passes(records, [rows.weight for rows in inner])
     return torch.cat([rows.outside(seen[rows.weight].flatten(0, 1))[0].reshape(len(records), -1) for rows in inner], dim=1)
+
+
+def beyond_count(records: Tensor, fits: Bool[Tensor, " c"], most: int) -> Bool[Tensor, " c"]:
+    """Which of the records that fit depend on each other, where more different ones fit than there were samples: one of them is a blend.
+
+    Args:
+        records: (c, *shape).
+        fits: (c,) which may have been there.
+        most: samples that there were, or directions if these are more.
+    """
+    tangled, place = torch.zeros_like(fits), fits.nonzero()[:, 0]
+    if len(place) <= most:
+        return tangled
+    flat = records.double().flatten(1)[place]
+    flat = flat / flat.norm(dim=1, keepdim=True).clamp_min(torch.finfo(torch.float64).tiny)
+    near = torch.cdist(flat, flat) < COPY
+    first = near.double().argmax(dim=1)  # of those alike
+    different = (first == torch.arange(len(first), device=first.device)).nonzero()[:, 0]
+    if len(different) > most:
+        left, values, _ = torch.linalg.svd(flat[different], full_matrices=True)
+        free = left[:, int((values > COPY * values[0]).sum()) :]
+        part = different[free.norm(dim=1) > COPY]
+        tangled[place] = torch.isin(first, part)
+    return tangled

@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from unbatch.evidence.answering import NEAR, Case, answers, limits
-from unbatch.evidence.blends import Apart, apart_from_blends, apart_from_changes, moved_within
+from unbatch.evidence.blends import Apart, apart_from_blends, apart_from_changes, beyond_count, moved_within
 from unbatch.evidence.certificate import EVIDENCE, MARGIN
 from unbatch.evidence.fed import CHUNK, Passes, Witness, passes_of, witnesses
 from unbatch.evidence.headcount import number_of
@@ -186,6 +186,11 @@ def _case(
     # A layer with fewer directions than another does not see every sample, and nobody is held against it where one does.
     most = max([rows.rank, *(layer.rank for layer in further.behind)])
     inner = [a for a in further.inner if a.rows is None or a.rows.rank >= most] or further.inner
+    fits = torch.stack([torch.ones(len(chosen), dtype=torch.bool, device=records.device), *(a.fits for a in inner)]).all(dim=0)
+    tangled = beyond_count(records[chosen], fits, max(rows.rank, number or 0)) if records.is_floating_point() else torch.zeros_like(fits)
+    # More directions than there were samples are noise, or what pruning left.
+    counted = number is not None and rows.rank <= number * each
+    refuted = [~a.fits for a in inner if counted and a.rows is not None and a.rows.clear and a.rows.rank == (number or 0) * each]
     return Case(
         rows=rows,
         residual=whole.residual,
@@ -195,12 +200,10 @@ def _case(
         holds=whole.holds(),
         chosen=chosen,
         inner=None if not inner else torch.stack([a.residual for a in inner]).amax(dim=0),
-        inner_fits=None if not inner else torch.stack([a.fits for a in inner]).all(dim=0),
-        inner_holds=None if not inner else torch.stack([a.holds() for a in inner]).any(dim=0) & further.apart.shown,
+        inner_fits=fits if inner else None,
+        inner_holds=None if not inner else torch.stack([a.holds() for a in inner]).any(dim=0) & further.apart.shown & ~tangled,
         hidden=further.apart.hidden,
-        inner_complete=number is not None
-        and rows.rank <= number * each  # more than there were samples is noise, or what pruning left
-        and any(layer.clear and layer.rank == number * each for layer in further.behind),
+        inner_refuted=torch.stack([torch.zeros_like(fits), *refuted]).any(dim=0),
         linear=witness.linear,
         unbiased=_but_for_bias(passes, [whole], records),
         inner_unbiased=_but_for_bias(passes, inner, records[chosen]),
