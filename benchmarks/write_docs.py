@@ -66,11 +66,11 @@ def paper(cases: Cases) -> str:
 
 def frontier(cases: Cases) -> str:
     figure, axes = plt.subplots(figsize=(7, 4))
-    for name in ("cifar10", "mnist"):
+    for name, line in {"cifar10": "-", "mnist": "--", "gaussian": ":"}.items():
         for width in (200, 400, 1000, 2000):
             points = sorted((c["size"], c["exact"] / c["batches"]) for c in cases.values() if c["set"] == name and c["width"] == width)
             if points:
-                axes.plot(*zip(*points, strict=True), marker="o", linestyle="-" if name == "cifar10" else "--", label=f"{name}, m={width}")
+                axes.plot(*zip(*points, strict=True), marker="o", linestyle=line, label=f"{name}, m={width}")
     axes.set(xlabel="batch size", ylabel="share of batches wholly exact in 60 s", ylim=(-0.05, 1.05), xscale="log")
     axes.axvline(25, color="gray", linewidth=1)
     axes.text(25.5, 0.03, "SPEAR's sampling stops near 25", color="gray", fontsize=8)
