@@ -141,7 +141,7 @@ def from_finer_rows(
     found, before = torch.full_like(length, torch.inf), 0
     for share in FINER:
         allowed = share * parts + noise
-        rows = left <= allowed
+        rows = (left <= allowed) & (allowed > 0)  # a row on which nothing was added up says nothing
         if (count := int(rows.sum())) < len(inputs) + SPARE:
             break
         if count == before:

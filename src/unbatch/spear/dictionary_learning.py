@@ -36,7 +36,7 @@ def off_weights(layer: Layer, samples: Float[Tensor, "k b"], sigma: float = 0.2)
         sigma: error of the guessed pre-activations as a share of their spread.
     """
     z = layer.extremes(samples)[1]
-    return torch.special.ndtr(-z / (sigma * z.std(dim=1, keepdim=True)))
+    return torch.special.ndtr(-z / (sigma * z.std(dim=1, correction=min(1, z.shape[1] - 1), keepdim=True)))
 
 
 def sparse_directions(
