@@ -276,7 +276,7 @@ class Search:
         tried = self._from_samples("pictures", samples, margin, share)
         if bool(tried.any()):
             self._from_samples("pictures, other sign", -samples[tried], margin, share)
-        if self.drifting:
+        if self.drifting and (stalled or 2 * len(self.open) < self.rest.batch):
             self._from_duals(contrast, loosened)
 
     def _from_duals(self, contrast: float, loosened: int) -> None:
