@@ -51,9 +51,9 @@ def near_duals(
     for guessed in (old[count:], new):  # neither is the better one always
         samples = guessed / (guessed @ layer.sums)[:, None]
         near = _duals(torch.cat([old[:count], samples]))[count:]
-        samples = samples[: len(near)]
-        found.append(_sharpened(layer, off_weights(layer, samples), samples, near, known, generator, clock))
-    return torch.cat([rough for rough, _ in found]), torch.cat([weights for _, weights in found])
+        weights = off_weights(layer, samples)[: len(near)]
+        found.append(_sharpened(layer, weights, samples[: len(near)], near, known, generator, clock))
+    return torch.cat([rough for rough, _ in found]), torch.cat([likely for _, likely in found])
 
 
 def _duals(samples: Float[Tensor, "b b"]) -> Float[Tensor, "k b"]:
