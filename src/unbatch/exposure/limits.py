@@ -30,7 +30,7 @@ layers, untrained, half of the neurons off. From benchmarks/results/frontier.jso
 widths were tried ten times (at 1000 four of four of 400 were found): the search may reach further, and no promise is meant."""
 
 VECTORS: dict[int, int] = {60: 22, 100: 28, 200: 80, 400: 100, 1000: 300}
-"""The same for Gaussian inputs, which have nothing of pictures that the search could use, in three minutes from 1000 on; from the same files.
+"""The same for Gaussian inputs, which have nothing of pictures that the search could use, in three minutes at 1000; from the same files.
 At 400 four of four of 130 were found, too."""
 
 
