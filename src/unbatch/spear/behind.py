@@ -23,6 +23,7 @@ from torch import Generator, Tensor
 from unbatch.clock import UNLIMITED, Clock
 from unbatch.linalg.complement import complement
 from unbatch.linalg.lowrank import factor
+from unbatch.spear.layer import Layer
 from unbatch.spear.next_layer import SINGULAR
 from unbatch.spear.rounding import masked_gram
 from unbatch.trace import LinearCall
@@ -128,7 +129,12 @@ class Behind:
         self.stages = stages
         self.missing = [torch.eye(stage.fed.shape[1], dtype=stage.fed.dtype, device=stage.fed.device) for stage in stages]
         self.duals = [stage.fed.new_zeros((0, stage.fed.shape[1])) for stage in stages]
-        self.points = list(self.duals)
+        self.points, self.taken = list(self.duals), 0
+
+    def take_out_certified(self, whole: Layer, samples: Float[Tensor, "k b"], directions: Float[Tensor, "k b"], clock: Clock) -> None:
+        """All samples that are certified in the searched layer; those that were taken out before come first, as they did then."""
+        new, self.taken = slice(self.taken, None), len(samples)
+        self.take_out(whole.pre_activations(samples[new]), directions[new] @ whole.left.T * whole.length, clock)
 
     def take_out(self, z: Float[Tensor, "k m"], columns: Float[Tensor, "k m"], clock: Clock = UNLIMITED) -> None:
         """Samples that are known.

@@ -53,7 +53,7 @@ class Led:
 
     def __init__(self, whole: Layer, sources: Sources) -> None:
         self.whole, self.stages, self.outputs = whole, sources.stages, Outputs(whole, sources.known)
-        self.steps, self.share, self.taken = STEPS, 1.0, 0
+        self.steps, self.share = STEPS, 1.0
         self.behind: Behind | None = None
 
     def by_outputs(self, clock: Clock) -> bool:
@@ -64,9 +64,7 @@ class Led:
         """The layers behind without all samples that are certified: those that were taken out before come first, as they did then."""
         if self.behind is None:
             self.behind = Behind(self.stages(clock))
-        new, self.taken = slice(self.taken, None), len(samples)
-        columns = directions[new] @ self.whole.left.T * self.whole.length
-        self.behind.take_out(self.whole.pre_activations(samples[new]), columns, clock)
+        self.behind.take_out_certified(self.whole, samples, directions, clock)
         return self.behind
 
     def directions(

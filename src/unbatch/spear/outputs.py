@@ -123,7 +123,7 @@ class Outputs:
     def __init__(self, whole: Layer, known: Callable[[Clock], Known | None]) -> None:
         self.whole, self.ask = whole, known
         self.told: tuple[Behind, Tensor] | None = None
-        self.pays, self.most, self.taken = True, FIRST, 0
+        self.pays, self.most = True, FIRST
 
     def lead(self, clock: Clock) -> bool:
         """Whether the outputs tell anything, and led to enough when they were asked last."""
@@ -155,9 +155,7 @@ class Outputs:
         if self.told is None:
             return rest.left.new_zeros((0, rest.batch)), rows.new_zeros((0, len(rest.left)))
         behind, slopes = self.told
-        new, self.taken = slice(self.taken, None), len(samples)
-        columns = directions[new] @ self.whole.left.T * self.whole.length
-        behind.take_out(self.whole.pre_activations(samples[new]), columns, clock)
+        behind.take_out_certified(self.whole, samples, directions, clock)
         walks = min(self.most, rest.batch)
         on = _neurons_on(behind.columns(), slopes, walks, generator, clock)
         found = _brought_down(rest, behind.left(rows), on, clock)
