@@ -18,7 +18,7 @@ from unbatch.importers.names import by_name, check_tensors
 from unbatch.importers.optimizers import STEPS, adam_rate, check_is_update, decay_in, told_by, undo_adam
 from unbatch.importers.records import Sent, tensors_of
 from unbatch.importers.scales import clipped, differences
-from unbatch.types import HUGE, LocalTraining, Observation, Schema
+from unbatch.types import HUGE, LocalTraining, Observation, Schema, largest_number
 
 __all__ = ["Kind", "Optimizer", "load_observation"]
 
@@ -103,6 +103,8 @@ def load_observation(
         check_is_update(update, parameters)
     update = update if kind == "gradient" else _without_fixed(model, update)
     model, update = _trained(model, update, rest_frozen, kind)
+    for name, tensor in update.items():
+        largest_number(name, tensor)  # before anything is computed with it
     moved = update if kind == "gradient" else {name: -tensor for name, tensor in update.items()}
     before = {name: parameters[name].detach().cpu() for name in moved}
     if training is not None and weight_decay is not None:

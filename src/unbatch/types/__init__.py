@@ -12,7 +12,7 @@ from unbatch.types.counts import Counts
 from unbatch.types.finding import Finding, Measure
 from unbatch.types.lookup import Lookup
 from unbatch.types.membership import Membership, Presence, Verdict
-from unbatch.types.observation import HUGE, Knowledge, Observation
+from unbatch.types.observation import HUGE, Knowledge, Observation, largest_number
 from unbatch.types.progress import Progress, silent
 from unbatch.types.reconstruction import Candidate, Inverted, Reconstruction, Status
 
@@ -35,5 +35,6 @@ __all__ = [
     "Schema",
     "Status",
     "Verdict",
+    "largest_number",
     "silent",
 ]

@@ -18,7 +18,7 @@ from unbatch.schema import Schema
 from unbatch.trace import TRIAL, LinearCall, Run, linear_layers, probe, trial
 from unbatch.training import LocalTraining
 
-__all__ = ["HUGE", "Knowledge", "Observation"]
+__all__ = ["HUGE", "Knowledge", "Observation", "largest_number"]
 
 ONLY_MOVED = (
     "the optimizer changed the size of every number (Adam, several steps or rounded weights), so that the update is no gradient and no"
@@ -262,18 +262,29 @@ def _checked_update(model: nn.Module, update: Mapping[str, Tensor]) -> dict[str,
             raise BadUpdate(f"floating-point numbers in {name!r}", str(getattr(tensor, "dtype", type(tensor).__name__)), advice)
         if tensor.shape != parameters[name].shape:
             raise BadUpdate(f"{name!r} of shape {tuple(parameters[name].shape)}", f"{tuple(tensor.shape)}", advice)
-        # The extremes instead of isfinite(): they need no copy of a gradient that may be gigabytes.
-        extremes = torch.stack(tensor.detach().aminmax()) if tensor.numel() else tensor
-        if not bool(extremes.isfinite().all()):
-            raise BadUpdate(f"finite numbers in {name!r}", "NaN or infinity", "capture the update again: it overflowed or was damaged")
-        size = float(extremes.double().abs().max()) if tensor.numel() else 0.0
-        if size > HUGE:
-            raise BadUpdate(f"numbers up to {HUGE:g} in {name!r}", f"{size:.1e}", "capture the update again: it overflowed or was damaged")
-        largest = max(largest, size)
+        largest = max(largest, largest_number(name, tensor))
     if largest < TINY:
         came = f"none above {largest:.1e}" if largest else "zeros in every tensor"
         raise BadUpdate("an update that is not zero", came, "check that the client trained and that its update was saved")
     return {name: tensor.detach() for name, tensor in update.items()}
+
+
+def largest_number(name: str, tensor: Tensor) -> float:
+    """The largest absolute value in a tensor of an update.
+
+    Raises:
+        BadUpdate: a number is not finite, or larger than any gradient.
+    """
+    if not tensor.numel():
+        return 0.0
+    # The extremes instead of isfinite(): they need no copy of a gradient that may be gigabytes.
+    extremes = torch.stack(tensor.detach().aminmax())
+    if not bool(extremes.isfinite().all()):
+        raise BadUpdate(f"finite numbers in {name!r}", "NaN or infinity", "capture the update again: it overflowed or was damaged")
+    size = float(extremes.double().abs().max())
+    if size > HUGE:
+        raise BadUpdate(f"numbers up to {HUGE:g} in {name!r}", f"{size:.1e}", "capture the update again: it overflowed or was damaged")
+    return size
 
 
 def _check_labels(labels: Tensor, batch_size: int | None, classes: int) -> None:

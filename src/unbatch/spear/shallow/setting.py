@@ -52,6 +52,8 @@ def invert_shallow(
     if reader is None or not _is_shallow(observation, call, reader):
         return None
     basis = _span(observation.update[call.weight], factors, generator, clock)
+    if basis is None:
+        return None
     problem = _problem(observation, call, reader, basis)
     problem = replace(problem, batch=_batch_size(observation, problem, factors))
     try:
@@ -96,8 +98,10 @@ def _is_shallow(observation: Observation, call: LinearCall, reader: LinearCall) 
     return len(trial.linears) == 2 and torch.equal(trial.outputs, trial.linears[1].output)
 
 
-def _span(gradient: Tensor, factors: Factors, generator: Generator, clock: Clock) -> Tensor:
+def _span(gradient: Tensor, factors: Factors, generator: Generator, clock: Clock) -> Tensor | None:
     """Orthonormal rows that span all inputs that the gradient shows, however small their part: its rows are scaled to one length.
+
+    None where no row is large enough to be scaled.
 
     The last gap of the gradient itself would leave out samples of which the network is nearly sure.
     """
@@ -106,6 +110,8 @@ def _span(gradient: Tensor, factors: Factors, generator: Generator, clock: Clock
     if min(gradient.shape) > SPANNED:
         return torch.linalg.qr(factors.right.T)[0].T
     clock.check()
+    if not bool(alive.any()):
+        return None
     return row_space(gradient[alive] / length[alive, None], ROUNDING, factors.rank, generator)
 
 
