@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from unbatch.determinism import check_deterministic
 from unbatch.evidence import judge
 from unbatch.gradients import capture, per_example
+from unbatch.swap import called_with
 from unbatch.trace import run
 from unbatch.types import Candidate, Observation, Status
 
@@ -50,3 +51,36 @@ def test_the_gradient_of_a_module_with_two_names_is_that_of_both_uses() -> None:
     found = judge(Observation(model, update, (12,), batch_size=3), Candidate(INPUTS, LABELS))
     assert found.status is Status.RECONSTRUCTED
     assert shared.weight is dict(model.named_parameters())["1.weight"]
+
+
+class _Counting(nn.Module):
+    """Replaces one of its buffers in a pass, and fails on negative inputs."""
+
+    passes: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(1))
+        self.register_buffer("passes", torch.zeros(1))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.passes = self.passes + 1
+        if bool((x < 0).any()):
+            raise ValueError("negative")
+        return x * self.weight
+
+
+def test_what_a_model_replaces_is_told_and_its_own_is_left() -> None:
+    net = _Counting()
+    given = {"weight": torch.full((1,), 2.0), "passes": torch.full((1,), 5.0)}
+    assert called_with(net, given, torch.ones(1)).tolist() == [2.0]
+    assert (given["passes"].item(), net.passes.item(), net.weight.item()) == (6.0, 0.0, 1.0)
+
+
+def test_a_model_that_fails_has_its_own_back() -> None:
+    net = _Counting()
+    own = dict(net.named_parameters()) | dict(net.named_buffers())
+    with pytest.raises(ValueError, match="negative"):
+        called_with(net, {"weight": torch.zeros(1), "passes": torch.ones(1)}, -torch.ones(1))
+    now = dict(net.named_parameters()) | dict(net.named_buffers())
+    assert all(now[name] is tensor for name, tensor in own.items())

@@ -7,13 +7,14 @@ a missing value (NaN, −1, −999). So the functions between an input and a lay
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Moved", "called_with", "tensors_in"]
+__all__ = ["Moved", "called_with", "standing_in", "tensors_in"]
 
 _MOVES: set[str] = {
     *("view", "view_as", "reshape", "reshape_as", "flatten", "unflatten", "ravel", "squeeze", "unsqueeze", "permute", "transpose", "t"),
@@ -59,9 +60,6 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
 def called_with(model: nn.Module, tensors: dict[str, Tensor], inputs: Tensor) -> Any:
     """What the model returns with these tensors, under all names that each of its own has.
 
-    ``functional_call`` with tied weights puts a tensor back once for every name of it. Where one module stands under two names, as an
-    embedding that an encoder and a decoder share, the second time it puts back what was given, and the client's parameter is gone.
-
     Args:
         model: any module that takes one tensor.
         tensors: name of a parameter or buffer -> what stands in its place; buffers that the model replaces are replaced here.
@@ -75,17 +73,32 @@ def called_with(model: nn.Module, tensors: dict[str, Tensor], inputs: Tensor) ->
         >>> type(shared.weight).__name__
         'Parameter'
     """
+    with standing_in(model, tensors):
+        return model(inputs)
+
+
+@contextmanager
+def standing_in(model: nn.Module, tensors: dict[str, Tensor]) -> Iterator[None]:
+    """Inside, the model holds these tensors in the place of its own: see ``called_with``.
+
+    Not torch's ``functional_call``: where one module stands under two names, as an embedding that an encoder and a decoder share, it puts
+    back what was given, and the client's parameter is gone; and it takes as long as a pass of a small network.
+    """
     named = chain(model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False))
     given = {id(own): tensors[name] for name, own in named if name in tensors}
-    everywhere = {}
-    for prefix, module in model.named_modules():
-        own_ones = (
-            module.named_parameters(recurse=False, remove_duplicate=False),
-            module.named_buffers(recurse=False, remove_duplicate=False),
-        )
-        for leaf, own in chain(*own_ones):
-            if id(own) in given:
-                everywhere[f"{prefix}.{leaf}" if prefix else leaf] = given[id(own)]
-    outputs = torch.func.functional_call(model, everywhere, (inputs,), tie_weights=False)
-    tensors.update({name: tensor for name, tensor in everywhere.items() if name in tensors})
-    return outputs
+    places = [
+        (slots, leaf, own, f"{prefix}.{leaf}" if prefix else leaf)
+        for prefix, module in model.named_modules()
+        for slots in (module._parameters, module._buffers)
+        for leaf, own in slots.items()
+        if id(own) in given
+    ]
+    try:
+        for slots, leaf, own, _ in places:
+            slots[leaf] = given[id(own)]  # a module computes with any tensor there
+        yield
+    finally:
+        for slots, leaf, own, name in places:
+            last, slots[leaf] = slots.get(leaf), own
+            if name in tensors and last is not None:
+                tensors[name] = last

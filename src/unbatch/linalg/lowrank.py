@@ -146,7 +146,7 @@ def _sketched(
     size = SKETCH
     while True:
         clock.check()
-        whole = size >= height or width < 8 * size
+        whole = size >= height or width < 4 * size
         sums = _sums_of_columns(gradient, 2 * height if whole else size, generator)
         made, values = decomposed(sums)
         # Rows of dead neurons give singular values of zero, which say nothing of the batch.
