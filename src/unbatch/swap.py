@@ -11,7 +11,6 @@ from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 __all__ = ["Moved", "called_with", "standing_in", "tensors_in"]
