@@ -13,7 +13,7 @@ ALLOWED: dict[str, set[str]] = {
     "advice": {"records", "types"},
     "seeds": {"errors"},
     "scores": set(),
-    "swap": set(),
+    "swap": {"errors"},
     "trace": {"errors", "linalg", "swap"},
     "determinism": {"errors", "swap", "trace"},
     "losses": {"errors"},

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from unbatch.determinism import check_deterministic
+from unbatch.errors import Misuse
 from unbatch.evidence import judge
 from unbatch.gradients import capture, per_example
 from unbatch.swap import called_with
@@ -84,3 +85,9 @@ def test_a_model_that_fails_has_its_own_back() -> None:
         called_with(net, {"weight": torch.zeros(1), "passes": torch.ones(1)}, -torch.ones(1))
     now = dict(net.named_parameters()) | dict(net.named_buffers())
     assert all(now[name] is tensor for name, tensor in own.items())
+
+
+def test_a_model_compiled_by_jit_is_refused_in_a_sentence() -> None:
+    net = torch.jit.trace(nn.Linear(3, 2), torch.ones(1, 3))  # type: ignore[no-untyped-call]
+    with pytest.raises(Misuse, match=r"before torch\.jit\.script or trace"):
+        called_with(net, {}, torch.ones(1, 3))

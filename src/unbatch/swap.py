@@ -11,7 +11,10 @@ from contextlib import contextmanager
 from itertools import chain
 from typing import Any
 
+import torch
 from torch import Tensor, nn
+
+from unbatch.errors import Misuse
 
 __all__ = ["Moved", "called_with", "standing_in", "tensors_in"]
 
@@ -82,7 +85,12 @@ def standing_in(model: nn.Module, tensors: dict[str, Tensor]) -> Iterator[None]:
 
     Not torch's ``functional_call``: where one module stands under two names, as an embedding that an encoder and a decoder share, it puts
     back what was given, and the client's parameter is gone; and it takes as long as a pass of a small network.
+
+    Raises:
+        Misuse: the model is compiled by torch.jit, which lets nothing stand in.
     """
+    if any(isinstance(module, torch.jit.ScriptModule) for module in model.modules()):
+        raise Misuse("a model of Python modules", "one compiled by torch.jit", "give the model as it was before torch.jit.script or trace")
     named = chain(model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False))
     given = {id(own): tensors[name] for name, own in named if name in tensors}
     places = [
