@@ -490,3 +490,15 @@ def test_directions_that_are_no_samples_refute_no_batch_size(tied: bool, told: i
         return
     assert "at least" not in found.reason
     assert found.counts is None if told is None and tied else found.counts.tolist() == counted(labels)
+
+
+def test_ilrg_refuses_ratios_that_overflow() -> None:
+    seen = observe(3, torch.tensor([0, 1, 2]))
+    name = [name for name in seen.update if name.endswith("bias")][-1]
+    faint = seen.update[name].clone()
+    faint[4] = 1e-310
+    loud = seen.update[name.replace("bias", "weight")].clone()
+    loud[4] = 1e28
+    found = ILRG()(dataclasses.replace(seen, update={**seen.update, name: faint, name.replace("bias", "weight"): loud}), seed=0)
+    assert found.counts is None
+    assert "overflow" in found.reason

@@ -74,6 +74,8 @@ class ILRG(LabelRestorer):
         probabilities = layer.weight.new_full((layer.classes, layer.classes), 1 / layer.classes)
         if not self.uniform:
             probabilities = torch.softmax(class_embeddings(layer) @ layer.weight.T + layer.bias, dim=1)
+        if not bool(probabilities.isfinite().all()):
+            raise Inapplicable("numbers of the last layer's gradient are so large or so small that iLRG's ratios overflow")
         counts, magnified = solve(probabilities, layer.bias_gradient, total)
         lost = total * magnified * max(layer.rounding * float(layer.bias_gradient.abs().max()), layer.noise)
         if lost > LOST and layer.noise == 0:
