@@ -166,6 +166,14 @@ def test_what_cannot_be_is_refused_with_its_sentence(small: Small, tmp_path: Pat
     assert all("at least 3 samples, one a client" in record.reason and not record.error for record in records)
 
 
+def test_a_metric_that_is_not_defined_for_the_samples_scores_none(small: Small, tmp_path: Path) -> None:
+    path = small({"seeds = 3": 'seeds = 1\nmetrics = ["mse", "lpips"]', "batch_sizes = [1, 2]": "batch_sizes = 1"})  # LPIPS asks for 32 x 32
+    play(path, tmp_path / "run")
+    scored = [record.scores for record in load_run(tmp_path / "run").records if record.scores]
+    assert any(scores.get("mse_worst") is not None for scores in scored)
+    assert all(scores.get("lpips_mean") is None and scores.get("lpips_worst") is None for scores in scored)
+
+
 def test_a_worker_with_other_code_refuses(small: Small) -> None:
     trial = load_plan(small()).trials()[0]
     with pytest.raises(Misuse, match="expected a worker that runs the code another"):

@@ -169,9 +169,10 @@ def _scored(scores: Scores, made: Reconstruction, batch: Batch, metrics: Mapping
     measured: dict[str, float | None] = {}
     for name, column in scores.scores.items():
         there = [value for value in column if not math.isnan(value)]
-        worst = min(there) if metrics[name].higher_is_better else max(there)
+        worst = min if metrics[name].higher_is_better else max
+        # A metric may not be defined for such samples, as LPIPS for pictures below 32 x 32: then it scores none of them.
         measured[f"{name}_mean"] = _plain(sum(there) / len(there)) if there else None
-        measured[f"{name}_worst"] = _plain(worst) if len(there) == len(batch) else None
+        measured[f"{name}_worst"] = _plain(worst(there)) if len(there) == len(batch) > 0 else None
     return {
         "found": 0 if made.inputs is None else len(made.inputs),
         "matched": len(matched),
