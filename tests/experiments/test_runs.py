@@ -167,7 +167,7 @@ def test_what_cannot_be_is_refused_with_its_sentence(small: Small, tmp_path: Pat
 
 
 def test_a_metric_that_is_not_defined_for_the_samples_scores_none(small: Small, tmp_path: Path) -> None:
-    path = small({"seeds = 3": 'seeds = 1\nmetrics = ["mse", "lpips"]', "batch_sizes = [1, 2]": "batch_sizes = 1"})  # LPIPS asks for 32 x 32
+    path = small({"seeds = 3": 'seeds = 1\nmetrics = ["mse", "lpips"]', "batch_sizes = [1, 2]": "batch_sizes = 1"})  # LPIPS wants 32 x 32
     play(path, tmp_path / "run")
     scored = [record.scores for record in load_run(tmp_path / "run").records if record.scores]
     assert any(scores.get("mse_worst") is not None for scores in scored)
