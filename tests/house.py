@@ -33,7 +33,7 @@ ALLOWED: dict[str, set[str]] = {
     "plugins": {"chains", "contracts", "errors", "specs"},
     "testing": {"contracts", "errors", "gradients", "plugins", "schema", "seeds", "trace", "types"},
     "linalg": {"clock", "errors"},
-    "spear": {"clock", "errors", "gradients", "last_layer", "linalg", "trace", "training", "types"},
+    "spear": {"clock", "errors", "gradients", "last_layer", "linalg", "losses", "trace", "training", "types"},
     "inversion": {"errors", "gradients", "last_layer", "linalg", "swap", "trace", "types"},
     "attacks": {"clock", "contracts", "errors", "inversion", "last_layer", "linalg", "span", "spear", "trace", "types"},
     "span": {"clock", "errors", "gradients", "linalg", "losses", "spear", "swap", "trace", "training", "types"},

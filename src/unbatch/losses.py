@@ -127,7 +127,9 @@ def slopes_alone(loss: Loss, outputs: Tensor, labels: Tensor) -> Tensor:
         labels: (c,).
     """
     if loss == "cross_entropy":
-        return torch.softmax(outputs, dim=1) - F.one_hot(labels, outputs.shape[1]).to(outputs)[:, None]
+        own = F.one_hot(labels, outputs.shape[1]).bool()[:, None]
+        others = torch.softmax(outputs, dim=1).masked_fill(own, 0.0)
+        return torch.where(own, -others.sum(dim=2, keepdim=True), others)  # p − 1 would cancel where the network is sure
     if not len(outputs) or not len(labels):
         return outputs.new_zeros((len(labels), *outputs.shape))
     measure = loss_function(loss)

@@ -34,6 +34,7 @@ from unbatch.spear.candidate import Attempt, read_out
 from unbatch.spear.led import Sources
 from unbatch.spear.outputs import Known, known_slopes
 from unbatch.spear.problem import Problem, factored, noiseless, pose, too_few
+from unbatch.spear.refinement import refined
 from unbatch.spear.sampling import expected_subsets
 from unbatch.spear.search import MANY, NOISY, Search
 from unbatch.spear.selection import Solution
@@ -147,6 +148,8 @@ class Spear(Attack):
             made = self._inverted(observation, *found, generator, clock, progress)
         except OutOfTime:
             return Candidate(reason=f"{self.seconds:g} seconds were spent before the search could begin", exhausted=True)
+        if observation.one_gradient and found[0].raw:
+            made = refined(observation, found[0], made)
         return replace(made, inverted=Inverted(found[0].weight, len(observation.update[found[0].weight])))
 
     def _inverted(
