@@ -217,11 +217,12 @@ def _of_some(observation: Observation, candidate: Candidate, distinct: _Samples,
     chosen = distinct[proved]
     again = prove_whole(observation, chosen.inputs, chosen.labels, torch.ones_like(chosen.labels), limit, plain(weights[proved]))
     explained = again.holds and bool((again.accuracy <= few).all())
-    if explained:
+    beyond = 0 if again.residual <= ROUNDED * torch.finfo(observation.rounding).eps else members
+    # Where all together give the update and some are too weak to be proved, what these leave is no sign that a proved one stands for two.
+    if explained and not (whole.holds and len(chosen.labels) < beyond <= len(distinct.labels)):
         weights = again.weights if again.weights is not None else torch.full_like(again.accuracy, 1 / len(chosen.labels))
-        members = 0 if again.residual <= ROUNDED * torch.finfo(observation.rounding).eps else members
         return _disclosed(
-            observation, candidate, chosen, weights, again.accuracy, again.residual, _pruned(again), explained=True, members=members
+            observation, candidate, chosen, weights, again.accuracy, again.residual, _pruned(again), explained=True, members=beyond
         )
     return _disclosed(
         observation, candidate, chosen, weights[proved], accuracy[proved], whole.residual, "", explained=False, members=members

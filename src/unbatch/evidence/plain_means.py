@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-__all__ = ["BETWEEN", "WHOLE", "beside_plain", "counts_freely", "plain", "plain_size"]
+__all__ = ["BETWEEN", "WHOLE", "beside_plain", "counts_freely", "nearly_plain", "plain", "plain_size"]
 
 WHOLE = 1e-3
 """A weight times the batch size may be this far from a whole number, and all weights together so far from one; of a large batch less than
@@ -35,6 +35,21 @@ def plain_size(weights: Tensor) -> int | None:
     near = min(WHOLE, BETWEEN / number)  # 1/500 is told from 1/501, and from what lies between
     fine = bool(((scaled - scaled.round()).abs() < near * scaled.round().clamp_min(1)).all()) and bool((scaled.round() >= 1).all())
     return number if fine else None
+
+
+def nearly_plain(weights: Float[Tensor, " k"]) -> Float[Tensor, " k"] | None:
+    """The weights of the plain mean of the size that fits the most of them, if all are near to it; a guess, for a replay to confirm.
+
+    What a sample counts of which the network is nearly sure is known to few digits: as many as its part of the update has.
+
+    Example:
+        >>> nearly_plain(torch.tensor([1 / 3.0004, 1 / 6, 1 / 6]).double())
+        tensor([0.3333, 0.1667, 0.1667], dtype=torch.float64)
+    """
+    number = (1 / weights).round().mode().values
+    times = (weights * number).round()
+    near = bool((times >= 1).all()) and bool(((weights * number / times - 1).abs() < BETWEEN).all())
+    return times / number if near else None
 
 
 def counts_freely(weights: Float[Tensor, " k"], off: Float[Tensor, " k"], *, factor_known: bool = True) -> Bool[Tensor, " k"]:

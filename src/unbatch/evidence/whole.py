@@ -16,7 +16,7 @@ from unbatch.evidence.certificate import EVIDENCE, FINEST, SPARE
 from unbatch.evidence.masks import Kink, ReluMasks, turned
 from unbatch.evidence.mirrors import mirrored
 from unbatch.evidence.mixtures import apart_from_mixtures, columns_of, surplus, tuned
-from unbatch.evidence.plain_means import plain, plain_size
+from unbatch.evidence.plain_means import nearly_plain, plain, plain_size
 from unbatch.evidence.replay import Replay, Use, replay, slices, smallest_sent
 from unbatch.evidence.rotations import hidden_beside_others, hidden_from_replay
 from unbatch.gradients import capture
@@ -93,7 +93,7 @@ def prove_whole(
     for turn in range(2):
         if best.missed and not coupled:
             own = weights if turn == 0 else weights_that_fit(observation, inputs, labels)
-            for tried in () if own is None else (plain(own), own):
+            for tried in [] if own is None else [each for each in (plain(own), nearly_plain(own), own) if each is not None]:
                 weighted = _attempt(observation, inputs, labels, tried, limit, pruned=best.pruned)
                 if best.missed and not weighted.missed:
                     best = weighted

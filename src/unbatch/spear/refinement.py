@@ -11,13 +11,12 @@ by much when they move a little, then cancels: what is left is how the column tu
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from unbatch.linalg.blocks import length
 from unbatch.losses import slopes_alone
 from unbatch.trace import LinearCall, run
 from unbatch.types import Candidate, Observation
@@ -34,8 +33,14 @@ STEPS = 6
 LARGEST = 1 << 24
 """Numbers of a gradient from which on it is not copied for this. Chosen: 128 MiB."""
 
-GAIN = 0.5
-"""What is left of the misfit after a step that is worth having. Chosen."""
+ROUNDED = 1e-15
+"""Misfit beside the gradient that is rounding already. Chosen: some roundings of float64."""
+
+STEP = 1e-6
+"""By how much, relatively, samples are made longer to see what they count then. Chosen: above the root of float64's rounding."""
+
+NEAR = 1e-2
+"""Relative length of a step at most. Chosen: a longer one makes up for a sample that is missing."""
 
 
 def refined(observation: Observation, call: LinearCall, candidate: Candidate) -> Candidate:
@@ -44,41 +49,108 @@ def refined(observation: Observation, call: LinearCall, candidate: Candidate) ->
     Args:
         observation: what the server saw: one gradient, without batch statistics.
         call: the layer that sees the samples.
-        candidate: samples with labels.
+        candidate: all samples that are visible, with labels. Where some are missing the others would take up what they left.
     """
     inputs, labels, bias = candidate.inputs, candidate.labels, call.bias
-    if inputs is None or labels is None or bias is None or bias not in observation.update or observation.coupled:
+    if inputs is None or labels is None or bias is None or bias not in observation.update or observation.coupled or candidate.exhausted:
         return candidate
-    gradient, sums = observation.update[call.weight], observation.update[bias].double()
+    gradient = observation.update[call.weight]
     if gradient.numel() > LARGEST:
         return candidate
-    fed = given = inputs.double().flatten(1)
-    best, kept = torch.inf, given
+    layer = _Layer(observation, call, inputs.shape, labels, gradient.double(), observation.update[bias].double())
+    given = layer.explained(inputs.double().flatten(1))
+    if given is None or not bool(given.faint.any()) or given.misfit < ROUNDED * float(gradient.double().norm()):
+        return candidate
+    best: _Explained = given
+    known: _Explained | None = given
     for _ in range(STEPS):
-        columns = _columns(observation, call, fed.reshape(inputs.shape), labels)
-        sizes = columns.norm(dim=1)
-        if not bool((sizes > 0).all()) or (best == torch.inf and float(sizes.min() / sizes.max()) > UNEVEN):
+        # Two steps in turn: the samples by what the others leave, and their lengths by what they count.
+        tried = layer.explained(known.refined) if known is not None and known.step < NEAR else None
+        known = None if tried is None else layer.explained(layer.of_even_shares(tried))
+        if known is None or not known.misfit < best.misfit:
             break
-        directions = columns.T / sizes
-        counts = torch.linalg.lstsq(directions, sums[:, None]).solution[:, 0]
-        left = gradient.double() - (directions * counts) @ fed
-        left_of_sums = sums - directions @ counts
-        misfit = float(torch.hypot(left.norm(), left_of_sums.norm()) / torch.hypot(length(gradient), sums.norm()))
-        if not misfit < GAIN * best:
-            break
-        best, kept = misfit, fed
-        steps = torch.linalg.lstsq(directions, torch.cat([left, left_of_sums[:, None]], dim=1)).solution / counts[:, None]
-        fed = (fed + steps[:, :-1]) / (1 + steps[:, -1:])
+        best = known
+    return candidate if best is given else replace(candidate, inputs=best.fed.reshape(inputs.shape))
+
+
+@dataclass(frozen=True, eq=False)
+class _Explained:
+    """What samples explain of the gradient of the layer that sees them.
+
+    Attributes:
+        fed: (b, n) the samples.
+        counts: (b,) what each counts.
+        sizes: (b,) lengths of their columns.
+        faint: (b,) whether its column is weak beside the strongest.
+        misfit: length of what is left of the gradient, where the faint samples count what one of a plain mean does.
+        refined: (b, n) the samples after the next step.
+        step: its largest relative length.
+    """
+
+    fed: Float[Tensor, "b n"]
+    counts: Float[Tensor, " b"]
+    sizes: Float[Tensor, " b"]
+    faint: Bool[Tensor, " b"]
+    misfit: float
+    refined: Float[Tensor, "b n"]
+    step: float
+
+
+@dataclass(frozen=True, eq=False)
+class _Layer:
+    observation: Observation
+    call: LinearCall
+    shape: torch.Size
+    labels: Int64[Tensor, " b"]
+    gradient: Float[Tensor, "m n"]
+    sums: Float[Tensor, " m"]
+
+    def columns(self, fed: Float[Tensor, "b n"]) -> Float[Tensor, "b m"]:
+        """∂ℓ(x_i, y_i)/∂z of every sample by itself."""
+        ran = run(self.observation.model, fed.reshape(self.shape))
+        output = next(other.output for other in ran.linears if other.weight == self.call.weight)
+        named, own = torch.unique(self.labels, return_inverse=True)
+        slopes = slopes_alone(self.observation.loss, ran.outputs.detach(), named)[own, torch.arange(len(own), device=own.device)]
+        found: Tensor = torch.autograd.grad(ran.outputs, output, slopes)[0]
+        return found
+
+    def explained(self, fed: Float[Tensor, "b n"]) -> _Explained | None:
+        """None where a sample leaves nothing, or is nothing that a number can say."""
         if not bool(fed.isfinite().all()):
-            break
-    return candidate if kept is given else replace(candidate, inputs=kept.reshape(inputs.shape))
+            return None
+        columns = self.columns(fed)
+        sizes = columns.norm(dim=1)
+        if not bool((sizes > 0).all()):
+            return None
+        directions = columns.T / sizes
+        parts = torch.linalg.lstsq(directions, self.sums[:, None]).solution[:, 0]
+        left = self._left(directions * parts, fed)
+        steps = torch.linalg.lstsq(directions, left).solution / parts[:, None]
+        refined = (fed + steps[:, :-1]) / (1 + steps[:, -1:])
+        step = float(((refined - fed).norm(dim=1) / fed.norm(dim=1)).max())
+        counts, faint = parts / sizes, sizes < UNEVEN * sizes.max()
+        even = self._even(counts, faint)
+        misfit = left.norm() if even is None else self._left(columns.T * counts.where(~faint, even), fed).norm()
+        return _Explained(fed, counts, sizes, faint, float(misfit), refined, step)
 
+    def _left(self, columns: Float[Tensor, "m b"], fed: Float[Tensor, "b n"]) -> Float[Tensor, "m n1"]:
+        """What samples with these columns leave of the gradients of the weight and the bias."""
+        return torch.cat([self.gradient - columns @ fed, (self.sums - columns.sum(dim=1))[:, None]], dim=1)
 
-def _columns(observation: Observation, call: LinearCall, inputs: Tensor, labels: Int64[Tensor, " b"]) -> Float[Tensor, "b m"]:
-    """∂ℓ(x_i, y_i)/∂z of every sample by itself."""
-    ran = run(observation.model, inputs)
-    output = next(other.output for other in ran.linears if other.weight == call.weight)
-    named, own = labels.unique(return_inverse=True)
-    slopes = slopes_alone(observation.loss, ran.outputs.detach(), named)[own, torch.arange(len(own), device=own.device)]
-    found: Tensor = torch.autograd.grad(ran.outputs, output, slopes)[0]
-    return found
+    def _even(self, counts: Float[Tensor, " b"], faint: Bool[Tensor, " b"]) -> float | None:
+        """What every sample of the plain mean counts that the strong ones show; None where the update may have any factor."""
+        strong = counts[~faint]
+        return 1 / round(float(1 / strong.median())) if self.observation.factor_known and bool((strong > 0).all()) else None
+
+    def of_even_shares(self, known: _Explained) -> Float[Tensor, "b n"]:
+        """The samples, each faint one at the length at which it counts what one of a plain mean does, if that is near.
+
+        What a sample of a sure network counts tells its length better than the bias gradient does, from which it came.
+        """
+        even = self._even(known.counts, known.faint)
+        if even is None:
+            return known.fed
+        longer = self.columns((1 + STEP) * known.fed).norm(dim=1)
+        growth = (known.counts / even).log() * STEP / (longer / known.sizes).log()
+        near = known.faint & (growth.abs() < NEAR)  # which is false of NaN
+        return torch.where(near, 1 + growth, 1.0)[:, None] * known.fed
