@@ -24,11 +24,11 @@ from unbatch.types import Candidate, Observation
 __all__ = ["refined"]
 
 UNEVEN = 1e-6
-"""The weakest column beside the strongest, below which the samples are refined together. Chosen: a tenth of the digits of float64 that
-separate a sample from the update's rounding; an untrained network's columns are alike within a hundred."""
+"""A column is faint that is below this share of the strongest. Chosen: columns of an untrained network differ by a hundred at most, and below
+1e-12 rounding leaves nothing to refine."""
 
 STEPS = 6
-"""Steps at most. Chosen: each gains a factor of five to thirty on MNIST after 20 epochs, and float64 has no more to give after three."""
+"""Steps at most. Chosen: on MNIST after 20 epochs the misfit falls five to thirty times a step, and is rounding after three."""
 
 LARGEST = 1 << 24
 """Numbers of a gradient from which on it is not copied for this. Chosen: 128 MiB."""
