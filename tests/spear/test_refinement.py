@@ -65,3 +65,10 @@ def test_what_is_missing_is_not_made_up_for() -> None:
     without = strong.argsort(descending=True) != 1  # all but the second strongest
     given = Candidate(inputs[strong.argsort(descending=True)][without], labels[strong.argsort(descending=True)][without])
     assert refined(seen, seen.layers[0], given) is given
+
+
+def test_a_factor_that_was_told_as_known_and_is_not_breaks_nothing() -> None:
+    seen, inputs, labels = planted(1, 200.0)
+    for factor in (50.0, -1.0, 1e-9):
+        off_by = replace(seen, update={name: factor * tensor for name, tensor in seen.update.items()})
+        assert refined(off_by, seen.layers[0], Candidate(inputs * (1 + 1e-9), labels)).inputs is not None

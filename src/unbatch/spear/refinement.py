@@ -24,8 +24,8 @@ from unbatch.types import Candidate, Observation
 __all__ = ["refined"]
 
 UNEVEN = 1e-6
-"""A column is faint that is below this share of the strongest. Chosen: columns of an untrained network differ by a hundred at most, and below
-1e-12 rounding leaves nothing to refine."""
+"""A column is faint that is below this share of the strongest. Chosen: columns of an untrained network differ by a hundred at most, and
+below 1e-12 rounding leaves nothing to refine."""
 
 STEPS = 6
 """Steps at most. Chosen: on MNIST after 20 epochs the misfit falls five to thirty times a step, and is rounding after three."""
@@ -139,8 +139,8 @@ class _Layer:
 
     def _even(self, counts: Float[Tensor, " b"], faint: Bool[Tensor, " b"]) -> float | None:
         """What every sample of the plain mean counts that the strong ones show; None where the update may have any factor."""
-        strong = counts[~faint]
-        return 1 / round(float(1 / strong.median())) if self.observation.factor_known and bool((strong > 0).all()) else None
+        size = float(1 / counts[~faint].median()) if self.observation.factor_known else 0.0
+        return 1 / round(size) if 0.5 < size < LARGEST else None
 
     def of_even_shares(self, known: _Explained) -> Float[Tensor, "b n"]:
         """The samples, each faint one at the length at which it counts what one of a plain mean does, if that is near.
