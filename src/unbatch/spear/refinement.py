@@ -140,7 +140,7 @@ class _Layer:
     def _even(self, counts: Float[Tensor, " b"], faint: Bool[Tensor, " b"]) -> float | None:
         """What every sample of the plain mean counts that the strong ones show; None where the update may have any factor."""
         size = float(1 / counts[~faint].median()) if self.observation.factor_known else 0.0
-        return 1 / round(size) if 0.5 < size < LARGEST else None
+        return 1 / max(1, round(size)) if 0 < size < LARGEST else None
 
     def of_even_shares(self, known: _Explained) -> Float[Tensor, "b n"]:
         """The samples, each faint one at the length at which it counts what one of a plain mean does, if that is near.
