@@ -26,6 +26,7 @@ from unbatch.clock import Clock, OutOfTime
 from unbatch.contracts import Attack, Needs, Yield
 from unbatch.errors import Inapplicable, Misuse
 from unbatch.linalg.blocks import nonzero
+from unbatch.linalg.completion import Completion
 from unbatch.linalg.lowrank import Factors
 from unbatch.span.dependent import dependent_samples, invert_dependent
 from unbatch.span.inversion import complete
@@ -34,7 +35,7 @@ from unbatch.spear.candidate import Attempt, read_out
 from unbatch.spear.led import Sources
 from unbatch.spear.outputs import Known, known_slopes
 from unbatch.spear.problem import Problem, factored, noiseless, pose, too_few
-from unbatch.spear.refinement import refined
+from unbatch.spear.refinement import is_uneven, refined
 from unbatch.spear.sampling import expected_subsets
 from unbatch.spear.search import MANY, NOISY, Search
 from unbatch.spear.selection import Solution
@@ -148,8 +149,6 @@ class Spear(Attack):
             made = self._inverted(observation, *found, generator, clock, progress)
         except OutOfTime:
             return Candidate(reason=f"{self.seconds:g} seconds were spent before the search could begin", exhausted=True)
-        if observation.one_gradient and found[0].raw:
-            made = refined(observation, found[0], made)
         return replace(made, inverted=Inverted(found[0].weight, len(observation.update[found[0].weight])))
 
     def _inverted(
@@ -157,7 +156,20 @@ class Spear(Attack):
     ) -> Candidate:
         progress("factor", float("nan"))
         factors, completion = factored(observation, call, generator, clock)
-        clock = _before_the_judge(clock, factors)
+        made = self._searched(observation, call, reader, factors, completion, generator, _before_the_judge(clock, factors), progress)
+        return refined(observation, call, made) if observation.one_gradient and call.raw and is_uneven(factors) else made
+
+    def _searched(
+        self,
+        observation: Observation,
+        call: LinearCall,
+        reader: LinearCall | None,
+        factors: Factors,
+        completion: Completion | None,
+        generator: Generator,
+        clock: Clock,
+        progress: Progress,
+    ) -> Candidate:
         shallow = None
         if self.search == "auto" and observation.one_gradient and completion is None:
             shallow = invert_shallow(observation, call, reader, factors, generator, clock, progress)

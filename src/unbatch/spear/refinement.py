@@ -17,11 +17,12 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
+from unbatch.linalg.lowrank import Factors
 from unbatch.losses import slopes_alone
 from unbatch.trace import LinearCall, run
 from unbatch.types import Candidate, Observation
 
-__all__ = ["refined"]
+__all__ = ["is_uneven", "refined"]
 
 UNEVEN = 1e-6
 """A column is faint that is below this share of the strongest. Chosen: columns of an untrained network differ by a hundred at most, and
@@ -41,6 +42,12 @@ STEP = 1e-6
 
 NEAR = 1e-2
 """Relative length of a step at most. Chosen: a longer one makes up for a sample that is missing."""
+
+
+def is_uneven(factors: Factors) -> bool:
+    """Whether a sample may leave so little beside the others: none does of which the gradient has no faint direction."""
+    values = factors.singular_values[: factors.rank]
+    return len(values) > 1 and float(values[-1]) < UNEVEN * float(values[0])
 
 
 def refined(observation: Observation, call: LinearCall, candidate: Candidate) -> Candidate:
