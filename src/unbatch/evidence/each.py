@@ -23,7 +23,7 @@ from unbatch.evidence.accuracy import (
 from unbatch.evidence.certificate import EVIDENCE, MARGIN, Certificates, Entrance, certify, rounding_of
 from unbatch.evidence.mirrors import mirrored
 from unbatch.evidence.others import others_of
-from unbatch.evidence.plain_means import beside_plain, counts_freely, plain, plain_size
+from unbatch.evidence.plain_means import beside_plain, counted_each, counts_freely, plain, plain_size
 from unbatch.evidence.regions import outside_of, random_slopes, settled, turns
 from unbatch.evidence.replay import entrance_of
 from unbatch.evidence.rotations import hidden_from_certificates
@@ -106,7 +106,7 @@ def prove_each(
     # A row that is explained fixes the sample: whoever makes one up has nothing left to tune. But what samples count is tuned, too, where
     # it is not what a plain mean counts: where the network is linear for a whole batch, one mixture of it leaves the same update.
     tuned = shown.digits(entrance.first.rank) >= EVIDENCE
-    fixed = tuned | ((shown.digits(0) >= EVIDENCE) & observation.factor_known & _plain(shown.inverse_weight, alone))
+    fixed = tuned | ((shown.digits(0) >= EVIDENCE) & observation.factor_known & _plain(entrance, shown, alone))
     accuracy, kept = torch.full_like(length, torch.inf), (alone & fixed).nonzero()[:, 0]
     beside = outside + SAFETY * shown.row_noise + _length(observation, entrance, coordinates, labels, shown, kept)
     alone_there, told, free = _settled(observation, entrance, coordinates, shown, kept)
@@ -134,14 +134,20 @@ def prove_each(
     return Each(alone & (accuracy <= acceptable), accuracy, shown.inverse_weight)
 
 
-def _plain(inverse_weight: Tensor, alone: Tensor) -> bool:
-    """Whether those that met the conditions count what samples of a plain mean do."""
-    return bool(alone.any()) and plain_size(1 / inverse_weight[alone]) is not None
+def _plain(entrance: Entrance, shown: Certificates, alone: Tensor) -> Bool[Tensor, " k"]:
+    """(k,) those that count what samples of a plain mean do: all that met the conditions, or all of which the noise lets it be told.
+
+    What a weak sample counts the noise may leave open: it then says nothing of what the others count.
+    """
+    for asked in (alone, alone & counted_each(shown.inverse_weight, _off(entrance, shown))):
+        if bool(asked.any()) and plain_size(1 / shown.inverse_weight[asked]) is not None:
+            return asked
+    return torch.zeros_like(alone)
 
 
-def _off(entrance: Entrance, shown: Certificates, kept: Tensor) -> Float[Tensor, " k"]:
+def _off(entrance: Entrance, shown: Certificates) -> Float[Tensor, " k"]:
     """By how much, relatively, what samples count may be off."""
-    return (MARGIN * shown.weight_noise + SAFETY * shown.misfit)[kept] + rounding_of(entrance)
+    return MARGIN * shown.weight_noise + SAFETY * shown.misfit + rounding_of(entrance)
 
 
 def _hidden(
@@ -160,7 +166,7 @@ def _hidden(
     if not len(kept):
         return shown.misfit[kept]
     weights = 1 / shown.inverse_weight[kept]
-    missed = beside_plain(weights, _off(entrance, shown, kept), factor_known=observation.factor_known)
+    missed = beside_plain(weights, _off(entrance, shown)[kept], factor_known=observation.factor_known)
     turned = hidden_from_certificates(entrance, coordinates[kept], labels[kept], shown.misfit[kept], weights, free[kept])
     return turned + missed.where(missed < NEARLY, 0.0)
 
@@ -213,7 +219,7 @@ def _settled(
             return entrance.tail.pulled(entrance.at(moved), slopes)
 
         bias = bool((shown.length_error[kept] < TOLD).all())
-        weights, off = 1 / shown.inverse_weight[kept], _off(entrance, shown, kept)
+        weights, off = 1 / shown.inverse_weight[kept], _off(entrance, shown)[kept]
         free = counts_freely(weights, off) | (not observation.factor_known)
         # As many members as there are independent columns leave one each; what several left together counts like no other.
         alone = ~counts_freely(weights, off, factor_known=False) | (observation.batch_size == entrance.first.rank)
