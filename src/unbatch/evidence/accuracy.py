@@ -27,6 +27,7 @@ from unbatch.evidence.regions import around, outside_of, random_slopes
 from unbatch.evidence.tail import Seen
 
 __all__ = [
+    "FITTED",
     "GROWTH",
     "NOTHING",
     "SAFETY",
@@ -146,7 +147,7 @@ def from_finer_rows(
     for step, count in enumerate(counts):
         if count < len(inputs) + SPARE:
             break
-        if count in counts[:step]:
+        if count in counts[step + 1 :]:  # the same rows may be off by less
             continue
         unit = allowed.gather(0, finest.clamp(0, step)[None])[0][rows]
         weighed = columns[rows] / unit[:, None]
