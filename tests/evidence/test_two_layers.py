@@ -10,9 +10,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from unbatch.evidence import judge
-from unbatch.evidence.accuracy import from_conditions, from_finer_rows, from_rows
-from unbatch.evidence.certificate import certify
-from unbatch.evidence.each import entrance_to
+from unbatch.evidence.accuracy import FITTED, from_conditions, from_finer_rows, from_rows
+from unbatch.evidence.certificate import Certificates, certify
+from unbatch.evidence.each import directions_of, entrance_to, plainly_counted
 from unbatch.evidence.others import others_of
 from unbatch.gradients import capture
 from unbatch.types import Candidate, Observation, Reconstruction, Status
@@ -77,6 +77,15 @@ def test_all_are_proved_though_the_weakest_is_missing(setting: Setting) -> None:
     assert (len(found.inputs), found.missing) == (SAMPLES - 1, 1)  # type: ignore[arg-type]
     assert found.accuracy is not None
     assert float(found.accuracy.max()) < 1e-4
+
+
+def test_the_directions_of_the_first_layer_are_known_without_the_layers_behind(setting: Setting) -> None:
+    seen = setting.seen()
+    entrance = entrance_to(seen)
+    assert entrance is not None
+    assert directions_of(seen) == entrance.first.rank == SAMPLES
+    normed = nn.Sequential(nn.Linear(NUMBERS, WIDTH), nn.BatchNorm1d(WIDTH), nn.ReLU(), nn.Linear(WIDTH, CLASSES)).double()
+    assert directions_of(Observation(normed, capture(normed, setting.x, setting.y), (NUMBERS,))) == 0
 
 
 def blended(share: float, among: Callable[[Setting], Tensor], every: int) -> Liar:
@@ -162,6 +171,36 @@ def test_samples_fitted_to_rows_are_known_no_better_than_they_are(seed: int) -> 
         given = inputs + torch.linalg.pinv(columns[fitted]) @ spoiled[fitted] @ missing
         error = (given - inputs).norm(dim=1) / given.norm(dim=1)
         assert bool((stated(given) > error - 1e-14).all())
+
+
+def test_rows_of_which_more_is_left_confirm_what_hardly_enough_rows_tell() -> None:
+    """Of 60 rows next to nothing is left, 8 more than there must be; of 200 three times as much. All of them tell more."""
+    generator = torch.Generator().manual_seed(0)
+    samples, fine, coarse = 20, 60, 200
+    columns = torch.randn((fine + coarse, samples), generator=generator, dtype=torch.float64)
+    inputs = torch.randn((samples, 30), generator=generator, dtype=torch.float64)
+    parts = columns.abs() @ inputs.norm(dim=1)
+    share = torch.where(torch.arange(fine + coarse) < fine, 2e-9, 6e-9)
+    rest = (
+        torch.nn.functional.normalize(torch.randn((fine + coarse, 30), generator=generator, dtype=torch.float64)) * (share * parts)[:, None]
+    )
+
+    def stated(rows: slice) -> Tensor:
+        return from_finer_rows(columns[rows], inputs, rest[rows], parts[rows], 1e-15 * parts[rows])
+
+    fewest, coarser = stated(slice(fine)), stated(slice(fine, None))
+    assert max(float(fewest.max()), float(coarser.max())) < 1e-6  # all rows of a choice are held to the least that explains them all
+    assert float(stated(slice(None)).median()) < 2.5e-8 * FITTED  # 3.1e-8 by the first ones alone
+
+
+@pytest.mark.parametrize(("off", "fixed"), [(1e-3, [True, True, True, False]), (1e-9, [False] * 4)])
+def test_what_a_weak_sample_counts_says_nothing_of_the_others_where_noise_leaves_it_open(off: float, fixed: list[bool]) -> None:
+    """Three count 1/256 to many digits, the fourth 1/256.1: up to the noise, or to as many digits, and then weights were tuned."""
+    noise = torch.tensor([1e-9, 1e-9, 1e-9, off], dtype=torch.float64)
+    count = torch.tensor([256.0, 256.0, 256.0, 256.1], dtype=torch.float64)
+    met = torch.ones(4, dtype=torch.bool)
+    shown = Certificates(noise, noise, count, noise, noise, noise, 40, met, noise)
+    assert plainly_counted(shown, met, rounding=0.0).tolist() == fixed
 
 
 def test_other_members_fix_what_one_layer_of_relu_leaves_open() -> None:

@@ -1,5 +1,6 @@
 """Rounding approximate directions to exact ones."""
 
+import pytest
 import torch
 
 from planted import plant
@@ -23,12 +24,14 @@ def test_null_of_the_true_masks_is_the_direction() -> None:
     assert float((null_of_masks(case.layer.left, case.off) * true).sum(dim=1).abs().min()) > 1 - 1e-12
 
 
-def test_masked_gram_against_a_loop() -> None:
+@pytest.mark.parametrize("columns", [3, 80])
+def test_masked_gram_against_a_loop(columns: int) -> None:
     generator = torch.Generator().manual_seed(0)
-    matrix = torch.randn((9, 3), generator=generator, dtype=torch.float64)
+    matrix = torch.randn((9, columns), generator=generator, dtype=torch.float64)
     mask = torch.rand((5, 9), generator=generator) < 0.5
-    expected = torch.stack([matrix[row].T @ matrix[row] for row in mask])
+    expected = torch.stack([matrix.T @ torch.diag(row.double()) @ matrix for row in mask])
     assert torch.allclose(masked_gram(matrix, mask), expected)
+    assert masked_gram(matrix, mask[:0]).shape == (0, columns, columns)
 
 
 def test_nothing_in_nothing_out() -> None:

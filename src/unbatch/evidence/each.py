@@ -23,17 +23,17 @@ from unbatch.evidence.accuracy import (
 from unbatch.evidence.certificate import EVIDENCE, MARGIN, Certificates, Entrance, certify, rounding_of
 from unbatch.evidence.mirrors import mirrored
 from unbatch.evidence.others import others_of
-from unbatch.evidence.plain_means import beside_plain, counts_freely, plain, plain_size
+from unbatch.evidence.plain_means import beside_plain, counted_each, counts_freely, plain, plain_size
 from unbatch.evidence.regions import outside_of, random_slopes, settled, turns
 from unbatch.evidence.replay import entrance_of
 from unbatch.evidence.rotations import hidden_from_certificates
 from unbatch.evidence.spaces import spaces_of
-from unbatch.evidence.tail import tail_of
+from unbatch.evidence.tail import Tail, tail_of
 from unbatch.linalg.lowrank import multiply
 from unbatch.trace import TRIAL
 from unbatch.types import Observation
 
-__all__ = ["Each", "entrance_to", "prove_each"]
+__all__ = ["Each", "directions_of", "entrance_to", "plainly_counted", "prove_each"]
 
 SAME = 0.01
 """Two samples that share this much of one member's place in the gradient are not two members. Chosen: it is 1 for a twin and 0 for another
@@ -69,20 +69,35 @@ def entrance_to(observation: Observation) -> Entrance | None:
     """The layer that sees the samples, the network behind it, and the spaces of its gradients; None where there is no such layer, the
     network behind it depends on more than that layer, samples are coupled, or the gradient has full rank.
     """
-    if observation.coupled:
+    if (tail := _tail_to(observation)) is None:
         return None
-    calls = observation.layers
-    first = entrance_of(calls, observation, TRIAL)
-    if first is None or (tail := tail_of(observation, first.weight)) is None:
-        return None
-    biases = {call.weight: call.bias for call in calls}
-    spaces = spaces_of(observation, [(name, biases.get(name)) for name in (first.weight, *tail.layers)])
-    if first.weight not in spaces:
+    biases = {call.weight: call.bias for call in observation.layers}
+    spaces = spaces_of(observation, [(name, biases.get(name)) for name in (tail.start, *tail.layers)])
+    if tail.start not in spaces:
         return None
     parameters = dict(observation.model.named_parameters())
-    weight = parameters[first.weight].detach()
-    bias = weight.new_zeros(len(weight)) if first.bias is None else parameters[first.bias].detach()
-    return Entrance(tail, spaces, multiply(weight, spaces[first.weight].right.T), bias.double())
+    weight, name = parameters[tail.start].detach(), biases[tail.start]
+    bias = weight.new_zeros(len(weight)) if name is None else parameters[name].detach()
+    return Entrance(tail, spaces, multiply(weight, spaces[tail.start].right.T), bias.double())
+
+
+def directions_of(observation: Observation) -> int:
+    """The rank of the gradient of the layer that ``entrance_to`` gives; 0 where it gives none.
+
+    Without the spaces of the layers behind it, each of which takes as long.
+    """
+    if (tail := _tail_to(observation)) is None:
+        return 0
+    bias = next(call.bias for call in observation.layers if call.weight == tail.start)
+    space = spaces_of(observation, [(tail.start, bias)]).get(tail.start)
+    return 0 if space is None else space.rank
+
+
+def _tail_to(observation: Observation) -> Tail | None:
+    if observation.coupled:
+        return None
+    first = entrance_of(observation.layers, observation, TRIAL)
+    return None if first is None else tail_of(observation, first.weight)
 
 
 def prove_each(
@@ -106,7 +121,7 @@ def prove_each(
     # A row that is explained fixes the sample: whoever makes one up has nothing left to tune. But what samples count is tuned, too, where
     # it is not what a plain mean counts: where the network is linear for a whole batch, one mixture of it leaves the same update.
     tuned = shown.digits(entrance.first.rank) >= EVIDENCE
-    fixed = tuned | ((shown.digits(0) >= EVIDENCE) & observation.factor_known & _plain(shown.inverse_weight, alone))
+    fixed = tuned | ((shown.digits(0) >= EVIDENCE) & observation.factor_known & plainly_counted(shown, alone, rounding_of(entrance)))
     accuracy, kept = torch.full_like(length, torch.inf), (alone & fixed).nonzero()[:, 0]
     beside = outside + SAFETY * shown.row_noise + _length(observation, entrance, coordinates, labels, shown, kept)
     alone_there, told, free = _settled(observation, entrance, coordinates, shown, kept)
@@ -134,14 +149,25 @@ def prove_each(
     return Each(alone & (accuracy <= acceptable), accuracy, shown.inverse_weight)
 
 
-def _plain(inverse_weight: Tensor, alone: Tensor) -> bool:
-    """Whether those that met the conditions count what samples of a plain mean do."""
-    return bool(alone.any()) and plain_size(1 / inverse_weight[alone]) is not None
+def plainly_counted(shown: Certificates, alone: Bool[Tensor, " k"], rounding: float) -> Bool[Tensor, " k"]:
+    """(k,) those that count what samples of a plain mean do: all that met the conditions, or all of which the noise lets it be told.
+
+    What a weak sample counts the noise may leave open: it then says nothing of what the others count.
+
+    Args:
+        shown: what the conditions said of the samples.
+        alone: (k,) those that met them.
+        rounding: see ``rounding_of``.
+    """
+    for asked in (alone, alone & counted_each(shown.inverse_weight, _off(shown, rounding))):
+        if bool(asked.any()) and plain_size(1 / shown.inverse_weight[asked]) is not None:
+            return asked
+    return torch.zeros_like(alone)
 
 
-def _off(entrance: Entrance, shown: Certificates, kept: Tensor) -> Float[Tensor, " k"]:
+def _off(shown: Certificates, rounding: float) -> Float[Tensor, " k"]:
     """By how much, relatively, what samples count may be off."""
-    return (MARGIN * shown.weight_noise + SAFETY * shown.misfit)[kept] + rounding_of(entrance)
+    return MARGIN * shown.weight_noise + SAFETY * shown.misfit + rounding
 
 
 def _hidden(
@@ -160,7 +186,7 @@ def _hidden(
     if not len(kept):
         return shown.misfit[kept]
     weights = 1 / shown.inverse_weight[kept]
-    missed = beside_plain(weights, _off(entrance, shown, kept), factor_known=observation.factor_known)
+    missed = beside_plain(weights, _off(shown, rounding_of(entrance))[kept], factor_known=observation.factor_known)
     turned = hidden_from_certificates(entrance, coordinates[kept], labels[kept], shown.misfit[kept], weights, free[kept])
     return turned + missed.where(missed < NEARLY, 0.0)
 
@@ -213,7 +239,7 @@ def _settled(
             return entrance.tail.pulled(entrance.at(moved), slopes)
 
         bias = bool((shown.length_error[kept] < TOLD).all())
-        weights, off = 1 / shown.inverse_weight[kept], _off(entrance, shown, kept)
+        weights, off = 1 / shown.inverse_weight[kept], _off(shown, rounding_of(entrance))[kept]
         free = counts_freely(weights, off) | (not observation.factor_known)
         # As many members as there are independent columns leave one each; what several left together counts like no other.
         alone = ~counts_freely(weights, off, factor_known=False) | (observation.batch_size == entrance.first.rank)

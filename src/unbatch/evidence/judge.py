@@ -19,7 +19,7 @@ from unbatch.errors import Misuse
 from unbatch.evidence.alone import one_of, prove_alone
 from unbatch.evidence.certificate import labels_that_fit
 from unbatch.evidence.completeness import Completeness, as_counted, completeness, hides, without_copies
-from unbatch.evidence.each import entrance_to, prove_each
+from unbatch.evidence.each import directions_of, entrance_to, prove_each
 from unbatch.evidence.handed_in import copied, fault_of
 from unbatch.evidence.inner import from_layer
 from unbatch.evidence.plain_means import plain, plain_size
@@ -175,9 +175,7 @@ def _refused(observation: Observation, inputs: Tensor, kept: Tensor) -> str:
 def _members_at_least(observation: Observation, whole: Whole, copies: Tensor) -> int:
     """How many members there are at least, by the directions of the gradient; 0 where the samples leave no more than rounding of it."""
     said = observation.batch_size is not None or whole.pruned or bool((copies > 1).any())
-    if said or whole.residual <= ROUNDED * torch.finfo(observation.rounding).eps or (entrance := entrance_to(observation)) is None:
-        return 0
-    return entrance.first.rank
+    return 0 if said or whole.residual <= ROUNDED * torch.finfo(observation.rounding).eps else directions_of(observation)
 
 
 ROUNDED = 30.0
@@ -304,10 +302,7 @@ def _all_of_a_regression(observation: Observation, samples: _Samples) -> bool:
     false proofs in trials of small networks, which counts that are known exclude elsewhere.
     """
     number = len(samples.labels)
-    if not observation.one_gradient or observation.batch_size != number:
-        return False
-    entrance = entrance_to(observation)
-    return entrance is not None and entrance.first.rank == number
+    return observation.one_gradient and observation.batch_size == number == directions_of(observation)
 
 
 TWO_WAYS = (

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-__all__ = ["BETWEEN", "WHOLE", "beside_plain", "counts_freely", "nearly_plain", "plain", "plain_size"]
+__all__ = ["BETWEEN", "WHOLE", "beside_plain", "counted_each", "counts_freely", "nearly_plain", "plain", "plain_size"]
 
 WHOLE = 1e-3
 """A weight times the batch size may be this far from a whole number, and all weights together so far from one; of a large batch less than
@@ -65,6 +65,20 @@ def counts_freely(weights: Float[Tensor, " k"], off: Float[Tensor, " k"], *, fac
         [True, False, False]
     """
     return beside_plain(weights, off, factor_known=factor_known) > 0
+
+
+def counted_each(inverse_weight: Float[Tensor, " k"], off: Float[Tensor, " k"]) -> Bool[Tensor, " k"]:
+    """(k,) which of these are known well enough to tell 1/n from 1/(n + 1).
+
+    Args:
+        inverse_weight: (k,) 1/w.
+        off: (k,) by how much, relatively, they may be off.
+
+    Example:
+        >>> counted_each(torch.tensor([20.0, 256.1]), torch.tensor([1e-4, 1e-3])).tolist()
+        [True, False]
+    """
+    return inverse_weight * off < BETWEEN
 
 
 def beside_plain(weights: Float[Tensor, " k"], off: Float[Tensor, " k"], *, factor_known: bool = True) -> Float[Tensor, " k"]:
