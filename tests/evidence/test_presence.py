@@ -411,3 +411,37 @@ def test_a_layer_that_noise_covers_in_part_makes_nobody_absent(noise: float, see
     found = unbatch.members(Observation(net, noisy, (80,), batch_size=1), x)
     assert found.answers[0].verdict is not A
     assert set(verdicts(found)[1:]) == {A}
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_a_layer_that_sees_a_sample_in_parts_refutes_nobody(seed: int) -> None:
+    """One sample, and a layer of six tokens of it whose rank is one: it does not show all of them (trial 900391)."""
+    x = torch.rand((8, 80), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = Attention().double()
+        with torch.no_grad():
+            net.query.weight.mul_(1e-3 * 10.0**-seed)
+            net.key.weight.mul_(1e-3 * 10.0**-seed)
+    update = unbatch.capture(net, x[:1], torch.tensor([0]), check=False)
+    assert unbatch.members(Observation(net, update, (80,), batch_size=1), x).answers[0].verdict is not A
+
+
+class Tied(nn.Module):
+    """What its first layer makes goes back through the same weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(12, 16), nn.Linear(12, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.first(x).relu() @ self.first.weight)
+
+
+def test_a_weight_that_is_used_again_without_a_layer_makes_nobody_absent() -> None:
+    """Two that are alike leave two directions, one of which is of the second use (trial 902471)."""
+    torch.manual_seed(0)
+    x, net = torch.rand(8, 12).double(), Tied().double()
+    x[1] = x[0] + 1e-6 * torch.randn(12).double()
+    update = unbatch.capture(net, x[:2], torch.tensor([0, 1]), check=False)
+    assert A not in verdicts(unbatch.members(Observation(net, update, (12,), batch_size=2), x))[:2]

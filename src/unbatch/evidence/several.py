@@ -143,6 +143,7 @@ def _still(observation: Observation, inputs: Tensor, labels: Tensor) -> Bool[Ten
 def _of_pairs(observation: Observation, inputs: Tensor, labels: Tensor, here: Float[Tensor, "k m"]) -> Float[Tensor, " k"]:
     """What each sample leaves wrong, as a share of what it leaves, if it is the mean of two members ``NEARBY`` to either side of it."""
     exact = inputs.double()
+    taken_up = _of_one_way(observation, inputs, labels, here)  # where all columns are one, the mean's place takes up what they turn by
     moved = [exact + sign * way for way in _moves(exact, NEARBY) for sign in (1, -1)]
     # Samples that statistics of a batch couple are looked at batch by batch, and large ones, for the memory.
     groups = [[each] for each in moved] if observation.coupled or len(moved) * exact.numel() > MOST else [moved]
@@ -155,7 +156,7 @@ def _of_pairs(observation: Observation, inputs: Tensor, labels: Tensor, here: Fl
     found = []
     for ahead, behind in zip(there[::2], there[1::2], strict=True):
         bent, turned = ((ahead + behind) / 2 - here).norm(dim=1), NEARBY * (ahead - behind).norm(dim=1) / 2
-        found.append(torch.hypot(bent, turned) / here.norm(dim=1))
+        found.append(torch.hypot(bent, turned.where(~taken_up, 0.0)) / here.norm(dim=1))
     return torch.stack(found).amin(dim=0).nan_to_num(0.0)
 
 
