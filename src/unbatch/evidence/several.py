@@ -50,8 +50,8 @@ DIRECTIONS = 4
 """Random ways in which a sample is moved; the one that turns its column least counts. Chosen, not swept."""
 
 BY_CHANCE = 100.0
-"""Behind two classes one of so many pairs of members has scores that are nearer to each other than their distance tells by as much. Measured:
-of 390 made-up pairs in float64 three were nearer than 9, 40 and 580 times (trials 904251, 905073, 904018)."""
+"""Behind two classes one of so many pairs has scores that are nearer to each other than their distance tells by as much. Measured: of 390
+made-up pairs in float64 three were nearer than 9, 40 and 580 times (trials 904251, 905073, 904018)."""
 
 NEARBY = 0.1
 """Members that are nearer to their mean than this share of its length are much alike. Chosen: where no size was told, such twins are
