@@ -73,8 +73,8 @@ class LastLayer:
 
     @property
     def non_negative(self) -> bool:
-        """Whether no feature is ever below zero, as after ReLU or a sigmoid."""
-        return bool((self.features >= 0).all())
+        """Whether no feature is ever below zero, as after ReLU or a sigmoid; features that noise leaves at zero do not say it."""
+        return bool((self.features >= 0).all()) and bool(self.features.any())
 
     @property
     def noise(self) -> float:
@@ -110,11 +110,11 @@ class LastLayer:
     def bounds(self) -> Float[Tensor, "c 2"] | None:
         """The smallest and the largest share of the batch that each class can have; None where the layer has no bias.
 
-        Whatever the mean probability is, n_j/K ≥ −g_j, and the rest that this leaves goes to any one class.
+        Whatever the mean probability is, n_j/K ≥ −g_j, and the rest that this leaves goes to any one class. Each g_j was rounded.
         """
         if self.shift is None:
             return None
-        least = (-self.bias_gradient - NOISES * self.noise).clamp_min(0)
+        least = (-self.bias_gradient * (1 - self.rounding) - NOISES * self.noise).clamp_min(0)
         most = least + (1 - least.sum()).clamp_min(0) + ROUNDINGS * self.rounding
         return torch.stack([least, most.clamp_max(1)], dim=1)
 

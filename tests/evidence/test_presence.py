@@ -411,3 +411,49 @@ def test_a_layer_that_noise_covers_in_part_makes_nobody_absent(noise: float, see
     found = unbatch.members(Observation(net, noisy, (80,), batch_size=1), x)
     assert found.answers[0].verdict is not A
     assert set(verdicts(found)[1:]) == {A}
+
+
+class Parts(nn.Module):
+    """Attention over twelve parts of what the first layer makes, of which some numbers say little and one nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.query, self.last = nn.Linear(80, 48), nn.Linear(4, 4), nn.Linear(48, 2)
+        with torch.no_grad():
+            loud = torch.tensor([1.0, 0.05, 0.003, 0.0]).repeat(12)
+            self.first.weight.mul_(loud[:, None])
+            self.first.bias.mul_(loud)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        parts = self.first(x).relu().reshape(len(x), -1, 4)
+        return self.last(nn.functional.scaled_dot_product_attention(self.query(parts), parts, parts).flatten(1))
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_layer_that_is_fed_parts_of_a_record_refutes_nobody_by_fewer_directions_than_parts(seed: int) -> None:
+    x = torch.rand((8, 80), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = Parts().double()
+    update = unbatch.capture(net, x[:1], torch.tensor([0]), check=False)
+    assert A not in verdicts(unbatch.members(Observation(net, update, (80,), batch_size=1), x))[:1]
+
+
+class Tied(nn.Module):
+    """What its first layer makes goes back through the same weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.last = nn.Linear(12, 16), nn.Linear(12, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.last(self.first(x).relu() @ self.first.weight)
+
+
+def test_a_weight_that_is_used_again_without_a_layer_makes_nobody_absent() -> None:
+    """Two that are alike leave two directions, one of which is of the second use (trial 902471)."""
+    torch.manual_seed(0)
+    x, net = torch.rand(8, 12).double(), Tied().double()
+    x[1] = x[0] + 1e-6 * torch.randn(12).double()
+    update = unbatch.capture(net, x[:2], torch.tensor([0, 1]), check=False)
+    assert A not in verdicts(unbatch.members(Observation(net, update, (12,), batch_size=2), x))[:2]

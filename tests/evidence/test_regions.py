@@ -156,3 +156,58 @@ def test_members_behind_two_classes_stay_proved_where_they_count_alike_or_are_al
     weighted = {name: sum(share * one[name] for share, one in zip((0.3, 0.25, 0.1, 0.4), each, strict=True)) for name in update}
     seen = Observation(net, weighted, (20,), batch_size=4, factor_known=False)
     assert judge(seen, Candidate(inputs, labels)).status is Status.RECONSTRUCTED
+
+
+def symmetric(outputs: Tensor, labels: Tensor) -> Tensor:
+    return nn.functional.cross_entropy(outputs, labels) + (1 - outputs.softmax(dim=1).gather(1, labels[:, None])).mean()
+
+
+@pytest.mark.parametrize(("apart", "scale"), [(0.3, 0.03), (1e-2, 0.1), (1e-3, 1.0), (1e-4, 1.0)])
+def test_the_last_digits_of_what_a_sample_counts_tell_it_from_a_mean_where_no_size_is_told(apart: float, scale: float) -> None:
+    """Two members of one region and label leave one column, which counts 1 + 2e-9 where their scores are as good as one (trial 902328)."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(40, 64), nn.LeakyReLU(0.5), nn.Linear(64, 64), nn.LeakyReLU(0.5), nn.Linear(64, 2)).double()
+    inputs, labels = torch.rand(2, 40).double(), torch.tensor([1, 1])
+    inputs[1] = inputs[0] + apart * (inputs[1] - inputs[0])
+    inputs = scale * inputs
+    with torch.no_grad():
+        likely = net(inputs).softmax(dim=1)[:, 1:]
+    slopes = (likely - 1) * (1 + likely)
+    made = (slopes * inputs).sum(dim=0, keepdim=True) / slopes.sum()
+    found = judge(Observation(net, capture(net, inputs, labels, symmetric), (40,), loss=symmetric), Candidate(made, labels[:1]))
+    assert not found.status.disclosed
+
+
+def test_what_two_that_are_alike_but_for_their_labels_leave_is_no_sample_that_counts_little() -> None:
+    """Their slopes nearly cancel: s₁ x₁ + s₂ x₂ is that of one sample far beyond both, counted as 0.05 of six (trial 901463)."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(20, 16), nn.Tanh(), nn.Linear(16, 16), nn.Tanh(), nn.Linear(16, 2)).double()
+    inputs, labels = torch.rand(6, 20).double(), torch.tensor([0, 1, 0, 1, 0, 1])
+    inputs[1] = inputs[0] + 3e-7 * torch.randn(20).double()
+    with torch.no_grad():
+        slopes = (net(inputs[:2]).softmax(dim=1)[:, 1] - labels[:2])[:, None]
+    made = torch.cat([(slopes * inputs[:2]).sum(dim=0, keepdim=True) / slopes.sum(), inputs[2:]])
+    named = torch.cat([torch.tensor([int(slopes.sum() < 0)]), labels[2:]])
+    found = judge(Observation(net, capture(net, inputs, labels), (20,), batch_size=6), Candidate(made, named))
+    assert found.inputs is not None
+    assert found.accuracy is not None
+    errors = torch.cdist(found.inputs, inputs).amin(dim=1) / inputs.norm(dim=1).mean()
+    assert bool((errors <= 3 * found.accuracy + 1e-14).all())
+
+
+def test_what_counts_twice_may_be_two_whose_scores_are_by_chance_nearer_than_they_are() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(40, 64), nn.LeakyReLU(0.5), nn.Linear(64, 64), nn.LeakyReLU(0.5), nn.Linear(64, 2)).double()
+    inputs, labels = torch.rand(3, 40).double(), torch.tensor([1, 1, 0])
+    way, here = torch.randn(40).double(), inputs[0].clone().requires_grad_()
+    (along,) = torch.autograd.grad((net(here[None]) @ torch.tensor([1.0, -1.0]).double()).sum(), here)
+    way -= 0.997 * (way @ along) / along.square().sum() * along
+    inputs[1] = inputs[0] + 3e-3 * way
+    with torch.no_grad():
+        slopes = (net(inputs[:2]).softmax(dim=1)[:, 1] - 1)[:, None]
+    made = torch.cat([(slopes * inputs[:2]).sum(dim=0, keepdim=True) / slopes.sum(), inputs[2:]])
+    found = judge(Observation(net, capture(net, inputs, labels), (40,)), Candidate(made, labels[1:]))
+    assert found.inputs is not None
+    assert found.accuracy is not None
+    errors = torch.cdist(found.inputs, inputs).amin(dim=1) / inputs.norm(dim=1).mean()
+    assert bool((errors <= 3 * found.accuracy + 1e-14).all())

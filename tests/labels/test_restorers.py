@@ -13,7 +13,7 @@ from torch.nn import functional as F
 
 import unbatch
 from unbatch import plugins
-from unbatch.contracts import Attack, LabelRestorer
+from unbatch.contracts import Attack, Estimate, LabelRestorer
 from unbatch.gradients import capture
 from unbatch.labels._whole import expected_error
 from unbatch.labels.anchored import Anchored
@@ -502,3 +502,46 @@ def test_ilrg_refuses_ratios_that_overflow() -> None:
     found = ILRG()(dataclasses.replace(seen, update={**seen.update, name: faint, name.replace("bias", "weight"): loud}), seed=0)
     assert found.counts is None
     assert "overflow" in found.reason
+
+
+@pytest.mark.parametrize("name", ["idlg", "gradinversion"])
+def test_features_that_noise_leaves_at_zero_are_not_taken_for_such_as_are_never_negative(name: str) -> None:
+    """Softshrink lets only large inputs pass, of either sign: a class was said to be there that was not (trial 902685)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Linear(30, 40), nn.Softshrink(10.0), nn.Linear(40, 3)).double()
+        inputs = 255 * torch.rand(20, 30, dtype=torch.float64)
+    seen = Observation(model, capture(model, inputs, torch.zeros(20, dtype=torch.int64)), (30,))
+    assert unbatch.restore_labels(seen, name, attack=None).presence is None
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_a_range_holds_the_share_of_a_class_whose_gradient_was_rounded(seed: int, dtype: torch.dtype) -> None:
+    """One of six is 0.16667, and 0.16699 in bfloat16 where the others are hardly likely (trial 902608)."""
+    labels = torch.tensor([0, 3, 5, 7, 8, 9])
+    model = network(seed, gain=1.0)
+    with torch.no_grad():
+        model[-1].bias.fill_(0.0).index_fill_(0, torch.tensor([1]), 12.0)
+    inputs = torch.randn((6, 30), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    update = {key: tensor.to(dtype) for key, tensor in capture(model, inputs, labels).items()}
+    ranges = unbatch.restore_labels(Observation(model, update, (30,), batch_size=6), "llg", attack=None).ranges
+    assert ranges is not None
+    share = torch.bincount(labels, minlength=10) / 6
+    assert bool(((ranges[:, 0] <= share + 1e-9) & (share <= ranges[:, 1] + 1e-9)).all())
+
+
+def test_what_is_determined_lies_in_its_range() -> None:
+    @dataclasses.dataclass(frozen=True)
+    class Near(LabelRestorer):
+        def unsupported(self, observation: Observation) -> str | None:
+            return None
+
+        def estimate(self, observation: Observation, generator: torch.Generator) -> Estimate:
+            shares = torch.tensor([0.9990, 0.0010] + 8 * [0.0], dtype=torch.float64)
+            return Estimate(2 * shares, expected_error=0.01, ranges=torch.stack([shares - 2e-4, shares + 2e-4], dim=1).clamp(0, 1))
+
+    found = Near()(observe(0, torch.tensor([0, 0])))
+    assert found.determined
+    assert found.ranges is not None
+    assert found.ranges[:2].round(decimals=6).tolist() == [[0.9988, 1.0], [0.0, 0.0012]]

@@ -113,6 +113,9 @@ class LabelRestorer(Plugin, ABC):
         error = made.expected_error if bool(((counts - estimate).abs() < OFF).all()) else None
         if observation.batch_size is None and error is None:
             return replace(answer, reason=made.reason or NEEDS_BATCH_SIZE)
+        if error is not None and answer.ranges is not None:  # what is determined lies in its range
+            share = (counts / counts.sum()).to(answer.ranges)[:, None]
+            answer = replace(answer, ranges=torch.cat([share.minimum(answer.ranges[:, :1]), share.maximum(answer.ranges[:, 1:])], dim=1))
         return replace(
             answer,
             counts=counts,

@@ -125,7 +125,7 @@ def _inside(case: Case, at: int, residual: float, allowed: float, holds: bool, p
             return Verdict.UNDECIDED, f"{here}, but {float(case.inner[at]):.0e} of what it becomes lies outside further on; but {BIAS}"
         off = f"{here}, but {float(case.inner[at]):.0e} of what it becomes lies outside further on: a mixture of what was there"
         if not bool(case.inner_refuted[at]):
-            return Verdict.UNDECIDED, f"{off}, unless noise covers a part of that layer"
+            return Verdict.UNDECIDED, f"{off}, unless that layer shows only a part of the batch"
         return Verdict.ABSENT, off
     if not bool(case.inner_holds[at]):
         return (

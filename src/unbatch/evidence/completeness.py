@@ -28,6 +28,7 @@ __all__ = [
     "counts",
     "counts_evenly",
     "hides",
+    "odd_beside",
     "without_copies",
 ]
 
@@ -150,6 +151,20 @@ def counts_evenly(observation: Observation, labels: Int64[Tensor, " k"]) -> bool
     except Misuse:
         return False
     return bool(((together - alone).norm(dim=1) <= WHOLE * alone.norm(dim=1)).all())
+
+
+def odd_beside(observation: Observation, labels: Int64[Tensor, " k"], free: Bool[Tensor, " k"]) -> Bool[Tensor, " k"]:
+    """Which samples count what none of a plain mean does, beside others that do: such a one stands for several.
+
+    Two that are alike, but for their labels, leave nearly nothing together, and so does a blend of theirs that counts as little.
+
+    Args:
+        observation: for the loss. Where it counts unevenly, or the factor is not known, no sample is odd.
+        labels: (k,) of the samples.
+        free: (k,) which of them do not count what samples of a plain mean do.
+    """
+    odd = bool(free.any()) and not bool(free.all()) and observation.factor_known and counts_evenly(observation, labels)
+    return free & odd
 
 
 def faint_classes(observation: Observation, told: int) -> list[int]:

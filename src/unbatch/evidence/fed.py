@@ -17,8 +17,9 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from unbatch.evidence.replay import slices
+from unbatch.evidence.slopes import pulled_back
 from unbatch.swap import called_with
-from unbatch.trace import LARGE, LinearCall, model_errors, run
+from unbatch.trace import LARGE, LinearCall, Run, model_errors, run
 from unbatch.types import Observation
 
 __all__ = ["CHUNK", "Passes", "Witness", "near", "passes_of", "witnesses"]
@@ -173,6 +174,7 @@ def witnesses(passes: Passes) -> list[Witness]:
     calls = [call for call in ran.linears if call.weight in observation.update]
     uses = [call.weight for call in ran.linears]
     calls = [call for call in calls if uses.count(call.weight) == 1 and not (moving is not None and _moves(ran.parameters, call, moving))]
+    calls = _not_used_elsewhere(ran, calls)
     names = [call.weight for call in calls]
     if not names:
         return []
@@ -198,6 +200,20 @@ def _moves(parameters: Mapping[str, Tensor], call: LinearCall, moving: Any) -> b
     leaves = [leaf for name, leaf in parameters.items() if name in moving]
     slopes = torch.autograd.grad(call.input.sum(), leaves, retain_graph=True, allow_unused=True)
     return any(slope is not None for slope in slopes)
+
+
+def _not_used_elsewhere(ran: Run, calls: list[LinearCall]) -> list[LinearCall]:
+    """The layers whose weight's gradient comes from what they are fed, and not from a product with the same weight beside (tied ones)."""
+    leaves = [ran.parameters.get(call.weight, call.output) for call in calls]
+    head = torch.arange(1.0, 1 + ran.outputs.numel(), dtype=ran.outputs.dtype, device=ran.outputs.device).sin().reshape(ran.outputs.shape)
+    pulled = pulled_back(ran.outputs, [*leaves, *(call.output for call in calls)], head, again=True)
+    kept = []
+    for call, leaf, gradient, slope in zip(calls, leaves, pulled, pulled[len(calls) :], strict=False):
+        if leaf is call.output or gradient is None or slope is None:
+            kept.append(call)  # read in blocks, or not followed
+        elif near(slope.flatten(0, -2).T @ call.input.detach().flatten(0, -2), gradient):
+            kept.append(call)
+    return kept
 
 
 def near(one: Tensor, other: Tensor) -> bool:

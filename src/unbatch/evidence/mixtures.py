@@ -8,6 +8,7 @@ from torch import Tensor
 
 from unbatch.evidence.accuracy import SAFETY, TOLD
 from unbatch.evidence.certificate import INDEPENDENT
+from unbatch.evidence.completeness import odd_beside
 from unbatch.evidence.plain_means import BETWEEN, counts_freely, plain_size
 from unbatch.evidence.regions import random_slopes, settled, turns
 from unbatch.evidence.replay import Use, entrance_of, slices
@@ -25,6 +26,7 @@ EXACT = 1e-12
 def apart_from_mixtures(
     observation: Observation,
     inputs: Tensor,
+    labels: Int64[Tensor, " k"],
     columns: Float[Tensor, "m k"],
     told: Float[Tensor, " k"] | None,
     weights: Float[Tensor, " k"] | None,
@@ -35,6 +37,7 @@ def apart_from_mixtures(
     Args:
         observation: what the server saw.
         inputs: (k, *shape).
+        labels: (k,).
         columns: (m, k) theirs.
         told: (k,) relative misfit of what they count by the gradient of the bias, None without one.
         weights: (k,) what they count, None for even shares.
@@ -56,6 +59,7 @@ def apart_from_mixtures(
 
     # As many members as samples, whose columns are independent (``from_rows``), leave one column each.
     alone = observation.batch_size == len(inputs) or (turns(pull, flat, columns) if bias else False)
+    alone = torch.as_tensor(alone, device=inputs.device) & ~odd_beside(observation, labels, free)
     return settled(pull(flat), columns, bias=bias, free=free, alone=alone)
 
 

@@ -121,7 +121,7 @@ def _accuracy(observation: Observation, inputs: Tensor, labels: Tensor, replayed
     rows = from_rows(columns, flat, rest.rows.maximum(rounding), rest.shift)
     told = length_misfit(observation, first.bias, columns)
     # A rate, or a factor, that is not known is one number for all: it makes what they count no freer.
-    rows = rows.where(apart_from_mixtures(observation, inputs, columns, told, None, result.residual), torch.inf)
+    rows = rows.where(apart_from_mixtures(observation, inputs, labels, columns, told, None, result.residual), torch.inf)
     if bool(rows.isfinite().any()):
         rows = rows.maximum(_turned_together(observation, inputs, labels, columns, rest.rows.maximum(rounding)))
     told = SAFETY * told

@@ -10,7 +10,7 @@ gives no weight) it hides any distance. So γ is that of the number to which the
 
 Where all that a sample can leave is one column, as behind two classes, J δ is a share of d, which a shift of x along δ takes up. What is
 left is of second order in what d grows by, γ ‖δ‖ / ‖x‖, and hides ‖δ‖ = ‖x‖ √μ / γ. There it is by chance how much two members differ in
-that one number, so that the estimate is multiplied by ``SAFETY``.
+that one number, so that the estimate is multiplied by ``BY_CHANCE``.
 
 Where the batch size was told and as many different samples are proved, each of them is one, and nothing is asked. Where none was told,
 those that count least are taken for one each: a batch is not told from one in which each of them stands for as many that are alike. But
@@ -48,6 +48,10 @@ MOST = 1 << 22
 
 DIRECTIONS = 4
 """Random ways in which a sample is moved; the one that turns its column least counts. Chosen, not swept."""
+
+BY_CHANCE = 100.0
+"""Behind two classes one of so many pairs has scores that are nearer to each other than their distance tells by as much. Measured: of 390
+made-up pairs in float64 three were nearer than 9, 40 and 580 times (trials 904251, 905073, 904018)."""
 
 NEARBY = 0.1
 """Members that are nearer to their mean than this share of its length are much alike. Chosen: where no size was told, such twins are
@@ -123,7 +127,7 @@ def _hidden(
     share = SAFETY * (misfit * size / parts).clamp_min(torch.finfo(torch.float64).eps)
     turning = _turning(observation, inputs, labels, columns, first)
     hidden = (share / turning).sqrt()
-    taken_up = hidden.maximum(SAFETY * share.sqrt() / turning)
+    taken_up = hidden.maximum(BY_CHANCE * share.sqrt() / turning)
     return torch.where(_of_one_way(observation, inputs, labels, columns), taken_up, hidden).nan_to_num(torch.inf).where(several, 0.0)
 
 

@@ -131,7 +131,7 @@ def _attempt(observation: Observation, inputs: Tensor, labels: Tensor, weights: 
             hidden = hidden_beside_others(observation, inputs, labels, result.columns, result.row_errors)
             accuracy = accuracy.maximum(hidden.amax())  # proved as a whole, or not at all
     else:
-        accuracy = accuracy.where(apart_from_mixtures(observation, inputs, result.columns, result.scale, weights, limit), torch.inf)
+        accuracy = accuracy.where(apart_from_mixtures(observation, inputs, labels, result.columns, result.scale, weights, limit), torch.inf)
         if bool(accuracy.isfinite().any()):
             free = torch.zeros_like(labels, dtype=torch.bool) if weights is None else tuned(weights, result.scale, limit)
             accuracy = accuracy.maximum(

@@ -65,12 +65,14 @@ class _Asked:
         residual: (k,).
         allowed: (k,) what a record that was there may leave.
         reference: what unrelated ones leave.
+        each: with how many rows a record feeds the layer.
     """
 
     rows: Rows | None
     residual: Float[Tensor, " k"]
     allowed: Float[Tensor, " k"]
     reference: Reference
+    each: int = 1
 
     @property
     def fits(self) -> Bool[Tensor, " k"]:
@@ -190,7 +192,7 @@ def _case(
     tangled = beyond_count(records[chosen], fits, max(rows.rank, number or 0)) if records.is_floating_point() else torch.zeros_like(fits)
     # More directions than there were samples are noise, or what pruning left.
     counted = number is not None and rows.rank <= number * each
-    refuted = [~a.fits for a in inner if counted and a.rows is not None and a.rows.clear and a.rows.rank == (number or 0) * each]
+    refuted = [~a.fits for a in inner if counted and a.rows is not None and a.rows.clear and a.rows.rank == (number or 0) * a.each]
     return Case(
         rows=rows,
         residual=whole.residual,
@@ -348,7 +350,7 @@ def _inner(passes: Passes, found: list[Witness], first: tuple[Witness, Rows], re
             asked = _asked(passes, rows, records, decoys(records, 2 * FEW))
             if asked.reference.typical > float(asked.allowed.median()):  # otherwise it tells no one from another
                 count += 1
-                yield asked
+                yield replace(asked, each=fed.shape[1])
 
 
 def _by_columns(passes: Passes, rows: Rows, records: Tensor, labels: Tensor | None) -> tuple[_Asked, Tensor, Tensor]:
