@@ -24,6 +24,7 @@ from unbatch.evidence.handed_in import copied, fault_of
 from unbatch.evidence.inner import from_layer
 from unbatch.evidence.plain_means import plain, plain_size
 from unbatch.evidence.rounds import prove_round
+from unbatch.evidence.scales import off_scale
 from unbatch.evidence.several import hidden_by_counting
 from unbatch.evidence.slopes import labels_told, likely
 from unbatch.evidence.whole import Whole, by_turning, prove_whole
@@ -222,9 +223,14 @@ def _of_some(observation: Observation, candidate: Candidate, distinct: _Samples,
         return _disclosed(
             observation, candidate, chosen, weights, again.accuracy, again.residual, _pruned(again), explained=True, members=beyond
         )
+    if told := off_scale(observation, chosen.inputs, chosen.labels, weights[proved], limit):
+        return Reconstruction(Status.INCONSISTENT, chosen.inputs, chosen.labels, whole.residual, f"{OFF_SCALE}, but {told}")
     return _disclosed(
         observation, candidate, chosen, weights[proved], accuracy[proved], whole.residual, "", explained=False, members=members
     )
+
+
+OFF_SCALE = "by what the samples found count they are all that is in the update"
 
 
 def _disclosed(
