@@ -9,9 +9,10 @@ from torch import nn
 from unbatch.attacks.one_sample import OneSample
 from unbatch.defenses.gaussian_noise import GaussianNoise
 from unbatch.defenses.pruning import Pruning
+from unbatch.evidence import judge
 from unbatch.gradients import capture
 from unbatch.protocols.fedavg import FedAvg
-from unbatch.types import Batch, Observation, Status
+from unbatch.types import Batch, Candidate, Observation, Status
 
 SHAPE = (2, 5, 5)
 
@@ -101,3 +102,15 @@ def test_layers_that_do_not_show_the_input_are_named() -> None:
     assert "has no bias" in OneSample()(Observation(bare, capture(bare, batch.inputs, batch.labels), SHAPE)).reason
     after = nn.Sequential(nn.Conv2d(2, 3, 3), nn.Flatten(), nn.Linear(27, 6)).double()
     assert "no Linear layer" in OneSample()(Observation(after, capture(after, batch.inputs, batch.labels), SHAPE)).reason
+
+
+@pytest.mark.parametrize("size", [1.0, 1e300])
+def test_a_proposal_that_feeds_the_last_layer_with_nothing_or_overflows_is_refused_in_words(size: float) -> None:
+    """Its slope by the last layer's weight is 0 / 0, which ended in a traceback of the judge's (trial 905689)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Linear(20, 30, bias=False), nn.Softshrink(10.0), nn.Linear(30, 4, bias=False)).double()
+        x = torch.rand(1, 20, dtype=torch.float64)
+    labels = torch.tensor([0])
+    seen = Observation(net, capture(net, 255 * x, labels, "mse"), (20,), loss="mse", batch_size=1)
+    assert not judge(seen, Candidate(size * x, labels)).status.disclosed

@@ -95,5 +95,7 @@ def _slope(observation: Observation, inputs: Tensor) -> Float[Tensor, " C"] | No
     if any(row is None for row in rows):
         return None
     jacobian = torch.stack([row[0] for row in rows if row is not None])
+    if not bool(jacobian.isfinite().all() and shown.isfinite().all()):
+        return None  # the last layer is fed nothing, or the scores overflow
     slope: Tensor = torch.linalg.lstsq(jacobian.T, shown[:, None]).solution[:, 0]
     return slope if bool(slope.isfinite().all()) else None
