@@ -545,3 +545,18 @@ def test_what_is_determined_lies_in_its_range() -> None:
     assert found.determined
     assert found.ranges is not None
     assert found.ranges[:2].round(decimals=6).tolist() == [[0.9988, 1.0], [0.0, 0.0012]]
+
+
+def test_what_made_up_inputs_say_does_not_narrow_a_range() -> None:
+    """They have unit variance. Real ones were 255 times as large, and one of five ranges missed the truth."""
+    for seed in range(30):
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            model = nn.Sequential(nn.Linear(20, 40), nn.ReLU(), nn.Linear(40, 2)).double()
+        generator = torch.Generator().manual_seed(seed)
+        inputs = 255 * torch.rand((6, 20), generator=generator, dtype=torch.float64)
+        labels = torch.randint(2, (6,), generator=generator)
+        ranges = Anchored()(Observation(model, capture(model, inputs, labels), (20,), batch_size=6)).ranges
+        assert ranges is not None
+        share = torch.bincount(labels, minlength=2) / 6
+        assert bool(((ranges[:, 0] <= share + 1e-9) & (share <= ranges[:, 1] + 1e-9)).all()), seed

@@ -63,6 +63,10 @@ WHOLE = 0.1
 """Expected error of a count, in samples, below which counts that are not whole mean something. Chosen. Swept."""
 
 
+READ = 0.02
+"""Share of the mean scores that may come from made-up inputs where what is read narrows the range of a class. Measured: of 126 ranges
+below it one missed the truth, of 245 above it 29 (885 settings of small batches, networks fresh and trained, inputs of all scales)."""
+
 SATURATED = 0.9
 """Mean probability of a class from which on whole counts confirm nothing: they then come out whole whatever the labels are of samples that
 the model is sure of, since these leave next to nothing. Chosen, as ``ilrg.OWN``."""
@@ -139,7 +143,9 @@ class Anchored(LabelRestorer):
         doubt = "" if size_is_shown(observation, total * made.shares) else ANY_SIZE
         doubt = SURE_OF_ITSELF if float((made.shares + layer.bias_gradient).max()) > SATURATED else doubt
         determined = None if doubt else whole
-        ranges, about = layer.ranges(made.shares, deviation), told(observation)
+        about = told(observation)
+        # Of made-up inputs no error can be given: real ones may be a thousand times as large.
+        ranges = layer.ranges(made.shares, deviation) if made.anchored < READ else layer.bounds
         stats = {"anchored": made.anchored, "noise": layer.noise} | ({"factor": factor} if factor != 1.0 else {}) | about.get("stats", {})
         if observation.batch_size is None and determined is None:
             reason = SURE_OF_ITSELF if whole is not None and doubt == SURE_OF_ITSELF else NEEDS_BATCH_SIZE
