@@ -558,5 +558,5 @@ def test_what_made_up_inputs_say_does_not_narrow_a_range() -> None:
         labels = torch.randint(2, (6,), generator=generator)
         ranges = Anchored()(Observation(model, capture(model, inputs, labels), (20,), batch_size=6)).ranges
         assert ranges is not None
-        share = torch.bincount(labels, minlength=2) / 6
+        share = torch.bincount(labels, minlength=2).double() / 6
         assert bool(((ranges[:, 0] <= share + 1e-9) & (share <= ranges[:, 1] + 1e-9)).all()), seed
