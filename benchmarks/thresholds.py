@@ -271,8 +271,8 @@ SWEPT: dict[str, tuple[str, ...]] = {
     ),
     "labels, FedAvg": ("labels.anchored:DRIFT", "labels._local_training:SLOWEST"),
     "labels, factor unknown": ("labels._scale:OFF", "labels._scale:DECISIVE", "labels._scale:FLOOR"),
-    "members": ("evidence.rows:ABOVE", "evidence.witnessed:SHOWN", "evidence.witnessed:TOLERANCE", "evidence.unrelated:NARROWEST"),
-    "members, noise": ("evidence.rows:EDGE", "evidence.witnessed:ALPHA", "evidence.answering:NEAR"),
+    "members": ("presence.rows:ABOVE", "presence.witnessed:SHOWN", "presence.witnessed:TOLERANCE", "presence.unrelated:NARROWEST"),
+    "members, noise": ("presence.rows:EDGE", "presence.witnessed:ALPHA", "presence.answering:NEAR"),
 }
 """Setting -> the thresholds that are moved in it."""
 
@@ -281,10 +281,10 @@ SHARES = {
     "attacks.spear:DRIFT_FITS",
     "attacks.spear:ROUNDING_FITS",
     "spear.search:AGREE",
-    "evidence.witnessed:SHOWN",
+    "presence.witnessed:SHOWN",
     "span.least_squares:PROGRESS",
     "labels._batch_size:LOW",
-    "evidence.rows:EDGE",
+    "presence.rows:EDGE",
 }
 """Moved in what they differ from one by."""
 

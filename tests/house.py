@@ -26,7 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "training": {"errors", "gradients"},
     "types": {"determinism", "errors", "gradients", "schema", "scores", "trace", "training"},
     "last_layer": {"errors", "trace", "types"},
-    "evidence": {"errors", "gradients", "linalg", "lookups", "losses", "scores", "swap", "trace", "training", "types"},
+    "evidence": {"errors", "gradients", "linalg", "lookups", "losses", "scores", "trace", "training", "types"},
     "specs": {"errors"},
     "contracts": {"errors", "evidence", "gradients", "inversion", "linalg", "schema", "seeds", "specs", "threads", "types"},
     "chains": {"contracts", "errors", "types"},
@@ -47,7 +47,8 @@ ALLOWED: dict[str, set[str]] = {
     "scoring": {"contracts", "linalg", "types"},
     "realism": {"types"},
     "defending": {"auditing", "contracts", "errors", "origin", "plugins", "records", "seeds", "types"},
-    "membership": {"errors", "evidence", "types"},
+    "presence": {"evidence", "gradients", "linalg", "swap", "trace", "types"},
+    "membership": {"errors", "presence", "types"},
     "choosing": {"clock", "contracts", "errors", "plugins", "specs", "types"},
     "auditing": {"chains", "choosing", "contracts", "errors", "evidence", "plugins", "realism", "restoring", "scoring", "types"},
     "label_scores": {"errors"},
@@ -113,4 +114,4 @@ ALLOWED: dict[str, set[str]] = {
 """Part -> the parts that it may import. A part is a module, or a folder of them."""
 
 PLUGIN_FOLDERS = {"attacks", "labels", "protocols", "defenses", "models", "datasets", "metrics"}
-BLINDFOLDED = {"attacks", "evidence", "inversion", "labels", "linalg", "span", "spear"}
+BLINDFOLDED = {"attacks", "evidence", "inversion", "labels", "linalg", "presence", "span", "spear"}

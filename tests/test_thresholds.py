@@ -12,7 +12,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 SOURCE = ROOT / "src" / "unbatch"
-ROOMS = ("evidence", "span", "spear", "inversion", "linalg", "labels", "attacks")
+ROOMS = ("evidence", "presence", "span", "spear", "inversion", "linalg", "labels", "attacks")
 FILES = [path for room in ROOMS for path in sorted((SOURCE / room).rglob("*.py"))]
 FILES += [SOURCE / name for name in ("last_layer.py", "restoring.py", "gradients.py", "scoring.py", "importers/optimizers.py")]
 ORIGIN = re.compile(r"\b(derived|chosen|measured|published|swept|fitted)\b", re.IGNORECASE)

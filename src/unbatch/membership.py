@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from unbatch.errors import Misuse
-from unbatch.evidence import presence
+from unbatch.presence import presence
 from unbatch.types import Membership, Observation
 
 __all__ = ["check_readable", "members"]

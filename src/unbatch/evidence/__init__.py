@@ -5,6 +5,5 @@ It is handed an observation and a proposal, trusts neither, and never sees the t
 
 from unbatch.evidence.judge import judge
 from unbatch.evidence.looked_up import lookups
-from unbatch.evidence.witnessed import presence
 
-__all__ = ["judge", "lookups", "presence"]
+__all__ = ["judge", "lookups"]

@@ -25,9 +25,9 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from unbatch.evidence.accuracy import SAFETY
-from unbatch.evidence.fed import Passes, near
-from unbatch.evidence.rows import Rows
 from unbatch.linalg.complement import complement
+from unbatch.presence.fed import Passes, near
+from unbatch.presence.rows import Rows
 
 __all__ = ["Apart", "apart_from_blends", "apart_from_changes", "beyond_count", "moved_within"]
 

@@ -23,10 +23,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unbatch.evidence.accuracy import SAFETY
-from unbatch.evidence.fed import Passes, Witness
 from unbatch.evidence.replay import carried
 from unbatch.linalg.complement import complement
 from unbatch.linalg.lowrank import COARSE, Spectrum, spectrum
+from unbatch.presence.fed import Passes, Witness
 from unbatch.types import Observation
 
 __all__ = ["Rows", "outside_without_bias", "rows_of"]

@@ -13,11 +13,11 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from unbatch.evidence.blends import moved_within
-from unbatch.evidence.fed import CHUNK, Passes
 from unbatch.evidence.replay import slices
-from unbatch.evidence.rows import Rows
 from unbatch.gradients import sensitivities
+from unbatch.presence.blends import moved_within
+from unbatch.presence.fed import CHUNK, Passes
+from unbatch.presence.rows import Rows
 
 __all__ = ["means_show"]
 

@@ -6,9 +6,9 @@ import torch
 from torch import Tensor
 
 from unbatch.evidence.certificate import EVIDENCE, FINEST, SPARE
-from unbatch.evidence.fed import Passes
-from unbatch.evidence.rows import Rows
-from unbatch.evidence.unrelated import INDEPENDENT
+from unbatch.presence.fed import Passes
+from unbatch.presence.rows import Rows
+from unbatch.presence.unrelated import INDEPENDENT
 
 __all__ = ["refuted_if_made_up"]
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from unbatch.evidence.rows import Rows
+from unbatch.presence.rows import Rows
 from unbatch.types import Observation, Presence, Verdict
 
 __all__ = ["NEAR", "Case", "answers", "limits"]

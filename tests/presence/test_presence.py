@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 import unbatch
 from unbatch.errors import Misuse
-from unbatch.evidence.unrelated import decoys
+from unbatch.presence.unrelated import decoys
 from unbatch.training import LocalTraining, shuffled, train
 from unbatch.types import Membership, Observation, Verdict
 

@@ -18,17 +18,17 @@ import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
-from unbatch.evidence.answering import NEAR, Case, answers, limits
-from unbatch.evidence.blends import Apart, apart_from_blends, apart_from_changes, beyond_count, moved_within
 from unbatch.evidence.certificate import EVIDENCE, MARGIN
-from unbatch.evidence.fed import CHUNK, Passes, Witness, passes_of, witnesses
-from unbatch.evidence.headcount import number_of
-from unbatch.evidence.made_up import refuted_if_made_up
-from unbatch.evidence.pairs import means_show
 from unbatch.evidence.replay import slices
-from unbatch.evidence.rows import Rows, outside_without_bias, rows_of
-from unbatch.evidence.unrelated import FEW, Reference, decoys, holm, reference_of
 from unbatch.gradients import sensitivities
+from unbatch.presence.answering import NEAR, Case, answers, limits
+from unbatch.presence.blends import Apart, apart_from_blends, apart_from_changes, beyond_count, moved_within
+from unbatch.presence.fed import CHUNK, Passes, Witness, passes_of, witnesses
+from unbatch.presence.headcount import number_of
+from unbatch.presence.made_up import refuted_if_made_up
+from unbatch.presence.pairs import means_show
+from unbatch.presence.rows import Rows, outside_without_bias, rows_of
+from unbatch.presence.unrelated import FEW, Reference, decoys, holm, reference_of
 from unbatch.types import Membership, Observation, Presence, Verdict
 
 __all__ = ["presence"]
