@@ -120,6 +120,15 @@ def test_what_was_told_is_held_against_what_is_proved(seen: Observation) -> None
         assert count(found) == SAMPLES
 
 
+def test_without_the_factor_copies_of_all_are_not_told_from_samples_without_a_trace(seen: Observation) -> None:
+    """Trial 362552: one of two had left nothing, and the other was said to have been there twice."""
+    blind = replace(seen, factor_known=False, batch_size=2 * SAMPLES)
+    found = judge(blind, Candidate(*batch(0)))
+    assert found.status is Status.PARTIAL
+    assert found.missing is None
+    assert "unless samples are missing that left no trace" in found.reason
+
+
 def test_without_the_factor_only_a_batch_size_says_that_nobody_is_missing(seen: Observation) -> None:
     x, y = batch(0)
     blind = replace(seen, factor_known=False, update={name: 0.3 * tensor for name, tensor in seen.update.items()})
