@@ -19,7 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from unbatch.errors import Misuse, named
 
-__all__ = ["Loss", "loss_function", "quiet_vmap", "slopes", "slopes_alone"]
+__all__ = ["Loss", "loss_function", "quiet_vmap", "slopes", "slopes_alone", "softmax_less"]
 
 Loss = str | Callable[[Tensor, Tensor], Tensor]
 """A name (``"cross_entropy"``) or a function (outputs (b, C), labels (b,)) -> mean loss over the batch, a scalar."""
@@ -127,9 +127,7 @@ def slopes_alone(loss: Loss, outputs: Tensor, labels: Tensor) -> Tensor:
         labels: (c,).
     """
     if loss == "cross_entropy":
-        own = F.one_hot(labels, outputs.shape[1]).bool()[:, None]
-        others = torch.softmax(outputs, dim=1).masked_fill(own, 0.0)
-        return torch.where(own, -others.sum(dim=2, keepdim=True), others)  # p − 1 would cancel where the network is sure
+        return softmax_less(outputs, F.one_hot(labels, outputs.shape[1]).bool()[:, None])
     if not len(outputs) or not len(labels):
         return outputs.new_zeros((len(labels), *outputs.shape))
     measure = loss_function(loss)
@@ -147,6 +145,17 @@ def slopes_alone(loss: Loss, outputs: Tensor, labels: Tensor) -> Tensor:
         pass
     one_by_one = [slopes(loss, row[None], label[None]) for label in labels for row in outputs]
     return torch.cat(one_by_one).reshape(len(labels), *outputs.shape)
+
+
+def softmax_less(outputs: Tensor, mark: Tensor) -> Tensor:
+    """softmax(outputs) − mark, the slope of cross-entropy, without cancellation where the network is sure of the class that is marked.
+
+    Args:
+        outputs: (b, C).
+        mark: (b, C), or any shape that goes with it, one class of each marked.
+    """
+    others = torch.softmax(outputs, dim=-1).masked_fill(mark, 0.0)
+    return torch.where(mark, -others.sum(dim=-1, keepdim=True), others)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unbatch.errors import Misuse, named
-from unbatch.losses import loss_function, quiet_vmap, slopes, slopes_alone
+from unbatch.losses import loss_function, quiet_vmap, slopes, slopes_alone, softmax_less
 from unbatch.trace import run
 from unbatch.types import Observation
 
@@ -29,9 +29,7 @@ def slopes_of(observation: Observation, outputs: Tensor, labels: Tensor) -> Tens
         labels: (k,).
     """
     if observation.loss == "cross_entropy":
-        mark = F.one_hot(labels, outputs.shape[1]).bool()
-        others = outputs.softmax(dim=1).masked_fill(mark, 0.0)
-        return torch.where(mark, -others.sum(dim=1, keepdim=True), others)
+        return softmax_less(outputs, F.one_hot(labels, outputs.shape[1]).bool())
     if not len(outputs):
         return torch.zeros_like(outputs)
     measure = loss_function(observation.loss)
