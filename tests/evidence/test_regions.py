@@ -211,3 +211,33 @@ def test_what_counts_twice_may_be_two_whose_scores_are_by_chance_nearer_than_the
     assert found.accuracy is not None
     errors = torch.cdist(found.inputs, inputs).amin(dim=1) / inputs.norm(dim=1).mean()
     assert bool((errors <= 3 * found.accuracy + 1e-14).all())
+
+
+def test_a_sample_that_was_there_with_two_labels_is_not_told_from_one_beside_it() -> None:
+    """Trial 372554: behind a sure network 2p − e is the answer p' to some sample of the line to another member, which counts 1/3.01."""
+    torch.manual_seed(2)
+    net = mlp(20, 40, 3, 10)
+    first, second = torch.rand(2, 20).double() + 0.1
+    with torch.no_grad():  # one region for all positive inputs, and two classes that the network thinks of at all
+        for layer in (net[0], net[2]):
+            layer.weight.copy_(layer.weight.abs() * torch.sign(torch.randn(len(layer.weight), 1).double()))
+        net[4].weight.mul_(60)
+        net[4].bias.copy_(torch.tensor([-2000.0, 0.0, 0.0, *[-2000.0] * 7]))
+
+        def live(share: float) -> Tensor:
+            return net((first + share * (second - first))[None]).softmax(dim=1)[0]
+
+        net[4].bias[1] += 3.7 - (net(first[None])[0, 1] - net(first[None])[0, 2])
+        asked, ends = float(2 * live(0.0)[2]), [-20.0, 20.0]
+        rising = float(live(1.0)[2]) > float(live(0.0)[2])
+        for _ in range(200):
+            middle = sum(ends) / 2
+            ends[int((float(live(middle)[2]) > asked) == rising)] = middle
+        share = sum(ends) / 2
+    made = (first + share * (second - first))[None]
+    assert bool((made > 0).all())  # still in the region
+    batch, labels = torch.stack([first, first, second]), torch.tensor([0, 1, 3])
+    update = capture(net, batch, labels)
+    for size in (None, 3):
+        found = judge(Observation(net, update, (20,), batch_size=size), Candidate(made, torch.tensor([0])))
+        assert not found.status.disclosed

@@ -141,7 +141,7 @@ def prove_each(
             if not len(vague):
                 break
             others = others_of(entrance, coordinates, labels, shown.misfit, members)
-            hidden = from_conditions(entrance, coordinates[vague], labels[vague], shown.misfit[vague], others, vague)
+            hidden = from_conditions(entrance, coordinates[vague], labels[vague], shown.misfit[vague], others, vague, free[vague])
             accuracy[vague] = accuracy[vague].minimum(hidden + beside[vague])
         # A column that is shown to be a member's explains rows, however vaguely its sample is known.
         right = kept[(accuracy[kept] <= acceptable) | (tuned[kept] & told[kept])]

@@ -32,7 +32,7 @@ from torch import Generator, Tensor
 from unbatch.evidence.slopes import slopes_of
 from unbatch.types import Observation
 
-__all__ = ["VISIBLE", "around", "outside_of", "random_slopes", "settled", "turns"]
+__all__ = ["VISIBLE", "around", "outside_of", "own_slopes", "random_slopes", "settled", "turns"]
 
 VISIBLE = 1e-3
 """A column is outside of a space by this share of its length, or it is not. Chosen, not swept."""
@@ -42,6 +42,9 @@ SILENT = 1e-10
 
 STEP = 1e-6
 """Of the finite differences, as a share of the sample's length. Chosen: kinks are rarely that near, and rounding leaves 1e-10."""
+
+ALONG = 1e-4
+"""A score is moved by this much to see a slope turn: half of float64's digits are left on either side. Chosen."""
 
 STILL = 4
 """Ways that turn nothing after which no more are tried. Chosen: what is left out can cost a proof, never make one."""
@@ -57,6 +60,27 @@ def random_slopes(observation: Observation, count: int, directions: int = DIRECT
     made = torch.randn((directions * count, classes), generator=generator, dtype=torch.float64, device=device)
     labels: Int64[Tensor, " n"] = torch.randint(classes, (len(made),), generator=generator, device=device)
     return slopes_of(observation, made, labels).nan_to_num(0.0).reshape(directions, count, classes)
+
+
+def own_slopes(observation: Observation, scores: Float[Tensor, "k c"], labels: Int64[Tensor, " k"]) -> Float[Tensor, "s k c"]:
+    """The slope of each sample and how it turns as its scores move, in units of its own size: what the loss asks of a sample near there.
+
+    Of a class whose probability is nothing it asks nothing, however the sample moves.
+
+    Args:
+        observation: for the loss.
+        scores: (k, C) what the network says of the samples.
+        labels: (k,) theirs.
+    """
+    every = torch.eye(scores.shape[1], dtype=scores.dtype, device=scores.device)
+    own = slopes_of(observation, scores, labels)
+    turned = [
+        (slopes_of(observation, scores + ALONG * way, labels) - slopes_of(observation, scores - ALONG * way, labels)) / (2 * ALONG)
+        for way in every
+    ]
+    found = torch.stack([own, *turned]) / own.norm(dim=1, keepdim=True).clamp_min(torch.finfo(own.dtype).tiny)
+    found = found.nan_to_num(0.0)
+    return found.where(found.norm(dim=2, keepdim=True) > VISIBLE, 0.0)
 
 
 def around(
