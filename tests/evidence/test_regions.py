@@ -241,3 +241,48 @@ def test_a_sample_that_was_there_with_two_labels_is_not_told_from_one_beside_it(
     for size in (None, 3):
         found = judge(Observation(net, update, (20,), batch_size=size), Candidate(made, torch.tensor([0])))
         assert not found.status.disclosed
+
+
+def one_region(net: nn.Sequential) -> None:
+    """Every neuron is on for all positive inputs, or off for all."""
+    with torch.no_grad():
+        for layer in (net[0], net[2]):
+            layer.weight.copy_(layer.weight.abs() * torch.sign(torch.randn(len(layer.weight), 1).double()))
+
+
+def test_classes_that_the_network_never_thinks_of_set_no_equations() -> None:
+    """Three members, four classes of ten alive, no bias: all three were RECONSTRUCTED, and wrong."""
+    torch.manual_seed(0)
+    net = mlp(20, 40, 3, 10, bias=False)
+    one_region(net)
+    with torch.no_grad():
+        net[4].weight[4:] = -3000 * net[4].weight[4:].abs() - 500
+    inputs, labels, other = torch.rand(3, 20).double() + 0.1, torch.tensor([0, 1, 2]), torch.tensor([1, 0, 2])
+    start = [[-0.03, 1.0, -0.03], [5.93, -0.07, 2.29], [1.26, -0.02, 1.68]]
+    made = another_batch(net, inputs, labels, other, start)
+    update, again = capture(net, inputs, labels), capture(net, made, other)
+    assert max(float((update[name] - again[name]).norm() / update[name].norm()) for name in update) < 1e-12
+    assert float((made[:, None] - inputs).norm(dim=2).min(dim=1).values.max()) > 0.1
+    for size in (None, 3):
+        assert not judge(Observation(net, update, (20,), batch_size=size), Candidate(made, other)).status.disclosed
+
+
+@pytest.mark.parametrize("size", [None, 3])
+def test_two_that_a_sure_network_takes_for_one_class_are_not_given_as_their_mean(size: int | None) -> None:
+    """Of both it asks e₂ − e₁, of each as much as it doubts it: by a factor that nobody knows, their mean may count that."""
+    torch.manual_seed(3)
+    net = mlp(20, 40, 3, 10)
+    one_region(net)
+    inputs, labels = torch.rand(3, 20).double() + 0.1, torch.tensor([1, 1, 3])
+    with torch.no_grad():
+        net[4].weight.mul_(5)
+        net[4].bias.copy_(torch.tensor([-2000.0, 0.0, 0.0, *[-2000.0] * 7]))
+        net[4].bias[1] += 6 - (net(inputs[:1])[0, 1] - net(inputs[:1])[0, 2])
+        doubts = net(inputs[:2]).softmax(dim=1)[:, 2:3]
+    mean = (doubts * inputs[:2]).sum(dim=0) / doubts.sum()
+    assert float((mean - inputs).norm(dim=1).min()) > 0.1
+    seen = Observation(net, capture(net, inputs, labels), (20,), batch_size=size, factor_known=False)
+    found = judge(seen, Candidate(torch.stack([mean, inputs[2]]), torch.tensor([1, 3])))
+    assert found.inputs is not None
+    assert float((found.inputs - mean).norm(dim=1).min()) > 0.1
+    assert found.status is Status.PARTIAL  # the third is a member

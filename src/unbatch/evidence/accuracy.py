@@ -175,16 +175,16 @@ def from_conditions(
     violation: Float[Tensor, " k"],
     others: Others | None = None,
     samples: Int64[Tensor, " k"] | None = None,
-    free: Bool[Tensor, " k"] | None = None,
+    odd: Bool[Tensor, " k"] | None = None,
 ) -> Float[Tensor, " k"]:
     """Relative errors that may hide behind violations of this size; infinite where the conditions do not fix a sample.
 
     The forward pass as far as the next layer is enough in most networks and costs little; the whole pass is made where it is not. What the
     forward pass lets move, only the columns can hold: they must have more to say there than there are directions to tune (``regions``).
 
-    Where what a sample counts is free as well, what they say is counted at the sample itself. A sure network asks next to nothing of most
-    classes, and with so few equations a sample beside a member has the column that this one and its copy of another label leave together:
-    2p − e for p, where that is one of the network's answers (found: 0.9 % off, counted as 8.04 for 8; trial 372554).
+    Where a sample counts like no other (``odd``), what they say is counted at the sample itself. A sure network asks next to nothing of
+    most classes, and with so few equations a sample beside a member has the column that this one and its copy of another label leave
+    together: 2p − e for p, where that is one of the network's answers (found: 0.9 % off, counted as 8.04 for 8; trial 372554).
     """
     behind = [name for name in entrance.spaces if name != entrance.tail.start]
     grams = coordinates.new_zeros(len(coordinates), 1, 1)
@@ -198,10 +198,11 @@ def from_conditions(
         loose = ((violation[vague, None] > LOOSE * held[vague]) | (held[vague] < NOTHING)).sum(dim=1)
         slopes = random_slopes(entrance.tail.observation, len(vague), min(int(loose.max()) + 1, entrance.tail.observation.classes))
         outside = _outside(entrance, coordinates[vague], slopes, loose)
-        if free is not None and bool(free[vague].any()):
+        if odd is not None and bool(odd[vague].any()):
             scores = entrance.tail.outputs(entrance.at(coordinates[vague]))
-            asked = _outside(entrance, coordinates[vague], own_slopes(entrance.tail.observation, scores, labels[vague]), loose)
-            outside = torch.where(free[vague], outside.minimum(asked), outside)
+            own = own_slopes(entrance.tail.observation, scores, labels[vague], len(slopes))
+            asked = _outside(entrance, coordinates[vague], own, loose)
+            outside = torch.where(odd[vague], outside.minimum(asked), outside)
         whole = _held(entrance, coordinates[vague], labels[vague], None, grams[vague])[:, 0].where(outside > loose, 0.0)
         weakest[vague] = weakest[vague].maximum(whole)
     return torch.where(weakest > NOTHING, violation / weakest, torch.inf)

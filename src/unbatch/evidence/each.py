@@ -25,7 +25,7 @@ from unbatch.evidence.completeness import odd_beside
 from unbatch.evidence.mirrors import mirrored
 from unbatch.evidence.others import others_of
 from unbatch.evidence.plain_means import beside_plain, counted_each, counts_freely, plain, plain_size
-from unbatch.evidence.regions import outside_of, random_slopes, settled, turns
+from unbatch.evidence.regions import outside_of, own_slopes, settled, turns
 from unbatch.evidence.replay import entrance_of
 from unbatch.evidence.rotations import hidden_from_certificates
 from unbatch.evidence.slopes import slopes_of
@@ -126,7 +126,7 @@ def prove_each(
     fixed = tuned | ((shown.digits(0) >= EVIDENCE) & observation.factor_known & plainly_counted(shown, alone, rounding_of(entrance)))
     accuracy, kept = torch.full_like(length, torch.inf), (alone & fixed).nonzero()[:, 0]
     beside = outside + SAFETY * shown.row_noise + _length(observation, entrance, coordinates, labels, shown, kept)
-    alone_there, told, free = _settled(observation, entrance, coordinates, labels, shown, kept)
+    alone_there, told, free, odd = _settled(observation, entrance, coordinates, labels, shown, kept)
     beside = beside.index_add(0, kept, _hidden(observation, entrance, coordinates, labels, shown, kept, free))
     while len(kept):
         weights = 1 / shown.inverse_weight[kept]
@@ -141,7 +141,7 @@ def prove_each(
             if not len(vague):
                 break
             others = others_of(entrance, coordinates, labels, shown.misfit, members)
-            hidden = from_conditions(entrance, coordinates[vague], labels[vague], shown.misfit[vague], others, vague, free[vague])
+            hidden = from_conditions(entrance, coordinates[vague], labels[vague], shown.misfit[vague], others, vague, odd[vague])
             accuracy[vague] = accuracy[vague].minimum(hidden + beside[vague])
         # A column that is shown to be a member's explains rows, however vaguely its sample is known.
         right = kept[(accuracy[kept] <= acceptable) | (tuned[kept] & told[kept])]
@@ -237,17 +237,18 @@ def _mirrored(observation: Observation, entrance: Entrance, coordinates: Tensor,
 
 def _settled(
     observation: Observation, entrance: Entrance, coordinates: Tensor, labels: Tensor, shown: Certificates, kept: Tensor
-) -> tuple[Bool[Tensor, " k"], Bool[Tensor, " k"], Bool[Tensor, " k"]]:
+) -> tuple[Bool[Tensor, " k"], Bool[Tensor, " k"], Bool[Tensor, " k"], Bool[Tensor, " k"]]:
     """(k,) each, False where not asked.
 
     Returns:
         whether no mixture of samples of one region could explain the same rows, see ``regions``; and whether the conditions tell a sample
-        from such mixtures: where all that a region can leave is one column, what its members leave together meets them as well; and
-        whether what it counts is tuned.
+        from such mixtures: where all that a region can leave is one column, what its members leave together meets them as well; whether
+        what it counts is tuned; and whether no other sample counts as much, either.
     """
-    found, told, tuned = (torch.zeros(len(coordinates), dtype=torch.bool, device=coordinates.device) for _ in range(3))
+    found, told, tuned, odd = (torch.zeros(len(coordinates), dtype=torch.bool, device=coordinates.device) for _ in range(4))
     if len(kept):
-        slopes, here, left = random_slopes(observation, len(kept)), coordinates[kept], entrance.first.left
+        here, left = coordinates[kept], entrance.first.left
+        slopes = own_slopes(observation, entrance.tail.outputs(entrance.at(here)), labels[kept])
 
         def pull(moved: Tensor) -> Tensor:
             return entrance.tail.pulled(entrance.at(moved), slopes)
@@ -255,15 +256,16 @@ def _settled(
         bias = bool((shown.length_error[kept] < TOLD).all())
         weights, off = 1 / shown.inverse_weight[kept], _off(entrance, coordinates, labels, shown, kept)
         free = counts_freely(weights, off) | (not observation.factor_known)
+        odd[kept] = free & counts_freely(weights, off, factor_known=False)
         # As many members as there are independent columns leave one each; what several left together counts like no other.
-        alone = ~counts_freely(weights, off, factor_known=False) | (observation.batch_size == entrance.first.rank)
+        alone = ~odd[kept] | (observation.batch_size == entrance.first.rank)
         if bool((free & ~alone).any()):
             alone = alone | turns(pull, here, left)
         alone = alone & ~odd_beside(observation, labels[kept], free)
         pulled = pull(here)
         found[kept], tuned[kept] = settled(pulled, left, bias=bias, free=free, alone=alone), free
         told[kept] = found[kept] | (outside_of(pulled, left)[1] > 1)
-    return found, told, tuned
+    return found, told, tuned, odd
 
 
 def _without_twins(entrance: Entrance, coordinates: Tensor, labels: Tensor, shown: Certificates) -> Bool[Tensor, " k"]:

@@ -10,7 +10,7 @@ from unbatch.evidence.accuracy import SAFETY, TOLD
 from unbatch.evidence.certificate import INDEPENDENT
 from unbatch.evidence.completeness import odd_beside
 from unbatch.evidence.plain_means import BETWEEN, counts_freely, plain_size
-from unbatch.evidence.regions import random_slopes, settled, turns
+from unbatch.evidence.regions import own_slopes, settled, turns
 from unbatch.evidence.replay import Use, entrance_of, slices
 from unbatch.evidence.slopes import pulled_back, slopes_of
 from unbatch.evidence.tail import tail_of
@@ -47,7 +47,8 @@ def apart_from_mixtures(
     bias = told is not None and bool((told < TOLD).all())
     if bias and not bool(free.any()):
         return torch.ones(len(inputs), dtype=torch.bool, device=inputs.device)
-    slopes, flat = random_slopes(observation, len(inputs)), inputs.double().flatten(1)
+    slopes = own_slopes(observation, run(observation.model, inputs).outputs.detach().double(), labels)
+    flat = inputs.double().flatten(1)
 
     def pull(moved: Tensor) -> Tensor:
         ran = run(observation.model, moved.reshape(inputs.shape))
