@@ -241,9 +241,9 @@ def _settled(
     """(k,) each, False where not asked.
 
     Returns:
-        whether no mixture of samples of one region could explain the same rows, see ``regions``; and whether the conditions tell a sample
-        from such mixtures: where all that a region can leave is one column, what its members leave together meets them as well; whether
-        what it counts is tuned; and whether no other sample counts as much, either.
+        whether no mixture of samples of one region could explain the same rows, see ``regions``; whether the conditions tell a sample from
+        such mixtures, as where its column turns as it moves, unless all it can leave is one; whether what it counts is tuned; and whether
+        no other sample counts as much, either.
     """
     found, told, tuned, odd = (torch.zeros(len(coordinates), dtype=torch.bool, device=coordinates.device) for _ in range(4))
     if len(kept):
@@ -259,12 +259,13 @@ def _settled(
         odd[kept] = free & counts_freely(weights, off, factor_known=False)
         # As many members as there are independent columns leave one each; what several left together counts like no other.
         alone = ~odd[kept] | (observation.batch_size == entrance.first.rank)
-        if bool((free & ~alone).any()):
-            alone = alone | turns(pull, here, left)
-        alone = alone & ~odd_beside(observation, labels[kept], free)
-        pulled = pull(here)
-        found[kept], tuned[kept] = settled(pulled, left, bias=bias, free=free, alone=alone), free
-        told[kept] = found[kept] | (outside_of(pulled, left)[1] > 1)
+        beside, pulled = ~odd_beside(observation, labels[kept], free), pull(here)
+        found[kept], tuned[kept] = settled(pulled, left, bias=bias, free=free, alone=alone & beside), free
+        told[kept] = found[kept]
+        if not bool(found[kept].all()):
+            smooth = turns(pull, here, left)
+            told[kept] |= smooth & (outside_of(pulled, left)[1] > 1)
+            found[kept] |= settled(pulled, left, bias=bias, free=free, alone=(alone | smooth) & beside)
     return found, told, tuned, odd
 
 

@@ -163,4 +163,5 @@ def turns(
         coordinates: see ``around``.
         columns: (m, q) proposed ones.
     """
-    return outside_of(around(pull, coordinates, 1), columns)[0] > 0
+    found = around(pull, coordinates, 1)
+    return outside_of(found[len(found) // 2 :], columns)[0] > 0
