@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from unbatch.errors import Misuse, NotDeterministic
-from unbatch.swap import called_with
+from unbatch.swap import called_with, structure_of
 from unbatch.trace import model_errors, tensors_in
 
 __all__ = ["Behavior", "behavior", "check_deterministic"]
@@ -115,7 +115,7 @@ class _Apart:
     def __init__(self, model: nn.Module, without: Callable[[nn.Module], str] | None = None, least: torch.dtype = torch.float32) -> None:
         try:
             with torch.no_grad():
-                self.model = copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
+                self.model = structure_of(model, model.parameters())
         except UNCOPYABLE:
             self.model = model
         if without is not None and self.model is not model:

@@ -6,7 +6,9 @@ a missing value (NaN, −1, −999). So the functions between an input and a lay
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+import copy
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -14,7 +16,7 @@ from torch import Tensor, nn
 
 from unbatch.errors import Misuse
 
-__all__ = ["Moved", "called_with", "tensors_in"]
+__all__ = ["Moved", "called_with", "structure_of", "tensors_in"]
 
 _MOVES: set[str] = {
     *("view", "view_as", "reshape", "reshape_as", "flatten", "unflatten", "ravel", "squeeze", "unsqueeze", "permute", "transpose", "t"),
@@ -55,6 +57,24 @@ def tensors_in(value: Any) -> Iterator[Tensor]:
     elif isinstance(value, (Mapping, list, tuple)):
         for part in value.values() if isinstance(value, Mapping) else value:
             yield from tensors_in(part)
+
+
+def structure_of(model: nn.Module, shared: Iterable[Tensor]) -> nn.Module:
+    """A deep copy of the model, but for the tensors that it is to share.
+
+    A module holds a dozen dictionaries of hooks, nearly always empty: made anew by hand they take a third of what deepcopy takes for all.
+
+    Args:
+        model: any module.
+        shared: parameters or buffers that the copy holds as well.
+
+    Raises:
+        Exception: what deepcopy raises where a module holds what cannot be copied.
+    """
+    memo: dict[int, Any] = {id(tensor): tensor for tensor in shared}
+    for module in model.modules():
+        memo |= {id(part): type(part)() for part in vars(module).values() if type(part) in (dict, OrderedDict, set) and not part}
+    return copy.deepcopy(model, memo)
 
 
 def called_with(model: nn.Module, tensors: dict[str, Tensor], inputs: Tensor) -> Any:
