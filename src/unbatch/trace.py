@@ -3,8 +3,8 @@
 A tracer of the *calls* (``torch.overrides.TorchFunctionMode``) rather than of the module tree: it sees ``F.linear`` wherever it is
 called from, knows what the layer was fed and what was applied to its output, and needs no cooperation from the module.
 The model is never changed: parameters and buffers enter by ``swap`` in float64, except the weights of very wide layers, which are read
-in blocks so that no second copy of them exists. Buffers are copies. A parameter that has the type already is one only in a trial, which
-may be the first that is seen of a model: a model that writes to its own parameters is no function of its inputs, and refused.
+in blocks so that no second copy of them exists. Buffers are copies. Parameters that have the type already are shared, as in the runs that
+showed the model to be deterministic; in a trial, which may be the first pass of all, they are copies, too.
 """
 
 from __future__ import annotations
