@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from unbatch.linalg.simplex import onto_simplex
 from unbatch.types import Observation
 
-__all__ = ["KNOTS", "along", "average_position", "halfway", "steps", "told", "unevenness", "way_average"]
+__all__ = ["along", "average_position", "halfway", "steps", "told", "unevenness", "way_average"]
 
 KNOTS = (0.0, 0.125, 0.25, 0.5, 0.75, 1.0)
 """Places on the way, from the broadcast weights to the final ones, at which probabilities are looked at. Chosen."""
