@@ -1,6 +1,6 @@
 """Local training as label restorers see it: the update is the average gradient along the way that the weights went.
 
-The identities of ``_last_layer`` hold at every step, so they hold for the averages over the steps, with the mean probability along the way
+The identities of ``last_layer`` hold at every step, so they hold for the averages over the steps, with the mean probability along the way
 in place of the batch's: n = K (mean p along the way − g). The server knows both ends of the way; it is taken to be straight (in the spirit
 of Dimitrov, Balunović, Konstantinov, Vechev, "Data Leakage in Federated Averaging", TMLR 2022), but not to be gone at one speed: gradients
 shrink as the probabilities approach the shares of the classes.
