@@ -26,7 +26,7 @@ ALLOWED: dict[str, set[str]] = {
     "training": {"errors", "gradients"},
     "types": {"determinism", "errors", "gradients", "schema", "scores", "trace", "training"},
     "last_layer": {"errors", "trace", "types"},
-    "evidence": {"errors", "gradients", "linalg", "lookups", "losses", "scores", "trace", "training", "types"},
+    "evidence": {"errors", "gradients", "linalg", "lookups", "losses", "scores", "swap", "trace", "training", "types"},
     "specs": {"errors"},
     "contracts": {"errors", "evidence", "gradients", "inversion", "linalg", "schema", "seeds", "specs", "threads", "types"},
     "chains": {"contracts", "errors", "types"},

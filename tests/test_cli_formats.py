@@ -18,9 +18,10 @@ from torch import nn
 import unbatch
 from unbatch.cli import execute
 from unbatch.cli.configuration import defaults
+from unbatch.cli.output import FORMATS
 from unbatch.cli.schema import SCHEMAS
 from unbatch.errors import Misuse
-from unbatch.report import html
+from unbatch.report import formats, html
 from unbatch.report.audits import of_audit
 from unbatch.report.claims import Sheet
 from unbatch.report.formats.sarif import KINDS
@@ -74,6 +75,10 @@ def audit(*more: str, kind: str = "relu") -> int:
 
 
 # formats
+
+
+def test_what_can_be_asked_for_can_be_written() -> None:
+    assert tuple(formats.FORMATS) == FORMATS
 
 
 def test_what_is_proved_is_the_same_in_every_format(played: Path, capsys: pytest.CaptureFixture[str]) -> None:

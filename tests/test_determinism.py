@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unbatch.determinism import check_deterministic, couples
+from unbatch.determinism import behavior, check_deterministic
 from unbatch.errors import Misuse, NotDeterministic
 from unbatch.gradients import capture, per_example
 from unbatch.trace import probe
@@ -116,7 +116,7 @@ def test_samples_that_change_each_other_are_found(name: str, dtype: torch.dtype)
     model = Strange(COUPLED[name]).to(dtype)
     inputs = probe(model, (6,))
     check_deterministic(model, inputs, alone=False)
-    assert couples(model, inputs)
+    assert behavior(model, inputs).couples
     with pytest.raises(NotDeterministic, match="depend on the samples beside it"):
         check_deterministic(model, inputs)
     real = torch.rand((3, 6), generator=torch.Generator().manual_seed(3)).to(dtype) * 2
@@ -137,7 +137,7 @@ def test_nothing_is_touched(name: str) -> None:
     model = Strange((RANDOM | STATEFUL | COUPLED | HONEST)[name])
     inputs = probe(model, (6,))
     before = states(), model.generator.get_state().tolist(), inputs.clone()
-    for question in (lambda: check_deterministic(model, inputs), lambda: couples(model, inputs)):
+    for question in (lambda: check_deterministic(model, inputs), lambda: behavior(model, inputs)):
         with contextlib.suppress(NotDeterministic):
             question()
     assert states() == before[0]
@@ -190,14 +190,14 @@ def test_what_is_not_the_cause_is_not_named() -> None:
 def test_batch_statistics_that_only_count_are_allowed_for_the_whole() -> None:
     model = nn.Sequential(nn.Linear(6, 5), nn.BatchNorm1d(5)).train()
     check_deterministic(model, probe(model, (6,)), alone=False)
-    assert couples(model, probe(model, (6,)))
-    assert not couples(model.eval(), probe(model, (6,)))
+    assert behavior(model, probe(model, (6,))).couples
+    assert not behavior(model.eval(), probe(model, (6,))).couples
     assert int(model[1].num_batches_tracked) == 0
 
 
 def test_a_batch_of_one_has_nobody_beside_it() -> None:
     model = Strange(COUPLED["centering"])
-    assert not couples(model, torch.ones(1, 6))
+    assert not behavior(model, torch.ones(1, 6)).couples
     check_deterministic(model, torch.ones(1, 6))
 
 

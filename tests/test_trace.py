@@ -288,3 +288,26 @@ def test_what_a_layer_makes_is_not_computed_where_it_is_known() -> None:
     assert torch.equal(given.outputs, plain.outputs)
     assert torch.equal(torch.autograd.grad(given.outputs.square().sum(), given.linears[0].output)[0], slope)
     assert not z.requires_grad
+
+
+class Shrinks(nn.Module):
+    """Writes to its own weight, behind autograd's back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            self.layer.weight.mul_(0.5)
+        return self.layer(x)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_trial_leaves_a_model_alone_that_writes_to_its_own_weights(dtype: torch.dtype) -> None:
+    model = Shrinks().to(dtype)
+    before = model.layer.weight.detach().clone()
+    trial(model, (4,))
+    seen = Observation(model, {"layer.weight": torch.ones(3, 4), "layer.bias": torch.ones(3)}, (4,))
+    assert torch.equal(model.layer.weight, before)
+    assert seen.behavior.changes

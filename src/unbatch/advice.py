@@ -14,7 +14,7 @@ from typing import Final, Literal
 from unbatch.records import Record
 from unbatch.types import Finding, Status
 
-__all__ = ["GENERAL", "USUAL_BATCH", "Advice", "advise", "for_batches", "for_labels", "for_single", "for_tokens", "for_untested"]
+__all__ = ["GENERAL", "Advice", "advise", "for_batches", "for_labels", "for_single", "for_tokens", "for_untested"]
 
 USUAL_BATCH: Final = 64
 """A batch that a client can be expected to afford."""

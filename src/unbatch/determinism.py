@@ -14,16 +14,17 @@ import pickle
 import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from unbatch.errors import Misuse, NotDeterministic
-from unbatch.swap import called_with
+from unbatch.swap import called_with, structure_of
 from unbatch.trace import model_errors, tensors_in
 
-__all__ = ["check_deterministic", "couples"]
+__all__ = ["Behavior", "behavior", "check_deterministic"]
 
 FEW = 4
 """Samples that a model is run on."""
@@ -35,13 +36,46 @@ UNCOPYABLE = (TypeError, RuntimeError, AttributeError, ValueError, NotImplemente
 """What deepcopy raises where a module holds what cannot be copied: a lock, an open file, a tensor with a graph."""
 
 
-def check_deterministic(model: nn.Module, inputs: Tensor, *, alone: bool = True) -> None:
+@dataclass(frozen=True)
+class Behavior:
+    """What runs of a model showed.
+
+    Attributes:
+        changes: whether two runs on the same inputs differ.
+        couples: whether what it says of a sample depends on the samples beside it, as with statistics of the batch. One sample has none
+            beside it. Means nothing where the model changes.
+    """
+
+    changes: bool
+    couples: bool
+
+
+def behavior(model: nn.Module, inputs: Tensor) -> Behavior:
+    """Both questions, asked of one copy of the model: the run of samples together serves both.
+
+    Args:
+        model: in the mode in which it is used.
+        inputs: (b, *shape) samples to run it on; the first four are used.
+
+    Raises:
+        Misuse: the model does not run on the inputs.
+    """
+    inputs = inputs[:FEW]
+    with _own_randomness(inputs) as state:
+        apart = _Apart(model)
+        changes, together = _changed(apart, inputs, state)
+        mixes = _depends(apart, inputs, together)
+    return Behavior(changes, mixes and _confirmed(model, inputs))
+
+
+def check_deterministic(model: nn.Module, inputs: Tensor, *, alone: bool = True, known: Behavior | None = None) -> None:
     """Refuse a model whose outputs are random, or depend on what it was run on before; and one that couples the samples of a batch.
 
     Args:
         model: in the mode in which it is used.
         inputs: (b, *shape) samples to run it on, of the client or from ``trace.probe``; the first four are used.
         alone: whether every sample must have a gradient of its own; without that, batch statistics are allowed.
+        known: what ``behavior`` found of this model on these inputs, where it was asked already.
 
     Raises:
         NotDeterministic: two runs on the same inputs differ; or, with ``alone``, a sample's outputs depend on the samples beside it.
@@ -53,31 +87,20 @@ def check_deterministic(model: nn.Module, inputs: Tensor, *, alone: bool = True)
         unbatch.errors.NotDeterministic: expected a deterministic model, got an active Dropout layer ('1', p=0.5): ...
     """
     inputs = inputs[:FEW]
-    if _changes(model, inputs):
+    if known is None:
+        known = behavior(model, inputs) if alone else Behavior(_changes(model, inputs), False)
+    if known.changes:
         raise NotDeterministic(
             "a deterministic model",
             _cause(model, inputs, _draws, _changes) or "outputs that change from one run on the same inputs to the next",
             "call model.eval() if the client did, since a gradient that no second run gives again cannot be replayed",
         )
-    if alone and couples(model, inputs):
+    if alone and known.couples:
         raise NotDeterministic(
             "a model that treats samples one by one",
             _cause(model, inputs, _mixes, _couples) or "outputs of a sample that depend on the samples beside it",
             "call model.eval() if the client did, since statistics of the batch mix its samples",
         )
-
-
-def couples(model: nn.Module, inputs: Tensor) -> bool:
-    """Whether what the model says of a sample depends on the samples beside it, as with statistics of the batch.
-
-    Args:
-        model: in the mode in which it is used; deterministic, or the answer means nothing.
-        inputs: (b, *shape) samples to run it on; the first four are used. One alone has none beside it.
-
-    Raises:
-        Misuse: the model does not run on the inputs.
-    """
-    return _couples(model, inputs[:FEW])
 
 
 class _Apart:
@@ -92,7 +115,7 @@ class _Apart:
     def __init__(self, model: nn.Module, without: Callable[[nn.Module], str] | None = None, least: torch.dtype = torch.float32) -> None:
         try:
             with torch.no_grad():
-                self.model = copy.deepcopy(model, {id(parameter): parameter for parameter in model.parameters()})
+                self.model = structure_of(model, model.parameters())
         except UNCOPYABLE:
             self.model = model
         if without is not None and self.model is not model:
@@ -117,18 +140,23 @@ class _Apart:
 
 
 def _changes(model: nn.Module, inputs: Tensor, without: Callable[[nn.Module], str] | None = None) -> bool:
-    """Whether two runs on the same inputs differ. A model that draws random numbers is run again and again until it shows."""
+    """Whether two runs on the same inputs differ."""
     with _own_randomness(inputs) as state:
-        apart, before = _Apart(model, without), state()
-        first = apart(inputs)
-        drew = state() != before
-        if _differ(first, apart(inputs), _rounding(first)):
-            return True
-        if not drew:
-            return False
-        inputs = inputs.repeat(-(-ROWS // len(inputs)), *[1] * (inputs.ndim - 1))
-        first = apart(inputs)
-        return any(_differ(first, apart(inputs), _rounding(first)) for _ in range(DRAWS))
+        return _changed(_Apart(model, without), inputs, state)[0]
+
+
+def _changed(apart: _Apart, inputs: Tensor, state: Callable[[], bytes]) -> tuple[bool, list[Tensor]]:
+    """The same of a copy, and what it gave first. A model that draws random numbers is run again and again until it shows."""
+    before = state()
+    first = apart(inputs)
+    drew = state() != before
+    if _differ(first, apart(inputs), _rounding(first)):
+        return True, first
+    if not drew:
+        return False, first
+    inputs = inputs.repeat(-(-ROWS // len(inputs)), *[1] * (inputs.ndim - 1))
+    many = apart(inputs)
+    return any(_differ(many, apart(inputs), _rounding(many)) for _ in range(DRAWS)), first
 
 
 def _rounding(outputs: list[Tensor]) -> float:
@@ -137,20 +165,28 @@ def _rounding(outputs: list[Tensor]) -> float:
 
 
 def _couples(model: nn.Module, inputs: Tensor, without: Callable[[nn.Module], str] | None = None) -> bool:
-    """Whether samples differ together and alone; seen in the model's precision, and confirmed in double precision, before it counts."""
-    if len(inputs) < 2:
-        return False
+    """Whether samples differ together and alone."""
     with _own_randomness(inputs):
-        if not _depends(_Apart(model, without), inputs):
-            return False
+        apart = _Apart(model, without)
+        mixes = _depends(apart, inputs, apart(inputs))
+    return mixes and _confirmed(model, inputs, without)
+
+
+def _confirmed(model: nn.Module, inputs: Tensor, without: Callable[[nn.Module], str] | None = None) -> bool:
+    """Whether what was seen in the model's precision is seen in double precision, too."""
+    with _own_randomness(inputs):
         try:
-            return _depends(_Apart(model, without, torch.float64), inputs)
+            apart = _Apart(model, without, torch.float64)
+            return _depends(apart, inputs, apart(inputs))
         except Misuse:
             return True  # it runs in its own precision only: what was seen there counts
 
 
-def _depends(model: _Apart, inputs: Tensor) -> bool:
-    together = [tensor for tensor in model(inputs) if tensor.ndim and len(tensor) == len(inputs)]
+def _depends(model: _Apart, inputs: Tensor, outputs: list[Tensor]) -> bool:
+    """Whether samples alone give something else than together, of which ``outputs`` are what the model gave."""
+    if len(inputs) < 2:
+        return False
+    together = [tensor for tensor in outputs if tensor.ndim and len(tensor) == len(inputs)]
     for one in (slice(0, 1), slice(len(inputs) - 1, None)):  # the last sees what runs along the batch
         try:
             alone = [tensor for tensor in model(inputs[one]) if tensor.ndim and len(tensor) == 1]
@@ -227,7 +263,7 @@ def _own_randomness(inputs: Tensor) -> Iterator[Callable[[], bytes]]:
 
     def state() -> bytes:
         torchs = [torch.get_rng_state(), *(torch.cuda.get_rng_state(device) for device in cuda)]
-        return pickle.dumps(([one.tolist() for one in torchs], random.getstate(), np.random.get_state(legacy=False)))  # noqa: NPY002
+        return pickle.dumps(([one.numpy().tobytes() for one in torchs], random.getstate(), np.random.get_state(legacy=False)))  # noqa: NPY002
 
     python, arrays = random.getstate(), np.random.get_state(legacy=False)  # noqa: NPY002  (a model may still draw from it)
     with torch.random.fork_rng(devices=cuda):

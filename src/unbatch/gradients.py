@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int64, Num
 from torch import Tensor, nn
 
-from unbatch.determinism import check_deterministic, couples
+from unbatch.determinism import check_deterministic
 from unbatch.errors import Misuse, named
 from unbatch.losses import Loss, loss_function, quiet_vmap, slopes, slopes_alone
 from unbatch.scores import plain
@@ -28,7 +28,6 @@ __all__ = [
     "capture",
     "check_deterministic",
     "compare",
-    "couples",
     "loss_function",
     "per_example",
     "replay",

@@ -16,7 +16,7 @@ from unbatch.contracts import Dataset, Metric
 from unbatch.linalg.matching import match, match_rows, match_tokens, wrong_cells
 from unbatch.types import Batch, Measure, Schema
 
-__all__ = ["EXACT", "Scores", "baselines", "match_samples", "score"]
+__all__ = ["EXACT", "Scores", "baselines", "score"]
 
 EXACT = 1e-5
 """A sample is recovered exactly when its root mean square error is below this share of the batch's data range (100 dB); a number in a
@@ -64,7 +64,7 @@ def score(truth: Batch, guesses: Tensor, metrics: Mapping[str, Metric], schema: 
     """
     schema = schema or truth.schema
     left, right = (schema.decode(inputs.detach().cpu().double()) for inputs in (truth.inputs, guesses))
-    order = match_samples(left, right, schema)
+    order = _match_samples(left, right, schema)
     partners = torch.tensor(order, dtype=torch.int64)
     found = (partners >= 0).nonzero()[:, 0]
     low, data_range = _span(left, schema)
@@ -85,7 +85,7 @@ def score(truth: Batch, guesses: Tensor, metrics: Mapping[str, Metric], schema: 
     return Scores(order, scores, notes, measures, tuple(exact.tolist()))
 
 
-def match_samples(truth: Tensor, guess: Tensor, schema: Schema) -> tuple[int, ...]:
+def _match_samples(truth: Tensor, guess: Tensor, schema: Schema) -> tuple[int, ...]:
     """For every true sample the index of the guess that belongs to it, -1 where there is none; both as ``schema.decode`` gives them."""
     if schema.kind == "table":
         return match_rows(truth, guess, schema.discrete, schema.scales)

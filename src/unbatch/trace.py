@@ -2,8 +2,9 @@
 
 A tracer of the *calls* (``torch.overrides.TorchFunctionMode``) rather than of the module tree: it sees ``F.linear`` wherever it is
 called from, knows what the layer was fed and what was applied to its output, and needs no cooperation from the module.
-The model is never changed: parameters and buffers enter by ``swap`` as copies in float64, except
-the weights of very wide layers, which are read in blocks so that no second copy of them exists.
+The model is never changed: parameters and buffers enter by ``swap`` in float64, except the weights of very wide layers, which are read
+in blocks so that no second copy of them exists. Buffers are copies. Parameters that have the type already are shared, as in the runs that
+showed the model to be deterministic; in a trial, which may be the first pass of all, they are copies, too.
 """
 
 from __future__ import annotations
@@ -155,6 +156,7 @@ def run(
     large: int = LARGE,
     dtype: torch.dtype = torch.float64,
     known: Mapping[str, Tensor] = MappingProxyType({}),
+    own: bool = False,
 ) -> Run:
     """Run the model on a batch in ``dtype`` without touching it.
 
@@ -165,6 +167,7 @@ def run(
         dtype: the precision of the pass.
         known: weight name -> what that Linear layer makes of these inputs where it is first used, bias included, if that is known
             already: it is then not computed, and a leaf of the graph.
+        own: whether parameters are copied that have the type already.
 
     Returns:
         the outputs with their graph, and every call of a Linear layer.
@@ -175,9 +178,7 @@ def run(
     """
     blocked = _blocked(model, large)
     leaves = {
-        name: parameter.detach().to(dtype, copy=True).requires_grad_()
-        for name, parameter in model.named_parameters()
-        if name not in blocked
+        name: parameter.detach().to(dtype, copy=own).requires_grad_() for name, parameter in model.named_parameters() if name not in blocked
     }
     inputs = inputs.detach().to(dtype) if inputs.is_floating_point() else inputs.detach()
     tensors = {**leaves, **blocked}
@@ -259,16 +260,16 @@ def trial(model: nn.Module, input_shape: Sequence[int], samples: int = TRIAL) ->
     dtype, generator = torch.promote_types(first.dtype, torch.float32), torch.Generator().manual_seed(0)
     noise = torch.randn((samples, *input_shape), generator=generator, dtype=torch.float64)
     try:
-        return run(model, noise.to(first.device), dtype=dtype)
+        return run(model, noise.to(first.device), dtype=dtype, own=True)
     except Misuse:  # a model may index something else before it looks its tokens up
         rows = next((module.num_embeddings for module in model.modules() if isinstance(module, (nn.Embedding, nn.EmbeddingBag))), 0)
         if not rows:
             raise
         tokens = torch.randint(rows, (samples, *input_shape), generator=generator)
-        return replace(run(model, tokens.to(first.device), dtype=dtype), vocabulary=rows)
+        return replace(run(model, tokens.to(first.device), dtype=dtype, own=True), vocabulary=rows)
     except LooksUp as lookup:
         tokens = torch.randint(lookup.rows, (samples, *input_shape), generator=generator)
-        return replace(run(model, tokens.to(first.device), dtype=dtype), vocabulary=lookup.rows)
+        return replace(run(model, tokens.to(first.device), dtype=dtype, own=True), vocabulary=lookup.rows)
 
 
 def probe(model: nn.Module, input_shape: Sequence[int], vocabulary: int = 0) -> Tensor:

@@ -16,6 +16,7 @@ from lies import LIES, the_true_features, the_truth
 from pools import pool
 from scenes import Lie, Scene, breaking, liar
 from unbatch import plugins
+from unbatch.determinism import Behavior
 from unbatch.types import Batch, Candidate, Observation, Reconstruction, Status
 from verdicts import Truth, claimed, falsehoods, layer_inputs, truth_of
 from victims import Residual, mlp, sharpen, train
@@ -157,7 +158,8 @@ MEDDLING: dict[str, Callable[[Observation], object]] = {
     "the model": lambda seen: next(seen.model.parameters()).data.mul_(2),
     "the batch size that was told": lambda seen: object.__setattr__(seen, "batch_size", SIZE - 1),
     "whether the factor is known": lambda seen: object.__setattr__(seen, "factor_known", False),
-    "whether samples are coupled": lambda seen: seen.__dict__.update(coupled=True),
+    "whether samples are coupled": lambda seen: seen.__dict__.update(behavior=Behavior(changes=False, couples=True)),
+    "how coarse the update is": lambda seen: seen.__dict__.update(rounding=torch.bfloat16),
     "what sees the raw input": lambda seen: [setattr(call, "raw", True) for call in seen.layers],
 }
 

@@ -132,11 +132,13 @@ class Spear(Attack):
         calls = [call for call in every if self.layer in (None, call.weight, call.weight.removesuffix(".weight"))]
         if not calls and self.layer is not None:
             return f"the model runs no Linear layer named {self.layer!r}"
-        obstacles = [_obstacle(call, observation, inner=self.layer is not None) for call in calls]
-        for call, obstacle in zip(calls, obstacles, strict=True):
+        obstacles = []
+        for call in calls:
+            obstacle = _obstacle(call, observation, inner=self.layer is not None)
             if obstacle is None:
                 return call, next((other for other in every if _reads(other, call) and other.weight in observation.update), None)
-        told = "; ".join(f"{call.weight} {obstacle}" for call, obstacle in zip(calls[:4], obstacles, strict=False))
+            obstacles.append(f"{call.weight} {obstacle}")
+        told = "; ".join(obstacles[:4])
         return "the model has no Linear + ReLU layer with a bias that sees its raw input: " + (told or "it runs no Linear layer at all")
 
     def reconstruct(self, observation: Observation, generator: Generator, progress: Progress) -> Candidate:

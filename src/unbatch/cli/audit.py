@@ -41,7 +41,12 @@ UpdateOr = Annotated[
         "--update", help="What the client sent, by name or in the order of state_dict(); same formats; or a folder of such files."
     ),
 ]
-Updates = Annotated[Path | None, typer.Argument(help="The same as --update; a folder is a round: one update a client.")]
+Updates = Annotated[
+    Path | None,
+    typer.Argument(
+        help="The same as --update; a folder is a round: one update a client. Given again, it goes on where it was, if --out is a folder."
+    ),
+]
 Jobs = Annotated[
     int, typer.Option("--jobs", "-j", help="Clients of a folder that are audited at a time, a process and a thread each.", min=1)
 ]

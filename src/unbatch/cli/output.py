@@ -34,8 +34,10 @@ __all__ = [
     "prepare",
 ]
 
-FORMATS: Final = ("text", "json", "md", "sarif", "junit")
 ENDINGS: Final = {".txt": "text", ".json": "json", ".md": "md", ".sarif": "sarif", ".xml": "junit"}
+"""A path that ends so is a file of that format, and no folder. What writes them, ``report.formats``, takes its time to load."""
+
+FORMATS: Final = tuple(ENDINGS.values())
 
 PAGES: Final = (".html", ".htm", ".pdf", ".csv")
 """Endings of which somebody expects a file, and would get a folder."""

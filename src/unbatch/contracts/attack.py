@@ -68,7 +68,7 @@ class Attack(Plugin, ABC):
         try:
             if observation.unreadable:
                 return observation.unreadable
-            check_deterministic(observation.model, observation.probe, alone=self.needed.uncoupled and observation.coupled)
+            check_deterministic(observation.model, observation.probe, alone=self.needed.uncoupled, known=observation.behavior)
         except NotDeterministic as error:
             return str(error)
         return self.needed.unmet(observation, {field.name for field in fields(self)}) or self.unsupported(observation)

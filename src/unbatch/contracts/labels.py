@@ -94,7 +94,7 @@ class LabelRestorer(Plugin, ABC):
         if not observation.classified:
             return Counts(reason=ONE_OUTPUT, restorer=self.spec)
         try:
-            check_deterministic(observation.model, observation.probe)
+            check_deterministic(observation.model, observation.probe, known=observation.behavior)
             if (reason := self.unsupported(observation)) is not None:
                 return Counts(reason=reason, restorer=self.spec)
             made = self.estimate(observation, seeds.generator(seed, "attack", observation.device))

@@ -70,8 +70,12 @@ class Seal:
             (name, id(module), type(module), module.training, module.extra_repr(), "forward" in vars(module), _hooks(module))
             for name, module in model.named_modules()
         ]
-        seen = (observation.coupled, *((call.weight, call.bias, call.activation, call.raw) for call in observation.layers))
-        return (*told, *seen, *parts, *((name, self._digest(tensor)) for name, tensor in state))
+        kept = (
+            observation.behavior,
+            observation.rounding,
+            *((call.weight, call.bias, call.activation, call.raw) for call in observation.layers),
+        )
+        return (*told, *kept, *parts, *((name, self._digest(tensor)) for name, tensor in state))
 
     def _digest(self, tensor: Tensor) -> tuple[object, ...]:
         """Of all its bytes in their order: numbers that only change places are seen as well."""

@@ -35,7 +35,6 @@ __all__ = [
     "Entrance",
     "certify",
     "conditions",
-    "equations_of",
     "labels_that_fit",
     "rounding_of",
 ]
@@ -171,7 +170,7 @@ def certify(
     violation = together.amax(dim=0)
     noise = torch.stack(noises).amax(dim=0).nan_to_num(nan=torch.inf)
     met = violation <= (MARGIN * noise + rounding_of(entrance)).clamp(max=LOOSEST)
-    equations = equations_of(entrance, coordinates) if bool(met.any()) else 0
+    equations = _equations_of(entrance, coordinates) if bool(met.any()) else 0
     return Certificates(
         violation, noise, middle, noises[2], weight_noise, length_error, equations, met, torch.linalg.vector_norm(together, dim=0)
     )
@@ -227,7 +226,7 @@ SILENT = 1e-10
 for the rounding of the factors."""
 
 
-def equations_of(entrance: Entrance, coordinates: Float[Tensor, "k r"]) -> int:
+def _equations_of(entrance: Entrance, coordinates: Float[Tensor, "k r"]) -> int:
     """How many independent ways random samples of the same row space have to violate the conditions: at most r + ``SPARE``."""
     space, device = entrance.first, coordinates.device
     generator = Generator(device).manual_seed(0)

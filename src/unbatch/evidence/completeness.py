@@ -113,8 +113,7 @@ def _with_scale(observation: Observation, weights: Tensor, labels: Tensor, *, ex
         if (times := math.gcd(*copies.tolist())) > 1:
             said = f"they explain the whole update; the batch size was told as {size}: each was there {times} times, or that is wrong"
             return Completeness(False, one_each, None, (said,))
-        remarks = () if size in (None, told) else (f"{told} different samples, which count as {_listed(copies)} of {size}",)
-        return _checked(observation, labels, copies, True, 0, remarks)
+        return _checked(observation, labels, copies, True, 0, () if size is None or size == told else (_counting_as(copies, size),))
     number = plain_size(weights)
     if number is None:
         shares = f"what they count, {float(weights.min()):.3g} to {float(weights.max()):.3g} of the update, is not that of a plain mean"
@@ -284,11 +283,10 @@ def _without_scale(observation: Observation, weights: Tensor, labels: Tensor, *,
         return Completeness(False, one_each, None, (said,))
     copies = _copies(weights / weights.sum(), size)
     if copies is not None and math.gcd(*copies.tolist()) > 1:  # or each less often, and others left no trace (seed 362552)
-        often = f"{told} different samples, which count as {_listed(copies)} of {size}, unless samples are missing that left no trace"
-        return _checked(observation, labels, copies, False, None, (often,))
+        missing = f"{_counting_as(copies, size)}, unless samples are missing that left no trace"
+        return _checked(observation, labels, copies, False, None, (missing,))
     if copies is not None:
-        remarks = () if size == told else (f"{told} different samples, which count as {_listed(copies)} of {size}",)
-        return _checked(observation, labels, copies, size == told, 0, remarks)
+        return _checked(observation, labels, copies, size == told, 0, () if size == told else (_counting_as(copies, size),))
     if size == told:
         spread = f"from {float(weights.min() / weights.mean()):.3g} to {float(weights.max() / weights.mean()):.3g} of an even share"
         return _checked(observation, labels, one_each, True, 0, (f"the samples count differently, {spread}: clipped or weighted",))
@@ -337,6 +335,10 @@ def _repeated(observation: Observation, weights: Tensor, labels: Tensor) -> Int6
     shares = _class_shares(observation)
     found = _ratios(weights if shares is None else weights / shares[labels].clamp_min(torch.finfo(torch.float64).tiny))
     return None if found is None or bool((found == 1).all()) else found
+
+
+def _counting_as(copies: Tensor, size: int) -> str:
+    return f"{len(copies)} different samples, which count as {_listed(copies)} of {size}"
 
 
 def _listed(copies: Tensor) -> str:

@@ -183,12 +183,13 @@ def replay(
     pulled = zip(targets, pulled_back(ran.outputs, targets, head), strict=True)
     slopes = [torch.zeros_like(target) if slope is None else slope for target, slope in pulled]
     replayed = dict(zip(leaves, slopes, strict=False))
-    factor = 1.0 if observation.factor_known else _factor(observation.update, replayed, pruned)
-    replayed = {name: factor * tensor for name, tensor in replayed.items()}
-    at_outputs = [factor * slope for slope in slopes[len(leaves) : len(leaves) + len(ran.linears)]]
+    if not observation.factor_known:
+        factor = _factor(observation.update, replayed, pruned)
+        slopes = [factor * slope for slope in slopes]
+        replayed = dict(zip(leaves, slopes, strict=False))
     for kink, slope in zip(masks.noted, slopes[len(leaves) + len(ran.linears) :], strict=True):
-        kink.slope = factor * slope
-    return _compared(observation, ran, replayed, at_outputs, pruned)
+        kink.slope = slope
+    return _compared(observation, ran, replayed, slopes[len(leaves) : len(leaves) + len(ran.linears)], pruned)
 
 
 def _compared(observation: Observation, ran: Run, replayed: Mapping[str, Tensor], slopes: list[Tensor], pruned: bool) -> Replay:
@@ -220,20 +221,22 @@ def _compared(observation: Observation, ran: Run, replayed: Mapping[str, Tensor]
         inputs,
         rest.rows.maximum(rounding),
         rest.shift,
-        length_misfit(observation, entrance.bias, columns),
+        length_misfit(observation, entrance.bias, columns, inverse),
         uses,
         entrance.weight,
     )
 
 
-def length_misfit(observation: Observation, bias: str | None, columns: Float[Tensor, "m k"]) -> Float[Tensor, " k"]:
+def length_misfit(
+    observation: Observation, bias: str | None, columns: Float[Tensor, "m k"], inverse: Float[Tensor, "k m"] | None
+) -> Float[Tensor, " k"]:
     """By how much the bias gradient Σ wᵢ dᵢ wants each weight changed, relatively; the rounding of its numbers at least.
 
-    The weight's gradient Σ wᵢ dᵢ xᵢᵀ leaves open which part of a product is the weight and which the length of the sample.
+    The weight's gradient Σ wᵢ dᵢ xᵢᵀ leaves open which part of a product is the weight and which the length of the sample. ``inverse`` is
+    columns⁺; without it, or with fewer rows than samples, nothing is told.
     """
-    if bias is None or bias not in observation.update or columns.shape[0] < columns.shape[1]:
+    if bias is None or bias not in observation.update or inverse is None or columns.shape[0] < columns.shape[1]:
         return columns.new_full((columns.shape[1],), torch.inf)
-    inverse = torch.linalg.pinv(columns)
     rounding = torch.finfo(observation.rounding).eps * columns.abs().sum(dim=1)
     carried_over = carried(observation, bias) / len(columns) ** 0.5
     misfit = (inverse @ (observation.update[bias].double() - columns.sum(dim=1))).abs()

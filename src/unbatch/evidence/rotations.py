@@ -37,7 +37,7 @@ from unbatch.linalg.lowrank import multiply
 from unbatch.trace import run
 from unbatch.types import Observation
 
-__all__ = ["Turning", "groups_of", "hidden_beside_others", "hidden_by_turning", "hidden_from_certificates", "hidden_from_replay"]
+__all__ = ["Turning", "hidden_beside_others", "hidden_from_certificates", "hidden_from_replay"]
 
 REGION = 0.3
 """Columns of the same slopes that differ by less than this share of their length belong to samples that may share a region. Chosen: larger
@@ -94,7 +94,7 @@ def hidden_from_replay(
     *,
     sent: bool = True,
 ) -> Float[Tensor, " k"]:
-    """See ``hidden_by_turning``, of a batch that was replayed.
+    """See ``_hidden_by_turning``, of a batch that was replayed.
 
     Args:
         observation: what the server saw.
@@ -133,7 +133,7 @@ def hidden_from_replay(
         sums = sums.maximum((update[bias].double() - columns.sum(dim=1)).abs() if sent else noise / flat.norm(dim=1).mean())
         sums = sums.maximum(sums.square().mean().sqrt()).clamp_min(torch.finfo(flat.dtype).tiny)
     known = Turning(flat, columns.T, turned, noise.clamp_min(torch.finfo(flat.dtype).tiny), sums, rest if sent else None, free)
-    return hidden_by_turning(known, groups_of(pulled, labels))
+    return _hidden_by_turning(known, _groups_of(pulled, labels))
 
 
 def hidden_beside_others(
@@ -161,7 +161,7 @@ def hidden_beside_others(
         return found
     count, gradient, length = columns.norm() / here.norm(), columns @ flat, flat.norm(dim=1)
     parts, noise = columns.norm(dim=0) @ length, float(row_errors.norm())
-    for group in groups_of(pulled, labels):
+    for group in _groups_of(pulled, labels):
         for members in (group, *(group[labels[group] == label] for label in set(labels[group].tolist()))):
             moved = flat.index_copy(0, members, _turn(labels[members]) @ flat[members])
             move = (moved - flat).norm(dim=1)
@@ -191,7 +191,7 @@ def hidden_from_certificates(
     weights: Float[Tensor, " k"],
     free: Bool[Tensor, " k"],
 ) -> Float[Tensor, " k"]:
-    """See ``hidden_by_turning``, of samples that met the conditions of members, each by itself.
+    """See ``_hidden_by_turning``, of samples that met the conditions of members, each by itself.
 
     Args:
         entrance: the layer that sees them.
@@ -213,7 +213,7 @@ def hidden_from_certificates(
 
     pulled = tail.pulled(z, random_slopes(tail.observation, 1).expand(-1, len(z), -1))
     found = torch.zeros_like(misfit)
-    for group in groups_of(pulled, labels):
+    for group in _groups_of(pulled, labels):
         size = columns[group].norm(dim=1)
         # All of the group are moved; how far each went is asked by what is known of itself: a vague one does not make the others vague.
         digits = misfit[group].clamp_min(FINEST).log10().ceil()
@@ -226,7 +226,7 @@ def hidden_from_certificates(
     return found
 
 
-def groups_of(pulled: Float[Tensor, "s k m"], labels: Int64[Tensor, " k"]) -> Iterator[Int64[Tensor, " q"]]:
+def _groups_of(pulled: Float[Tensor, "s k m"], labels: Int64[Tensor, " k"]) -> Iterator[Int64[Tensor, " q"]]:
     """Samples whose columns turn alike, those of one label side by side, at most ``MOST`` at a time.
 
     Three of one label can be turned, and so can two of one with two of another: labels that are there once come last, so that such pairs
@@ -254,12 +254,12 @@ def groups_of(pulled: Float[Tensor, "s k m"], labels: Int64[Tensor, " k"]) -> It
                 yield members[start : start + MOST]
 
 
-def hidden_by_turning(known: Turning, groups: Iterator[Int64[Tensor, " q"]]) -> Float[Tensor, " k"]:
+def _hidden_by_turning(known: Turning, groups: Iterator[Int64[Tensor, " q"]]) -> Float[Tensor, " k"]:
     """(k,) how far, relatively, each sample may be from a member's if those of its group are turned together; 0 where it has no group.
 
     Args:
         known: see ``Turning``.
-        groups: see ``groups_of``.
+        groups: see ``_groups_of``.
     """
     found = torch.zeros_like(known.inputs[:, 0])
     for group in groups:

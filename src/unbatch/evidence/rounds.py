@@ -115,11 +115,12 @@ def _accuracy(observation: Observation, inputs: Tensor, labels: Tensor, replayed
     digits = surplus(observation, columns, inputs, SPARE) * -float(torch.tensor(max(result.residual, FINEST)).log10())
     if digits < EVIDENCE:
         return nothing
-    rest = rest_of(gradient.double() - replayed[first.weight], [], torch.linalg.pinv(columns))
+    inverse = torch.linalg.pinv(columns)
+    rest = rest_of(gradient.double() - replayed[first.weight], [], inverse)
     rounding = torch.finfo(observation.rounding).eps * (columns.abs() @ flat.norm(dim=1))
     rounding = rounding + carried(observation, first.weight) / CARRIED / len(columns) ** 0.5
     rows = from_rows(columns, flat, rest.rows.maximum(rounding), rest.shift)
-    told = length_misfit(observation, first.bias, columns)
+    told = length_misfit(observation, first.bias, columns, inverse)
     # A rate, or a factor, that is not known is one number for all: it makes what they count no freer.
     rows = rows.where(apart_from_mixtures(observation, inputs, labels, columns, told, None, result.residual), torch.inf)
     if bool(rows.isfinite().any()):

@@ -6,7 +6,6 @@ its z: m numbers in place of the whole input, whatever the module tree behind it
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -20,6 +19,7 @@ from torch.overrides import TorchFunctionMode
 
 from unbatch.errors import Misuse, UnbatchError
 from unbatch.evidence.slopes import pulled_back, slopes_of
+from unbatch.swap import structure_of
 from unbatch.trace import model_errors
 from unbatch.types import Observation
 
@@ -176,8 +176,7 @@ def tail_of(observation: Observation, start: str) -> Tail | None:
     """
     parameters = dict(observation.model.named_parameters())
     with torch.no_grad():
-        memo: dict[int, Any] = {id(parameters[start]): parameters[start]}  # not copied: it may be gigabytes, and is not used
-        model = copy.deepcopy(observation.model, memo)
+        model = structure_of(observation.model, [parameters[start]])  # which may be gigabytes, and is not used
         for name, parameter in model.named_parameters():
             if name != start:
                 parameter.requires_grad_(False)

@@ -11,7 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 
 from unbatch.store.trials import Settings
 
-__all__ = ["LISTS", "Grid"]
+__all__ = ["Grid"]
 
 
 def _listed(value: Any) -> Any:

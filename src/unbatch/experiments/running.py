@@ -15,7 +15,7 @@ from unbatch.experiments.identity import built
 from unbatch.experiments.trial import Trial
 from unbatch.store.trials import Settings, TrialRecord, TrialStore
 
-__all__ = ["Tally", "budget", "estimate", "execute_plan", "forecast", "outstanding"]
+__all__ = ["Tally", "budget", "estimate", "execute_plan", "forecast"]
 
 
 @dataclass
@@ -88,7 +88,7 @@ def forecast(missing: Sequence[Trial], records: Iterable[TrialRecord], workers: 
     return estimate(seconds, Counter(_kind(trial.settings) for trial in missing), workers)
 
 
-def outstanding(trials: Iterable[Trial], records: dict[str, TrialRecord], *, retry_crashed: bool = False) -> list[Trial]:
+def _outstanding(trials: Iterable[Trial], records: dict[str, TrialRecord], *, retry_crashed: bool = False) -> list[Trial]:
     """The trials that have no record, or one of a crash that is to be tried again."""
     return [trial for trial in trials if trial.id not in records or (retry_crashed and records[trial.id].outcome == "crashed")]
 
@@ -129,7 +129,7 @@ def execute_plan(
     Raises:
         OutputFailed: a record cannot be written; all before it are kept.
     """
-    missing = outstanding(trials, store.records, retry_crashed=retry_crashed)
+    missing = _outstanding(trials, store.records, retry_crashed=retry_crashed)
     tally = Tally(len(trials), len(trials) - len(missing), executor.workers)
     tally._left = Counter(_kind(trial.settings) for trial in missing)
     tell(tally)

@@ -17,13 +17,13 @@ from unbatch.experiments.identity import built, files_digest
 from unbatch.store.trials import Settings
 from unbatch.types import Batch
 
-__all__ = ["classes_of", "drawn", "victim"]
+__all__ = ["drawn", "victim"]
 
 RATE, STEP = 1e-3, 64
 """Learning rate of Adam, and samples of a step, in training before the attack."""
 
 
-def classes_of(data: Dataset) -> int:
+def _classes_of(data: Dataset) -> int:
     """As many as the data set names; at least two, for with one there is no gradient."""
     return max(2, len(data.schema.classes))
 
@@ -47,7 +47,7 @@ def drawn(data: Dataset, settings: Settings) -> Batch:
         return data.take(start + torch.randint(total, (size,), generator=generator))
     pool = torch.arange(start, len(data))
     labels = torch.cat([data.take(part).labels for part in torch.split(pool, 256)])
-    return data.take(start + _by_class(labels, _counts(settings, classes_of(data), generator), generator))
+    return data.take(start + _by_class(labels, _counts(settings, _classes_of(data), generator), generator))
 
 
 def _counts(settings: Settings, classes: int, generator: torch.Generator) -> Tensor:
@@ -91,7 +91,7 @@ def victim(data: Dataset, settings: Settings, device: str) -> nn.Module:
         files_digest(settings.dataset),
         settings.model,
         data.input_shape,
-        classes_of(data),
+        _classes_of(data),
         settings.seed,
         settings.trained,
     )

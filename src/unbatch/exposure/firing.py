@@ -39,9 +39,6 @@ FEWEST, MANY, MOST = 64, 1000, 4000
 ENOUGH = 3
 """Samples on which a measured share rests, at least."""
 
-FULL_RANK = 500
-"""Batch size up to which the rank of the zeros' rows is checked."""
-
 
 def samples_for(footprint: int, parameters: int) -> int:
     """How many noise inputs a model is measured on, by the numbers it computes and the parameters it reads for each.

@@ -11,7 +11,7 @@ from unbatch.exposure.tracing import ParameterTrace
 from unbatch.span.equations import MARGIN
 from unbatch.trace import LinearCall
 
-__all__ = ["KINKED", "reach", "traced_by_all"]
+__all__ = ["reach", "traced_by_all"]
 
 KINKED = {"leaky_relu", "prelu", "relu", "rrelu"}
 """Behind these ∂ℓ/∂z jumps: only what the next layers are fed is solved for."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from unbatch.errors import Misuse, some
 
-__all__ = ["FLOATS", "by_name", "check_tensor", "check_tensors", "state_of"]
+__all__ = ["FLOATS", "by_name", "check_tensors", "state_of"]
 
 WRAPPERS = ("module.", "_orig_mod.", "model.")
 """What ``DataParallel``, ``torch.compile`` and Lightning put before every name."""
@@ -120,7 +120,7 @@ def _in_order(model: nn.Module, wanted: Mapping[str, Tensor], arrays: Sequence[T
         )
     names = next((names for names in lists if all(a.shape == t.shape for a, t in zip(arrays, names.values(), strict=True))), lists[0])
     for place, (name, array) in enumerate(zip(names, arrays, strict=True)):
-        check_tensor(name, array, names[name], wrong, "save them in the order of state_dict(), or by name", f"array {place} to be ")
+        _check_tensor(name, array, names[name], wrong, "save them in the order of state_dict(), or by name", f"array {place} to be ")
     return dict(zip(names, arrays, strict=True))
 
 
@@ -140,10 +140,10 @@ def check_tensors(model: nn.Module, tensors: Mapping[str, Tensor], wrong: type[M
         raise wrong(what, some(extra), advice)
     for name in wanted:
         if name in tensors:
-            check_tensor(name, tensors[name], wanted[name], wrong, advice, before)
+            _check_tensor(name, tensors[name], wanted[name], wrong, advice, before)
 
 
-def check_tensor(name: str, tensor: Tensor, wanted: Tensor, wrong: type[Misuse], advice: str, before: str = "") -> None:
+def _check_tensor(name: str, tensor: Tensor, wanted: Tensor, wrong: type[Misuse], advice: str, before: str = "") -> None:
     """Refuse a tensor of another shape, and numbers of another kind where the model has a parameter."""
     shape = tuple(wanted.shape)
     if tensor.shape != wanted.shape:

@@ -84,31 +84,18 @@ def load_observation(
         >>> bool((seen.update["bias"] - 1).abs().max() < 1e-5), seen.factor_known
         (True, True)
     """
-    if kind not in get_args(Kind):
-        raise Misuse(f"a kind of update among {', '.join(get_args(Kind))}", repr(kind), "say what the client sent")
-    if kind == "gradient" and training is not None:
-        raise Misuse("local training with a difference or weights", "a gradient", "say what the client sent, or leave the training out")
-    if optimizer not in get_args(Optimizer):
-        raise Misuse(f"an optimizer among {', '.join(get_args(Optimizer))}", repr(optimizer), "say what the client trained with")
+    _check_told(kind, training, optimizer)
     if kind != "gradient" and training is None:
         training = LocalTraining()
-    held: tuple[str, ...] = ()
-    tensors = by_name(model, tensors_of(sent, room_for(model)), BadUpdate)
-    check_tensors(model, tensors, BadUpdate, "only tensors named like parameters of the model", _SAME)
+    if training is not None and weight_decay is not None:
+        training = replace(training, weight_decay=weight_decay)
     parameters = dict(model.named_parameters())
-    update = {name: tensor for name, tensor in tensors.items() if name in parameters}
-    if kind == "weights":
-        update, held = differences(parameters, update)
-    else:
-        check_is_update(update, parameters)
-    update = update if kind == "gradient" else _without_fixed(model, update)
+    update, held = _sent(model, sent, kind)
     model, update = _trained(model, update, rest_frozen, kind)
     for name, tensor in update.items():
         largest_number(name, tensor)  # before anything is computed with it
     moved = update if kind == "gradient" else {name: -tensor for name, tensor in update.items()}
     before = {name: parameters[name].detach().cpu() for name in moved}
-    if training is not None and weight_decay is not None:
-        training = replace(training, weight_decay=weight_decay)
     server = _Server(model.to(device), tuple(input_shape), loss, batch_size, None if labels is None else labels.to(device), schema)
     if optimizer != "sgd":
         return _of_adam(server, moved, before, training, optimizer, held)
@@ -117,6 +104,29 @@ def load_observation(
     known, told = clipped(update, clip_norm, one_step=training is None or training.one_step(batch_size), known=known)
     protocol = "fedsgd" if training is None else _protocol(training)
     return server.observe(update, protocol, (*held, *remarks, *told), training=training, factor_known=known)
+
+
+def _check_told(kind: Kind, training: LocalTraining | None, optimizer: Optimizer) -> None:
+    """Refuse words that are none, and a gradient that comes from local training."""
+    if kind not in get_args(Kind):
+        raise Misuse(f"a kind of update among {', '.join(get_args(Kind))}", repr(kind), "say what the client sent")
+    if kind == "gradient" and training is not None:
+        raise Misuse("local training with a difference or weights", "a gradient", "say what the client sent, or leave the training out")
+    if optimizer not in get_args(Optimizer):
+        raise Misuse(f"an optimizer among {', '.join(get_args(Optimizer))}", repr(optimizer), "say what the client trained with")
+
+
+def _sent(model: nn.Module, sent: Sent, kind: Kind) -> tuple[dict[str, Tensor], tuple[str, ...]]:
+    """The gradient, or the difference of the weights of what is trained; and what is to be said of it."""
+    tensors = by_name(model, tensors_of(sent, room_for(model)), BadUpdate)
+    check_tensors(model, tensors, BadUpdate, "only tensors named like parameters of the model", _SAME)
+    parameters = dict(model.named_parameters())
+    update, held = {name: tensor for name, tensor in tensors.items() if name in parameters}, tuple[str, ...]()
+    if kind == "weights":
+        update, held = differences(parameters, update)
+    else:
+        check_is_update(update, parameters)
+    return (update if kind == "gradient" else _without_fixed(model, update)), held
 
 
 Sizes = Mapping[str, Tensor]

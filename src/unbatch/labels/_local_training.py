@@ -1,6 +1,6 @@
 """Local training as label restorers see it: the update is the average gradient along the way that the weights went.
 
-The identities of ``_last_layer`` hold at every step, so they hold for the averages over the steps, with the mean probability along the way
+The identities of ``last_layer`` hold at every step, so they hold for the averages over the steps, with the mean probability along the way
 in place of the batch's: n = K (mean p along the way − g). The server knows both ends of the way; it is taken to be straight (in the spirit
 of Dimitrov, Balunović, Konstantinov, Vechev, "Data Leakage in Federated Averaging", TMLR 2022), but not to be gone at one speed: gradients
 shrink as the probabilities approach the shares of the classes.
@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from unbatch.linalg.simplex import onto_simplex
 from unbatch.types import Observation
 
-__all__ = ["KNOTS", "along", "average_position", "halfway", "steps", "told", "unevenness", "way_average"]
+__all__ = ["along", "average_position", "halfway", "steps", "told", "unevenness", "way_average"]
 
 KNOTS = (0.0, 0.125, 0.25, 0.5, 0.75, 1.0)
 """Places on the way, from the broadcast weights to the final ones, at which probabilities are looked at. Chosen."""

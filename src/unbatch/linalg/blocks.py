@@ -14,7 +14,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-__all__ = ["BLOCK", "column_blocks", "converted", "firing", "length", "nonzero", "times_transposed"]
+__all__ = ["BLOCK", "converted", "firing", "length", "nonzero", "times_transposed"]
 
 BLOCK = 1 << 18
 """Entries of a matrix that are converted at a time: two megabytes of float64. Chosen among 1 << 15 to 1 << 22: the fastest."""
@@ -24,11 +24,11 @@ LEAST = 16
 """Columns a block has at least, however high the matrix is: a product with fewer wastes the processor. Chosen."""
 
 
-def column_blocks(matrix: Float[Tensor, "m n"]) -> list[slice]:
+def _column_blocks(matrix: Float[Tensor, "m n"]) -> list[slice]:
     """Consecutive slices of the columns, of ``BLOCK`` entries or ``LEAST`` columns.
 
     Example:
-        >>> column_blocks(torch.zeros(1 << 15, 20))
+        >>> _column_blocks(torch.zeros(1 << 15, 20))
         [slice(0, 16, None), slice(16, 20, None)]
     """
     step, width = max(LEAST, BLOCK // max(1, matrix.shape[0])), matrix.shape[1]
@@ -50,7 +50,7 @@ def converted(
         >>> [(columns, block.tolist()) for columns, block in converted(torch.eye(2))]
         [(slice(0, 2, None), [[1.0, 0.0], [0.0, 1.0]])]
     """
-    blocks = column_blocks(matrix)
+    blocks = _column_blocks(matrix)
     if matrix.dtype == dtype and not own:
         yield from ((columns, matrix[:, columns]) for columns in blocks)
         return

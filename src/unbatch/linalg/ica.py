@@ -78,9 +78,10 @@ def fast_ica(
     for _ in range(steps):
         clock.check()
         components = rows @ white
-        inverse = (components.square() + contrast).rsqrt()
-        slope = contrast * inverse.pow(3).mean(dim=1, keepdim=True)
-        turned = _nearest_orthogonal(slope * rows - (components * inverse) @ white.T / count)
+        inverse = components.square().add_(contrast).rsqrt_()
+        pulled = components.mul_(inverse) @ white.T / count
+        slope = contrast * inverse.pow_(3).mean(dim=1, keepdim=True)
+        turned = _nearest_orthogonal(slope * rows - pulled)
         still = 1 - (turned * rows).sum(dim=1).abs().min()
         rows = turned
         if still < moved:

@@ -18,7 +18,6 @@ __all__ = [
     "Figure",
     "Severity",
     "badge",
-    "by_tokens",
     "caption",
     "headline",
     "how_it_was_done",
@@ -118,12 +117,12 @@ def severity(stored: StoredFinding) -> Severity:
     """How bad it is: by proof, or by the truth where that is known and says worse."""
     if stored.recovered and not Status[stored.status].disclosed:
         return Severity.DISCLOSED if stored.recovered == stored.batch else Severity.PARTLY
-    if by_tokens(stored):
+    if _by_tokens(stored):
         return Severity.PARTLY
     return _SEVERITY[Status[stored.status]][0]
 
 
-def by_tokens(stored: StoredFinding) -> bool:
+def _by_tokens(stored: StoredFinding) -> bool:
     """Whether tokens are proved to be disclosed where no sample is."""
     return any(lookup.proved for lookup in stored.lookups) and not Status[stored.status].disclosed
 
@@ -137,7 +136,7 @@ def badge(stored: StoredFinding) -> str:
     """The severity in two or three words."""
     if stored.recovered and not Status[stored.status].disclosed:
         return "Recovered, as the truth shows"
-    if by_tokens(stored):
+    if _by_tokens(stored):
         return "Tokens disclosed"
     return _SEVERITY[Status[stored.status]][1]
 
@@ -146,7 +145,7 @@ def meaning(stored: StoredFinding) -> str:
     """What the verdict means to whoever is responsible for privacy."""
     if stored.recovered and not Status[stored.status].disclosed:
         return _BY_TRUTH
-    if by_tokens(stored):
+    if _by_tokens(stored):
         return _BY_TOKENS
     return _MEANING[Status[stored.status]]
 

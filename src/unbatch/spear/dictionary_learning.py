@@ -57,20 +57,22 @@ def sparse_directions(
         relax: over-relaxation, between 1 and 2.
         clock: when to give up.
     """
-    anchors = F.normalize(guesses, dim=1)
-    directions, columns = anchors, anchors @ left.T
-    sparse, dual = columns, torch.zeros_like(columns)
-    threshold = torch.zeros_like(columns[:, :1])
-    for step in range(steps):
+    anchors, across, one = F.normalize(guesses, dim=1), left.T, left.new_ones(())
+    directions, columns = anchors, anchors @ across
+    sparse, dual, buffer = columns, torch.zeros_like(columns), torch.empty_like(columns)
+    threshold = below = torch.zeros_like(columns[:, :1])
+    for step in range(steps):  # written over what is not needed any more: most of the time is one of a few small tensors each
         clock.check()
-        pulled = (sparse - dual) @ left
-        directions = pulled + anchors * (1 - (anchors * pulled).sum(dim=1, keepdim=True))
-        columns = directions @ left.T
+        pulled = torch.sub(sparse, dual, out=buffer) @ left
+        directions = torch.sub(one, (anchors * pulled).sum(dim=1, keepdim=True)).mul(anchors).add_(pulled)
+        columns = directions @ across
         if step < SETTLED:  # the scale of the problem settles in the first steps
             threshold = THRESHOLD * columns.square().mean(dim=1, keepdim=True).sqrt() * weights
-        target = dual + (columns if step == 0 else columns * relax - sparse * (relax - 1))
-        sparse = target.sign() * (target.abs() - threshold).clamp_min(0)
-        dual = target - sparse
+            below = -threshold
+        relaxed = columns.mul_(relax).sub_(torch.mul(sparse, relax - 1, out=buffer)) if step else columns
+        target = relaxed.add_(dual)
+        sparse = target - torch.clamp(target, below, threshold, out=buffer)
+        dual = target.sub_(sparse)
     return directions
 
 

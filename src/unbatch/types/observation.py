@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from unbatch import scores
-from unbatch.determinism import couples
+from unbatch.determinism import Behavior, behavior
 from unbatch.errors import BadUpdate, Misuse, some
 from unbatch.gradients import Loss, loss_function
 from unbatch.schema import Schema
@@ -201,16 +201,21 @@ class Observation:
         return tuple(replace(c, input=c.input.detach(), output=c.output.detach(), handed_out=c.output.detach()) for c in calls)
 
     @cached_property
+    def behavior(self) -> Behavior:
+        """Whether runs of the model differ, and whether its samples depend on each other: see ``determinism.behavior``."""
+        return behavior(self.model, self.probe)
+
+    @property
     def coupled(self) -> bool:
-        """Whether what the model says of a sample depends on the samples beside it: see ``determinism.couples``."""
-        return couples(self.model, self.probe)
+        """Whether what the model says of a sample depends on the samples beside it."""
+        return self.behavior.couples
 
     @property
     def dtype(self) -> torch.dtype:
         """The coarsest floating type among the update's tensors."""
         return max((tensor.dtype for tensor in self.update.values()), key=lambda dtype: torch.finfo(dtype).eps)
 
-    @property
+    @cached_property
     def rounding(self) -> torch.dtype:
         """The coarsest floating type that holds the update's numbers, whatever type they are stored in: what its rounding is judged by.
 

@@ -8,7 +8,7 @@ from typing import Protocol
 from unbatch.errors import Misuse
 from unbatch.experiments.trial import Trial, TrialResult
 
-__all__ = ["EXECUTORS", "LOST", "Executor", "executor", "lost"]
+__all__ = ["LOST", "Executor", "executor", "lost"]
 
 EXECUTORS = ("serial", "processes", "ray")
 
