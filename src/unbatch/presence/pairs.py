@@ -13,11 +13,12 @@ import torch
 from jaxtyping import Bool, Float, Int64, Num
 from torch import Tensor
 
+from unbatch.evidence.accuracy import SAFETY
 from unbatch.evidence.replay import slices
 from unbatch.gradients import sensitivities
 from unbatch.presence.blends import moved_within
 from unbatch.presence.fed import CHUNK, Passes
-from unbatch.presence.rows import ABOVE, Rows
+from unbatch.presence.rows import Rows
 
 __all__ = ["means_show", "pairs_hide"]
 
@@ -63,7 +64,8 @@ def pairs_hide(
     """How far two members may lie to either side of a record and leave one direction, as one that counts as much.
 
     Members x ± δ with columns d ± ε leave w (d xᵀ + ε δᵀ): a second direction only so far as ε lies outside of the column space, which
-    both shrink with δ. Under a hinge ε is nothing, and behind two classes it is a share of d within a region: then any distance hides.
+    both shrink with δ, and it is not counted up to the noise of the row space. Under a hinge ε is nothing, and behind two classes it is a
+    share of d within a region: then any distance hides.
 
     Args:
         passes: of records as far as a layer.
@@ -85,7 +87,7 @@ def pairs_hide(
     ahead, behind = (_columns(passes, rows, one, labels) for one in pair)
     fed = [rows.extended(passes(one, [rows.weight])[rows.weight][:, 0]) for one in (exact, *pair)]
     apart = (fed[1] - fed[2]).norm(dim=1) / 2
-    share = ABOVE * rows.noise * inverse.abs() / (apart * rows.outside_columns((ahead - behind) / 2)).clamp_min(TINY)
+    share = SAFETY * rows.noise * inverse.abs() / (apart * rows.outside_columns((ahead - behind) / 2)).clamp_min(TINY)
     return (apart / fed[0].norm(dim=1).clamp_min(TINY) * share.sqrt()).where(share <= 1, torch.inf)
 
 

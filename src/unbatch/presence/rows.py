@@ -29,7 +29,7 @@ from unbatch.linalg.lowrank import COARSE, Spectrum, spectrum
 from unbatch.presence.fed import Passes, Witness
 from unbatch.types import Observation
 
-__all__ = ["ABOVE", "Rows", "outside_without_bias", "rows_of"]
+__all__ = ["Rows", "outside_without_bias", "rows_of"]
 
 ABOVE = 10.0
 """A singular value counts when it is this many times the rounding. Chosen. Swept."""
