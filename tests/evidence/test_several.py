@@ -186,3 +186,21 @@ def test_a_batch_size_says_that_they_are_no_means_of_classes(told: int | None, s
     nn.init.zeros_(model.weight)
     seen = Observation(model, capture(model, inputs[:3], torch.arange(3)), (100,), batch_size=told)
     assert judge(seen, Candidate(inputs[:3], torch.arange(3))).status is status
+
+
+@pytest.mark.parametrize("factor_known", [True, False])
+def test_the_mean_of_two_is_not_one_sample_because_one_too_few_was_told(factor_known: bool) -> None:
+    """Told seven, seven different samples explain a batch of eight: one of them counts twice (trial 900602)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        net = nn.Sequential(nn.Linear(40, 64), nn.GELU(), nn.Linear(64, 64), nn.GELU(), nn.Linear(64, 4)).double()
+        x = torch.rand(8, 40, dtype=torch.float64)
+        x[1] = x[0] + 1e-4 * torch.randn(40, dtype=torch.float64)
+    labels = torch.tensor([0, 0, 1, 2, 3, 0, 1, 2])
+    made = torch.cat([x[:2].mean(dim=0, keepdim=True), x[2:]])
+    found = judge(Observation(net, capture(net, x, labels), (40,), batch_size=7, factor_known=factor_known), Candidate(made, labels[1:]))
+    assert found.status is not Status.RECONSTRUCTED
+    assert found.inputs is not None
+    assert found.accuracy is not None
+    off = torch.cdist(found.inputs, x).amin(dim=1) / x.norm(dim=1).mean()
+    assert bool((off <= 3 * found.accuracy + 1e-14).all())

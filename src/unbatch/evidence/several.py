@@ -12,8 +12,8 @@ Where all that a sample can leave is one column, as behind two classes, J δ is 
 left is of second order in what d grows by, γ ‖δ‖ / ‖x‖, and hides ‖δ‖ = ‖x‖ √μ / γ. There it is by chance how much two members differ in
 that one number, so that the estimate is multiplied by ``BY_CHANCE``.
 
-Where the batch size was told and as many different samples are proved, each of them is one, and nothing is asked. Where none was told,
-those that count least are taken for one each: a batch is not told from one in which each of them stands for as many that are alike. But
+Where the batch size was told and as many different samples are proved, each of them is one, and nothing is asked, unless they count
+like some that were there several times. Where none was told, those that count least are taken for one each: a batch is not told from one in which each of them stands for as many that are alike. But
 where neither the slope of the loss nor the network turns as a sample moves, as for a hinge behind ReLU, they need not even be alike. Nor
 need they where scores hardly move, as of a softmax regression that starts from zeros. So a pair is made of every sample, a tenth of its
 length to either side: what the means leave wrong must be more than what these samples leave.
@@ -22,6 +22,7 @@ length to either side: what the means leave wrong must be more than what these s
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from jaxtyping import Bool, Float, Int64
@@ -29,7 +30,7 @@ from torch import Generator, Tensor
 from torch.nn.functional import normalize
 
 from unbatch.evidence.accuracy import NOTHING, SAFETY, STEP
-from unbatch.evidence.completeness import counts, counts_evenly
+from unbatch.evidence.completeness import counts, counts_evenly, repeated
 from unbatch.evidence.mixtures import columns_of
 from unbatch.evidence.plain_means import plain_size
 from unbatch.evidence.regions import VISIBLE
@@ -82,7 +83,9 @@ def hidden_by_counting(
         members: how many there are at least, by the directions of the gradient.
     """
     if observation.batch_size == len(labels):
-        return torch.zeros_like(weights)
+        if repeated(observation, weights, labels, most=1) is None:
+            return torch.zeros_like(weights)
+        observation = replace(observation, batch_size=None)  # one that counts as some others do together contradicts it
     several = counts(observation, weights, labels, explained=explained) > MORE
     if observation.batch_size is None and members > len(labels):
         # Where fewer samples explain all of it, any may stand for two; elsewhere what counts more than one of so many members is several.
