@@ -13,7 +13,8 @@ left is of second order in what d grows by, γ ‖δ‖ / ‖x‖, and hides ‖
 that one number, so that the estimate is multiplied by ``BY_CHANCE``.
 
 Where the batch size was told and as many different samples are proved, each of them is one, and nothing is asked, unless they count
-like some that were there several times. Where none was told, those that count least are taken for one each: a batch is not told from one in which each of them stands for as many that are alike. But
+like some that were there several times. Where none was told, those that count least are taken for one each: a batch is not told from one
+in which each of them stands for as many that are alike. But
 where neither the slope of the loss nor the network turns as a sample moves, as for a hinge behind ReLU, they need not even be alike. Nor
 need they where scores hardly move, as of a softmax regression that starts from zeros. So a pair is made of every sample, a tenth of its
 length to either side: what the means leave wrong must be more than what these samples leave.
