@@ -210,7 +210,8 @@ def test_the_mean_of_two_is_not_one_sample_because_one_too_few_was_told(factor_k
 @pytest.mark.parametrize(
     ("bias", "norm", "told"), [(True, True, 2), (False, True, 2), (True, False, 2), (True, False, None), (False, False, None)]
 )
-def test_two_of_other_lengths_are_not_one(apart: float, bias: bool, norm: bool, told: int | None) -> None:
+@pytest.mark.parametrize("known", [True, False])
+def test_two_of_other_lengths_are_not_one(apart: float, bias: bool, norm: bool, told: int | None, known: bool) -> None:
     """They leave one direction, and behind a layer norm the bias alone tells them from one of the best length (trials 907874, 908625).
 
     Told no size, and with neither, they leave what one does to the last digit, and are believed to be one.
@@ -224,13 +225,17 @@ def test_two_of_other_lengths_are_not_one(apart: float, bias: bool, norm: bool, 
     update = capture(net, inputs, labels)
 
     def left(longer: float) -> Tensor:
-        return torch.cat([t.flatten() for t in capture(net, (1 + longer) * x, labels[:1]).values()])
+        return scaled(capture(net, (1 + longer) * x, labels[:1]))
 
-    wanted, longer = torch.cat([t.flatten() for t in update.values()]), 0.0
+    def scaled(gradient: dict[str, Tensor]) -> Tensor:
+        found = torch.cat([t.flatten() for t in gradient.values()])
+        return found if known else found / found.norm()
+
+    wanted, longer = scaled(update), 0.0
     for _ in range(3):
         slope = (left(longer + 1e-6) - left(longer - 1e-6)) / 2e-6
         longer -= float(slope @ (left(longer) - wanted) / (slope @ slope))
-    found = judge(Observation(net, update, (40,), batch_size=told), Candidate((1 + longer) * x, labels[:1]))
+    found = judge(Observation(net, update, (40,), batch_size=told, factor_known=known), Candidate((1 + longer) * x, labels[:1]))
     if found.status.disclosed:
         assert found.accuracy is not None
         assert float(found.accuracy.max()) > apart / 3

@@ -46,8 +46,8 @@ MORE = 1.5
 """A sample that counts more than this many times the least may be two. Derived: the middle of 1 and 2."""
 
 ALL, FAR = 4, 10.0
-"""So few samples may each stand for two that differ in length alone, which no direction tells, where no size was told: where what is left
-of the gradient along them is so many times what is left elsewhere. Chosen."""
+"""So few samples may each stand for two that differ in length alone, which no direction tells, unless as many were told: where what is
+left of the gradient along them is so many times what is left elsewhere. Chosen."""
 
 MOST = 1 << 22
 """A larger gradient is not held against the replay in one piece. Chosen."""
@@ -95,7 +95,7 @@ def hidden_by_counting(
     if observation.batch_size is None and members > len(labels):
         # Where fewer samples explain all of it, any may stand for two; elsewhere what counts more than one of so many members is several.
         several = several | explained | (observation.factor_known & counts_evenly(observation, labels) & (weights * members > MORE))
-    off = observation.batch_size is None and len(labels) <= ALL and _off_within(observation, inputs, labels, weights)
+    off = len(labels) <= ALL and _off_within(observation, inputs, labels, weights)
     if off and explained:
         several = torch.ones_like(several)
     if not bool(several.any()):
