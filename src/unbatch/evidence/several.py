@@ -145,7 +145,9 @@ def _hidden(
 
 
 def _off_within(observation: Observation, inputs: Tensor, labels: Tensor, weights: Tensor) -> bool:
-    """Whether the gradient is off along the samples by far more than elsewhere, so that it is no noise."""
+    """Whether the gradient is off along the samples by far more than elsewhere, so that it is no noise, and by no more than a square of
+    ``NEARBY``, as where others are missing.
+    """
     columns, call = columns_of(observation, inputs, labels), entrance_of(observation.layers, observation, TRIAL)
     if columns is None or call is None or observation.update[call.weight].numel() > MOST:
         return False
@@ -156,7 +158,9 @@ def _off_within(observation: Observation, inputs: Tensor, labels: Tensor, weight
     along = rest @ torch.linalg.qr(flat.T)[0]
     elsewhere = (rest.square().sum() - along.square().sum()).clamp_min(0)
     rounding = torch.finfo(observation.rounding).eps
-    return spare > 0 and float(along.norm()) > FAR * max(float((elsewhere * len(flat) / spare).sqrt()), FAR * rounding)
+    if spare <= 0 or float(rest.norm()) > NEARBY**2:
+        return False
+    return float(along.norm()) > FAR * max(float((elsewhere * len(flat) / spare).sqrt()), FAR * rounding)
 
 
 def _still(observation: Observation, inputs: Tensor, labels: Tensor) -> Bool[Tensor, " k"]:
