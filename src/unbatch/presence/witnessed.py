@@ -257,6 +257,11 @@ def _apart(
             there, _, _ = _by_columns(passes, rows, changed, labels)
             residual, noise, _ = _left(passes, rows, changed)
             shown = shown & ~(there.fits & (residual <= _allowed(observation, noise)))
+        # Where the bias gradient was changed, as by pruning, its number lies in the row space by itself, and most moves are no blends.
+        bias = torch.zeros_like(rows.right[0])
+        bias[-1:] = 1.0
+        if rows.shift and float((bias - rows.right[:, -1] @ rows.right).norm()) <= _tolerance(observation):
+            shown = torch.zeros_like(shown)
     if witness.linear:
         left = torch.stack([a.allowed for a in inner]).amax(dim=0)
         shown = shown & apart_from_blends(passes, rows, behind, records, left)
