@@ -133,3 +133,32 @@ def test_a_turn_leaves_the_statistics_of_a_batch_as_they_are(loss: str) -> None:
     seen = Observation(net, capture(net, inputs, labels, loss), (20,), loss=loss, batch_size=5)
     assert judge(seen, Candidate(inputs, labels)).status is (Status.UNPROVEN if loss == "mse" else Status.RECONSTRUCTED)
     assert judge(seen, Candidate(made, labels)).status is (Status.UNPROVEN if loss == "mse" else Status.APPROXIMATE)
+
+
+class Product(nn.Module):
+    """What two layers make of a sample, multiplied: columns of both are straight lines in it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.gate, self.last = nn.Linear(40, 32), nn.Linear(40, 32), nn.Linear(32, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.last(self.first(x) * self.gate(x))
+
+
+@pytest.mark.parametrize("told", [None, 2])
+def test_two_far_apart_are_turned_with_what_they_count_where_columns_are_straight_lines(told: int | None) -> None:
+    """The gradient is of Σ w [x; 1][x; 1]ᵀ alone, whatever lies between the members (trial 907699)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        net, x = Product().double(), torch.rand(2, 40, dtype=torch.float64)
+    with torch.no_grad():
+        net.last.weight.mul_(1e-12)
+    labels, turn = torch.tensor([3, 3]), torch.tensor(1e-3, dtype=torch.float64)
+    spin = torch.stack([torch.stack([turn.cos(), turn.sin()]), torch.stack([-turn.sin(), turn.cos()])])
+    moved = spin @ torch.cat([x, torch.ones(2, 1, dtype=torch.float64)], dim=1)
+    made = moved[:, :-1] / moved[:, -1:]
+    found = judge(Observation(net, capture(net, x, labels), (40,), batch_size=told), Candidate(made, labels))
+    assert not found.status.disclosed
+    true = judge(Observation(net, capture(net, x, labels), (40,), batch_size=2), Candidate(x, labels))
+    assert true.status is Status.RECONSTRUCTED

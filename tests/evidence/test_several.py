@@ -186,3 +186,56 @@ def test_a_batch_size_says_that_they_are_no_means_of_classes(told: int | None, s
     nn.init.zeros_(model.weight)
     seen = Observation(model, capture(model, inputs[:3], torch.arange(3)), (100,), batch_size=told)
     assert judge(seen, Candidate(inputs[:3], torch.arange(3))).status is status
+
+
+@pytest.mark.parametrize("factor_known", [True, False])
+def test_the_mean_of_two_is_not_one_sample_because_one_too_few_was_told(factor_known: bool) -> None:
+    """Told seven, seven different samples explain a batch of eight: one of them counts twice (trial 900602)."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        net = nn.Sequential(nn.Linear(40, 64), nn.GELU(), nn.Linear(64, 64), nn.GELU(), nn.Linear(64, 4)).double()
+        x = torch.rand(8, 40, dtype=torch.float64)
+        x[1] = x[0] + 1e-4 * torch.randn(40, dtype=torch.float64)
+    labels = torch.tensor([0, 0, 1, 2, 3, 0, 1, 2])
+    made = torch.cat([x[:2].mean(dim=0, keepdim=True), x[2:]])
+    found = judge(Observation(net, capture(net, x, labels), (40,), batch_size=7, factor_known=factor_known), Candidate(made, labels[1:]))
+    assert found.status is not Status.RECONSTRUCTED
+    assert found.inputs is not None
+    assert found.accuracy is not None
+    off = torch.cdist(found.inputs, x).amin(dim=1) / x.norm(dim=1).mean()
+    assert bool((off <= 3 * found.accuracy + 1e-14).all())
+
+
+@pytest.mark.parametrize("apart", [1e-5, 1e-4, 1e-3])
+@pytest.mark.parametrize(
+    ("bias", "norm", "told"), [(True, True, 2), (False, True, 2), (True, False, 2), (True, False, None), (False, False, None)]
+)
+@pytest.mark.parametrize("known", [True, False])
+def test_two_of_other_lengths_are_not_one(apart: float, bias: bool, norm: bool, told: int | None, known: bool) -> None:
+    """They leave one direction, and behind a layer norm the bias alone tells them from one of the best length (trials 907874, 908625).
+
+    Told no size, and with neither, they leave what one does to the last digit, and are believed to be one.
+    """
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        between = nn.LayerNorm(64, elementwise_affine=False) if norm else nn.Identity()
+        net = nn.Sequential(nn.Linear(40, 64, bias=bias), between, nn.GELU(), nn.Linear(64, 64, bias=bias), nn.GELU(), nn.Linear(64, 5))
+        net, x = net.double(), torch.rand(1, 40, dtype=torch.float64)
+    inputs, labels = torch.cat([(1 + apart) * x, (1 - apart) * x]), torch.tensor([2, 2])
+    update = capture(net, inputs, labels)
+
+    def left(longer: float) -> Tensor:
+        return scaled(capture(net, (1 + longer) * x, labels[:1]))
+
+    def scaled(gradient: dict[str, Tensor]) -> Tensor:
+        found = torch.cat([t.flatten() for t in gradient.values()])
+        return found if known else found / found.norm()
+
+    wanted, longer = scaled(update), 0.0
+    for _ in range(3):
+        slope = (left(longer + 1e-6) - left(longer - 1e-6)) / 2e-6
+        longer -= float(slope @ (left(longer) - wanted) / (slope @ slope))
+    found = judge(Observation(net, update, (40,), batch_size=told, factor_known=known), Candidate((1 + longer) * x, labels[:1]))
+    if found.status.disclosed:
+        assert found.accuracy is not None
+        assert float(found.accuracy.max()) > apart / 3

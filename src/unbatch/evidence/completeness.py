@@ -29,6 +29,7 @@ __all__ = [
     "counts_evenly",
     "hides",
     "odd_beside",
+    "repeated",
     "without_copies",
 ]
 
@@ -101,7 +102,7 @@ def _with_scale(observation: Observation, weights: Tensor, labels: Tensor, *, ex
     total = float(weights.sum())
     if explained and abs(total - 1) < min(WHOLE, SHORT / told):
         copies = _copies(weights, size or told)
-        if copies is None and size is None and (smallest := _repeated(observation, weights, labels)) is not None:
+        if copies is None and size is None and (smallest := repeated(observation, weights, labels)) is not None:
             said = f"they explain the whole update, counted as {_listed(smallest)}: some were repeated, or weighted by the loss"
             return Completeness(False, one_each, None, (f"{said}; without the batch size nobody can tell",))
         if copies is None and size is not None and (size != told or _ratios(weights) is not None):  # repeated, then
@@ -282,6 +283,9 @@ def _without_scale(observation: Observation, weights: Tensor, labels: Tensor, *,
         said = "they explain the whole update; but without its factor or the batch size, samples that left no trace cannot be excluded"
         return Completeness(False, one_each, None, (said,))
     copies = _copies(weights / weights.sum(), size)
+    if copies is None and (smallest := repeated(observation, weights, labels, most=1)) is not None:
+        said = f"the batch size was told as {size}, but the samples count as {_listed(smallest)}: one of the two is wrong"
+        return Completeness(False, one_each, None, (said,))
     if copies is not None and math.gcd(*copies.tolist()) > 1:  # or each less often, and others left no trace (seed 362552)
         missing = f"{_counting_as(copies, size)}, unless samples are missing that left no trace"
         return _checked(observation, labels, copies, False, None, (missing,))
@@ -321,6 +325,22 @@ def _copies(weights: Tensor, size: int) -> Int64[Tensor, " k"] | None:
     return copies.to(torch.int64) if good else None
 
 
+def repeated(
+    observation: Observation, weights: Float[Tensor, " k"], labels: Int64[Tensor, " k"], most: int = 64
+) -> Int64[Tensor, " k"] | None:
+    """How often each was there, in proportion, where that is not once for all: by what one of its class counts.
+
+    Args:
+        observation: for the loss, which may weigh classes.
+        weights: (k,) what each counts in the update.
+        labels: (k,).
+        most: how often the one that counts least was there at most.
+    """
+    shares = _class_shares(observation)
+    found = _ratios(weights if shares is None else weights / shares[labels].clamp_min(torch.finfo(torch.float64).tiny), most)
+    return None if found is None or bool((found == 1).all()) else found
+
+
 def _ratios(weights: Tensor, most: int = 64) -> Int64[Tensor, " k"] | None:
     """The smallest whole numbers in proportion to the weights."""
     for smallest in range(1, most + 1):
@@ -328,13 +348,6 @@ def _ratios(weights: Tensor, most: int = 64) -> Int64[Tensor, " k"] | None:
         if bool(((scaled - scaled.round()).abs() < WHOLE).all()):
             return scaled.round().to(torch.int64)
     return None
-
-
-def _repeated(observation: Observation, weights: Tensor, labels: Tensor) -> Int64[Tensor, " k"] | None:
-    """How often each was there, in proportion, where that is not once for all: by what one of its class counts."""
-    shares = _class_shares(observation)
-    found = _ratios(weights if shares is None else weights / shares[labels].clamp_min(torch.finfo(torch.float64).tiny))
-    return None if found is None or bool((found == 1).all()) else found
 
 
 def _counting_as(copies: Tensor, size: int) -> str:

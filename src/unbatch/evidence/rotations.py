@@ -43,6 +43,10 @@ REGION = 0.3
 """Columns of the same slopes that differ by less than this share of their length belong to samples that may share a region. Chosen: larger
 differences show."""
 
+BENT = 0.1
+"""Columns that change along a straight line from one sample to another but for this share of their length are as good as linear there, how
+far apart the samples may be, as behind a product of two layers. Chosen: what bends more shows."""
+
 MOST = 12
 """Samples that are moved at a time; the next few share half of them, so that any three neighbors are moved together somewhere. Chosen: all
 their mixtures are 144 numbers."""
@@ -53,6 +57,9 @@ SPANNED = 1e-9
 STILL, FREE = 1e-13, 1e6
 """A singular value below the first, beside the largest, is zero in float64, and what it belongs to is free to move by the second. Derived:
 450 roundings."""
+
+STEPPED = 1e-9
+"""The same where columns are turned by finite differences: ten times what rounding is over ``STEP``. Derived."""
 
 SEEN = 1e-7
 """A column that turns by less than this share of itself turns by nothing that finite differences see. Chosen above rounding over
@@ -66,7 +73,8 @@ class Turning:
     Attributes:
         inputs: (k, n) x, or its coordinates in an orthonormal basis.
         columns: (k, m) w d.
-        turned: indices (q,) of samples and ways (a, n), orthonormal -> (q, a, m) w J of each sample along each way.
+        turned: indices (q,) of samples and ways (a, n), orthonormal -> (q, a, m) w J of each sample along each way, and the share of the
+            largest below which a singular value of it is zero.
         noise: (m,) or (1,) what a row of the gradient may be off by, as the replay leaves it.
         bias_noise: (m,) or (1,) the same of the bias gradient; None where it has none.
         rest: ways (a, n) -> (m, a) what the samples leave of the gradient along the ways; None where that is
@@ -76,7 +84,7 @@ class Turning:
 
     inputs: Float[Tensor, "k n"]
     columns: Float[Tensor, "k m"]
-    turned: Callable[[Int64[Tensor, " q"], Float[Tensor, "a n"]], Float[Tensor, "q a m"]]
+    turned: Callable[[Int64[Tensor, " q"], Float[Tensor, "a n"]], tuple[Float[Tensor, "q a m"], float]]
     noise: Float[Tensor, " r"]
     bias_noise: Float[Tensor, " r"] | None
     rest: Callable[[Float[Tensor, "a n"]], Float[Tensor, "m a"]] | None
@@ -114,14 +122,16 @@ def hidden_from_replay(
         return torch.zeros_like(flat[:, 0])
     weight, update = dict(observation.model.named_parameters())[entered.weight].detach(), observation.update
 
-    def turned(group: Tensor, ways: Tensor) -> Tensor:
+    def turned(group: Tensor, ways: Tensor) -> tuple[Tensor, float]:
         given, named = inputs[group], labels[group]
         if tail is None:
-            here, found = _by_steps(lambda moves: columns_of(observation, given + moves.reshape(given.shape), named), flat[group], ways)
+            here, found, still = _by_steps(
+                lambda moves: columns_of(observation, given + moves.reshape(given.shape), named), flat[group], ways
+            )
         else:
-            here, found = _turned(tail, z[group], named, multiply(weight, ways).T)
+            here, found, still = _turned(tail, z[group], named, multiply(weight, ways).T)
         size = here.square().sum(dim=1).clamp_min(torch.finfo(here.dtype).tiny)
-        return ((columns.T[group] * here).sum(dim=1) / size)[:, None, None] * found.transpose(0, 1)
+        return ((columns.T[group] * here).sum(dim=1) / size)[:, None, None] * found.transpose(0, 1), still
 
     def rest(ways: Tensor) -> Tensor:
         return multiply(update[entered.weight], ways) - columns @ (flat @ ways.T)
@@ -132,8 +142,14 @@ def hidden_from_replay(
         sums = torch.finfo(observation.rounding).eps * columns.abs().sum(dim=1)
         sums = sums.maximum((update[bias].double() - columns.sum(dim=1)).abs() if sent else noise / flat.norm(dim=1).mean())
         sums = sums.maximum(sums.square().mean().sqrt()).clamp_min(torch.finfo(flat.dtype).tiny)
+
+    def between(one: Tensor, other: Tensor) -> Tensor | None:
+        if tail is None:
+            return _pulled(observation, (inputs[one] + inputs[other]) / 2, slopes[:, : len(one)])
+        return tail.pulled((z[one] + z[other]) / 2, slopes[:, : len(one)])
+
     known = Turning(flat, columns.T, turned, noise.clamp_min(torch.finfo(flat.dtype).tiny), sums, rest if sent else None, free)
-    return _hidden_by_turning(known, _groups_of(pulled, labels))
+    return _hidden_by_turning(known, _groups_of(pulled, labels, between))
 
 
 def hidden_beside_others(
@@ -207,13 +223,17 @@ def hidden_from_certificates(
         return torch.full_like(misfit, torch.inf)
     columns = columns * weights[:, None]
 
-    def turned(group: Tensor, ways: Tensor) -> Tensor:
-        _, found = _turned(tail, z[group], labels[group], ways @ entrance.weight_in_rows.T)
-        return weights[group, None, None] * found.transpose(0, 1)
+    def turned(group: Tensor, ways: Tensor) -> tuple[Tensor, float]:
+        _, found, still = _turned(tail, z[group], labels[group], ways @ entrance.weight_in_rows.T)
+        return weights[group, None, None] * found.transpose(0, 1), still
 
-    pulled = tail.pulled(z, random_slopes(tail.observation, 1).expand(-1, len(z), -1))
+    slopes = random_slopes(tail.observation, 1).expand(-1, len(z), -1)
+
+    def between(one: Tensor, other: Tensor) -> Tensor:
+        return tail.pulled((z[one] + z[other]) / 2, slopes[:, : len(one)])
+
     found = torch.zeros_like(misfit)
-    for group in _groups_of(pulled, labels):
+    for group in _groups_of(tail.pulled(z, slopes), labels, between):
         size = columns[group].norm(dim=1)
         # All of the group are moved; how far each went is asked by what is known of itself: a vague one does not make the others vague.
         digits = misfit[group].clamp_min(FINEST).log10().ceil()
@@ -226,7 +246,11 @@ def hidden_from_certificates(
     return found
 
 
-def _groups_of(pulled: Float[Tensor, "s k m"], labels: Int64[Tensor, " k"]) -> Iterator[Int64[Tensor, " q"]]:
+def _groups_of(
+    pulled: Float[Tensor, "s k m"],
+    labels: Int64[Tensor, " k"],
+    between: Callable[[Int64[Tensor, " p"], Int64[Tensor, " p"]], Tensor | None] | None = None,
+) -> Iterator[Int64[Tensor, " q"]]:
     """Samples whose columns turn alike, those of one label side by side, at most ``MOST`` at a time.
 
     Three of one label can be turned, and so can two of one with two of another: labels that are there once come last, so that such pairs
@@ -235,9 +259,19 @@ def _groups_of(pulled: Float[Tensor, "s k m"], labels: Int64[Tensor, " k"]) -> I
     Args:
         pulled: columns of the same slopes at every sample.
         labels: (k,).
+        between: indices (p,) of samples and of others -> (s, p, m) the columns halfway between each two, where those are to be asked, too:
+            of neighbors by label.
     """
-    every = normalize(pulled.transpose(0, 1).flatten(1).nan_to_num(0.0), dim=1)
+    flat = pulled.transpose(0, 1).flatten(1).nan_to_num(0.0)
+    every = normalize(flat, dim=1)
     near = torch.cdist(every, every) < REGION
+    order = labels.argsort(stable=True)
+    one, other = order[:-1], order[1:]
+    if between is not None and len(one) and (halfway := between(one, other)) is not None:
+        mean = (flat[one] + flat[other]) / 2
+        straight = (halfway.transpose(0, 1).flatten(1).nan_to_num(0.0) - mean).norm(dim=1) < BENT * mean.norm(dim=1)
+        near[one, other] |= straight
+        near[other, one] |= straight
     left = set(range(len(every)))
     while left:
         found = {left.pop()}
@@ -277,7 +311,8 @@ def _hidden(known: Turning, group: Int64[Tensor, " q"]) -> Float[Tensor, " q"]:
     _, sizes, basis = torch.linalg.svd(unit, full_matrices=False)
     ways = basis[sizes > SPANNED * sizes[0]].T
     own, span = ways.T @ unit.T, ways.shape[1]  # x_l = ‖x_l‖ ways own_l
-    turned = known.turned(group, ways.T) * length[:, None, None]
+    turned, still = known.turned(group, ways.T)
+    turned = turned * length[:, None, None]
     every = torch.eye(span, dtype=turned.dtype, device=turned.device)
     # Rows (m, c) of the gradient along the ways, by what moves: sample l along way a; then what it counts.
     moved = length[:, None] * (torch.einsum("lam,cl->mcla", turned, own) + torch.einsum("lm,ca->mcla", columns, every))
@@ -291,7 +326,7 @@ def _hidden(known: Turning, group: Int64[Tensor, " q"]) -> Float[Tensor, " q"]:
         return nothing
     scale = system.norm(dim=0).clamp_min(torch.finfo(system.dtype).tiny)
     left, values, right = torch.linalg.svd(system / scale, full_matrices=False)
-    held = values > STILL * values[0]
+    held = values > still * values[0]
     loose = right[~held] / scale
     spread = (right[held] / values[held, None] / scale)[:, : count * span]
     loose = (FREE * loose / loose.norm(dim=1, keepdim=True))[:, : count * span]
@@ -318,25 +353,27 @@ def _pulled(observation: Observation, inputs: Tensor, slopes: Tensor) -> Tensor 
 
 def _turned(
     tail: Tail, z: Float[Tensor, "q m"], labels: Int64[Tensor, " q"], ways: Float[Tensor, "a m"]
-) -> tuple[Float[Tensor, "q m"], Float[Tensor, "a q m"]]:
-    """Columns, and how they turn as z moves along each way: by steps where a part of the network cannot be differentiated twice."""
+) -> tuple[Float[Tensor, "q m"], Float[Tensor, "a q m"], float]:
+    """Columns, how they turn as z moves along each way, and what of that is rounding: by steps where a part of the network cannot be
+    differentiated twice.
+    """
     try:
-        return tail.turned(z, labels, ways)
+        return *tail.turned(z, labels, ways), STILL
     except (RuntimeError, NotImplementedError):
         return _by_steps(lambda moves: tail(z + moves, labels)[tail.start].columns, z, ways)
 
 
 def _by_steps(
     columns: Callable[[Float[Tensor, "q n"]], Float[Tensor, "q m"] | None], given: Float[Tensor, "q n"], ways: Float[Tensor, "a n"]
-) -> tuple[Float[Tensor, "q m"], Float[Tensor, "a q m"]]:
+) -> tuple[Float[Tensor, "q m"], Float[Tensor, "a q m"], float]:
     """The same by finite differences, of what moves may be added to; what is no more than their rounding is nothing."""
     here, step = columns(torch.zeros_like(given)), STEP * given.norm(dim=1, keepdim=True)
     if here is None:
-        return given[:, :1], torch.full((len(ways), len(given), 1), torch.inf, dtype=given.dtype, device=given.device)
+        return given[:, :1], torch.full((len(ways), len(given), 1), torch.inf, dtype=given.dtype, device=given.device), STEPPED
     found = []
     for way in ways:
         there = columns(step * way / way.norm().clamp_min(torch.finfo(way.dtype).tiny))
         slope = torch.full_like(here, torch.inf) if there is None else (there - here) / step * way.norm()
         seen = slope.norm(dim=1) / way.norm() * step[:, 0] / STEP > SEEN * here.norm(dim=1)
         found.append(slope.where(seen[:, None], 0.0))
-    return here, torch.stack(found)
+    return here, torch.stack(found), STEPPED

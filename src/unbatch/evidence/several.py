@@ -12,8 +12,9 @@ Where all that a sample can leave is one column, as behind two classes, J δ is 
 left is of second order in what d grows by, γ ‖δ‖ / ‖x‖, and hides ‖δ‖ = ‖x‖ √μ / γ. There it is by chance how much two members differ in
 that one number, so that the estimate is multiplied by ``BY_CHANCE``.
 
-Where the batch size was told and as many different samples are proved, each of them is one, and nothing is asked. Where none was told,
-those that count least are taken for one each: a batch is not told from one in which each of them stands for as many that are alike. But
+Where the batch size was told and as many different samples are proved, each of them is one, and nothing is asked, unless they count
+like some that were there several times. Where none was told, those that count least are taken for one each: a batch is not told from one
+in which each of them stands for as many that are alike. But
 where neither the slope of the loss nor the network turns as a sample moves, as for a hinge behind ReLU, they need not even be alike. Nor
 need they where scores hardly move, as of a softmax regression that starts from zeros. So a pair is made of every sample, a tenth of its
 length to either side: what the means leave wrong must be more than what these samples leave.
@@ -22,14 +23,15 @@ length to either side: what the means leave wrong must be more than what these s
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Generator, Tensor
 from torch.nn.functional import normalize
 
-from unbatch.evidence.accuracy import NOTHING, SAFETY, STEP
-from unbatch.evidence.completeness import counts, counts_evenly
+from unbatch.evidence.accuracy import GROWTH, NOTHING, SAFETY, STEP
+from unbatch.evidence.completeness import counts, counts_evenly, repeated
 from unbatch.evidence.mixtures import columns_of
 from unbatch.evidence.plain_means import plain_size
 from unbatch.evidence.regions import VISIBLE
@@ -42,6 +44,10 @@ __all__ = ["hidden_by_counting"]
 
 MORE = 1.5
 """A sample that counts more than this many times the least may be two. Derived: the middle of 1 and 2."""
+
+ALL, FAR = 4, 10.0
+"""So few samples may each stand for two that differ in length alone, which no direction tells, unless as many were told: where what is
+left of the gradient along them is so many times what is left elsewhere. Chosen."""
 
 MOST = 1 << 22
 """A larger gradient is not held against the replay in one piece. Chosen."""
@@ -82,11 +88,16 @@ def hidden_by_counting(
         members: how many there are at least, by the directions of the gradient.
     """
     if observation.batch_size == len(labels):
-        return torch.zeros_like(weights)
+        if repeated(observation, weights, labels, most=1) is None:
+            return torch.zeros_like(weights)
+        observation = replace(observation, batch_size=None)  # one that counts as some others do together contradicts it
     several = counts(observation, weights, labels, explained=explained) > MORE
     if observation.batch_size is None and members > len(labels):
         # Where fewer samples explain all of it, any may stand for two; elsewhere what counts more than one of so many members is several.
         several = several | explained | (observation.factor_known & counts_evenly(observation, labels) & (weights * members > MORE))
+    off = len(labels) <= ALL and _off_within(observation, inputs, labels, weights)
+    if off and explained:
+        several = torch.ones_like(several)
     if not bool(several.any()):
         found = torch.zeros_like(weights)
     elif explained:
@@ -95,6 +106,8 @@ def hidden_by_counting(
         # What the mean of two leaves wrong is a square of their distance, and is no more than the accuracy accounts for (seed 161474).
         hidden = torch.full_like(weights, torch.inf) if plain_size(weights) is not None else SAFETY * accuracy.sqrt()
         found = hidden.where(several, 0.0)
+    if off and not (explained and counts_evenly(observation, labels)):
+        found = found.maximum(SAFETY * accuracy.sqrt())
     if observation.batch_size is not None:
         return found
     columns = columns_of(observation, inputs, labels)
@@ -129,6 +142,25 @@ def _hidden(
     hidden = (share / turning).sqrt()
     taken_up = hidden.maximum(BY_CHANCE * share.sqrt() / turning)
     return torch.where(_of_one_way(observation, inputs, labels, columns), taken_up, hidden).nan_to_num(torch.inf).where(several, 0.0)
+
+
+def _off_within(observation: Observation, inputs: Tensor, labels: Tensor, weights: Tensor) -> bool:
+    """Whether the gradient is off along the samples by far more than elsewhere, so that it is no noise, and by no more than a square of
+    ``NEARBY``, as where others are missing.
+    """
+    columns, call = columns_of(observation, inputs, labels), entrance_of(observation.layers, observation, TRIAL)
+    if columns is None or call is None or observation.update[call.weight].numel() > MOST:
+        return False
+    flat, gradient = inputs.double().flatten(1), observation.update[call.weight].double()
+    spare = flat.shape[1] - len(flat)
+    made = (weights[:, None] * columns.nan_to_num(0.0)).T @ flat
+    rest = gradient / gradient.norm() - made / made.norm().clamp_min(torch.finfo(made.dtype).tiny)
+    along = rest @ torch.linalg.qr(flat.T)[0]
+    elsewhere = (rest.square().sum() - along.square().sum()).clamp_min(0)
+    rounding = torch.finfo(observation.rounding).eps
+    if spare <= 0 or float(rest.norm()) > NEARBY**2:
+        return False
+    return float(along.norm()) > FAR * max(float((elsewhere * len(flat) / spare).sqrt()), FAR * rounding)
 
 
 def _still(observation: Observation, inputs: Tensor, labels: Tensor) -> Bool[Tensor, " k"]:
@@ -196,7 +228,33 @@ def _turning(observation: Observation, inputs: Tensor, labels: Tensor, columns: 
     """γ of every sample: what a random way shows, beside it what the layer's least weighted number has."""
     weight = dict(observation.model.named_parameters())[first].detach().norm(dim=0).double()
     share = weight.min() / weight.square().mean().sqrt()
-    return (_slope(observation, inputs, labels, columns) * share).nan_to_num(0.0)
+    around = (_slope(observation, inputs, labels, columns) * share).nan_to_num(0.0)
+    return around.minimum(_bending(observation, inputs, labels, columns, first))
+
+
+def _bending(observation: Observation, inputs: Tensor, labels: Tensor, columns: Float[Tensor, "k m"], first: str) -> Float[Tensor, " k"]:
+    """γ of each sample for two that differ in length alone: half of what (1 + s) d(x + s x) bends by as s grows, and d, by the bias.
+
+    Behind a layer norm d shrinks as x grows, and the bias alone tells them.
+    """
+    exact, length = inputs.double(), inputs.double().flatten(1).norm(dim=1)
+    bias = next((call.bias for call in observation.layers if call.weight == first), None)
+    told = 1 / length[:, None] if bias in observation.update else torch.zeros_like(length[:, None])
+
+    def left(step: float) -> Tensor | None:
+        """(k, 2 m) what the sample leaves of G along itself, and of the bias gradient beside it."""
+        there = columns_of(observation, (1 + step) * exact, labels)
+        return None if there is None else torch.cat([(1 + step) * there, told * there], dim=1)
+
+    here, longer, shorter = torch.cat([columns, told * columns], dim=1), left(GROWTH), left(-GROWTH)
+    if longer is None or shorter is None:
+        return torch.zeros_like(length)
+    # One sample of another length takes up a part of that, and where the factor is not known, one that counts otherwise.
+    taken = torch.stack([longer - shorter, *([here] if len(labels) == 1 and not observation.factor_known else [])], dim=2)
+    bent = (longer + shorter - 2 * here)[:, :, None]
+    bent = (bent - taken @ (torch.linalg.pinv(taken) @ bent))[:, :, 0]
+    found = bent.norm(dim=1) / GROWTH**2 / 2 / columns.norm(dim=1)
+    return found.where(found > NOTHING, 0.0).nan_to_num(0.0)
 
 
 def _slope(observation: Observation, inputs: Tensor, labels: Tensor, columns: Float[Tensor, "k m"]) -> Float[Tensor, " k"]:

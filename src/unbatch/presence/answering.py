@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 from torch import Tensor
 
+from unbatch.evidence.certificate import MARGIN
 from unbatch.presence.rows import Rows
 from unbatch.types import Observation, Presence, Verdict
 
 __all__ = ["NEAR", "Case", "answers", "limits"]
 
 NEAR = 3
-"""A record that leaves up to this many times what one that was there may leave is too near to be called absent. Chosen. Swept."""
+"""A record that leaves up to this many times what one that was there may leave is too near to be called absent. Chosen. Swept.
+
+Nor is one absent that leaves no more than the root of it, where unrelated ones leave far more: two that are alike leave a second direction
+that is the square of their distance, and the number of samples may be another than the one that was told."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +43,7 @@ class Case:
         linear: whether the first layer sees mixtures as mixtures.
         label: (c,) the class that fits, where it was tested.
         number: of samples, where it is known.
+        alike: how near to each other two members may be that count as one sample.
         complete: whether the rank accounts for all of them.
         trusted: whether the row space is clear of the noise, or the noise was told.
         alpha: the largest p value of a member.
@@ -60,6 +66,7 @@ class Case:
     linear: bool
     label: Tensor | None
     number: int | None
+    alike: float
     complete: bool
     trusted: bool
     alpha: float
@@ -83,6 +90,8 @@ def _outside(case: Case, index: int, residual: float, allowed: float, p_value: f
     left = f"{residual:.1e} of it lies outside of the row space, where a record that was there leaves at most {allowed:.0e}"
     if residual <= NEAR * allowed:
         return Verdict.UNDECIDED, f"{left}: too near to tell"
+    if residual <= case.alike or residual <= min(math.sqrt(allowed), case.typical / MARGIN):
+        return Verdict.UNDECIDED, f"{left}; but {PAIR}"
     if bool(case.unbiased[index]):
         return Verdict.UNDECIDED, f"{left}; but {BIAS}"
     copy = "; unrelated records leave more, so it may be a changed copy of one that was" if p_value <= case.alpha else ""
@@ -92,6 +101,9 @@ def _outside(case: Case, index: int, residual: float, allowed: float, p_value: f
 
 
 BIAS = "not without the gradient of the bias, which may have another scale: no record that was asked for confirms it"
+
+
+PAIR = "it is so near that it may be one of two that are much alike and left one direction between them, as one sample more would"
 
 
 def _unaccounted(case: Case) -> str:
@@ -153,6 +165,8 @@ def limits(observation: Observation, case: Case, made_up: bool, *, given: bool) 
         said.append("the client trained locally: only layers that its training left in place were asked")
     if observation.rounding != observation.dtype:
         said.append(f"the numbers of the update are those of {str(observation.rounding).removeprefix('torch.')}")
+    if case.complete and case.number == observation.batch_size:
+        said.append(f"that nobody is unseen rests on the batch size that was told, {case.number}")
     if case.number is not None and case.rows.rank > case.number and case.rows.clear:
         said.append(f"the rank {case.rows.rank} contradicts a batch of {case.number}")
     return tuple(said)

@@ -10,16 +10,24 @@ and a tolerance of 2e-5 hides a hundredth: two rows of a table that are alike bu
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float, Int64, Num
 from torch import Tensor
 
+from unbatch.evidence.accuracy import SAFETY
 from unbatch.evidence.replay import slices
 from unbatch.gradients import sensitivities
 from unbatch.presence.blends import moved_within
 from unbatch.presence.fed import CHUNK, Passes
 from unbatch.presence.rows import Rows
 
-__all__ = ["means_show"]
+__all__ = ["means_show", "pairs_hide"]
+
+APART = 0.1
+"""Two members are held apart by this share of their length to see whether they would leave two directions. Chosen, as
+``evidence.several.NEARBY``."""
+
+TINY = torch.finfo(torch.float64).tiny
+"""Derived: what is divided by is no zero."""
 
 
 def means_show(
@@ -38,22 +46,54 @@ def means_show(
         labels: (c,) theirs.
         allowed: (c,) what of a member's column may lie outside of the column space, as a share.
     """
-    model, loss = passes.observation.model, passes.observation.loss
-
-    def columns(given: Tensor) -> Float[Tensor, "c m"]:
-        parts = slices(len(given), CHUNK // (64 * len(rows.left)))
-        found = [sensitivities(model, given[part], rows.weight, loss) for part in parts]
-        return torch.cat(
-            [each[labels[part], torch.arange(each.shape[1], device=each.device)] for each, part in zip(found, parts, strict=True)]
-        )
-
     shown = torch.ones_like(labels, dtype=torch.bool)
     if not len(records):
         return shown
     exact = records.double()
-    here = columns(exact)
+    here = _columns(passes, rows, exact, labels)
     for moved in moved_within(rows, records):
-        bent = (columns(moved) + columns(2 * exact - moved)) / 2 - here
+        bent = (_columns(passes, rows, moved, labels) + _columns(passes, rows, 2 * exact - moved, labels)) / 2 - here
         outside = bent - (bent @ rows.left) @ rows.left.T
         shown &= outside.norm(dim=1) > allowed * here.norm(dim=1)
     return shown
+
+
+def pairs_hide(
+    passes: Passes, rows: Rows, records: Num[Tensor, " c *shape"], labels: Int64[Tensor, " c"], inverse: Float[Tensor, " c"]
+) -> Float[Tensor, " c"]:
+    """How far two members may lie to either side of a record and leave one direction, as one that counts as much.
+
+    Members x ± δ with columns d ± ε leave w (d xᵀ + ε δᵀ): a second direction only so far as ε lies outside of the column space, which
+    both shrink with δ, and it is not counted up to the noise of the row space. Under a hinge ε is nothing, and behind two classes it is a
+    share of d within a region: then any distance hides.
+
+    Args:
+        passes: of records as far as a layer.
+        rows: row space of the layer that sees the records.
+        records: that fit it.
+        labels: (c,) theirs.
+        inverse: (c,) 1/w, what each counts in the update.
+
+    Returns:
+        (c,) at most, beside the length of what feeds the layer; infinite where a pair as far apart as ``APART`` would not show.
+    """
+    if not records.is_floating_point():
+        return torch.zeros_like(inverse)  # nothing lies between two words
+    exact = records.double()
+    generator = torch.Generator(exact.device).manual_seed(0)
+    way = torch.randn(exact.shape, generator=generator, dtype=torch.float64, device=exact.device)
+    size = [one.flatten(1).norm(dim=1).reshape(-1, *[1] * (exact.ndim - 1)) for one in (exact, way)]
+    pair = [exact + sign * APART * way * size[0] / size[1] for sign in (1, -1)]
+    ahead, behind = (_columns(passes, rows, one, labels) for one in pair)
+    fed = [rows.extended(passes(one, [rows.weight])[rows.weight][:, 0]) for one in (exact, *pair)]
+    apart = (fed[1] - fed[2]).norm(dim=1) / 2
+    share = SAFETY * rows.noise * inverse.abs() / (apart * rows.outside_columns((ahead - behind) / 2)).clamp_min(TINY)
+    return (apart / fed[0].norm(dim=1).clamp_min(TINY) * share.sqrt()).where(share <= 1, torch.inf)
+
+
+def _columns(passes: Passes, rows: Rows, given: Tensor, labels: Int64[Tensor, " c"]) -> Float[Tensor, "c m"]:
+    """What each record of this label leaves at the layer."""
+    model, loss = passes.observation.model, passes.observation.loss
+    parts = slices(len(given), CHUNK // (64 * len(rows.left)))
+    found = [sensitivities(model, given[part], rows.weight, loss) for part in parts]
+    return torch.cat([each[labels[part], torch.arange(each.shape[1], device=each.device)] for each, part in zip(found, parts, strict=True)])

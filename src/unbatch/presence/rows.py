@@ -199,15 +199,18 @@ def rows_of(
     found = spectrum(gradient, eps if deviation is None else 0.0)
     values = found.values
     rms = float(gradient.square().mean().sqrt())
-    own = carried(observation, witness.weight) / (height * width) ** 0.5
-    rounding = max(eps * float(values[0]), HALF * eps * rms * spread, own * spread)
+    own = carried(observation, witness.weight) / (height * width) ** 0.5 * spread
+    beside = 0.0 if witness.bias is None else shift * carried(observation, witness.bias)
+    rounding = max(eps * float(values[0]), HALF * eps * rms * spread, own, beside)
     rank = int((values > ABOVE * rounding).sum())
     least = min(int((gradient != 0).any(dim=1).sum()) - _balanced(gradient, rounding), width)
     if deviation is None and rank < least:
         noise = max(rounding, float(values[rank]))
         if rank < wanted:
             return None
-        rows = _rows(witness, found, rank, shift, noise)
+        # How large the rounding of weights is in an update hangs on the rate and the factor, which may be others than those told.
+        clear = observation.training is None or float(values[rank - 1]) > ABOVE * float(values[rank])
+        rows = _rows(witness, found, rank, shift, noise, clear=clear)
         # Of numbers as fine as the ones that we reckon with, our own rounding is as large.
         return (
             replace(rows, each=_measured(gradient, rows, found.left[:, rank:], least - rank, observation.rounding))

@@ -26,7 +26,7 @@ from unbatch.presence.blends import Apart, apart_from_blends, apart_from_changes
 from unbatch.presence.fed import CHUNK, Passes, Witness, passes_of, witnesses
 from unbatch.presence.headcount import number_of
 from unbatch.presence.made_up import refuted_if_made_up
-from unbatch.presence.pairs import means_show
+from unbatch.presence.pairs import means_show, pairs_hide
 from unbatch.presence.rows import Rows, outside_without_bias, rows_of
 from unbatch.presence.unrelated import FEW, Reference, decoys, holm, reference_of
 from unbatch.types import Membership, Observation, Presence, Verdict
@@ -137,12 +137,14 @@ class _Further:
         label: (c,) the class that fits, where it was tested.
         number: of samples, where it is known.
         apart: whether another record in the place of one would show.
+        alike: how near to each other two members may be that count as one sample, where the number was read off them; else 0.
     """
 
     inner: list[_Asked]
     label: Int64[Tensor, " c"] | None
     number: int | None
     apart: Apart
+    alike: float = 0.0
 
     @property
     def behind(self) -> list[Rows]:
@@ -160,7 +162,7 @@ def _further(
 ) -> _Further:
     """Hold the records that fit the first layer against inner ones, and against what their columns say."""
     observation, (witness, rows, each) = passes.observation, first
-    label, number = None, observation.batch_size
+    label, number, alike = None, observation.batch_size, 0.0
     if not len(records):
         return _Further([], label, number, Apart(records.new_ones(0).bool(), records.new_zeros(0).double()))
     inner = list(_inner(passes, found, (witness, rows), records, deviation))
@@ -173,11 +175,13 @@ def _further(
         asked, label_of, inverse = _by_columns(passes, rows, records[tried], labels if labels is None else labels[tried])
         if alone:
             inner, label = [asked], label_of
-        read = number_of(observation, records[tried][asked.fits], label_of[asked.fits], inverse[asked.fits])
+        hide = pairs_hide(passes, rows, records[tried], label_of, inverse)
+        one = asked.fits & hide.isfinite()  # others may stand for several that leave what one does
+        read = number_of(observation, records[tried][one], label_of[one], inverse[one])
         # Fewer may be said of members that were there several times; more refutes what was told, or there were unseen ones beside these.
         if number is None or (check and read is not None and read > number):
-            number = read
-    return _Further(inner, label, number, _apart(passes, witness, rows, inner, records, labels, columns=columns))
+            number, alike = read, float(hide[one].max()) if len(hide[one]) else 0.0
+    return _Further(inner, label, number, _apart(passes, witness, rows, inner, records, labels, columns=columns), alike)
 
 
 def _case(
@@ -211,6 +215,7 @@ def _case(
         inner_unbiased=_but_for_bias(passes, inner, records[chosen]),
         label=further.label,
         number=number,
+        alike=further.alike,
         complete=rows.clear and number is not None and rows.rank == number * each,
         trusted=rows.clear or told,
         alpha=ALPHA,
@@ -252,6 +257,11 @@ def _apart(
             there, _, _ = _by_columns(passes, rows, changed, labels)
             residual, noise, _ = _left(passes, rows, changed)
             shown = shown & ~(there.fits & (residual <= _allowed(observation, noise)))
+        # Where the bias gradient was changed, as by pruning, its number lies in the row space by itself, and most moves are no blends.
+        bias = torch.zeros_like(rows.right[0])
+        bias[-1:] = 1.0
+        if rows.shift and float((bias - rows.right[:, -1] @ rows.right).norm()) <= _tolerance(observation):
+            shown = torch.zeros_like(shown)
     if witness.linear:
         left = torch.stack([a.allowed for a in inner]).amax(dim=0)
         shown = shown & apart_from_blends(passes, rows, behind, records, left)
