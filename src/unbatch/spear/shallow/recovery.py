@@ -93,9 +93,8 @@ def recover(problem: TwoLayer, generator: Generator, clock: Clock, progress: Cal
     good = _believed(problem, found)
     if len(good) < problem.rank:
         read = read_columns(problem, found, generator, clock, more)
-        if read is not None and int(_accurate(read).sum()) > len(good):
-            good = read[read.doubt < READABLE * read.samples.norm(dim=1)]
-            tools["columns"] = len(good)
+        if read is not None and len(read := read[read.doubt < READABLE * read.samples.norm(dim=1)]) > len(good):
+            good, tools["columns"] = read, len(read)
     relative = good.doubt / good.samples.norm(dim=1)
     return Shallow(good.samples, good.labels, relative, _visible(problem, good), tools)
 
