@@ -55,7 +55,11 @@ CHUNK = 1 << 22
 
 
 def read_columns(
-    problem: TwoLayer, found: Found, generator: Generator, clock: Clock, more: Callable[[int], bool], patience: int = 4
+    problem: TwoLayer,
+    found: Found,
+    generator: Generator,
+    clock: Clock,
+    more: Callable[[int], bool],
 ) -> Found | None:
     """All samples whose columns can be told, where no more than a few are missing; None where more are.
 
@@ -65,7 +69,6 @@ def read_columns(
         generator: of guesses of the few that are missing.
         clock: what is known counts when it runs out.
         more: told how many samples are known; whether to go on.
-        patience: rounds of guesses that bring nothing.
     """
     rest = residual_of(problem, Found.none(problem))
     frame = frame_of(problem, rest, torch.zeros_like(rest.sums, dtype=torch.bool))
@@ -77,13 +80,13 @@ def read_columns(
     if len(t) < frame.sought - FEW:
         return None
     if len(t) < frame.sought - 1:
-        t = search_pairs(problem, rest, frame, generator, TOLERANCE, more, patience=patience, clock=clock, known=t)
+        t = search_pairs(problem, rest, frame, generator, TOLERANCE, more, clock=clock, known=t)
     if len(t) == frame.sought - 1:
         last = samples_of(problem, rest, frame, t)[torch.tensor([-1], device=t.device)]
         if bool(last.samples.isfinite().all()):
             t = torch.cat([t, sharpen(problem.columns(last.samples, last.labels).hidden > 0)])
     errors, columns = sharpen.columns(~nearer_off(t @ frame.pairs.T))
-    read = _by_rows(rest, columns, errors.argmin(dim=1), sharpen.alive, missing=len(t) < frame.sought)
+    read = _by_rows(rest, columns, errors, sharpen.alive, missing=len(t) < frame.sought)
     return read[read.samples.isfinite().all(dim=1) & read.doubt.isfinite()]
 
 
@@ -128,9 +131,12 @@ class _Sharpen:
 
 
 def _by_rows(
-    rest: Residual, columns: Float[Tensor, "k m"], labels: Int64[Tensor, " k"], alive: Bool[Tensor, " m"], *, missing: bool
+    rest: Residual, columns: Float[Tensor, "k m"], errors: Float[Tensor, "k C"], alive: Bool[Tensor, " m"], *, missing: bool
 ) -> Found:
-    """The samples of these columns, whose scale is free: [G₁ g₁] = Σ d [pᵀ 1], where samples are missing by the rows that they spoil least."""
+    """The samples of these columns, whose scale is free: [G₁ g₁] = Σ d [pᵀ 1]. Where some are missing, by the rows that these spoil least.
+
+    The label's entry of e is the one that is negative, which the scale tells: where one other class takes all, both are as large.
+    """
     left, size = torch.cat([rest.rows, rest.sums[:, None]], dim=1), rest.rounding
     weight = torch.where(alive, 1 / size, 0.0)
     for _ in range(1 + missing * WEIGHED):
@@ -142,4 +148,5 @@ def _by_rows(
         worth, weight = weight, torch.where(alive, 1 / (gap + size), 0.0)
     inverse = torch.linalg.solve_triangular(change, orthogonal.T, upper=True) / length[:, None]
     doubt = DOUBTED * inverse.norm(dim=1) * (gap * worth).norm() / int(alive.sum()) ** 0.5
+    labels = (errors * solved[:, -1:].sign()).argmin(dim=1)
     return Found.read(solved[:, :-1] / solved[:, -1:], labels, doubt / solved[:, -1].abs())

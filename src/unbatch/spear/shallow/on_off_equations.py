@@ -374,7 +374,8 @@ def samples_of(problem: TwoLayer, rest: Residual, frame: Frame, t: Float[Tensor,
     A missing last sample is orthogonal to the columns of the others, which leaves its p no freedom; its label is tried.
     """
     mixing, sums = t @ frame.mixing.T, frame.coordinates @ rest.sums
-    labels = oriented(t @ frame.classes.T).argmin(dim=1)
+    errors = oriented(t @ frame.classes.T)
+    labels = errors.argmin(dim=1)
     if len(t) == frame.sought - 1:
         alone = complement(mixing)[:, 0]
         last = (alone / (alone @ sums) @ frame.coordinates @ rest.rows)[None]
