@@ -14,8 +14,9 @@ hardly known. With all columns but a few, those that are left are guessed in the
 from __future__ import annotations
 
 from collections.abc import Callable
+
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
 from unbatch.clock import Clock
@@ -44,8 +45,8 @@ SHARPENED, WEIGHED = 3, 5
 """Rounds of masks and columns, and of weights where samples are missing. Chosen: of batches of 256 the errors did not fall after these."""
 
 DOUBTED = 10.0
-"""Errors are taken to be so many times what the rows alone say, which takes the columns for right. Measured: of 1,200 samples of CIFAR-10 none was
-off by more than 8 times that."""
+"""Errors are taken to be so many times what the rows alone say, which take the columns for right. Measured: of 1,723 samples of CIFAR-10, where
+all columns were known, one was off by 12 times that, and no other by more than 9."""
 
 DEAD = 1e3
 """A row below this many roundings of its parts says nothing of any sample. Chosen."""

@@ -374,8 +374,7 @@ def samples_of(problem: TwoLayer, rest: Residual, frame: Frame, t: Float[Tensor,
     A missing last sample is orthogonal to the columns of the others, which leaves its p no freedom; its label is tried.
     """
     mixing, sums = t @ frame.mixing.T, frame.coordinates @ rest.sums
-    errors = oriented(t @ frame.classes.T)
-    labels = errors.argmin(dim=1)
+    label = None
     if len(t) == frame.sought - 1:
         alone = complement(mixing)[:, 0]
         last = (alone / (alone @ sums) @ frame.coordinates @ rest.rows)[None]
@@ -383,8 +382,11 @@ def samples_of(problem: TwoLayer, rest: Residual, frame: Frame, t: Float[Tensor,
         columns = problem.columns(last.expand(len(classes), -1), classes).columns
         inside = columns @ frame.coordinates.T
         label = ((columns - inside @ frame.basis.T).norm(dim=1) / columns.norm(dim=1)).argmin()
-        mixing, labels = torch.cat([mixing, inside[label, None]]), torch.cat([labels, label[None]])
+        mixing = torch.cat([mixing, inside[label, None]])
     scale = torch.linalg.solve_ex(mixing.T, sums)[0]  # dependent columns give what no certificate lets pass
+    # The label's entry is negative; where one other class takes all, both are as large, and only the scale tells which it is.
+    labels = ((t @ frame.classes.T) * scale[: len(t), None].sign()).argmin(dim=1)
+    labels = labels if label is None else torch.cat([labels, label[None]])
     samples = torch.linalg.solve_ex((mixing * scale[:, None]).T, frame.coordinates @ rest.rows)[0]
     return Found.read(samples, labels, max(SHARP, BLUR * frame.noise) * samples.norm(dim=1))
 
