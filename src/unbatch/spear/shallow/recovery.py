@@ -8,13 +8,14 @@ each other alive, all are read from the column space, each without the others. N
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Generator, Tensor
 
-from unbatch.clock import Clock
+from unbatch.clock import Clock, OutOfTime
 from unbatch.spear.shallow.columns import read_columns
 from unbatch.spear.shallow.joint import solve_jointly
 from unbatch.spear.shallow.on_off_equations import BLUR, SHARP, frame_of, samples_of, search_pairs
@@ -92,9 +93,10 @@ def recover(problem: TwoLayer, generator: Generator, clock: Clock, progress: Cal
         found = after
     good = _believed(problem, found)
     if len(good) < problem.rank:
-        read = read_columns(problem, found, generator, clock, more)
-        if read is not None and len(read := read[read.doubt < READABLE * read.samples.norm(dim=1)]) > len(good):
-            good, tools["columns"] = read, len(read)
+        with suppress(OutOfTime):  # then what is known stays as it is
+            read = read_columns(problem, found, generator, clock, more)
+            if read is not None and len(read := read[read.doubt < READABLE * read.samples.norm(dim=1)]) > len(good):
+                good, tools["columns"] = read, len(read)
     relative = good.doubt / good.samples.norm(dim=1)
     return Shallow(good.samples, good.labels, relative, _visible(problem, good), tools)
 
