@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch import Generator
 
-from tests.spear.shallow.planted_shallow import PlantedPair, plant_shallow
+from planted_shallow import PlantedPair, plant_shallow
 from unbatch.clock import UNLIMITED, Clock, OutOfTime
 from unbatch.spear.shallow.columns import read_columns
 from unbatch.spear.shallow.on_off_equations import frame_of, samples_of, unknowns_of

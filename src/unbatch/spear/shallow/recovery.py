@@ -34,8 +34,8 @@ ACCURATE = 2e-5
 """Largest estimated relative error of a sample that is given away, and largest distance of its scale from 1. Chosen. Swept."""
 
 READABLE = 1e-3
-"""Largest estimated relative error of a sample that is given away, of those that were read from their columns: one that is known less is not
-proved, and without the weak ones the others might stand for them. Chosen."""
+"""Largest estimated relative error of a sample that is given away, of those that were read from their columns: one that is known less is
+not proved, and without the weak ones the others might stand for them. Chosen."""
 
 EXPLAINED = 1e-3
 """A row is explained by a sample when what is left of it is below this share of the sample's part in it. Chosen. Swept."""
