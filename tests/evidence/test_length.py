@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from unbatch.evidence import judge
 from unbatch.evidence.completeness import completeness
+from unbatch.evidence.whole import by_turning
 from unbatch.gradients import capture
 from unbatch.training import LocalTraining, train
 from unbatch.types import Candidate, Observation, Reconstruction, Status
@@ -207,3 +208,26 @@ def test_where_no_column_leaves_anything_equations_are_none() -> None:
     model, (x, y) = network(5), batch(5)
     nn.init.zeros_(model[-1].weight)
     assert not judge(Observation(model, capture(model, x, y), (SIZE,)), Candidate(x, y)).status.disclosed
+
+
+def test_a_column_that_does_not_turn_says_nothing_and_refuses_nothing() -> None:
+    """Of a sample about which the network is wrong and sure the softmax is a step: its length is told by the bias gradient alone."""
+    model = network(5)
+    with torch.no_grad():
+        for name, tensor in model.named_parameters():
+            tensor.mul_("bias" not in name)  # a longer sample has the same neurons on
+    x, y = batch(5)
+    x[0] *= 1e5
+    while float(model(x[1]).detach().softmax(dim=0).max()) < 1 - 1e-10:  # of a weak one the bias gradient does not tell it well
+        x[1] *= 1.1
+    scores = model(x).detach()
+    y[0], y[1] = scores[0].argmin(), scores[1].argmax()
+    seen = Observation(model, capture(model, x, y), (SIZE,))
+    found = by_turning(seen, x, y, torch.full((SAMPLES,), 1e-14).double(), torch.zeros((SAMPLES, 80)).double())
+    assert float(found[0]) == torch.inf
+    assert not bool(found.isnan().any())
+    made = judge(seen, Candidate(x, y))
+    assert_true(made, x)
+    assert made.inputs is not None
+    assert bool((errors(made, x) < 1e-6).sum() >= SAMPLES - 1)
+    assert bool((errors(made, x[:1]) < 1e-12).any())

@@ -223,7 +223,7 @@ def by_turning(
         found = ((off * turning).sum(dim=1).abs() / length + noise) / length
     scores = run(observation.model, inputs).outputs.detach(), run(observation.model, -inputs).outputs.detach()
     mirror = mirrored(observation, labels, here, scores, lambda named: columns_of(observation, -inputs, named), rows)
-    return found.where(~mirror, torch.inf)
+    return found.where(~mirror & (length > 0), torch.inf)  # a column that does not turn tells nothing, and 0 / 0 is no number
 
 
 def _beyond_rounding(

@@ -29,7 +29,23 @@ from unbatch.clock import UNLIMITED, Clock, OutOfTime
 from unbatch.linalg.complement import complement
 from unbatch.spear.shallow.two_layer import Found, Residual, TwoLayer, zero_sum_basis
 
-__all__ = ["BLUR", "SHARP", "Frame", "cone_start", "exact", "frame_of", "pair_map", "polish", "samples_of", "search_pairs"]
+__all__ = [
+    "BLUR",
+    "FEW",
+    "SHARP",
+    "Frame",
+    "cone_start",
+    "distinct",
+    "exact",
+    "frame_of",
+    "nearer_off",
+    "oriented",
+    "pair_map",
+    "polish",
+    "samples_of",
+    "search_pairs",
+    "unknowns_of",
+]
 
 FAINT = 0.03
 """A signal below this share of the largest has no sign. Chosen."""
@@ -49,8 +65,9 @@ ABOVE = 100.0
 VANISHING = 1e-9
 """Singular values up to this are zero: float64 leaves some 1e-15 of them. Chosen."""
 
-OBEYING, LENGTH = 0.99, 1e-6
-"""Share of the neurons that obey one of their equations where a column is exact, and the length of its q below which q is zero. Chosen."""
+OBEYING, LENGTH = 0.99, 1e-3
+"""Share of the neurons that obey one of their equations where a column is exact, and the share of it outside of the t with q = 0 below
+which it is one of these. Chosen."""
 
 NEAR, MOST = 0.05, 0.5
 """A start is worth polishing where more than this share (the second) of the neurons obeys an equation up to the first. Chosen. Swept."""
@@ -177,13 +194,14 @@ def pair_map(
         clock.check()
         t = F.normalize((obeyed - dual) @ pairs, dim=1)
         target = t @ pairs.T + dual
-        off = _nearer_off(target)
+        off = nearer_off(target)
         obeyed = torch.where(torch.cat([off | ~live, ~off | ~live], dim=1), 0.0, target)
         dual = target - obeyed
     return t
 
 
-def _nearer_off(values: Float[Tensor, "k two_m"]) -> Bool[Tensor, "k m"]:
+def nearer_off(values: Float[Tensor, "k two_m"]) -> Bool[Tensor, "k m"]:
+    """Which neurons come nearer to the equation of one that is off than to that of one that is on."""
     u, v = values.abs().chunk(2, dim=1)
     return u < v
 
@@ -204,7 +222,7 @@ def polish(frame: Frame, t: Float[Tensor, "k d"], steps: int = 1, clock: Clock =
             clock.check()
             values = part @ frame.pairs.T
             weight = frame.live / (1 + (SOFTNESS * _ratio(values, frame.live)) ** 2)
-            chosen = unit + height * (~_nearer_off(values)).long()
+            chosen = unit + height * (~nearer_off(values)).long()
             polished.append(_null_vectors(frame.pairs[chosen] * weight[..., None], part))
         t = torch.cat(polished) if polished else t
     return t
@@ -227,7 +245,7 @@ def _null_vectors(rows: Float[Tensor, "k m d"], start: Float[Tensor, "k d"]) -> 
 def exact(frame: Frame, t: Float[Tensor, "k d"], tolerance: float) -> Bool[Tensor, " k"]:
     """Whether all but 1 % of the neurons obey one of their equations to ``tolerance``, and q is not zero."""
     fits = (_ratio(t @ frame.pairs.T, frame.live)[:, frame.live] < tolerance).double().mean(dim=1)
-    return (fits > OBEYING) & ((t @ frame.mixing.T).norm(dim=1) > LENGTH * frame.mixing.norm())
+    return (fits > OBEYING) & ((t - (t @ frame.idle) @ frame.idle.T).norm(dim=1) > LENGTH)
 
 
 def search_pairs(
@@ -240,6 +258,7 @@ def search_pairs(
     starts: int = 128,
     patience: int = 12,
     clock: Clock = UNLIMITED,
+    known: Float[Tensor, "f d"] | None = None,
 ) -> Float[Tensor, "k d"]:
     """Rounds of starts until all columns but one are known, ``patience`` rounds bring nothing, or ``more`` says stop.
 
@@ -253,12 +272,13 @@ def search_pairs(
         starts: at most so many a round.
         patience: rounds without a new column.
         clock: what is known counts when it runs out.
+        known: columns to begin with, which are given back first.
     """
-    found = frame.pairs.new_zeros((0, frame.pairs.shape[1]))
+    found = frame.pairs.new_zeros((0, frame.pairs.shape[1])) if known is None else known
     idle = 0
     while len(found) < frame.sought - 1 and idle < patience and more(len(found)):
         count = min(starts, 48 + 2 * (frame.sought - len(found)))
-        few = idle > 0 and frame.sought - len(found) <= FEW
+        few = (idle > 0 or known is not None) and frame.sought - len(found) <= FEW
         try:
             new = _round(problem, rest, frame, found, count, generator, tolerance, clock, few=few)
         except OutOfTime:
@@ -293,14 +313,14 @@ def _round(
         t = cone_start(pairs, signs.repeat(1, 2).float(), goals.float(), clock=clock)
     t = pair_map(pairs, t, frame.live, clock=clock).to(frame.pairs.dtype)
     near = (_ratio(t @ frame.pairs.T, frame.live)[:, frame.live] < NEAR).double().mean(dim=1) > MOST
-    t = _fresh(t[near], found)
+    t = distinct(t[near], found)
     done = [t[:0]]
     for _ in range(3):
         t = polish(frame, t, clock=clock)
         right = exact(frame, t, tolerance)
         done.append(t[right])
         t = t[~right]
-    return _fresh(torch.cat(done), found)
+    return distinct(torch.cat(done), found)
 
 
 def _completions(
@@ -315,7 +335,12 @@ def _completions(
     samples = shares / (shares @ (left.T @ (frame.coordinates @ rest.sums)))[:, None] @ inputs
     labels = torch.randint(len(problem.outer), (count,), generator=generator, device=left.device)
     guess = problem.columns(samples, labels)
-    equations = torch.cat([guess.columns, guess.signals - guess.columns], dim=1) / frame.size.clamp_min(1e-30)
+    return unknowns_of(frame, guess.columns, guess.signals)
+
+
+def unknowns_of(frame: Frame, columns: Float[Tensor, "k m"], signals: Float[Tensor, "k m"]) -> Float[Tensor, "k d"]:
+    """t of columns d and their signals W₂ᵀ e, as near as the frame comes to them."""
+    equations = torch.cat([columns, signals - columns], dim=1) / frame.size.clamp_min(1e-30)
     return F.normalize((equations * frame.live.repeat(2)) @ frame.pairs, dim=1)
 
 
@@ -328,7 +353,7 @@ def _prototypes(
     mean = (rest.outer_sums + share / classes).clamp_min(1e-3 * share)
     likely = (mean / mean.sum()).repeat(count, 1)
     if len(found):
-        errors = _oriented(found @ frame.classes.T)
+        errors = oriented(found @ frame.classes.T)
         pick = torch.randint(len(found), (count,), generator=generator, device=found.device)
         known = F.normalize(errors[pick].clamp_min(0), p=1, dim=1)
         likely = torch.where((torch.arange(count, device=found.device) % 2 == 0)[:, None], likely, known)
@@ -336,7 +361,7 @@ def _prototypes(
     return likely - F.one_hot(labels, classes).to(likely)
 
 
-def _fresh(t: Float[Tensor, "k d"], found: Float[Tensor, "f d"], apart: float = 0.05) -> Float[Tensor, "j d"]:
+def distinct(t: Float[Tensor, "k d"], found: Float[Tensor, "f d"], apart: float = 0.05) -> Float[Tensor, "j d"]:
     """One a direction, up to sign, and none that is known."""
     together = torch.cat([found, t])
     cosine = (together @ together.T).abs().tril(-1)
@@ -349,7 +374,7 @@ def samples_of(problem: TwoLayer, rest: Residual, frame: Frame, t: Float[Tensor,
     A missing last sample is orthogonal to the columns of the others, which leaves its p no freedom; its label is tried.
     """
     mixing, sums = t @ frame.mixing.T, frame.coordinates @ rest.sums
-    labels = _oriented(t @ frame.classes.T).argmin(dim=1)
+    label = None
     if len(t) == frame.sought - 1:
         alone = complement(mixing)[:, 0]
         last = (alone / (alone @ sums) @ frame.coordinates @ rest.rows)[None]
@@ -357,12 +382,15 @@ def samples_of(problem: TwoLayer, rest: Residual, frame: Frame, t: Float[Tensor,
         columns = problem.columns(last.expand(len(classes), -1), classes).columns
         inside = columns @ frame.coordinates.T
         label = ((columns - inside @ frame.basis.T).norm(dim=1) / columns.norm(dim=1)).argmin()
-        mixing, labels = torch.cat([mixing, inside[label, None]]), torch.cat([labels, label[None]])
+        mixing = torch.cat([mixing, inside[label, None]])
     scale = torch.linalg.solve_ex(mixing.T, sums)[0]  # dependent columns give what no certificate lets pass
+    # The label's entry is negative; where one other class takes all, both are as large, and only the scale tells which it is.
+    labels = ((t @ frame.classes.T) * scale[: len(t), None].sign()).argmin(dim=1)
+    labels = labels if label is None else torch.cat([labels, label[None]])
     samples = torch.linalg.solve_ex((mixing * scale[:, None]).T, frame.coordinates @ rest.rows)[0]
     return Found.read(samples, labels, max(SHARP, BLUR * frame.noise) * samples.norm(dim=1))
 
 
-def _oriented(errors: Float[Tensor, "k C"]) -> Float[Tensor, "k C"]:
-    """With the sign at which the entry that is largest in size, the label's, is negative."""
+def oriented(errors: Float[Tensor, "k C"]) -> Float[Tensor, "k C"]:
+    """Errors e with the sign at which the entry that is largest in size, the label's, is negative."""
     return -errors * errors.gather(1, errors.abs().argmax(dim=1, keepdim=True)).sign()

@@ -1,19 +1,22 @@
-"""Recover a batch from a Linear + ReLU layer and the output layer behind it: peel, search pairs, peel again.
+"""Recover a batch from a Linear + ReLU layer and the output layer behind it: peel, search pairs, peel again, read the columns.
 
 Peeling costs a second at most and finds most of a batch of natural pictures. The search over pairs finds what has no row of its own
-(digits and clothes: hardly any sample has). What is known is solved for together all along. Notation: see ``two_layer``.
+(digits and clothes: hardly any sample has). What is known is solved for together all along. Where that leaves some, as their errors keep
+each other alive, all are read from the column space, each without the others. Notation: see ``two_layer``.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Generator, Tensor
 
-from unbatch.clock import Clock
+from unbatch.clock import Clock, OutOfTime
+from unbatch.spear.shallow.columns import read_columns
 from unbatch.spear.shallow.joint import solve_jointly
 from unbatch.spear.shallow.on_off_equations import BLUR, SHARP, frame_of, samples_of, search_pairs
 from unbatch.spear.shallow.peeling import ROUGH, peel
@@ -29,6 +32,10 @@ CERTIFIED = 1e-6
 
 ACCURATE = 2e-5
 """Largest estimated relative error of a sample that is given away, and largest distance of its scale from 1. Chosen. Swept."""
+
+READABLE = 1e-3
+"""Largest estimated relative error of a sample that is given away, of those that were read from their columns: one that is known less is
+not proved, and without the weak ones the others might stand for them. Chosen."""
 
 EXPLAINED = 1e-3
 """A row is explained by a sample when what is left of it is below this share of the sample's part in it. Chosen. Swept."""
@@ -85,6 +92,11 @@ def recover(problem: TwoLayer, generator: Generator, clock: Clock, progress: Cal
         tools["peeling"] += len(after) - len(found) - len(new)
         found = after
     good = _believed(problem, found)
+    if len(good) < problem.rank:
+        with suppress(OutOfTime):  # then what is known stays as it is
+            read = read_columns(problem, found, generator, clock, more)
+            if read is not None and len(read := read[read.doubt < READABLE * read.samples.norm(dim=1)]) > len(good):
+                good, tools["columns"] = read, len(read)
     relative = good.doubt / good.samples.norm(dim=1)
     return Shallow(good.samples, good.labels, relative, _visible(problem, good), tools)
 
@@ -98,7 +110,11 @@ def _believed(problem: TwoLayer, found: Found) -> Found:
         if float((found.doubt / before.doubt).log2().mean()) > -1:  # not half of the errors that there were
             break
     believed = explained(problem, found) | (certificates(problem, found) < CERTIFIED)
-    return found[believed & (found.doubt < ACCURATE * found.samples.norm(dim=1)) & ((found.scale - 1).abs() < ACCURATE)]
+    return found[believed & _accurate(found)]
+
+
+def _accurate(found: Found) -> Bool[Tensor, " k"]:
+    return (found.doubt < ACCURATE * found.samples.norm(dim=1)) & ((found.scale - 1).abs() < ACCURATE)
 
 
 def _by_pairs(problem: TwoLayer, found: Found, generator: Generator, clock: Clock, more: Callable[[int], bool]) -> Found:
