@@ -208,9 +208,8 @@ def test_what_counts_twice_may_be_two_whose_scores_are_by_chance_nearer_than_the
     made = torch.cat([(slopes * inputs[:2]).sum(dim=0, keepdim=True) / slopes.sum(), inputs[2:]])
     found = judge(Observation(net, capture(net, inputs, labels), (40,)), Candidate(made, labels[1:]))
     assert found.inputs is not None
-    assert found.accuracy is not None
     errors = torch.cdist(found.inputs, inputs).amin(dim=1) / inputs.norm(dim=1).mean()
-    assert bool((errors <= 3 * found.accuracy + 1e-14).all())
+    assert found.status is Status.UNPROVEN or (found.accuracy is not None and bool((errors <= 3 * found.accuracy + 1e-14).all()))
 
 
 def test_a_sample_that_was_there_with_two_labels_is_not_told_from_one_beside_it() -> None:

@@ -1,5 +1,7 @@
 """Samples that count several times: the same one, or several that are much alike. And losses that leave samples out."""
 
+import itertools
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -239,3 +241,28 @@ def test_two_of_other_lengths_are_not_one(apart: float, bias: bool, norm: bool, 
     if found.status.disclosed:
         assert found.accuracy is not None
         assert float(found.accuracy.max()) > apart / 3
+
+
+@pytest.mark.parametrize(("size", "factor_known"), [(None, True), (None, False), (8, False)])
+@pytest.mark.parametrize(("found", "junk"), [(4, 4), (2, 4), (4, 0), (2, 0)])
+def test_some_of_a_batch_of_twins_are_given_no_better_than_their_distance(
+    size: int | None, factor_known: bool, found: int, junk: int
+) -> None:
+    """Each stands for two, and counts like the others; junk beside them must not hide that the update has eight directions."""
+    torch.manual_seed(0)
+    sizes = [60, 100, 100, 100]
+    layers = [part for fan_in, fan_out in itertools.pairwise(sizes) for part in (nn.Linear(fan_in, fan_out), nn.ReLU())]
+    net = nn.Sequential(*layers, nn.Linear(100, 5)).double()
+    means, labels = torch.rand(4, 60).double(), torch.randint(5, (4,))
+    for apart in (1e-5, 1e-4, 1e-3):
+        move = apart * torch.randn(4, 60).double()
+        inputs = torch.cat([means + move, means - move])
+        update = capture(net, inputs, labels.repeat(2))
+        proposed = torch.cat([means[:found], torch.rand(junk, 60).double()]), torch.cat([labels[:found], torch.randint(5, (junk,))])
+        given = judge(Observation(net, update, (60,), batch_size=size, factor_known=factor_known), Candidate(*proposed))
+        assert given.status is not Status.RECONSTRUCTED
+        if given.status.disclosed:
+            assert given.inputs is not None
+            assert given.accuracy is not None
+            errors = torch.cdist(given.inputs, inputs).amin(dim=1) / means.norm(dim=1).mean()
+            assert bool((errors <= 3 * given.accuracy).all())

@@ -28,6 +28,7 @@ from unbatch.evidence.scales import off_scale
 from unbatch.evidence.several import hidden_by_counting
 from unbatch.evidence.slopes import labels_told, likely
 from unbatch.evidence.whole import Whole, by_turning, prove_whole
+from unbatch.linalg.completion import is_pruned
 from unbatch.scores import mse
 from unbatch.trace import run
 from unbatch.types import Candidate, Observation, Reconstruction, Status
@@ -203,7 +204,7 @@ def _of_some(observation: Observation, candidate: Candidate, distinct: _Samples,
     proved = accuracy <= few if whole.holds else torch.zeros_like(accuracy, dtype=torch.bool)
     weights = torch.full_like(accuracy, 1 / len(accuracy)) if whole.weights is None else whole.weights
     entrance = entrance_to(observation)
-    members = 0 if entrance is None or whole.pruned else entrance.first.rank
+    members = 0 if entrance is None or is_pruned(observation.update[entrance.tail.start]) else entrance.first.rank
     if entrance is not None:
         each = prove_each(observation, entrance, distinct.inputs, distinct.labels, few)
         weights = torch.where(each.proved & ~proved, 1 / each.inverse_weight, weights)
@@ -216,7 +217,7 @@ def _of_some(observation: Observation, candidate: Candidate, distinct: _Samples,
     chosen = distinct[proved]
     again = prove_whole(observation, chosen.inputs, chosen.labels, torch.ones_like(chosen.labels), limit, plain(weights[proved]))
     explained = again.holds and bool((again.accuracy <= few).all())
-    beyond = 0 if again.residual <= ROUNDED * torch.finfo(observation.rounding).eps else members
+    beyond = 0 if again.pruned or again.residual <= ROUNDED * torch.finfo(observation.rounding).eps else members
     # Where all together give the update and some are too weak to be proved, what these leave is no sign that a proved one stands for two.
     if explained and not (whole.holds and len(chosen.labels) < beyond <= len(distinct.labels)):
         weights = again.weights if again.weights is not None else torch.full_like(again.accuracy, 1 / len(chosen.labels))

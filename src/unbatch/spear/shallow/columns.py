@@ -116,7 +116,7 @@ class _Sharpen:
         errors = oriented(torch.cat(found) @ self.classes.T)
         return errors, (errors @ self.outer) * on
 
-    def __call__(self, on: Bool[Tensor, "k m"]) -> Float[Tensor, "k d"]:
+    def __call__(self, on: Bool[Tensor, "k m"]) -> Float[Tensor, "q d"]:
         """The unknowns of those columns that are exact, their masks mended on the way."""
         frame, done = self.frame, []
         for _ in range(SHARPENED):
