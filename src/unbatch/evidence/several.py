@@ -13,12 +13,12 @@ left is of second order in what d grows by, γ ‖δ‖ / ‖x‖, and hides ‖
 that one number, so that the estimate is multiplied by ``BY_CHANCE``.
 
 Where the batch size was told and as many different samples are proved, each of them is one, and nothing is asked, unless they count like
-some that were there several times. Where none was told, those that count least are taken for one each where they explain all: a batch is
-not told from one in which each of them stands for as many that are alike. Some of a batch, in float64, are given the accuracy to which two
-may hide in each, as they are where the size is told and the factor is not, unless they are more than half. But where neither the slope of
-the loss nor the network turns as a sample moves, as for a hinge behind ReLU, they need not even be alike. Nor need they where scores hardly
-move, as of a softmax regression that starts from zeros. So a pair is made of every sample, a tenth of its length to either side: what the
-means leave wrong must be more than what these samples leave.
+some that were there several times. Where none was told, those that count least are taken for one each: a batch is not told from one in
+which each of them stands for as many that are alike. Some of a batch, of which the factor is not known, are given the accuracy to which two
+may hide in each, unless they are more than half of its members. But where neither the slope of the loss nor the network turns as a sample
+moves, as for a hinge behind ReLU, they need not even be alike. Nor need they where scores hardly move, as of a softmax regression that
+starts from zeros. So a pair is made of every sample, a tenth of its length to either side: what the means leave wrong must be more than
+what these samples leave.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ def hidden_by_counting(
         found = hidden.where(several, 0.0)
     if off and not (explained and counts_evenly(observation, labels)):
         found = found.maximum(SAFETY * accuracy.sqrt())
-    found = found.maximum(_of_two(observation, inputs, labels, accuracy, explained=explained))
+    found = found.maximum(_of_two(observation, inputs, labels, accuracy, members, explained=explained))
     if observation.batch_size is not None:
         return found
     columns = columns_of(observation, inputs, labels)
@@ -121,20 +121,17 @@ def hidden_by_counting(
 
 
 def _of_two(
-    observation: Observation, inputs: Tensor, labels: Tensor, accuracy: Float[Tensor, " k"], *, explained: bool
+    observation: Observation, inputs: Tensor, labels: Tensor, accuracy: Float[Tensor, " k"], members: int, *, explained: bool
 ) -> Float[Tensor, " k"]:
     """(k,) how far two members may be from each of some samples, where all of these may stand for two: they leave no more than the accuracy
-    accounts for. 0 where these explain the whole update, or there are too few members for that.
-
-    Where no size was told, samples of coarser numbers than float64 are believed to be one each: nothing of them would be proved.
+    accounts for. 0 where these explain the whole update, where what they count tells, or where there are too few members for that.
     """
-    size, room = observation.batch_size, observation.rounding == torch.float64
-    if size is not None:
-        room = 2 * len(labels) <= size and not (observation.factor_known and counts_evenly(observation, labels))
-    room = room and not explained
-    columns, call = columns_of(observation, inputs, labels) if room else None, entrance_of(observation.layers, observation, TRIAL)
-    if not room or columns is None or call is None:
-        return SAFETY * accuracy.sqrt() * room
+    number = members if observation.batch_size is None else observation.batch_size
+    if explained or 2 * len(labels) > number or (observation.factor_known and counts_evenly(observation, labels)):
+        return torch.zeros_like(accuracy)
+    columns, call = columns_of(observation, inputs, labels), entrance_of(observation.layers, observation, TRIAL)
+    if columns is None or call is None:
+        return SAFETY * accuracy.sqrt()
     return SAFETY * (accuracy / _turning(observation, inputs, labels, columns, call.weight).clamp(max=1)).sqrt()
 
 
