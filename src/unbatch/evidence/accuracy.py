@@ -196,14 +196,13 @@ def from_conditions(
     vague = ((violation > LOOSE * weakest) | (weakest < NOTHING)).nonzero()[:, 0]
     if len(vague):
         loose = ((violation[vague, None] > LOOSE * held[vague]) | (held[vague] < NOTHING)).sum(dim=1)
-        slopes = random_slopes(entrance.tail.observation, len(vague), min(int(loose.max()) + 1, entrance.tail.observation.classes))
-        outside = _outside(entrance, coordinates[vague], slopes, loose)
+        seen, named = entrance.tail.observation, labels[vague]
+        slopes = random_slopes(seen, len(vague), 1 + min(int(loose.max()) + 1, seen.classes))
         if odd is not None and bool(odd[vague].any()):
-            scores = entrance.tail.outputs(entrance.at(coordinates[vague]))
-            own = own_slopes(entrance.tail.observation, scores, labels[vague], len(slopes))
-            asked = _outside(entrance, coordinates[vague], own, loose)
-            outside = torch.where(odd[vague], outside.minimum(asked), outside)
-        whole = _held(entrance, coordinates[vague], labels[vague], None, grams[vague])[:, 0].where(outside > loose, 0.0)
+            own = own_slopes(seen, entrance.tail.outputs(entrance.at(coordinates[vague])), named, len(slopes) - 1)
+            slopes = torch.where(odd[vague, None], own, slopes)
+        outside = _outside(entrance, coordinates[vague], slopes, loose)
+        whole = _held(entrance, coordinates[vague], named, None, grams[vague])[:, 0].where(outside > loose, 0.0)
         weakest[vague] = weakest[vague].maximum(whole)
     return torch.where(weakest > NOTHING, violation / weakest, torch.inf)
 
