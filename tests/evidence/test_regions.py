@@ -22,6 +22,13 @@ def mlp(inputs: int, width: int, depth: int, classes: int, *, bias: bool = True)
     return nn.Sequential(*layers[:-1]).double()
 
 
+def one_region(net: nn.Sequential) -> None:
+    """Every neuron is on for all positive inputs, or off for all."""
+    with torch.no_grad():
+        for layer in (net[0], net[2]):
+            layer.weight.copy_(layer.weight.abs() * torch.sign(torch.randn(len(layer.weight), 1).double()))
+
+
 def another_batch(net: nn.Module, inputs: Tensor, labels: Tensor, other: Tensor, start: list[list[float]]) -> Tensor:
     """A mixture of members of one linear region, with other labels, that leaves their update: (P' − Y') Mᵀ = P − Y, solved for M."""
     slope = torch.autograd.functional.jacobian(lambda row: net(row[None])[0], inputs[0])
@@ -43,9 +50,7 @@ def test_members_of_one_region_without_a_bias_are_not_told_from_their_mixtures()
     torch.manual_seed(0)
     net = mlp(20, 40, 3, 4, bias=False)
     inputs, labels, other = torch.rand(3, 20).double() + 0.1, torch.tensor([0, 1, 2]), torch.tensor([1, 0, 2])
-    with torch.no_grad():  # every neuron is on for all positive inputs, or off for all
-        for layer in (net[0], net[2]):
-            layer.weight.copy_(layer.weight.abs() * torch.sign(torch.randn(len(layer.weight), 1).double()))
+    one_region(net)
     start = [[-0.03, 1.0, -0.03], [5.93, -0.07, 2.29], [1.26, -0.02, 1.68]]
     made = another_batch(net, inputs, labels, other, start)
     update, again = capture(net, inputs, labels), capture(net, made, other)
@@ -217,9 +222,8 @@ def test_a_sample_that_was_there_with_two_labels_is_not_told_from_one_beside_it(
     torch.manual_seed(2)
     net = mlp(20, 40, 3, 10)
     first, second = torch.rand(2, 20).double() + 0.1
-    with torch.no_grad():  # one region for all positive inputs, and two classes that the network thinks of at all
-        for layer in (net[0], net[2]):
-            layer.weight.copy_(layer.weight.abs() * torch.sign(torch.randn(len(layer.weight), 1).double()))
+    one_region(net)
+    with torch.no_grad():  # two classes that the network thinks of at all
         net[4].weight.mul_(60)
         net[4].bias.copy_(torch.tensor([-2000.0, 0.0, 0.0, *[-2000.0] * 7]))
 
@@ -240,13 +244,6 @@ def test_a_sample_that_was_there_with_two_labels_is_not_told_from_one_beside_it(
     for size in (None, 3):
         found = judge(Observation(net, update, (20,), batch_size=size), Candidate(made, torch.tensor([0])))
         assert not found.status.disclosed
-
-
-def one_region(net: nn.Sequential) -> None:
-    """Every neuron is on for all positive inputs, or off for all."""
-    with torch.no_grad():
-        for layer in (net[0], net[2]):
-            layer.weight.copy_(layer.weight.abs() * torch.sign(torch.randn(len(layer.weight), 1).double()))
 
 
 def test_classes_that_the_network_never_thinks_of_set_no_equations() -> None:

@@ -10,6 +10,7 @@ from unbatch.evidence import judge
 from unbatch.gradients import capture
 from unbatch.training import LocalTraining, train
 from unbatch.types import Candidate, Observation, Status
+from victims import Product
 
 
 def turned(inputs: Tensor, seed: int = 0) -> Tensor:
@@ -135,23 +136,12 @@ def test_a_turn_leaves_the_statistics_of_a_batch_as_they_are(loss: str) -> None:
     assert judge(seen, Candidate(made, labels)).status is (Status.UNPROVEN if loss == "mse" else Status.APPROXIMATE)
 
 
-class Product(nn.Module):
-    """What two layers make of a sample, multiplied: columns of both are straight lines in it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.gate, self.last = nn.Linear(40, 32), nn.Linear(40, 32), nn.Linear(32, 4)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.last(self.first(x) * self.gate(x))
-
-
 @pytest.mark.parametrize("told", [None, 2])
 def test_two_far_apart_are_turned_with_what_they_count_where_columns_are_straight_lines(told: int | None) -> None:
     """The gradient is of Σ w [x; 1][x; 1]ᵀ alone, whatever lies between the members (trial 907699)."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        net, x = Product().double(), torch.rand(2, 40, dtype=torch.float64)
+        net, x = Product(40, 4).double(), torch.rand(2, 40, dtype=torch.float64)
     with torch.no_grad():
         net.last.weight.mul_(1e-12)
     labels, turn = torch.tensor([3, 3]), torch.tensor(1e-3, dtype=torch.float64)

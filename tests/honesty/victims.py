@@ -55,6 +55,18 @@ class Clamped(nn.Module):
         return self.body(x.clamp(-self.limit, self.limit))
 
 
+class Product(nn.Module):
+    """What two layers make of a sample, multiplied: columns of both are straight lines in it."""
+
+    def __init__(self, inputs: int, classes: int) -> None:
+        super().__init__()
+        self.first, self.gate, self.last = nn.Linear(inputs, 32), nn.Linear(inputs, 32), nn.Linear(32, classes)
+
+    def forward(self, x: Tensor) -> Tensor:
+        scores: Tensor = self.last(self.first(x) * self.gate(x))
+        return scores
+
+
 def mlp(inputs: int, width: int, depth: int, classes: int, activation: Callable[[], nn.Module] = nn.ReLU) -> nn.Sequential:
     """``depth`` Linear layers with an activation between them."""
     layers: list[nn.Module] = [nn.Flatten()]

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 import unbatch
 from unbatch.training import LocalTraining, train
 from unbatch.types import Observation, Verdict
+from victims import Product
 
 
 def deep(seed: int, numbers: int = 80, classes: int = 5) -> nn.Module:
@@ -57,24 +58,13 @@ def test_the_number_is_not_read_off_what_may_be_the_mean_of_several() -> None:
     assert Verdict.ABSENT not in [answer.verdict for answer in found.answers]
 
 
-class Product(nn.Module):
-    """What two layers make of a record, multiplied."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.gate, self.last = nn.Linear(80, 32), nn.Linear(80, 32), nn.Linear(32, 2)
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.last(self.first(x) * self.gate(x))
-
-
 @pytest.mark.parametrize("told", [None, 4])
 def test_a_blend_is_no_member_where_the_bias_gradient_was_pruned(told: int | None) -> None:
     """Columns of blends are blends of columns, which moves show that keep the number of the bias, and no others (trial 920246)."""
     x = of(4, 30, 80)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        net = Product().double()
+        net = Product(80, 2).double()
     update = unbatch.capture(net, x[:4], torch.tensor([0, 0, 0, 0]), check=False)
     for name in ("first.bias", "gate.bias"):
         update[name] = update[name].where(update[name].abs() > update[name].abs().quantile(0.3), 0.0)

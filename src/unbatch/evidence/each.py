@@ -49,8 +49,11 @@ NEARLY = 0.05
 mean's samples count to the last digit, and no mixture proved so far was off by more than a thousandth."""
 
 EXPLAINED = 1e-6
-"""A row of the gradient is explained when what the samples leave of it is below this share of what they add up to there, and what a sample
-counts is that of a plain mean's. Chosen. Swept."""
+"""A row of the gradient is explained when what the samples leave of it is below this share of what they add up to there. Chosen. Swept."""
+
+OBEYED = 1e-6
+"""What a sample counts is no free number where it misses that of a plain mean's by less than this, relatively: it obeys that equation to
+six digits, and what it misses is part of its accuracy. Chosen, not swept."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -256,9 +259,7 @@ def _settled(
 
         bias = bool((shown.length_error[kept] < TOLD).all())
         weights, off = 1 / shown.inverse_weight[kept], _off(entrance, coordinates, labels, shown, kept)
-        # What counts as in a plain mean to six digits obeys that equation to these; by what it misses it may be off (``_hidden``).
-        missed = beside_plain(weights, off)
-        free = (missed > EXPLAINED) | (not observation.factor_known)
+        free = (beside_plain(weights, off) > OBEYED) | (not observation.factor_known)
         odd[kept] = free & counts_freely(weights, off, factor_known=False)
         # As many members as there are independent columns leave one each; what several left together counts like no other.
         alone = ~odd[kept] | (observation.batch_size == entrance.first.rank)

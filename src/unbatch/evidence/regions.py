@@ -163,5 +163,5 @@ def turns(
         coordinates: see ``around``.
         columns: (m, q) proposed ones.
     """
-    found = around(pull, coordinates, 1)
+    found = around(pull, coordinates, 1)  # the columns at its place, then as many: how each turns
     return outside_of(found[len(found) // 2 :], columns)[0] > 0
