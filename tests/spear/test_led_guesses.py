@@ -26,6 +26,16 @@ def test_rough_guesses_lead_to_the_samples() -> None:
     assert float(torch.cdist(found, case.samples).amin(dim=1).max()) < 1e-9 * float(case.samples.norm(dim=1).max())
 
 
+def test_of_guesses_that_lead_to_one_sample_one_is_followed() -> None:
+    case = plant(m=160, b=20)
+    assert case.following is not None
+    twice = torch.cat([near(case, 0.2), near(case, 0.1)])
+    found = descend(case.layer, case.following.activations, twice)
+    assert len(found) >= 18  # the better half, which are those of the second kind
+    nearest = torch.cdist(found, case.samples).argmin(dim=1)
+    assert len(nearest.unique()) == len(found)
+
+
 def test_random_guesses_lead_to_nothing_false() -> None:
     case = plant(m=160, b=40)
     assert case.following is not None

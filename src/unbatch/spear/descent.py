@@ -30,6 +30,11 @@ SOLVED = 1e-20
 NEAR = 0.01
 """Share outside up to which a guess is tried even in the worse half. Measured as above: what led to a sample was in the better half."""
 
+APART = 0.3
+"""Distance of two points, as a share of their own, below which they are on their way to one sample: the worse is let go. Measured on
+CIFAR-10 and MNIST at m=1000, b=400: of 273 guesses that led to a sample, only 101 led to different ones; half of those that led to the same
+were so near from the start, and of those that led to others one pair in some thousands. What is lost is found in the next round."""
+
 DAMPING, EASED, STIFFENED = 0.1, 0.3, 4.0
 """Of the first step, as a share of the mean curvature; what a step that fell, and one that did not, multiplies it by. Chosen."""
 
@@ -69,23 +74,33 @@ def descend(
     damping = points.new_full((len(points),), DAMPING)
     problem = _Problem(start, basis, activations)
     left = problem.left(points)
-    kept = left <= left.median().clamp_min(NEAR)
+    kept = (left <= left.median().clamp_min(NEAR)) & _best_of_near(points, left)
     points, left, damping = points[kept], left[kept], damping[kept]
     before = left
     for step in range(1, STEPS + 1):
-        moved = points + problem.step(points, damping, clock)
+        moved, going = points.clone(), left >= SOLVED
+        moved[going] += problem.step(points[going], damping[going], clock)
         less = problem.left(moved)
         fell = less < left
         points, left = torch.where(fell[:, None], moved, points), torch.where(fell, less, left)
         damping = torch.where(fell, EASED * damping, STIFFENED * damping).clamp(LEAST, LARGEST)
         if step % PAIR == 0:
-            kept = (left < FALLING * before) | (left < SOLVED)
+            kept = ((left < FALLING * before) | (left < SOLVED)) & _best_of_near(points, left)
             points, left, damping = points[kept], left[kept], damping[kept]
             before = left
         if bool((left < SOLVED).all()):
             break
     free = torch.linalg.solve_triangular(change, points[left < SOLVED].T, upper=True).T
     return middle + free @ across.T
+
+
+def _best_of_near(points: Float[Tensor, "k r"], left: Float[Tensor, " k"]) -> Bool[Tensor, " k"]:
+    """Which points have none beside them of which less is left; of several of which the same is left, the first."""
+    rough = points.float()
+    size = rough.norm(dim=1)
+    near = torch.cdist(rough, rough) < APART * (size[:, None] * size).sqrt()
+    order = left.argsort(stable=True).argsort()
+    return ~(near & (order < order[:, None])).any(dim=1)
 
 
 class _Problem:

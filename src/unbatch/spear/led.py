@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
@@ -89,7 +90,8 @@ class Led:
         links = behind.links(rows) or [Link(following.activations[rows])]
         samples = reflected(rest, links, guesses, clock, self.steps)
         samples = descend(rest, links[0].fed, samples / (samples @ rest.sums)[:, None], clock)
-        found = null_of_masks(rest.left, rest.pre_activations(samples) <= 0, clock=clock)
+        masks = torch.unique(rest.pre_activations(samples) <= 0, dim=0)  # several guesses may have led to one sample
+        found = null_of_masks(rest.left, masks, clock=clock)
         off = rest.off(found)
         kept = off.sum(dim=1) >= rest.batch + BEYOND
         self.share = int(kept.sum()) / rest.batch
