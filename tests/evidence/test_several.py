@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from unbatch.evidence import judge
 from unbatch.gradients import capture
+from unbatch.training import LocalTraining, train
 from unbatch.types import Candidate, Observation, Reconstruction, Status
 
 
@@ -266,3 +267,23 @@ def test_some_of_a_batch_of_twins_are_given_no_better_than_their_distance(
             assert given.accuracy is not None
             errors = torch.cdist(given.inputs, inputs).amin(dim=1) / means.norm(dim=1).mean()
             assert bool((errors <= 3 * given.accuracy).all())
+
+
+@pytest.mark.parametrize("apart", [2e-5, 1e-4])
+def test_local_steps_on_twins_have_more_directions_than_there_are_means(apart: float) -> None:
+    """No step moves what the first layer is fed, so that its update has a direction a member, as one gradient has."""
+    model, (inputs, labels) = network(), members()
+    move = apart * torch.randn(inputs.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    batch, order, local = torch.cat([inputs + move, inputs - move]), torch.arange(12).expand(2, 12), LocalTraining(2, None, 0.1)
+    moved = train(model, batch, labels.repeat(2), local, order, "cross_entropy")
+    update = local.average(moved, dict(model.named_parameters()), 12)
+    found = judge(Observation(model, update, (100,), training=local), Candidate(inputs, labels))
+    assert found.status is not Status.RECONSTRUCTED
+    if found.status.disclosed:
+        assert found.inputs is not None
+        assert found.accuracy is not None
+        errors = torch.cdist(found.inputs, batch).amin(dim=1) / inputs.norm(dim=1)
+        assert bool((errors <= 3 * found.accuracy).all())
+    alone = train(model, inputs, labels, local, order[:, :6], "cross_entropy")
+    seen = Observation(model, local.average(alone, dict(model.named_parameters()), 6), (100,), training=local)
+    assert judge(seen, Candidate(inputs, labels)).status is Status.RECONSTRUCTED

@@ -153,7 +153,7 @@ def _of_samples(observation: Observation, candidate: Candidate) -> Reconstructio
     whole = prove_whole(observation, distinct.inputs, distinct.labels, copies, limit)
     if whole.holds and bool((whole.accuracy <= acceptable(observation)).all()):
         weights = whole.weights if whole.weights is not None else copies.double() / copies.sum()
-        members = _members_at_least(observation, whole, copies)
+        members = 0 if whole.pruned or bool((copies > 1).any()) else _members_at_least(observation, whole.residual)
         return _disclosed(
             observation, candidate, distinct, weights, whole.accuracy, whole.residual, _pruned(whole), explained=True, members=members
         )
@@ -174,10 +174,10 @@ def _refused(observation: Observation, inputs: Tensor, kept: Tensor) -> str:
     return ""
 
 
-def _members_at_least(observation: Observation, whole: Whole, copies: Tensor) -> int:
-    """How many members there are at least, by the directions of the gradient; 0 where the samples leave no more than rounding of it."""
-    said = observation.batch_size is not None or whole.pruned or bool((copies > 1).any())
-    return 0 if said or whole.residual <= ROUNDED * torch.finfo(observation.rounding).eps else directions_of(observation)
+def _members_at_least(observation: Observation, residual: float) -> int:
+    """How many members there are at least, by the directions of the update; 0 if that is rounding beside the residual, or a size was told."""
+    said = observation.batch_size is not None
+    return 0 if said or residual <= ROUNDED * torch.finfo(observation.rounding).eps else directions_of(observation)
 
 
 ROUNDED = 30.0
@@ -391,7 +391,8 @@ def _of_round(observation: Observation, candidate: Candidate) -> Reconstruction:
     if not made.missed and bool((made.accuracy <= acceptable(observation)).all()):
         even = torch.full_like(made.accuracy, 1 / len(labels))
         known = observation if local.learning_rate is not None else replace(observation, factor_known=False)
-        return _disclosed(known, candidate, samples, even, made.accuracy, made.residual, made.remark, explained=True)
+        members = _members_at_least(observation, made.residual)  # the first layer's inputs do not move: no step adds a direction
+        return _disclosed(known, candidate, samples, even, made.accuracy, made.residual, made.remark, explained=True, members=members)
     why = made.remark or f"replaying the local steps leaves a relative distance of {made.residual:.1e}"
     if not made.missed:
         why = f"{NOT_FIXED} other samples could give it as well"
