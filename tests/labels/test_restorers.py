@@ -215,7 +215,7 @@ def test_the_ablation_is_its_closed_form(seed: int) -> None:
 
 
 def test_the_ablation_is_sure_of_nothing() -> None:
-    """Of samples that a network knows by heart g is nothing, and K/C of each class is whole: trial 946002 called that the update's own word."""
+    """Of samples that a network knows by heart g is nothing, and K/C of each class is whole (trial 946002)."""
     torch.manual_seed(0)
     net = nn.Sequential(nn.Linear(20, 40), nn.ReLU(), nn.Linear(40, 5)).double()
     inputs, labels = torch.rand(5, 20, dtype=torch.float64), torch.tensor([0, 0, 0, 1, 4])

@@ -175,7 +175,7 @@ def _refused(observation: Observation, inputs: Tensor, kept: Tensor) -> str:
 
 
 def _members_at_least(observation: Observation, residual: float) -> int:
-    """How many members there are at least, by the directions of the update; 0 if that is rounding beside the residual, or a size was told."""
+    """How many members there are at least, by the directions of the update; 0 where these say nothing, or a size was told."""
     said = observation.batch_size is not None
     return 0 if said or residual <= ROUNDED * torch.finfo(observation.rounding).eps else directions_of(observation)
 
