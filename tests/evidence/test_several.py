@@ -269,6 +269,23 @@ def test_some_of_a_batch_of_twins_are_given_no_better_than_their_distance(
             assert bool((errors <= 3 * given.accuracy).all())
 
 
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("apart", [1e-6, 2e-5])
+def test_a_size_that_was_told_makes_no_one_of_two_where_the_update_has_more_directions(apart: float, times: int) -> None:
+    """Told six, or each proposed twice, six means explain a batch of twelve, of which the gradient has as many directions (trial 942153)."""
+    model, (inputs, labels) = network(), members()
+    move = apart * torch.randn(inputs.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    batch = torch.cat([inputs + move, inputs - move])
+    seen = Observation(model, capture(model, batch, labels.repeat(2)), (100,), batch_size=6)
+    found = judge(seen, Candidate(inputs.repeat(times, 1), labels.repeat(times)))
+    assert found.status is not Status.RECONSTRUCTED
+    if found.status.disclosed:
+        assert found.inputs is not None
+        assert found.accuracy is not None
+        errors = torch.cdist(found.inputs, batch).amin(dim=1) / inputs.norm(dim=1)[: len(found.inputs)]
+        assert bool((errors <= 3 * found.accuracy).all())
+
+
 @pytest.mark.parametrize("apart", [2e-5, 1e-4])
 def test_local_steps_on_twins_have_more_directions_than_there_are_means(apart: float) -> None:
     """No step moves what the first layer is fed, so that its update has a direction a member, as one gradient has."""

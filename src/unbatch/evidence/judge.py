@@ -153,7 +153,7 @@ def _of_samples(observation: Observation, candidate: Candidate) -> Reconstructio
     whole = prove_whole(observation, distinct.inputs, distinct.labels, copies, limit)
     if whole.holds and bool((whole.accuracy <= acceptable(observation)).all()):
         weights = whole.weights if whole.weights is not None else copies.double() / copies.sum()
-        members = 0 if whole.pruned or bool((copies > 1).any()) else _members_at_least(observation, whole.residual)
+        members = 0 if whole.pruned else _members_at_least(observation, whole.residual)
         return _disclosed(
             observation, candidate, distinct, weights, whole.accuracy, whole.residual, _pruned(whole), explained=True, members=members
         )
@@ -175,9 +175,8 @@ def _refused(observation: Observation, inputs: Tensor, kept: Tensor) -> str:
 
 
 def _members_at_least(observation: Observation, residual: float) -> int:
-    """How many members there are at least, by the directions of the update; 0 where these say nothing, or a size was told."""
-    said = observation.batch_size is not None
-    return 0 if said or residual <= ROUNDED * torch.finfo(observation.rounding).eps else directions_of(observation)
+    """How many members there are at least, by the directions of the update; 0 where the samples leave no more than rounding of it."""
+    return 0 if residual <= ROUNDED * torch.finfo(observation.rounding).eps else directions_of(observation)
 
 
 ROUNDED = 30.0
@@ -267,7 +266,7 @@ def _disclosed(
             samples, weights, accuracy, explained = samples[kept], weights[kept], accuracy[kept], False
     hiding = hides(observation, samples.inputs, samples.labels)
     rest = completeness(observation, weights, samples.labels, explained=explained, hiding=hiding)
-    if rest.whole and observation.batch_size is None and members > len(samples.labels):
+    if rest.whole and observation.batch_size in (None, len(samples.labels)) and members > len(samples.labels):
         rest = Completeness(False, torch.ones_like(rest.copies), None, (f"the update has {members} directions, {MUCH_ALIKE}",))
     told = labels_told(observation, samples.inputs, samples.labels)
     if not told:

@@ -1,4 +1,4 @@
-"""Records of which the network makes no finite numbers, as of a blank one that is divided by its own spread: these cannot be held against."""
+"""Records of which the network makes no finite numbers, as of a blank one divided by its own spread: nothing is said of these."""
 
 from __future__ import annotations
 
