@@ -272,7 +272,7 @@ def test_some_of_a_batch_of_twins_are_given_no_better_than_their_distance(
 @pytest.mark.parametrize("times", [1, 2])
 @pytest.mark.parametrize("apart", [1e-6, 2e-5])
 def test_a_size_that_was_told_makes_no_one_of_two_where_the_update_has_more_directions(apart: float, times: int) -> None:
-    """Told six, or each proposed twice, six means explain a batch of twelve, of which the gradient has as many directions (trial 942153)."""
+    """Six means, as were told, or each proposed twice, explain a batch of twelve; the gradient has twelve directions (942153)."""
     model, (inputs, labels) = network(), members()
     move = apart * torch.randn(inputs.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     batch = torch.cat([inputs + move, inputs - move])
