@@ -269,6 +269,33 @@ def test_some_of_a_batch_of_twins_are_given_no_better_than_their_distance(
             assert bool((errors <= 3 * given.accuracy).all())
 
 
+class Skipping(nn.Module):
+    """A second way around the layer that sees the samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.around, self.last = nn.Linear(100, 60), nn.Linear(100, 10), nn.Linear(60, 10)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        scores: Tensor = self.last(torch.tanh(self.first(inputs))) + self.around(inputs)
+        return scores
+
+
+@pytest.mark.parametrize("told", [None, 6])
+@pytest.mark.parametrize("kind", ["coupled", "skipping"])
+def test_directions_are_no_more_than_members_whatever_follows_the_layer(kind: str, told: int | None) -> None:
+    """Means of twins were the whole batch behind a skip (951004) and where statistics couple a batch."""
+    torch.manual_seed(2)
+    norm = nn.Sequential(nn.Linear(100, 60), nn.Tanh(), nn.BatchNorm1d(60), nn.Linear(60, 10))
+    model, (inputs, labels) = (norm if kind == "coupled" else Skipping()).double(), members()
+    move = 2e-6 * torch.randn(inputs.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    batch = torch.cat([inputs + move, inputs - move])
+    seen = Observation(model, capture(model, batch, labels.repeat(2)), (100,), batch_size=told)
+    assert judge(seen, Candidate(inputs, labels)).status is not Status.RECONSTRUCTED
+    alone = Observation(model, capture(model, inputs, labels), (100,), batch_size=told)
+    assert judge(alone, Candidate(inputs + 1e-6 * move, labels)).status is Status.RECONSTRUCTED
+
+
 @pytest.mark.parametrize("times", [1, 2])
 @pytest.mark.parametrize("apart", [1e-6, 2e-5])
 def test_a_size_that_was_told_makes_no_one_of_two_where_the_update_has_more_directions(apart: float, times: int) -> None:

@@ -308,7 +308,9 @@ def _all_of_a_regression(observation: Observation, samples: _Samples) -> bool:
     false proofs in trials of small networks, which counts that are known exclude elsewhere.
     """
     number = len(samples.labels)
-    return observation.one_gradient and observation.batch_size == number == directions_of(observation)
+    if not observation.one_gradient or observation.batch_size != number:
+        return False
+    return (entrance := entrance_to(observation)) is not None and entrance.first.rank == number
 
 
 TWO_WAYS = (

@@ -90,7 +90,7 @@ def hidden_by_counting(
     """
     if observation.batch_size == len(labels):
         times = repeated(observation, weights, labels, most=1)
-        if times is None and not (explained and members > len(labels)):
+        if times is None and members <= len(labels) * (1 if explained else MORE):
             return torch.zeros_like(weights)
         # One that counts as some others do together contradicts it, and so do directions that what they count leaves over.
         observation, members = replace(observation, batch_size=None), 0 if times is not None and members <= int(times.sum()) else members
