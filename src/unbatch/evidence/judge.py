@@ -308,9 +308,8 @@ def _all_of_a_regression(observation: Observation, samples: _Samples) -> bool:
     false proofs in trials of small networks, which counts that are known exclude elsewhere.
     """
     number = len(samples.labels)
-    if not observation.one_gradient or observation.batch_size != number:
-        return False
-    return (entrance := entrance_to(observation)) is not None and entrance.first.rank == number
+    entrance = entrance_to(observation) if observation.one_gradient and observation.batch_size == number else None
+    return entrance is not None and entrance.first.rank == number
 
 
 TWO_WAYS = (
@@ -392,7 +391,8 @@ def _of_round(observation: Observation, candidate: Candidate) -> Reconstruction:
     if not made.missed and bool((made.accuracy <= acceptable(observation)).all()):
         even = torch.full_like(made.accuracy, 1 / len(labels))
         known = observation if local.learning_rate is not None else replace(observation, factor_known=False)
-        members = _members_at_least(observation, made.residual)  # the first layer's inputs do not move: no step adds a direction
+        # The first layer's inputs do not move: no step adds a direction. Without the factor the rounding of the weights is not known.
+        members = 0 if local.factor(observation.batch_size) is None else _members_at_least(observation, made.residual)
         return _disclosed(known, candidate, samples, even, made.accuracy, made.residual, made.remark, explained=True, members=members)
     why = made.remark or f"replaying the local steps leaves a relative distance of {made.residual:.1e}"
     if not made.missed:
