@@ -307,9 +307,8 @@ def _all_of_a_regression(observation: Observation, samples: _Samples) -> bool:
     What samples count is free in a regression. Of some samples, or of a batch of unknown size, a search and pairs that are much alike made
     false proofs in trials of small networks, which counts that are known exclude elsewhere.
     """
-    number = len(samples.labels)
-    entrance = entrance_to(observation) if observation.one_gradient and observation.batch_size == number else None
-    return entrance is not None and entrance.first.rank == number
+    told = observation.one_gradient and observation.batch_size == len(samples.labels)
+    return told and (entrance := entrance_to(observation)) is not None and entrance.first.rank == observation.batch_size
 
 
 TWO_WAYS = (
