@@ -9,6 +9,7 @@ from torch.nn import functional as F
 
 from unbatch.evidence import judge
 from unbatch.gradients import capture
+from unbatch.training import LocalTraining, train
 from unbatch.types import Candidate, Observation, Reconstruction, Status
 
 
@@ -266,3 +267,67 @@ def test_some_of_a_batch_of_twins_are_given_no_better_than_their_distance(
             assert given.accuracy is not None
             errors = torch.cdist(given.inputs, inputs).amin(dim=1) / means.norm(dim=1).mean()
             assert bool((errors <= 3 * given.accuracy).all())
+
+
+class Skipping(nn.Module):
+    """A second way around the layer that sees the samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.around, self.last = nn.Linear(100, 60), nn.Linear(100, 10), nn.Linear(60, 10)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        scores: Tensor = self.last(torch.tanh(self.first(inputs))) + self.around(inputs)
+        return scores
+
+
+@pytest.mark.parametrize("told", [None, 6])
+@pytest.mark.parametrize("kind", ["coupled", "skipping"])
+def test_directions_are_no_more_than_members_whatever_follows_the_layer(kind: str, told: int | None) -> None:
+    """Means of twins were the whole batch behind a skip (951004) and where statistics couple a batch."""
+    torch.manual_seed(2)
+    norm = nn.Sequential(nn.Linear(100, 60), nn.Tanh(), nn.BatchNorm1d(60), nn.Linear(60, 10))
+    model, (inputs, labels) = (norm if kind == "coupled" else Skipping()).double(), members()
+    move = 2e-6 * torch.randn(inputs.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    batch = torch.cat([inputs + move, inputs - move])
+    seen = Observation(model, capture(model, batch, labels.repeat(2)), (100,), batch_size=told)
+    assert judge(seen, Candidate(inputs, labels)).status is not Status.RECONSTRUCTED
+    alone = Observation(model, capture(model, inputs, labels), (100,), batch_size=told)
+    assert judge(alone, Candidate(inputs + 1e-6 * move, labels)).status is Status.RECONSTRUCTED
+
+
+@pytest.mark.parametrize("times", [1, 2])
+@pytest.mark.parametrize("apart", [1e-6, 2e-5])
+def test_a_size_that_was_told_makes_no_one_of_two_where_the_update_has_more_directions(apart: float, times: int) -> None:
+    """Six means, as were told, or each proposed twice, explain a batch of twelve; the gradient has twelve directions (942153)."""
+    model, (inputs, labels) = network(), members()
+    move = apart * torch.randn(inputs.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    batch = torch.cat([inputs + move, inputs - move])
+    seen = Observation(model, capture(model, batch, labels.repeat(2)), (100,), batch_size=6)
+    found = judge(seen, Candidate(inputs.repeat(times, 1), labels.repeat(times)))
+    assert found.status is not Status.RECONSTRUCTED
+    if found.status.disclosed:
+        assert found.inputs is not None
+        assert found.accuracy is not None
+        errors = torch.cdist(found.inputs, batch).amin(dim=1) / inputs.norm(dim=1)[: len(found.inputs)]
+        assert bool((errors <= 3 * found.accuracy).all())
+
+
+@pytest.mark.parametrize("apart", [2e-5, 1e-4])
+def test_local_steps_on_twins_have_more_directions_than_there_are_means(apart: float) -> None:
+    """No step moves what the first layer is fed, so that its update has a direction a member, as one gradient has."""
+    model, (inputs, labels) = network(), members()
+    move = apart * torch.randn(inputs.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    batch, order, local = torch.cat([inputs + move, inputs - move]), torch.arange(12).expand(2, 12), LocalTraining(2, None, 0.1)
+    moved = train(model, batch, labels.repeat(2), local, order, "cross_entropy")
+    update = local.average(moved, dict(model.named_parameters()), 12)
+    found = judge(Observation(model, update, (100,), training=local), Candidate(inputs, labels))
+    assert found.status is not Status.RECONSTRUCTED
+    if found.status.disclosed:
+        assert found.inputs is not None
+        assert found.accuracy is not None
+        errors = torch.cdist(found.inputs, batch).amin(dim=1) / inputs.norm(dim=1)
+        assert bool((errors <= 3 * found.accuracy).all())
+    alone = train(model, inputs, labels, local, order[:, :6], "cross_entropy")
+    seen = Observation(model, local.average(alone, dict(model.named_parameters()), 6), (100,), training=local)
+    assert judge(seen, Candidate(inputs, labels)).status is Status.RECONSTRUCTED

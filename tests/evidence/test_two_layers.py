@@ -85,7 +85,8 @@ def test_the_directions_of_the_first_layer_are_known_without_the_layers_behind(s
     assert entrance is not None
     assert directions_of(seen) == entrance.first.rank == SAMPLES
     normed = nn.Sequential(nn.Linear(NUMBERS, WIDTH), nn.BatchNorm1d(WIDTH), nn.ReLU(), nn.Linear(WIDTH, CLASSES)).double()
-    assert directions_of(Observation(normed, capture(normed, setting.x, setting.y), (NUMBERS,))) == 0
+    coupled = directions_of(Observation(normed, capture(normed, setting.x, setting.y), (NUMBERS,)))
+    assert coupled == SAMPLES - 1, "statistics of the batch take one direction away, and never add one"
 
 
 def blended(share: float, among: Callable[[Setting], Tensor], every: int) -> Liar:

@@ -214,6 +214,22 @@ def test_the_ablation_is_its_closed_form(seed: int) -> None:
     assert torch.equal(found.counts, whole(30 * (0.1 - last_layer(seen).bias_gradient), 30))
 
 
+def test_the_ablation_is_sure_of_nothing() -> None:
+    """Of samples that a network knows by heart g is nothing, and K/C of each class is whole (trial 946002)."""
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(20, 40), nn.ReLU(), nn.Linear(40, 5)).double()
+    inputs, labels = torch.rand(5, 20, dtype=torch.float64), torch.tensor([0, 0, 0, 1, 4])
+    optimizer = torch.optim.Adam(net.parameters(), lr=1e-2)
+    for _ in range(300):
+        optimizer.zero_grad()
+        nn.functional.cross_entropy(net(inputs), labels).backward()
+        optimizer.step()
+    found = ILRG(uniform=True)(Observation(net, capture(net, inputs, labels), (20,), batch_size=5))
+    assert found.counts is not None
+    assert found.counts.tolist() == [1, 1, 1, 1, 1]
+    assert not found.determined
+
+
 def test_a_class_without_gradient_does_not_break_ilrg() -> None:
     seen = observe(0, random_labels(0, 24))
     update = {name: tensor.clone() for name, tensor in seen.update.items()}

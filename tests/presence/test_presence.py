@@ -457,3 +457,27 @@ def test_a_weight_that_is_used_again_without_a_layer_makes_nobody_absent() -> No
     x[1] = x[0] + 1e-6 * torch.randn(12).double()
     update = unbatch.capture(net, x[:2], torch.tensor([0, 1]), check=False)
     assert A not in verdicts(unbatch.members(Observation(net, update, (12,), batch_size=2), x))[:2]
+
+
+class OfItsSpread(nn.Module):
+    """Every record divided by its own spread, which a blank one lacks."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rest = nn.Sequential(nn.Linear(30, 40), nn.GELU(), nn.Linear(40, 40), nn.GELU(), nn.Linear(40, 5))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.rest((inputs - inputs.mean(dim=1, keepdim=True)) / inputs.std(dim=1, keepdim=True))
+
+
+def test_a_record_of_which_the_network_makes_no_numbers_is_undecided_and_spoils_no_other() -> None:
+    """Trial 941071 broke down."""
+    torch.manual_seed(0)
+    net, inputs, blank = OfItsSpread().double(), torch.rand(20, 30).double(), torch.zeros(1, 30).double()
+    observation = seen(net, inputs[:6], 6)
+    alone = unbatch.members(observation, inputs)
+    beside = verdicts(unbatch.members(observation, torch.cat([inputs[:3], blank, inputs[3:]])))
+    assert beside.pop(3) is U
+    assert beside == verdicts(alone)
+    assert verdicts(unbatch.members(observation, blank)) == [U]
+    assert verdicts(unbatch.members(observation, inputs, reference=blank)) == verdicts(alone)

@@ -88,14 +88,12 @@ def entrance_to(observation: Observation) -> Entrance | None:
 
 
 def directions_of(observation: Observation) -> int:
-    """The rank of the gradient of the layer that ``entrance_to`` gives; 0 where it gives none.
+    """The rank of the gradient of the layer that sees the samples; 0 where there is none, or noise has full rank.
 
-    Without the spaces of the layers behind it, each of which takes as long.
+    No batch has more directions there than samples, whatever follows, and be they coupled.
     """
-    if (tail := _tail_to(observation)) is None:
-        return 0
-    bias = next(call.bias for call in observation.layers if call.weight == tail.start)
-    space = spaces_of(observation, [(tail.start, bias)]).get(tail.start)
+    first = entrance_of(observation.layers, observation, TRIAL)
+    space = None if first is None else spaces_of(observation, [(first.weight, first.bias)]).get(first.weight)
     return 0 if space is None else space.rank
 
 

@@ -153,7 +153,7 @@ def _of_samples(observation: Observation, candidate: Candidate) -> Reconstructio
     whole = prove_whole(observation, distinct.inputs, distinct.labels, copies, limit)
     if whole.holds and bool((whole.accuracy <= acceptable(observation)).all()):
         weights = whole.weights if whole.weights is not None else copies.double() / copies.sum()
-        members = _members_at_least(observation, whole, copies)
+        members = 0 if whole.pruned else _members_at_least(observation, whole.residual)
         return _disclosed(
             observation, candidate, distinct, weights, whole.accuracy, whole.residual, _pruned(whole), explained=True, members=members
         )
@@ -174,10 +174,9 @@ def _refused(observation: Observation, inputs: Tensor, kept: Tensor) -> str:
     return ""
 
 
-def _members_at_least(observation: Observation, whole: Whole, copies: Tensor) -> int:
-    """How many members there are at least, by the directions of the gradient; 0 where the samples leave no more than rounding of it."""
-    said = observation.batch_size is not None or whole.pruned or bool((copies > 1).any())
-    return 0 if said or whole.residual <= ROUNDED * torch.finfo(observation.rounding).eps else directions_of(observation)
+def _members_at_least(observation: Observation, residual: float) -> int:
+    """How many members there are at least, by the directions of the update; 0 where the samples leave no more than rounding of it."""
+    return 0 if residual <= ROUNDED * torch.finfo(observation.rounding).eps else directions_of(observation)
 
 
 ROUNDED = 30.0
@@ -267,7 +266,7 @@ def _disclosed(
             samples, weights, accuracy, explained = samples[kept], weights[kept], accuracy[kept], False
     hiding = hides(observation, samples.inputs, samples.labels)
     rest = completeness(observation, weights, samples.labels, explained=explained, hiding=hiding)
-    if rest.whole and observation.batch_size is None and members > len(samples.labels):
+    if rest.whole and observation.batch_size in (None, len(samples.labels)) and members > len(samples.labels):
         rest = Completeness(False, torch.ones_like(rest.copies), None, (f"the update has {members} directions, {MUCH_ALIKE}",))
     told = labels_told(observation, samples.inputs, samples.labels)
     if not told:
@@ -308,8 +307,8 @@ def _all_of_a_regression(observation: Observation, samples: _Samples) -> bool:
     What samples count is free in a regression. Of some samples, or of a batch of unknown size, a search and pairs that are much alike made
     false proofs in trials of small networks, which counts that are known exclude elsewhere.
     """
-    number = len(samples.labels)
-    return observation.one_gradient and observation.batch_size == number == directions_of(observation)
+    told = observation.one_gradient and observation.batch_size == len(samples.labels)
+    return told and (entrance := entrance_to(observation)) is not None and entrance.first.rank == observation.batch_size
 
 
 TWO_WAYS = (
@@ -391,7 +390,9 @@ def _of_round(observation: Observation, candidate: Candidate) -> Reconstruction:
     if not made.missed and bool((made.accuracy <= acceptable(observation)).all()):
         even = torch.full_like(made.accuracy, 1 / len(labels))
         known = observation if local.learning_rate is not None else replace(observation, factor_known=False)
-        return _disclosed(known, candidate, samples, even, made.accuracy, made.residual, made.remark, explained=True)
+        # The first layer's inputs do not move: no step adds a direction. Without the factor the rounding of the weights is not known.
+        members = 0 if local.factor(observation.batch_size) is None else _members_at_least(observation, made.residual)
+        return _disclosed(known, candidate, samples, even, made.accuracy, made.residual, made.remark, explained=True, members=members)
     why = made.remark or f"replaying the local steps leaves a relative distance of {made.residual:.1e}"
     if not made.missed:
         why = f"{NOT_FIXED} other samples could give it as well"

@@ -13,12 +13,12 @@ left is of second order in what d grows by, γ ‖δ‖ / ‖x‖, and hides ‖
 that one number, so that the estimate is multiplied by ``BY_CHANCE``.
 
 Where the batch size was told and as many different samples are proved, each of them is one, and nothing is asked, unless they count like
-some that were there several times. Where none was told, those that count least are taken for one each: a batch is not told from one in
-which each of them stands for as many that are alike. Some of a batch, of which the factor is not known, are given the accuracy to which two
-may hide in each, unless they are more than half of its members. But where neither the slope of the loss nor the network turns as a sample
-moves, as for a hinge behind ReLU, they need not even be alike. Nor need they where scores hardly move, as of a softmax regression that
-starts from zeros. So a pair is made of every sample, a tenth of its length to either side: what the means leave wrong must be more than
-what these samples leave.
+some that were there several times, or the update has more directions. Where none was told, those that count least are taken for one each: a
+batch is not told from one in which each of them stands for as many that are alike. Some of a batch, of which the factor is not known, are
+given the accuracy to which two may hide in each, unless they are more than half of its members. But where neither the slope of the loss nor
+the network turns as a sample moves, as for a hinge behind ReLU, they need not even be alike. Nor need they where scores hardly move, as of
+a softmax regression that starts from zeros. So a pair is made of every sample, a tenth of its length to either side: what the means leave
+wrong must be more than what these samples leave.
 """
 
 from __future__ import annotations
@@ -89,9 +89,11 @@ def hidden_by_counting(
         members: how many there are at least, by the directions of the gradient.
     """
     if observation.batch_size == len(labels):
-        if repeated(observation, weights, labels, most=1) is None:
+        times = repeated(observation, weights, labels, most=1)
+        if times is None and members <= len(labels) * (1 if explained else MORE):
             return torch.zeros_like(weights)
-        observation = replace(observation, batch_size=None)  # one that counts as some others do together contradicts it
+        # One that counts as some others do together contradicts it, and so do directions that what they count leaves over.
+        observation, members = replace(observation, batch_size=None), 0 if times is not None and members <= int(times.sum()) else members
     several = counts(observation, weights, labels, explained=explained) > MORE
     if observation.batch_size is None and members > len(labels):
         # Where fewer samples explain all of it, any may stand for two; elsewhere what counts more than one of so many members is several.

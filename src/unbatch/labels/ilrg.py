@@ -47,7 +47,7 @@ class ILRG(LabelRestorer):
     sum are taken.
 
     Attributes:
-        uniform: the published ablation: every class softmax is 1/C, so that k = K (1/C − g).
+        uniform: the published ablation: every class softmax is 1/C, so that k = K (1/C − g). Its counts are never called determined.
 
     Example:
         >>> import torch, unbatch
@@ -86,7 +86,8 @@ class ILRG(LabelRestorer):
         off = (counts - counts.round()).square().mean().sqrt().expand(layer.classes)
         noise = total * magnified * layer.noise
         error, about = expected_error(counts, off.square().add(noise**2).sqrt(), total), told(observation)
-        if float(probabilities.diagonal().max()) > OWN or not size_is_shown(observation, counts):
+        # Nothing confirms that every softmax is 1/C: where a network is sure of all samples, g is whole, and so are K/C and whole numbers.
+        if self.uniform or float(probabilities.diagonal().max()) > OWN or not size_is_shown(observation, counts):
             error = None
         if error is None and layer.noise == 0 and float(off[0]) > WHOLE:
             doubt = f"the counts came out {float(off[0]):.2f} off whole numbers, where 0.29 is chance: they are not what iLRG is made for"

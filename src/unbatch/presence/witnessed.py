@@ -24,6 +24,7 @@ from unbatch.gradients import sensitivities
 from unbatch.presence.answering import NEAR, Case, answers, limits
 from unbatch.presence.blends import Apart, apart_from_blends, apart_from_changes, beyond_count, moved_within
 from unbatch.presence.fed import CHUNK, Passes, Witness, passes_of, witnesses
+from unbatch.presence.finite import finite, with_blanks
 from unbatch.presence.headcount import number_of
 from unbatch.presence.made_up import refuted_if_made_up
 from unbatch.presence.pairs import means_show, pairs_hide
@@ -104,6 +105,11 @@ def presence(
     """
     passes = passes_of(observation)
     found = witnesses(passes)
+    if not bool((kept := finite(passes, found, records)).all()):
+        named = labels if labels is None else labels[kept]
+        return with_blanks(presence(observation, records[kept], named, reference, deviation) if bool(kept.any()) else None, kept)
+    if reference is not None and not len(reference := reference[finite(passes, found, reference)]):
+        reference = None
     first, why = _first(passes, found, records, deviation)
     if first is None:
         return Membership(tuple(Presence(Verdict.UNDECIDED, reason=why) for _ in records), reason=why)
@@ -328,6 +334,8 @@ def _asked(passes: Passes, rows: Rows, records: Tensor, reference: Tensor | None
         if len(reference) < FEW:
             reference = torch.cat([reference, decoys(records)])
     left, _, vectors = _left(passes, rows, reference)
+    kept = left.isfinite()  # of what was made of parts the network may make no numbers
+    left, vectors = left[kept], vectors[kept[: len(vectors)]]
     found = reference_of(vectors, torch.ones(len(vectors), dtype=vectors.dtype, device=vectors.device))
     logs = left.clamp_min(1e-17).log()
     spread = float(logs.std()) if len(logs) > 1 else 0.0
