@@ -81,7 +81,7 @@ def read_columns(
     if len(t) < frame.sought - FEW:
         return None
     if len(t) < frame.sought - 1:
-        t = search_pairs(problem, rest, frame, generator, TOLERANCE, more, clock=clock, known=t)
+        t = search_pairs(problem, rest, frame, generator, TOLERANCE, more, clock=clock, known=t, like=found.samples)
     if len(t) == frame.sought - 1:
         last = samples_of(problem, rest, frame, t)[torch.tensor([-1], device=t.device)]
         if bool(last.samples.isfinite().all()):

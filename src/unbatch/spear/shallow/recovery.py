@@ -124,7 +124,9 @@ def _by_pairs(problem: TwoLayer, found: Found, generator: Generator, clock: Cloc
     if frame is None:
         return Found.none(problem)
     tolerance = min(ROUGH, max(SHARP, BLUR * frame.noise))
-    columns = search_pairs(problem, rest, frame, generator, tolerance, lambda known: more(len(found) + known), clock=clock)
+    columns = search_pairs(
+        problem, rest, frame, generator, tolerance, lambda known: more(len(found) + known), clock=clock, like=found.samples
+    )
     if not frame.sought - 1 <= len(columns) <= frame.sought:  # more of them than there are samples cannot all be right
         return Found.none(problem)
     new = samples_of(problem, rest, frame, columns)
