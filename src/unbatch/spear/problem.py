@@ -74,7 +74,7 @@ def factored(observation: Observation, call: LinearCall, generator: Generator, c
     gradient = observation.update[call.weight]
     factors = factor(gradient, generator, clock=clock)
     alive = int(firing(gradient).sum())
-    if fading := 0 if factors.clear else _fading(gradient, factors, alive):
+    if fading := _fading(gradient, factors, alive):
         factors = factor(gradient, generator, rank=min(observation.batch_size or fading, *gradient.shape), clock=clock)
     hidden = not (factors.clear or fading) or factors.rank >= min(alive, gradient.shape[1])
     size = (length(factors.right) ** 2 / gradient.numel() + factors.noise**2) ** 0.5  # of the gradient's numbers, without a pass over them
@@ -94,11 +94,13 @@ def factored(observation: Observation, call: LinearCall, generator: Generator, c
 def _fading(gradient: Float[Tensor, "m n"], factors: Factors, alive: int) -> int:
     """The rank of a gradient whose weakest samples come down to the rounding of float64, so that no gap is left there; 0 of any other.
 
-    Noise, and pruning, leave nearly full rank: far less of it means that nothing is added to the samples but rounding.
+    Noise, and pruning, leave nearly full rank: far less of it means that nothing is added to the samples but rounding. A gap after which
+    most of it follows, as of inputs that have a mean, is none between samples and noise.
     """
     spectrum = factors.singular_values
     seen = int((spectrum > ROUNDINGS * torch.finfo(spectrum.dtype).eps * spectrum[0]).sum())
-    return seen if gradient.dtype == torch.float64 and 2 * seen < min(alive, gradient.shape[1]) else 0
+    late = factors.clear and seen <= 2 * factors.rank
+    return seen if gradient.dtype == torch.float64 and not late and 2 * seen < min(alive, gradient.shape[1]) else 0
 
 
 def noiseless(factors: Factors) -> bool:
