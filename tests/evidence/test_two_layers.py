@@ -11,9 +11,10 @@ from torch.nn import functional as F
 
 from unbatch.evidence import judge
 from unbatch.evidence.accuracy import FITTED, from_conditions, from_finer_rows, from_rows
-from unbatch.evidence.certificate import Certificates, certify
+from unbatch.evidence.certificate import SPARE, Certificates, certify
 from unbatch.evidence.each import directions_of, entrance_to, plainly_counted
 from unbatch.evidence.others import others_of
+from unbatch.evidence.regions import settled
 from unbatch.gradients import capture
 from unbatch.types import Candidate, Observation, Reconstruction, Status
 
@@ -226,3 +227,35 @@ def test_other_members_fix_what_one_layer_of_relu_leaves_open() -> None:
     assert float(beside.max()) < 1e-6
     false = from_conditions(entrance, moved[few], labels[few], shown.misfit[few], others, few)
     assert float(false.min()) > 5e-4  # it is told how far it is off
+
+
+def test_equations_that_random_samples_of_one_kind_hide_are_counted(setting: Setting) -> None:
+    """Pictures that are much alike: as many random ones of their span as there are unknowns, and 32, show 30 of the equations, not all."""
+    noise = torch.rand((40, NUMBERS), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    inputs, labels = 0.22 + 0.1 * noise, torch.arange(40) % CLASSES
+    entrance = entrance_to(Observation(setting.net, capture(setting.net, inputs, labels), (NUMBERS,), batch_size=40))
+    assert entrance is not None
+    shown = certify(entrance, inputs @ entrance.first.right, torch.zeros(40, dtype=torch.float64), labels)
+    assert entrance.first.rank == 40
+    assert 40 < shown.equations <= 40 + SPARE
+
+
+def test_more_random_samples_show_no_equations_that_are_not_there() -> None:
+    """Of 60 neurons 40 columns leave 20 equations, however often they are asked."""
+    generator = torch.Generator().manual_seed(0)
+    net = nn.Sequential(nn.Linear(NUMBERS, 60), nn.ReLU(), nn.Linear(60, CLASSES)).double()
+    inputs, labels = torch.randn((40, NUMBERS), generator=generator, dtype=torch.float64), torch.arange(40) % CLASSES
+    entrance = entrance_to(Observation(net, capture(net, inputs, labels), (NUMBERS,), batch_size=40))
+    assert entrance is not None
+    shown = certify(entrance, inputs @ entrance.first.right, torch.zeros(40, dtype=torch.float64), labels)
+    assert shown.equations == 20
+
+
+def test_the_bias_gradient_says_what_one_sample_counts_though_not_what_a_weak_one_does() -> None:
+    """Columns that say nothing outside of the proposed ones: only the bias gradient settles a sample, and for each its own equation."""
+    columns = torch.eye(6, 2, dtype=torch.float64)
+    pulled = torch.tensor([[[1.0, 0, 0, 0, 0, 0], [0, 1, 0, 0, 0, 0]], [[1, 1, 0, 0, 0, 0], [1, 1, 0, 0, 0, 0]]]).double()
+    assert settled(pulled, columns, bias=torch.tensor([True, False]), free=False).tolist() == [True, False]
+    assert settled(pulled, columns, bias=torch.tensor([True, False]), free=torch.tensor([True, False])).tolist() == [False, False]
+    assert settled(pulled, columns, bias=True, free=False).tolist() == [True, True]
+    assert settled(pulled, columns, bias=False, free=False).tolist() == [False, False]

@@ -63,3 +63,15 @@ def test_multiply_is_a_product(monkeypatch: pytest.MonkeyPatch) -> None:
     expected = wide.double() @ right.T
     monkeypatch.setattr(blocks, "BLOCK", 70)
     assert torch.allclose(multiply(wide, right), expected, atol=1e-9)
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_a_gap_after_which_samples_follow_in_a_few_sums_is_not_the_last(seed: int) -> None:
+    """Inputs with a large mean, and 180 directions that fall a hundredfold: 128 sums show one gap, and no end of what follows."""
+    generator = Generator().manual_seed(seed)
+    left = torch.linalg.qr(torch.randn((400, 181), generator=generator, dtype=torch.float64))[0]
+    right = torch.linalg.qr(torch.randn((1200, 181), generator=generator, dtype=torch.float64))[0]
+    values = torch.cat([torch.tensor([200.0]).double(), torch.logspace(0, -2, 180, dtype=torch.float64)])
+    found = factor(left * values @ right.T, generator)
+    assert found.rank == 181
+    assert found.clear

@@ -255,7 +255,7 @@ def _settled(
         def pull(moved: Tensor) -> Tensor:
             return entrance.tail.pulled(entrance.at(moved), slopes)
 
-        bias = bool((shown.length_error[kept] < TOLD).all())
+        bias = shown.length_error[kept] < TOLD
         weights, off = 1 / shown.inverse_weight[kept], _off(entrance, coordinates, labels, shown, kept)
         free = (beside_plain(weights, off) > OBEYED) | (not observation.factor_known)
         odd[kept] = free & counts_freely(weights, off, factor_known=False)

@@ -134,7 +134,7 @@ def settled(
     pulled: Float[Tensor, "s k m"],
     columns: Float[Tensor, "m q"],
     *,
-    bias: bool,
+    bias: bool | Bool[Tensor, " k"],
     free: bool | Bool[Tensor, " k"],
     alone: bool | Bool[Tensor, " k"] = False,
 ) -> Bool[Tensor, " k"]:
@@ -143,14 +143,15 @@ def settled(
     Args:
         pulled: (s, k, m) columns of the slopes that a sample can have (``own_slopes``).
         columns: (m, q) proposed ones.
-        bias: whether the gradient of the bias says what the samples count.
+        bias: whether the gradient of the bias says what the samples count, or what each of them does: M⁻ᵀ 1 = 1 is one equation a sample.
+            Its own is to spare, q² + 1 where ρ = q, however little noise leaves of those of weak samples in its region.
         free: whether what they count, or each of them counts, is that of no plain mean.
         alone: whether no two members, or none beside each of them, can have left one column between them.
     """
     outside, all_ways = outside_of(pulled / pulled.norm(dim=2, keepdim=True).clamp_min(torch.finfo(pulled.dtype).tiny), columns)
-    free, alone = (torch.as_tensor(given, device=columns.device) for given in (free, alone))
-    enough = outside >= int(not bias) + free.int()
-    return enough | ((all_ways == 1) & (alone | ~free)) if bias else enough
+    bias, free, alone = (torch.as_tensor(given, device=columns.device) for given in (bias, free, alone))
+    enough = outside >= (~bias).int() + free.int()
+    return enough | (bias & (all_ways == 1) & (alone | ~free))
 
 
 def turns(

@@ -171,8 +171,9 @@ def _sketched(
         sums = _mixtures(gradient, size, generator) if mixed else _sums_of_columns(gradient, 2 * height if whole else size, generator)
         made, values = decomposed(sums)
         # Rows of dead neurons give singular values of zero, which say nothing of the batch.
-        ranks, gap = _gaps(values[: int((sums != 0).any(dim=1).sum())], resolution)
-        if whole or (ranks[0] < ENOUGH * size and gap >= CLEAR):
+        shown = values[: int((sums != 0).any(dim=1).sum())]
+        ranks, gap = _gaps(shown, resolution)
+        if whole or (ranks[0] < ENOUGH * size and gap >= CLEAR and _flat(shown[ranks[0] :], float(values[0]) * resolution)):
             return made, values, ranks, gap
         size *= 2
 
@@ -332,6 +333,11 @@ def _gaps(values: Tensor, resolution: float) -> tuple[tuple[int, ...], float]:
         return (len(values),), float("inf")
     ranks = [index + 1 for index in clear] or [int(ratios.argmax()) + 1]
     return tuple(ranks), float(ratios[ranks[0] - 1])
+
+
+def _flat(values: Tensor, floor: float) -> bool:
+    """Whether what follows a gap is noise, of one size, or rounding; what goes on falling is samples, of which more sums show more."""
+    return not len(values) or float(values[0]) < CLEAR * max(float(values[-1]), floor)
 
 
 def _ratio(values: Tensor, rank: int) -> float:

@@ -33,6 +33,9 @@ ROUGH = 1e-6
 COMPLETING = 0.5
 """Share of the budget for the completion of what looks pruned: where there is another way, it needs the rest. Chosen."""
 
+ROUNDINGS = 40.0
+"""Roundings of the largest singular value above which one is a sample's, where no gap tells. Chosen, as the judge has it."""
+
 
 @dataclass(frozen=True, eq=False)
 class Problem:
@@ -71,7 +74,9 @@ def factored(observation: Observation, call: LinearCall, generator: Generator, c
     gradient = observation.update[call.weight]
     factors = factor(gradient, generator, clock=clock)
     alive = int(firing(gradient).sum())
-    hidden = not factors.clear or factors.rank >= min(alive, gradient.shape[1])
+    if fading := _fading(gradient, factors, alive):
+        factors = factor(gradient, generator, rank=min(observation.batch_size or fading, *gradient.shape), clock=clock)
+    hidden = not (factors.clear or fading) or factors.rank >= min(alive, gradient.shape[1])
     size = (length(factors.right) ** 2 / gradient.numel() + factors.noise**2) ** 0.5  # of the gradient's numbers, without a pass over them
     rough = factors.noise > ROUGH * size or (len(factors.ranks) > 1 and _cut(gradient, size))
     if (hidden or rough) and is_pruned(gradient):
@@ -82,8 +87,20 @@ def factored(observation: Observation, call: LinearCall, generator: Generator, c
                 raise
     if hidden and observation.batch_size:  # of full rank, because noise has it
         factors = factor(gradient, generator, rank=min(observation.batch_size, *gradient.shape), clock=clock)
-    _check_rank(observation, call, factors)
+    _check_rank(observation, call, factors, fading=bool(fading))
     return factors, None
+
+
+def _fading(gradient: Float[Tensor, "m n"], factors: Factors, alive: int) -> int:
+    """The rank of a gradient whose weakest samples come down to the rounding of float64, so that no gap is left there; 0 of any other.
+
+    Noise, and pruning, leave nearly full rank: far less of it means that nothing is added to the samples but rounding. A gap after which
+    most of it follows, as of inputs that have a mean, is none between samples and noise.
+    """
+    spectrum = factors.singular_values
+    seen = int((spectrum > ROUNDINGS * torch.finfo(spectrum.dtype).eps * spectrum[0]).sum())
+    late = factors.clear and seen <= 2 * factors.rank
+    return seen if gradient.dtype == torch.float64 and not late and 2 * seen < min(alive, gradient.shape[1]) else 0
 
 
 def noiseless(factors: Factors) -> bool:
@@ -182,7 +199,7 @@ def _moved(observation: Observation, call: LinearCall, factors: Factors) -> tupl
     return factor * factors.left @ (factors.right @ factors.right.T), factor * observation.update[str(call.bias)].double()
 
 
-def _check_rank(observation: Observation, call: LinearCall, factors: Factors) -> None:
+def _check_rank(observation: Observation, call: LinearCall, factors: Factors, *, fading: bool) -> None:
     """Refuse a gradient whose rank says that the batch is too large, or says nothing.
 
     Raises:
@@ -194,7 +211,7 @@ def _check_rank(observation: Observation, call: LinearCall, factors: Factors) ->
             f"the gradient of {call.weight} ({height} neurons, {width} inputs) has full rank {factors.rank}: SPEAR needs a batch smaller"
             f" than min({height}, {width}), or an update without noise; if the batch is smaller, give batch_size"
         )
-    if not factors.clear and observation.batch_size is None:
+    if not (factors.clear or fading) and observation.batch_size is None:
         raise Inapplicable(
             f"the singular values of {call.weight} show no clear gap (the largest ratio is {factors.gap:.1f}), so the rank does not"
             " tell the batch size: the update is noisy, or the batch nearly dependent; give batch_size if it is known"

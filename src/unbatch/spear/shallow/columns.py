@@ -51,6 +51,10 @@ where all columns were known, one was off by 12 times that, and no other by more
 DEAD = 1e3
 """A row below this many roundings of its parts says nothing of any sample. Chosen."""
 
+PATIENCE = 24
+"""Rounds without a new column that end the search for the last few. Chosen, twice that of all: one that is missing leaves errors in the
+others."""
+
 CHUNK = 1 << 22
 """Numbers of the masked ranges that are looked at at a time."""
 
@@ -81,7 +85,7 @@ def read_columns(
     if len(t) < frame.sought - FEW:
         return None
     if len(t) < frame.sought - 1:
-        t = search_pairs(problem, rest, frame, generator, TOLERANCE, more, clock=clock, known=t)
+        t = search_pairs(problem, rest, frame, generator, TOLERANCE, more, patience=PATIENCE, clock=clock, known=t, like=found.samples)
     if len(t) == frame.sought - 1:
         last = samples_of(problem, rest, frame, t)[torch.tensor([-1], device=t.device)]
         if bool(last.samples.isfinite().all()):

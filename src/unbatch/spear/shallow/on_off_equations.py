@@ -27,6 +27,7 @@ from torch.nn import functional as F
 
 from unbatch.clock import UNLIMITED, Clock, OutOfTime
 from unbatch.linalg.complement import complement
+from unbatch.spear.shallow.likely import guessed
 from unbatch.spear.shallow.two_layer import Found, Residual, TwoLayer, zero_sum_basis
 
 __all__ = [
@@ -259,6 +260,7 @@ def search_pairs(
     patience: int = 12,
     clock: Clock = UNLIMITED,
     known: Float[Tensor, "f d"] | None = None,
+    like: Float[Tensor, "s r"] | None = None,
 ) -> Float[Tensor, "k d"]:
     """Rounds of starts until all columns but one are known, ``patience`` rounds bring nothing, or ``more`` says stop.
 
@@ -273,14 +275,15 @@ def search_pairs(
         patience: rounds without a new column.
         clock: what is known counts when it runs out.
         known: columns to begin with, which are given back first.
+        like: (s, r) samples that are known: the last few are guessed to be like these.
     """
     found = frame.pairs.new_zeros((0, frame.pairs.shape[1])) if known is None else known
-    idle = 0
+    like, idle = problem.seen[:0] if like is None else like, 0
     while len(found) < frame.sought - 1 and idle < patience and more(len(found)):
         count = min(starts, 48 + 2 * (frame.sought - len(found)))
         few = (idle > 0 or known is not None) and frame.sought - len(found) <= FEW
         try:
-            new = _round(problem, rest, frame, found, count, generator, tolerance, clock, few=few)
+            new = _round(problem, rest, frame, found, count, generator, tolerance, clock, like, few=few)
         except OutOfTime:
             break
         idle = 0 if len(new) else idle + 1
@@ -297,13 +300,14 @@ def _round(
     generator: Generator,
     tolerance: float,
     clock: Clock,
+    like: Float[Tensor, "s r"],
     *,
     few: bool,
 ) -> Float[Tensor, "k d"]:
     """New exact columns, from starts whose goals lie away from what is known, or from guesses of the ``few`` samples that are left."""
     pairs = frame.pairs.float()
     if few:
-        t = _completions(problem, rest, frame, found, 2 * count, generator).float()
+        t = _completions(problem, rest, frame, found, 2 * count, generator, like).float()
     else:
         signal = _prototypes(rest, problem.batch, frame, found, count, generator) @ problem.outer
         signs = signal.sign() * (signal.abs() > FAINT * signal.abs().amax(dim=1, keepdim=True)) * frame.live
@@ -324,15 +328,13 @@ def _round(
 
 
 def _completions(
-    problem: TwoLayer, rest: Residual, frame: Frame, found: Float[Tensor, "f d"], count: int, generator: Generator
+    problem: TwoLayer, rest: Residual, frame: Frame, found: Float[Tensor, "f d"], count: int, generator: Generator, like: Tensor
 ) -> Float[Tensor, "k d"]:
-    """Columns of random samples with random labels, where the samples are orthogonal to all known columns, as those that are left are."""
+    """Columns of guessed samples with random labels, where the samples are orthogonal to all known columns, as those that are left are."""
     left = complement(found @ frame.mixing.T)
-    inputs = left.T @ (frame.coordinates @ rest.rows)
-    _, change = torch.linalg.qr((inputs @ problem.seen.T).T)
-    noise = torch.randn((left.shape[1], count), generator=generator, dtype=left.dtype, device=left.device)
-    shares = torch.linalg.solve_triangular(change, noise, upper=True).T
-    samples = shares / (shares @ (left.T @ (frame.coordinates @ rest.sums)))[:, None] @ inputs
+    samples = guessed(
+        left.T @ (frame.coordinates @ rest.rows), left.T @ (frame.coordinates @ rest.sums), problem.seen, like, count, generator
+    )
     labels = torch.randint(len(problem.outer), (count,), generator=generator, device=left.device)
     guess = problem.columns(samples, labels)
     return unknowns_of(frame, guess.columns, guess.signals)

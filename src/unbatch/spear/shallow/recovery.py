@@ -95,7 +95,7 @@ def recover(problem: TwoLayer, generator: Generator, clock: Clock, progress: Cal
     if len(good) < problem.rank:
         with suppress(OutOfTime):  # then what is known stays as it is
             read = read_columns(problem, found, generator, clock, more)
-            if read is not None and len(read := read[read.doubt < READABLE * read.samples.norm(dim=1)]) > len(good):
+            if read is not None and _better(read := read[read.doubt < READABLE * read.samples.norm(dim=1)], good):
                 good, tools["columns"] = read, len(read)
     relative = good.doubt / good.samples.norm(dim=1)
     return Shallow(good.samples, good.labels, relative, _visible(problem, good), tools)
@@ -113,6 +113,13 @@ def _believed(problem: TwoLayer, found: Found) -> Found:
     return found[believed & _accurate(found)]
 
 
+def _better(read: Found, good: Found) -> bool:
+    """Whether more were read from their columns; or as many, and these are known better: solved together, they have each other's errors."""
+    if len(read) != len(good) or not len(read):
+        return len(read) > len(good)
+    return bool((read.doubt / read.samples.norm(dim=1)).median() < (good.doubt / good.samples.norm(dim=1)).median())
+
+
 def _accurate(found: Found) -> Bool[Tensor, " k"]:
     return (found.doubt < ACCURATE * found.samples.norm(dim=1)) & ((found.scale - 1).abs() < ACCURATE)
 
@@ -124,7 +131,9 @@ def _by_pairs(problem: TwoLayer, found: Found, generator: Generator, clock: Cloc
     if frame is None:
         return Found.none(problem)
     tolerance = min(ROUGH, max(SHARP, BLUR * frame.noise))
-    columns = search_pairs(problem, rest, frame, generator, tolerance, lambda known: more(len(found) + known), clock=clock)
+    columns = search_pairs(
+        problem, rest, frame, generator, tolerance, lambda known: more(len(found) + known), clock=clock, like=found.samples
+    )
     if not frame.sought - 1 <= len(columns) <= frame.sought:  # more of them than there are samples cannot all be right
         return Found.none(problem)
     new = samples_of(problem, rest, frame, columns)
