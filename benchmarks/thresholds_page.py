@@ -73,9 +73,6 @@ A false claim is a sample called proved that lies farther from every sample of t
 called determined that are wrong, and a record called present that was absent or absent that was present. What moves only the time or the
 share that is right is a matter of convenience; what makes false claims is a matter of trust.
 
-Searches end at a wall clock of a few seconds, and the cores were shared: in "spear, crowded" one of three batches ran into it as it is, and in the runs
-with moved thresholds, made when less else ran, it did not. Those six rows show the machine, not the thresholds.
-
 `python benchmarks/thresholds.py` ({machine}, one thread).
 
 {chr(10).join(section(name, made) + chr(10) for name, made in result["settings"].items())}"""
