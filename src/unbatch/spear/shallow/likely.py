@@ -11,6 +11,8 @@ import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
+from unbatch.linalg.complement import complement
+
 __all__ = ["guessed"]
 
 
@@ -55,7 +57,7 @@ def _alike(inputs: Tensor, sums: Tensor, known: Tensor, count: int, generator: G
     apart = 1 / torch.linalg.pinv(known @ known.T, hermitian=True).diagonal()
     spread = (known - mean).T @ (known - mean) / len(known) + apart.median() * each
     start = sums / sums.square().sum() @ inputs
-    ways = torch.linalg.qr(torch.cat([sums[:, None], torch.eye(len(sums)).to(sums)[:, 1:]], dim=1))[0][:, 1:].T @ inputs
+    ways = complement(sums[None]).T @ inputs
     weighed = torch.linalg.solve(spread, ways.T)  # p = start + y · ways
     triangle = torch.linalg.cholesky(ways @ weighed)
     middle = torch.cholesky_solve((weighed.T @ (mean - start))[:, None], triangle)
