@@ -192,7 +192,7 @@ SWEPT: dict[str, tuple[str, ...]] = {
         "spear.search:BLUR",
         "spear.selection:BLUR",
         "spear.layer:NOISES",
-        "evidence.judge:EXPLAINED",
+        "evidence.beside:EXPLAINED",
     ),
     "spear, FedAvg": (
         "attacks.spear:DRIFT_FITS",

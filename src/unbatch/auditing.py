@@ -20,7 +20,7 @@ from unbatch.errors import Misuse
 from unbatch.evidence import lookups
 from unbatch.realism import upper_bounds
 from unbatch.restoring import counts_of
-from unbatch.scoring import score
+from unbatch.scoring import labels_right, score
 from unbatch.types import Batch, Candidate, Finding, Lookup, Observation, Progress, Reconstruction, Schema, silent
 
 __all__ = ["audit", "environment", "invert", "polish", "tokens"]
@@ -109,7 +109,7 @@ def audit(
         environment=environment(),
         upper_bounds=upper_bounds(observation),
     )
-    return finding if truth is None or made.inputs is None else _scored(finding, truth, made.inputs, metrics)
+    return finding if truth is None or made.shown is None else _scored(finding, truth, made.shown, metrics)
 
 
 def tokens(observation: Observation) -> tuple[Lookup, ...]:
@@ -150,10 +150,9 @@ def _check_truth(observation: Observation, truth: Batch) -> None:
 def _scored(finding: Finding, truth: Batch, guesses: Tensor, metrics: dict[str, Metric]) -> Finding:
     """The finding with what came of comparing its guesses with the truth."""
     scores = score(truth, guesses, metrics, finding.schema)
-    labels = finding.reconstruction.labels
-    right = [labels is not None and p >= 0 and bool(labels[p] == y) for p, y in zip(scores.order, truth.labels.tolist(), strict=True)]
+    right = labels_right(scores.order, finding.reconstruction.labels, truth)
     classed = bool((truth.labels >= 0).all())  # targets of several scores are no classes
-    return replace(finding, **vars(scores), labels_right=tuple(right) if classed else ())
+    return replace(finding, **vars(scores), labels_right=right if classed else ())
 
 
 def environment() -> dict[str, str]:

@@ -6,7 +6,7 @@ And what a guess is worth that knows nothing of the update: every reconstruction
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -16,7 +16,7 @@ from unbatch.contracts import Dataset, Metric
 from unbatch.linalg.matching import match, match_rows, match_tokens, wrong_cells
 from unbatch.types import Batch, Measure, Schema
 
-__all__ = ["EXACT", "Scores", "baselines", "score"]
+__all__ = ["EXACT", "Scores", "baselines", "labels_right", "score"]
 
 EXACT = 1e-5
 """A sample is recovered exactly when its root mean square error is below this share of the batch's data range (100 dB); a number in a
@@ -83,6 +83,18 @@ def score(truth: Batch, guesses: Tensor, metrics: Mapping[str, Metric], schema: 
     exact[found] = _exact(*pairs, data_range, schema)
     measures = {name: Measure(metric.title or name.replace("_", " "), metric.unit) for name, metric in chosen.items()}
     return Scores(order, scores, notes, measures, tuple(exact.tolist()))
+
+
+def labels_right(order: Sequence[int], labels: Tensor | None, truth: Batch) -> tuple[bool, ...]:
+    """(b,) whether the label of every true sample was recovered with it.
+
+    Args:
+        order: see ``Scores``.
+        labels: (k,) int64 those of the first k guesses; the others have none.
+        truth: the client's batch.
+    """
+    given = [] if labels is None else labels.tolist()
+    return tuple(0 <= guess < len(given) and given[guess] == label for guess, label in zip(order, truth.labels.tolist(), strict=True))
 
 
 def _match_samples(truth: Tensor, guess: Tensor, schema: Schema) -> tuple[int, ...]:

@@ -44,6 +44,33 @@ def test_the_truth_is_proved_to_the_last_digits(seen: Observation) -> None:
     assert (found.missing, count(found)) == (0, SAMPLES)
 
 
+def test_what_is_nearly_right_is_shown_beside_what_is_proved(seen: Observation) -> None:
+    """As noise leaves it: a few are proved, and the others right to three digits, which a reader has to see."""
+    x, y = batch(0)
+    near = x + 1e-2 * torch.randn(x.shape, generator=torch.Generator().manual_seed(2), dtype=x.dtype)
+    found = judge(seen, Candidate(torch.cat([near[5:], x[:5]]), torch.cat([y[5:], y[:5]])))
+    assert (found.status, count(found)) == (Status.PARTIAL, 5)
+    assert found.approximate is not None
+    assert found.shown is not None
+    assert torch.equal(found.approximate, near[5:])
+    assert torch.equal(found.shown, torch.cat([x[:5], near[5:]]))
+    assert (error(found, x), found.missing) == (0, 3)
+    assert "3 beside them that are not" in found.summary()
+
+
+def test_what_does_not_come_near_together_is_not_shown(seen: Observation) -> None:
+    (x, y), (other, _) = batch(0), batch(1)
+    found = judge(seen, Candidate(torch.cat([x[:5], other[5:]]), y))
+    assert (found.status, count(found), found.approximate) == (Status.PARTIAL, 5, None)
+
+
+def test_what_the_proved_ones_leave_nothing_for_is_not_shown(seen: Observation) -> None:
+    """All members and one of junk explain the update with nothing left: the junk is that."""
+    (x, y), (other, labels) = batch(0), batch(1)
+    found = judge(seen, Candidate(torch.cat([x, other[:1]]), torch.cat([y, labels[:1]])))
+    assert (count(found), found.approximate) == (SAMPLES, None)
+
+
 @pytest.mark.parametrize("kept", [1, 5, SAMPLES - 1])
 def test_members_are_proved_one_by_one_and_what_is_missing_is_known(seen: Observation, kept: int) -> None:
     x, y = batch(0)

@@ -17,24 +17,29 @@ def make(
     *,
     size: int = 4,
     found: int | None = None,
+    beside: int = 0,
     truth: bool = True,
     text: str = "",
     normalized: bool = True,
 ) -> Finding:
-    """``found`` of ``size`` samples were recovered (all of them if None, 0 for none); ``text`` goes wherever strangers can write."""
+    """``found`` of ``size`` samples were recovered (all of them if None, 0 for none), the last ``beside`` of them without a proof; ``text``
+    goes wherever strangers can write.
+    """
     found = size if found is None else found
+    proved = found - beside
     image = len(shape) == 3
     schema = Schema("image", (0.5,), (0.25,), (f"cat{text}", "dog")) if image and normalized else Schema.guess(shape)
     raw = torch.rand((size, *shape), generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     batch = Batch(schema.to_network(raw), torch.arange(size) % 2, schema)
     reconstruction = Reconstruction(
         status,
-        batch.inputs[:found] + 1e-9 if found else None,
-        batch.labels[:found] if found else None,
+        batch.inputs[:proved] + 1e-9 if found else None,
+        batch.labels[:proved] if found else None,
         1e-14 if found else None,
         f"a reason{text}" if text or status is not Status.RECONSTRUCTED else "",
         {"layer": f"1.weight{text}", "rank": size, "subsets": 131072, "gap": 3.1e9, f"other_thing{text}": [1, 2.5], "seconds": 2.0},
         f"spear:seconds=60.0{text}",
+        approximate=batch.inputs[proved:found] + 1e-9 if beside else None,
     )
     there = [i < found for i in range(size)]
     scored = {
@@ -47,7 +52,7 @@ def make(
         "measures": {"psnr": Measure("PSNR", "dB"), "mse": Measure("MSE"), "lpips": Measure("LPIPS")},
         "notes": {"lpips": f"images under 32 × 32{text}"},
         "exact": tuple(there),
-        "labels_right": tuple(there),
+        "labels_right": tuple(i < proved for i in range(size)),
     }
     counts = torch.bincount(batch.labels, minlength=2)
     restored = Counts(

@@ -232,6 +232,17 @@ def test_extra_reconstructions_are_shown_after_the_true_samples(stored: Stored, 
     assert text.count("none") == 4, "sample 4 lacks a reconstruction and a difference, the extra one an original and a difference"
 
 
+def test_what_is_not_proved_is_shown_beside_and_marked(stored: Stored, tmp_path: Path) -> None:
+    """Two samples proved and two that came out with them: all four pictures, and no label for those that nothing proves."""
+    told, page = stored(Status.PARTIAL, beside=2), render(tmp_path)
+    assert (told.reconstructed, told.approximate, load(tmp_path)[1]["approximate"].shape[0]) == (2, 2, 2)
+    assert page.count(">Restored</span>") == page.count(">Not proved</span>") == 2
+    assert "(wrong)" not in page
+    assert "2 samples beside them came out without proof" in told.verdict
+    assert "2 more came out without proof" in page
+    assert "Labels right" not in page
+
+
 def test_errors(tmp_path: Path, stored: Stored, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(BadFile):
         html.write(tmp_path / "nothing")

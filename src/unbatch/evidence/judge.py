@@ -17,6 +17,7 @@ from torch import Tensor
 
 from unbatch.errors import Misuse
 from unbatch.evidence.alone import one_of, prove_alone
+from unbatch.evidence.beside import approximate, certainty, comes_near
 from unbatch.evidence.certificate import labels_that_fit
 from unbatch.evidence.completeness import Completeness, as_counted, completeness, hides, without_copies
 from unbatch.evidence.each import directions_of, entrance_to, prove_each
@@ -43,10 +44,6 @@ ACCEPTABLE, ACCEPTABLE_HALF = 1e-3, 2e-2
 """Largest relative error of a sample that is called proved, and of one whose update has a half type, which holds two to three digits.
 Chosen: nobody sees a thousandth in a picture. Swept."""
 
-EXPLAINED = 0.3
-"""A batch whose replay is at most this far from the update explains nine tenths of its energy: approximate, not wrong. Derived: 0.3² is a
-tenth. Swept."""
-
 
 def acceptable(observation: Observation) -> float:
     """Largest relative error of a sample that is called proved, by what the update's rounding allows."""
@@ -71,7 +68,8 @@ def judge(observation: Observation, candidate: Candidate) -> Reconstruction:
         made,
         stats=candidate.stats,
         inverted=candidate.inverted,
-        certainty=_certainty(candidate, made),
+        approximate=approximate(candidate, made),
+        certainty=certainty(candidate, made),
         interrupted=candidate.interrupted,
     )
 
@@ -86,14 +84,6 @@ def _by_itself(observation: Observation, samples: _Samples) -> Tensor:
         return torch.full((len(samples.labels),), torch.inf, dtype=torch.float64, device=samples.labels.device)
     each = prove_each(observation, entrance, samples.inputs, samples.labels, acceptable(observation))
     return each.accuracy.where(each.proved, torch.inf)
-
-
-def _certainty(candidate: Candidate, made: Reconstruction) -> Tensor | None:
-    """What the attack says of its cells, where the samples are still those that it proposed."""
-    said, kept = candidate.certainty, made.inputs
-    if said is None or kept is None or candidate.inputs is None or said.ndim != 2 or not len(said) == len(kept) == len(candidate.inputs):
-        return None
-    return said.double().clamp(0, 1) if bool(said.isfinite().all()) and torch.equal(kept, candidate.inputs.to(kept.dtype)) else None
 
 
 def _judged(observation: Observation, candidate: Candidate) -> Reconstruction:
@@ -278,7 +268,8 @@ def _disclosed(
         told, rest = False, Completeness(False, torch.ones_like(rest.copies), None, (TWO_WAYS,))
     status = Status.RECONSTRUCTED if rest.whole else Status.PARTIAL
     copies = rest.copies if rest.whole else torch.ones_like(rest.copies)
-    found = f"{len(samples.labels)} samples are proved" if not rest.whole else ""
+    count = len(samples.labels)
+    found = "" if rest.whole else f"{count} samples are proved" if count > 1 else "1 sample is proved"
     said = [text for text in (found, *rest.remarks, remark, _known_to(accuracy), "" if rest.whole else candidate.reason) if text]
     return Reconstruction(
         status,
@@ -357,7 +348,7 @@ VISIBLE = 1e-5
 
 def _unproved(candidate: Candidate, samples: _Samples, residual: float, why: str) -> Reconstruction:
     exact = why.startswith(NOT_FIXED)
-    status = Status.UNPROVEN if exact else Status.APPROXIMATE if residual <= EXPLAINED else _unfinished(candidate)
+    status = Status.UNPROVEN if exact else Status.APPROXIMATE if comes_near(residual) else _unfinished(candidate)
     return Reconstruction(status, samples.inputs, samples.labels, residual, candidate.reason or why)
 
 

@@ -22,7 +22,7 @@ from unbatch.experiments.pictures import drawing
 from unbatch.experiments.scene import drawn, victim
 from unbatch.label_scores import floors, score_counts, score_presence
 from unbatch.restoring import restore_labels
-from unbatch.scoring import Scores, score
+from unbatch.scoring import Scores, labels_right, score
 from unbatch.store.trials import Settings, TrialRecord
 from unbatch.threads import threads
 from unbatch.types import Batch, Counts, Observation, Reconstruction, Status
@@ -154,18 +154,16 @@ def _attacked(trial: Trial, seen: Observation, batch: Batch, attack: Attack, met
         "seconds": seconds,
         "whole": False,
     }
-    if made.inputs is None:
+    if made.shown is None:
         return TrialResult(trial.record(outcome="done", **values))
-    scores = score(batch, made.inputs, metrics, batch.schema)
+    scores = score(batch, made.shown, metrics, batch.schema)
     values |= _scored(scores, made, batch, metrics)
-    picture = drawing(batch, made.inputs, scores.order) if trial.picture else None
+    picture = drawing(batch, made.shown, scores.order) if trial.picture else None
     return TrialResult(trial.record(outcome="done", picture="" if picture is None else f"{trial.id}.png", **values), picture)
 
 
 def _scored(scores: Scores, made: Reconstruction, batch: Batch, metrics: Mapping[str, Metric]) -> dict[str, Any]:
-    labels = made.labels
     matched = [partner for partner in scores.order if partner >= 0]
-    right = [labels is not None and p >= 0 and bool(labels[p] == y) for p, y in zip(scores.order, batch.labels.tolist(), strict=True)]
     measured: dict[str, float | None] = {}
     for name, column in scores.scores.items():
         there = [value for value in column if not math.isnan(value)]
@@ -174,10 +172,10 @@ def _scored(scores: Scores, made: Reconstruction, batch: Batch, metrics: Mapping
         measured[f"{name}_mean"] = _plain(sum(there) / len(there)) if there else None
         measured[f"{name}_worst"] = _plain(worst(there)) if len(there) == len(batch) > 0 else None
     return {
-        "found": 0 if made.inputs is None else len(made.inputs),
+        "found": 0 if made.shown is None else len(made.shown),
         "matched": len(matched),
         "exact": sum(scores.exact),
-        "labels_right": sum(right),
+        "labels_right": sum(labels_right(scores.order, made.labels, batch)),
         "whole": all(scores.exact),
         "scores": measured,
     }

@@ -77,7 +77,9 @@ def _samples(stored: StoredFinding) -> tuple[Level, str]:
     status = Status[stored.status]
     if status.disclosed:
         rest = "; no more were in the batch" if stored.missing == 0 else ""
-        return "proved", f"{stored.proved or stored.reconstructed} samples were recovered and proved{rest}."
+        count = stored.proved or stored.reconstructed
+        beside = f"; {stored.approximate} more came out without proof" if stored.approximate else ""
+        return "proved", f"{count} sample{'s were' if count != 1 else ' was'} recovered and proved{rest}{beside}."
     if stored.recovered:
         return "proved", f"{stored.recovered} samples were recovered exactly, as the truth shows; the update alone does not prove it."
     level, said = _UNDECIDED[status]

@@ -122,24 +122,30 @@ def _with_features(stored: StoredFinding, features: Tensor, samples: list[_Sampl
 def _samples(stored: StoredFinding) -> list[_Sample]:
     """True samples in their order, then what was reconstructed beyond them."""
     units = {key: unit for key, _, unit in summary.metric_names(stored)}
-    samples = []
+    labels, samples = stored.labels or (), []
     for i in range(len(stored.true_labels or ())):
         sample = _Sample(str(i + 1), true=i)
         if stored.order and stored.order[i] >= 0:
             sample.restored = stored.order[i]
         sample.exact = stored.exact[i] if stored.exact else None
-        sample.label_right = stored.labels_right[i] if stored.labels_right and stored.labels and sample.restored is not None else None
         sample.scores = [summary.score(stored.scores[key][i] if stored.scores[key] else None, unit) for key, unit in units.items()]
         samples.append(sample)
-    for index in sorted(set(range(stored.reconstructed)) - set(stored.order)):
+    for index in sorted(set(range(stored.reconstructed + stored.approximate)) - set(stored.order)):
         name = f"extra {index + 1}" if stored.order else str(index + 1)
         samples.append(_Sample(name, restored=index, scores=[pages.DASH] * len(units)))
     for sample in samples:
         if sample.true is not None and stored.true_labels and stored.true_labels[sample.true] >= 0:
             sample.true_label = _label(stored, stored.true_labels[sample.true])
-        if sample.restored is not None and stored.labels:
-            sample.label = _label(stored, stored.labels[sample.restored])
+        if sample.restored is not None and sample.restored < len(labels):
+            sample.label = _label(stored, labels[sample.restored])
+            if sample.true is not None and stored.labels_right:
+                sample.label_right = stored.labels_right[sample.true]
     return samples
+
+
+def _beside(stored: StoredFinding, sample: _Sample) -> bool:
+    """Whether what the attack made of it came out beside what was proved."""
+    return sample.restored is not None and sample.restored >= stored.reconstructed
 
 
 def _label(stored: StoredFinding, index: int) -> str:
@@ -150,8 +156,9 @@ def _label(stored: StoredFinding, index: int) -> str:
 def _raw(stored: StoredFinding, tensors: Mapping[str, Tensor]) -> tuple[Tensor | None, Tensor | None]:
     """The samples as people read them: see ``Schema.decode``."""
     schema = stored.input_schema.typed()
-    truth, restored = (schema.decode(tensors[name].double()) if name in tensors else None for name in ("truth_inputs", "inputs"))
-    return truth, restored
+    names = ("truth_inputs", "inputs", "approximate")
+    truth, restored, beside = (schema.decode(tensors[name].double()) if name in tensors else None for name in names)
+    return truth, restored if restored is None or beside is None else torch.cat([restored, beside])
 
 
 def _with_pictures(stored: StoredFinding, tensors: Mapping[str, Tensor], samples: list[_Sample]) -> dict[str, Any]:
@@ -169,7 +176,7 @@ def _with_pictures(stored: StoredFinding, tensors: Mapping[str, Tensor], samples
         if truth is not None:
             sample.pictures.append(_picture(sample, "Original", truth[sample.true] if sample.true is not None else None, scale, longest))
         guess = restored[sample.restored] if sample.restored is not None else None
-        sample.pictures.append(_picture(sample, summary.caption(stored), guess, scale, longest))
+        sample.pictures.append(_picture(sample, _caption(stored, sample), guess, scale, longest))
         if differences:
             gap = differences.get(sample.true) if sample.true is not None else None
             caption = f"Diff. × {factor:,}" if factor > 1 else "Difference"
@@ -182,6 +189,11 @@ def _with_pictures(stored: StoredFinding, tensors: Mapping[str, Tensor], samples
         "pixelated": largest <= longest,
         "lead": _about_pictures(truth is not None, factor if differences else None, longest if largest > longest else None, scale),
     }
+
+
+def _caption(stored: StoredFinding, sample: _Sample) -> str:
+    """The word for what the attack made of a sample."""
+    return "Not proved" if _beside(stored, sample) else summary.caption(stored)
 
 
 def _about_pictures(known: bool, factor: int | None, longest: int | None, scale: Scale) -> str:
@@ -217,7 +229,7 @@ def _with_values(stored: StoredFinding, tensors: Mapping[str, Tensor], samples: 
             sample.values.append(("Original", [(value, False) for value in original]))
         if guessed is not None:
             marked = original if schema.kind in ("table", "tokens") and original is not None else guessed
-            sample.values.append((summary.caption(stored), [(value, value != true) for value, true in zip(guessed, marked, strict=True)]))
+            sample.values.append((_caption(stored, sample), [(value, value != true) for value, true in zip(guessed, marked, strict=True)]))
     lead = "What the attack made of the update. The truth was not given."
     if truth is not None:
         lead = "The client's values, and under them what the attack made of the update."

@@ -91,6 +91,11 @@ _MEANING: dict[Status, str] = {
     " does not show that the update is safe.",
 }
 
+_BESIDE = (
+    " What is marked as not proved came out with them: all together nearly give the update, so that it may well be the rest of the batch,"
+    " as near as noise or rounding lets anybody come. Judge it by what a person could recognize."
+)
+
 _BY_TRUTH = (
     "What the attack proposed was held against the client's own samples, and it is them. The update alone does not show that it is, so a"
     " server that has nothing else could not be sure; but it would hold the samples all the same. Treat them as disclosed."
@@ -147,7 +152,7 @@ def meaning(stored: StoredFinding) -> str:
         return _BY_TRUTH
     if _by_tokens(stored):
         return _BY_TOKENS
-    return _MEANING[Status[stored.status]]
+    return _MEANING[Status[stored.status]] + (_BESIDE if stored.approximate else "")
 
 
 def measures_title(stored: StoredFinding) -> str:
@@ -179,12 +184,13 @@ def headline(stored: StoredFinding) -> list[Figure]:
         worst = max((value for value in stored.accuracy if value is not None), default=math.inf)
         bound = f", each right to {number(worst)} of its size" if worst < math.inf else ""
         more = "" if stored.missing is None else f"; {stored.missing} more not found" if stored.missing else "; no more there"
+        more = f"; {stored.approximate} more came out without proof" if stored.approximate else more
         figures.append(
             Figure("Proved samples" if stored.reconstructed else "Proved rows", str(stored.proved), f"by the update{bound}{more}")
         )
     if any(value is not None for value in stored.scores.get("psnr", ())):
         figures.append(Figure("Median PSNR", score(_median(stored.scores["psnr"]), "dB"), "above 35 dB hardly an eye sees a difference"))
-    if known and stored.labels_right:
+    if known and stored.labels_right and not stored.approximate:
         figures.append(Figure("Labels right", f"{sum(stored.labels_right)} of {true}", "restored from the update"))
     if stored.residual is not None:
         figures.append(Figure("Replay residual", number(stored.residual), "0 means the very same update"))

@@ -93,6 +93,7 @@ class StoredFinding(Record):
         proved: how many samples (or rows of an inner layer's inputs) were proved.
         accuracy: of every one of them, an upper estimate of ‖error‖ / ‖sample‖; infinite where nothing bounds it.
         missing: how many more samples the batch held, where that is known.
+        approximate: how many samples came out beside those that were proved, without a proof; see ``types.Reconstruction``.
         error: the traceback of a breakdown, or empty.
         attack: specification that builds the attack again.
         tried: names of all attacks that were run, where there were several; empty in reports of former versions.
@@ -133,6 +134,7 @@ class StoredFinding(Record):
     proved: int = 0
     accuracy: tuple[float | None, ...] = ()
     missing: int | None = None
+    approximate: int = 0
     error: str = ""
     attack: str = ""
     tried: tuple[str, ...] = ()
@@ -176,9 +178,9 @@ class StoredFinding(Record):
             raise ValueError(f"{true} true samples, but scores for another number of them")
         if self.labels is not None and len(self.labels) != self.reconstructed:
             raise ValueError(f"{self.reconstructed} samples, but {len(self.labels)} labels")
-        if not all(-1 <= index < self.reconstructed for index in self.order):
+        if not all(-1 <= index < self.reconstructed + self.approximate for index in self.order):
             raise ValueError("a true sample is matched to a reconstruction that is not there")
-        if not self.input_shape or min(self.input_shape) < 1 or self.reconstructed < 0:
+        if not self.input_shape or min(self.input_shape) < 1 or min(self.reconstructed, self.approximate) < 0:
             raise ValueError("sizes must be positive")
         self.input_schema.typed().check(self.input_shape)
         if self.input_schema.kind == "image" and (len(self.input_shape) != 3 or self.input_shape[0] not in (1, 3)):
@@ -243,8 +245,8 @@ def load(folder: Path) -> tuple[StoredFinding, dict[str, Tensor]]:
         folder: where ``save`` put it.
 
     Returns:
-        what was found, and the tensors that there are of ``inputs`` (b, *shape), ``labels`` (b,), ``features`` (k, n), ``truth_inputs``
-        (b, *shape) and ``truth_labels`` (b,); inputs as the network sees them.
+        what was found, and the tensors that there are of ``inputs`` (b, *shape), ``approximate`` (j, *shape), ``labels`` (b,), ``features``
+        (k, n), ``truth_inputs`` (b, *shape) and ``truth_labels`` (b,); inputs as the network sees them.
 
     Raises:
         BadFile: a file is missing, damaged, of another version of the format, or the two do not fit together.
@@ -293,9 +295,9 @@ def _read(path: Path) -> StoredFinding:
 
 def _check_tensors(stored: StoredFinding, tensors: Mapping[str, Tensor], path: Path) -> None:
     true = None if stored.true_labels is None else len(stored.true_labels)
-    counts = {"inputs": None if stored.redacted else stored.reconstructed or None, "truth_inputs": true}
+    counts = {"inputs": stored.reconstructed or None, "approximate": stored.approximate or None, "truth_inputs": true}
     for name, count in counts.items():
-        expected = None if count is None else (count, *stored.input_shape)
+        expected = None if count is None or stored.redacted else (count, *stored.input_shape)
         came = tuple(tensors[name].shape) if name in tensors else None
         if came != expected or (name in tensors and tensors[name].is_floating_point() == (stored.input_schema.kind == "tokens")):
             raise BadFile(f"{name!r} of shape {expected}", f"{came} in {str(path)!r}", f"take {REPORT!r} and {TENSORS!r} from one run")
@@ -333,6 +335,7 @@ def _stored(finding: Finding, origin: Origin | None) -> StoredFinding:
         proved=0 if found.proved is None else int(found.proved.sum()),
         accuracy=() if found.accuracy is None else tuple(map(_number, found.accuracy.tolist())),
         missing=found.missing,
+        approximate=0 if found.approximate is None else len(found.approximate),
         error=found.error,
         attack=found.attack,
         tried=found.tried,
@@ -385,6 +388,7 @@ def _tensors(finding: Finding) -> dict[str, Tensor]:
     reconstruction, truth = finding.reconstruction, finding.truth
     found = {
         "inputs": reconstruction.inputs,
+        "approximate": reconstruction.approximate,
         "labels": None if reconstruction.inputs is None else reconstruction.labels,
         "features": reconstruction.features,
         "truth_inputs": None if truth is None else truth.inputs,

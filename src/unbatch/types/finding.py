@@ -21,6 +21,9 @@ FAR = 20.0
 Derived: a proved sample is off by two hundredths at most, 34 dB of its own size; the rest is margin."""
 
 
+BESIDE = "came out without proof; all together nearly give the update, so look at those too."
+
+
 @dataclass(frozen=True)
 class Measure:
     """How people call a metric, and what its values are in: ``Measure("PSNR", "dB")``."""
@@ -102,9 +105,12 @@ class Finding:
         )
         least, each = "at least " * (made.missing is None), "each " if count > 1 else "and "
         may = " It may be the client's data all the same." if count or made.features is not None else ""
+        beside = " by itself."
+        if made.approximate is not None:
+            beside += f" {_samples(len(made.approximate))} beside {'them' if count > 1 else 'it'} {BESIDE}"
         head = {
             Status.RECONSTRUCTED: f"This update gives away its whole batch: {_all_were(count)} reconstructed and proved by replay.",
-            Status.PARTIAL: f"This update gives away {least}part of its batch: {_were(count)} reconstructed, {each}proved by itself.",
+            Status.PARTIAL: f"This update gives away {least}part of its batch: {_were(count)} reconstructed, {each}proved{beside}",
             Status.APPROXIMATE: f"This update gives away an approximation of its batch ({_samples(count)}); nothing was proved exact.",
             Status.INCONSISTENT: f"No reconstruction was proved: what was found does not give the observed update, as it was told.{may}",
             Status.BUDGET_EXHAUSTED: "No reconstruction was proved within the budget; this does not show that the update is safe.",

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field
 from enum import Enum
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from unbatch.errors import ReconstructionFailed
@@ -122,6 +123,8 @@ class Reconstruction:
         accuracy: (k,) upper estimate of the relative error of each, ‖error‖ / ‖sample‖; infinite where nothing bounds it.
         missing: how many more samples the batch held, where that is known; None where it is not.
         explained: whether the proved samples explain the whole update, so that nothing is left in it for other attacks to find.
+        approximate: (j, *input_shape) what was proposed beside the proved samples and is not proved, where all of it together comes as near
+            to the update as an ``APPROXIMATE`` batch: to be looked at, no more.
         certainty: (k, f) from 0 to 1, how sure the attack is of every cell of a table, where it says so; no evidence.
         interrupted: whether the user stopped the attack.
         error: the traceback of a breakdown, or empty.
@@ -142,11 +145,19 @@ class Reconstruction:
     accuracy: Tensor | None = None
     missing: int | None = None
     explained: bool = False
+    approximate: Tensor | None = None
     certainty: Tensor | None = None
     interrupted: bool = False
     error: str = ""
     inverted: Inverted | None = None
     tried: tuple[str, ...] = ()
+
+    @property
+    def shown(self) -> Tensor | None:
+        """(k + j, *input_shape) all that there is to look at: ``inputs``, and after them what is ``approximate``."""
+        if self.inputs is None or self.approximate is None:
+            return self.inputs
+        return torch.cat([self.inputs, self.approximate])
 
     def __repr__(self) -> str:
         """Short, and without anything private.
@@ -172,7 +183,9 @@ class Reconstruction:
         parts = [] if found is None else [f"{len(found)} {'samples' if self.features is None else f'rows of what {self.layer} sees'}"]
         if found is not None and self.proved is not None:
             parts.append(f"{int(self.proved.sum())} of them proved")
-        if self.missing:
+        if self.approximate is not None:
+            parts.append(f"{len(self.approximate)} beside them that are not")
+        elif self.missing:
             parts.append(f"{self.missing} more were not found")
         if self.residual is not None:
             parts.append(f"residual {self.residual:.1e}")
@@ -199,6 +212,7 @@ class Reconstruction:
             "accuracy": accuracy,
             "missing": self.missing,
             "explained": self.explained,
+            "approximate": 0 if self.approximate is None else len(self.approximate),
             "inverted": None if self.inverted is None else asdict(self.inverted),
             "error": self.error,
             "stats": {str(name): value if isinstance(value, plain) else str(value) for name, value in self.stats.items()},
