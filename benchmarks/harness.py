@@ -23,6 +23,7 @@ import torch
 from unbatch import plugins
 from unbatch.auditing import environment, invert
 from unbatch.contracts import Dataset
+from unbatch.evidence.mixtures import columns_of
 from unbatch.linalg.matching import match
 from unbatch.protocols.fedsgd import FedSgd
 from unbatch.types import Batch, Observation, Reconstruction
@@ -59,6 +60,15 @@ class Outcome:
     seconds: float
     stats: dict[str, Any]
     reason: str
+    proved: float = 0.0
+
+
+def visible(observation: Observation, batch: Batch) -> int:
+    """How many samples float64 holds, by the truth: those whose part in some row of the first layer's gradient is above 1e-14 of all parts."""
+    columns = columns_of(observation, batch.inputs, batch.labels)
+    assert columns is not None
+    part = columns.abs() * batch.inputs.double().flatten(1).norm(dim=1, keepdim=True)
+    return int(((part / part.sum(dim=0).clamp_min(torch.finfo(part.dtype).tiny)).amax(dim=1) > 1e-14).sum())
 
 
 def classes(data: Dataset) -> int:
@@ -74,14 +84,15 @@ def psnr_of(found: Reconstruction, batch: Batch) -> tuple[torch.Tensor, torch.Te
     """(b,) PSNR in dB of the matched samples over the data range 1 (−inf for a missing one), and (b,) whether the label is right."""
     truth = batch.schema.to_raw(batch.inputs)
     psnr, right = torch.full((len(truth),), -torch.inf), torch.zeros(len(truth), dtype=torch.bool)
-    if found.inputs is None:
+    if found.shown is None:
         return psnr, right
-    order = match(truth, batch.schema.to_raw(found.inputs.double()))
+    known = 0 if found.labels is None else len(found.labels)
+    order = match(truth, batch.schema.to_raw(found.shown.double()))
     for i, partner in enumerate(order):
         if partner >= 0:
-            guess = batch.schema.to_raw(found.inputs[partner : partner + 1].double())[0]
+            guess = batch.schema.to_raw(found.shown[partner : partner + 1].double())[0]
             psnr[i] = -10 * torch.log10((truth[i] - guess).square().mean().clamp_min(1e-40))
-            right[i] = found.labels is not None and bool(found.labels[partner] == batch.labels[i])
+            right[i] = partner < known and bool(found.labels[partner] == batch.labels[i])
     return psnr, right
 
 
@@ -101,6 +112,7 @@ def attack(observation: Observation, batch: Batch, spec: str, seed: int) -> Outc
         seconds,
         {key: value for key, value in found.stats.items() if isinstance(value, (int, float, str, dict))},
         found.reason,
+        0.0 if found.proved is None else int(found.proved.sum()) / len(batch),
     )
 
 
@@ -136,6 +148,7 @@ class Results:
             "batches": len(outcomes),
             "exact": sum(outcome.exact for outcome in outcomes),
             "share": statistics.fmean(outcome.share for outcome in outcomes),
+            "proved": statistics.fmean(outcome.proved for outcome in outcomes),
             "labels_right": statistics.fmean(outcome.labels_right for outcome in outcomes),
             "median_psnr": statistics.median(outcome.least_psnr for outcome in outcomes),
             "seconds": {"min": times[0], "median": statistics.median(times), "max": times[-1]},

@@ -28,13 +28,20 @@ for name in options.sets.split(","):
             victim = Mlp().build(data.input_shape, harness.classes(data), 0).double()
             victim.load_state_dict(model.state_dict())
             for key in results.missing([key for key in keys if key.endswith(f"epochs={epoch}")]):
-                size, outcomes = int(key.split("b=")[1].split()[0]), []
+                size, outcomes, seen = int(key.split("b=")[1].split()[0]), [], 0
                 for seed in range(options.batches):
                     chosen = torch.randperm(options.held, generator=torch.Generator().manual_seed(seed))[:size]
                     batch = data.take(chosen)
                     observed = harness.FedSgd().observe(victim, batch)
+                    seen += harness.visible(observed, batch)
                     outcomes.append(harness.attack(observed, batch, f"spear:seconds={options.seconds}", seed))
-                results.add(key, outcomes, accuracy=accuracy, reasons=sorted({o.reason for o in outcomes if o.reason}))
+                results.add(
+                    key,
+                    outcomes,
+                    accuracy=accuracy,
+                    visible=seen / options.batches / size,
+                    reasons=sorted({o.reason for o in outcomes if o.reason}),
+                )
         for part in torch.randperm(len(inputs) - options.held, generator=generator).add(options.held).split(64):
             optimizer.zero_grad()
             F.cross_entropy(model(inputs[part]), labels[part]).backward()

@@ -91,10 +91,16 @@ def frontier(cases: Cases) -> str:
 
 def noise(cases: Cases) -> str:
     rows = [
-        [key, f"{c['median_psnr']:.0f} dB", f"{c['labels_right']:.2f}", ", ".join(sorted({o["status"] for o in c["outcomes"]}))]
+        [
+            key,
+            f"{c['median_psnr']:.0f} dB",
+            f"{c['share']:.2f}",
+            f"{c['proved']:.2f}",
+            ", ".join(sorted({o["status"] for o in c["outcomes"]})),
+        ]
         for key, c in cases.items()
     ]
-    return table(["update", "median of the worst PSNR in a batch", "labels right", "statuses"], rows)
+    return table(["update", "median of the worst PSNR in a batch", "share above 100 dB", "proved", "statuses"], rows)
 
 
 def training(cases: Cases) -> str:
@@ -104,12 +110,13 @@ def training(cases: Cases) -> str:
             f"{c['accuracy']:.2f}",
             f"{c['exact']} of {c['batches']}",
             f"{c['share']:.2f}",
-            f"{c['labels_right']:.2f}",
+            f"{c['share'] / c['visible']:.2f}",
+            f"{c['proved']:.2f}",
             "; ".join(c["reasons"])[:160],
         ]
         for key, c in cases.items()
     ]
-    return table(["case", "accuracy", "exact batches", "share of samples", "labels right", "reasons given"], rows)
+    return table(["case", "accuracy", "exact batches", "share of samples", "of the visible", "proved", "reasons given"], rows)
 
 
 def side_by_side(cases: Cases) -> str:

@@ -151,6 +151,20 @@ def test_means_of_twins_are_seen_through_where_the_update_has_more_directions_th
     assert len(whole.inputs) == 6
 
 
+@pytest.mark.parametrize(("told", "said"), [(None, "1 more meets every condition, but may stand for several"), (3, "")])
+def test_what_may_stand_for_several_is_told_of_where_no_batch_size_is(told: int | None, said: str) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(20, 60), nn.ReLU(), nn.Linear(60, 10)).double()
+    first, scale = torch.randn(3, 20).double(), torch.tensor([[1.0], [1.0], [1e-2]]).double()
+    apart = torch.tensor([[1e-9], [1e-9], [1e-3]]).double() * torch.randn(3, 20).double()
+    inputs, labels = torch.cat([scale * (first + apart), scale * first]), torch.arange(3).repeat(2)
+    seen = Observation(net, capture(net, inputs, labels), (20,), batch_size=told)
+    found = judge(seen, Candidate((inputs[:3] + inputs[3:]) / 2, labels[:3]))
+    assert (found.status, len(found.inputs)) == (Status.PARTIAL, 2)
+    assert said in found.reason
+    assert ("tell the batch size" in found.reason) == (told is None)
+
+
 @pytest.mark.parametrize("told", [None, 8])
 def test_behind_a_hinge_the_mean_of_any_two_of_a_region_leaves_what_both_do(told: int | None) -> None:
     torch.manual_seed(1)

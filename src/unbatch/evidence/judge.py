@@ -242,6 +242,7 @@ def _disclosed(
         hidden_by_counting(observation, samples.inputs, samples.labels, weights, residual, accuracy, explained=explained, members=members)
     )
     within = accuracy <= acceptable(observation)
+    doubted = int((~within).sum()) if observation.batch_size is None else 0
     kept = _lengths_agree(observation, samples, weights, accuracy) & within
     if not bool(kept.any()):
         exact = explained or residual <= ROUNDED * torch.finfo(observation.rounding).eps
@@ -270,7 +271,8 @@ def _disclosed(
     copies = rest.copies if rest.whole else torch.ones_like(rest.copies)
     count = len(samples.labels)
     found = "" if rest.whole else f"{count} samples are proved" if count > 1 else "1 sample is proved"
-    said = [text for text in (found, *rest.remarks, remark, _known_to(accuracy), "" if rest.whole else candidate.reason) if text]
+    alike = f"{doubted} more {'meet' if doubted > 1 else 'meets'} every condition, but {MAY_BE_ALIKE}" if doubted else ""
+    said = [text for text in (found, *rest.remarks, alike, remark, _known_to(accuracy), "" if rest.whole else candidate.reason) if text]
     return Reconstruction(
         status,
         samples.inputs if bool((copies == 1).all()) else samples.inputs.repeat_interleave(copies, dim=0),
@@ -308,6 +310,8 @@ TWO_WAYS = (
 )
 
 MUCH_ALIKE = "so that there are more members than these: some of them stand for several that are much alike"
+
+MAY_BE_ALIKE = "may stand for several that are much alike, as far as the update shows: tell the batch size, which may exclude that"
 
 NOT_FIXED = "the replay gives the observed update, but"
 
