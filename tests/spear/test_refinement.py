@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from unbatch.gradients import capture, per_example
-from unbatch.spear.refinement import UNEVEN, refined
+from unbatch.spear.refinement import UNEVEN, misfit, refined
 from unbatch.types import Candidate, Observation
 
 
@@ -72,3 +72,12 @@ def test_a_factor_that_was_told_as_known_and_is_not_breaks_nothing() -> None:
     for factor in (50.0, -1.0, 1e-9):
         off_by = replace(seen, update={name: factor * tensor for name, tensor in seen.update.items()})
         assert refined(off_by, seen.layers[0], Candidate(inputs * (1 + 1e-9), labels)).inputs is not None
+
+
+def test_the_misfit_is_what_a_proposal_leaves_of_the_gradient() -> None:
+    seen, inputs, labels = planted(0, 1.0)
+    call, parts = seen.layers[0], capture(seen.model, inputs[:19], labels[:19])["0.weight"]
+    left = float((seen.update["0.weight"] - 19 / 20 * parts).norm() / seen.update["0.weight"].norm())
+    assert misfit(seen, call, Candidate(inputs, labels)) < 1e-12
+    assert misfit(seen, call, Candidate(inputs[:19], labels[:19])) == pytest.approx(left, rel=0.5)
+    assert misfit(seen, call, Candidate(inputs)) == float("inf")

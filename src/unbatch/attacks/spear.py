@@ -15,6 +15,7 @@ the proof by replay and the search ``auto`` go beyond the paper.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, ClassVar, Literal
@@ -35,7 +36,7 @@ from unbatch.spear.candidate import Attempt, read_out
 from unbatch.spear.led import Sources
 from unbatch.spear.outputs import Known, known_slopes
 from unbatch.spear.problem import Problem, factored, noiseless, pose, too_few
-from unbatch.spear.refinement import is_uneven, refined
+from unbatch.spear.refinement import is_uneven, misfit, refined
 from unbatch.spear.sampling import expected_subsets
 from unbatch.spear.search import MANY, NOISY, Search
 from unbatch.spear.selection import Solution
@@ -65,6 +66,10 @@ HOPELESS = 0.05
 """Share of the budget for the sparse directions of inputs that depend on each other, where the layers behind do not tell them apart: only
 samples that are in no dependence can be found. Chosen."""
 
+
+TRIES, LEFT = 4, 1e4
+"""Where strong samples leave a million times what weak ones do, a search that leaves more of the gradient than so many roundings is begun
+again, so often in all, while there is time: the next goes another way. Chosen: of 40 batches of MNIST, after 20 epochs, nine left more."""
 
 TRUSTED = 0.25
 """Share of a whole batch that does not fit, above which samples that are proved one by one are preferred to it. Chosen,
@@ -158,8 +163,21 @@ class Spear(Attack):
     ) -> Candidate:
         progress("factor", float("nan"))
         factors, completion = factored(observation, call, generator, clock)
-        made = self._searched(observation, call, reader, factors, completion, generator, _before_the_judge(clock, factors), progress)
-        return refined(observation, call, made) if observation.one_gradient and call.raw and is_uneven(factors) else made
+        clock = _before_the_judge(clock, factors)
+        uneven = observation.one_gradient and call.raw and is_uneven(factors)
+        best, least, tries = Candidate(), math.inf, TRIES if uneven and factors.rank <= SMALL else 1
+        for turn in range(tries):
+            before, made = clock.left, None
+            if turn % 2:  # what is right of the best is taken out
+                made = _completed(observation, best, call.weight, generator, clock, progress, certified=False)
+            made = made or self._searched(observation, call, reader, factors, completion, generator, clock, progress)
+            made = refined(observation, call, made) if uneven else made
+            left = misfit(observation, call, made) if tries > 1 else 0.0
+            if best.samples is None or left < least:
+                best, least = made, left
+            if least < LEFT * torch.finfo(observation.rounding).eps or clock.left < before - clock.left:
+                break
+        return best
 
     def _searched(
         self,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Bool, Float
@@ -16,6 +16,7 @@ from unbatch.linalg.ica import views_of
 from unbatch.linalg.lowrank import NOISELESS, Factors, factor, multiply
 from unbatch.spear.layer import Layer, layer_in_factors
 from unbatch.spear.next_layer import NextLayer, next_layer
+from unbatch.spear.refinement import is_uneven
 from unbatch.spear.search import NOISY
 from unbatch.trace import LinearCall
 from unbatch.types import Observation
@@ -34,7 +35,7 @@ COMPLETING = 0.5
 """Share of the budget for the completion of what looks pruned: where there is another way, it needs the rest. Chosen."""
 
 ROUNDINGS = 40.0
-"""Roundings of the largest singular value above which one is a sample's, where no gap tells. Chosen, as the judge has it."""
+"""Roundings of the largest singular value above which one is a sample's, where a gap does not tell. Chosen, as the judge has it."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,19 +89,28 @@ def factored(observation: Observation, call: LinearCall, generator: Generator, c
     if hidden and observation.batch_size:  # of full rank, because noise has it
         factors = factor(gradient, generator, rank=min(observation.batch_size, *gradient.shape), clock=clock)
     _check_rank(observation, call, factors, fading=bool(fading))
+    if (seen := _seen(gradient, factors, alive)) > factors.rank and is_uneven(factors):  # a gap between strong samples and weak ones
+        factors = replace(factors, ranks=(seen, *factors.ranks))
     return factors, None
 
 
 def _fading(gradient: Float[Tensor, "m n"], factors: Factors, alive: int) -> int:
     """The rank of a gradient whose weakest samples come down to the rounding of float64, so that no gap is left there; 0 of any other.
 
-    Noise, and pruning, leave nearly full rank: far less of it means that nothing is added to the samples but rounding. A gap after which
-    most of it follows, as of inputs that have a mean, is none between samples and noise.
+    A gap after which most of it follows, as of inputs that have a mean, is none between samples and noise.
+    """
+    seen = _seen(gradient, factors, alive)
+    return 0 if factors.clear and seen <= 2 * factors.rank else seen
+
+
+def _seen(gradient: Float[Tensor, "m n"], factors: Factors, alive: int) -> int:
+    """How many directions of the gradient are above the rounding of float64, where all of these are the samples'; 0 where they need not be.
+
+    Noise, and pruning, leave nearly full rank: far less of it means that nothing is added to the samples but rounding.
     """
     spectrum = factors.singular_values
     seen = int((spectrum > ROUNDINGS * torch.finfo(spectrum.dtype).eps * spectrum[0]).sum())
-    late = factors.clear and seen <= 2 * factors.rank
-    return seen if gradient.dtype == torch.float64 and not late and 2 * seen < min(alive, gradient.shape[1]) else 0
+    return seen if gradient.dtype == torch.float64 and 2 * seen < min(alive, gradient.shape[1]) else 0
 
 
 def noiseless(factors: Factors) -> bool:

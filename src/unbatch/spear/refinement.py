@@ -11,6 +11,7 @@ by much when they move a little, then cancels: what is left is how the column tu
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 
 import torch
@@ -22,7 +23,7 @@ from unbatch.losses import slopes_alone
 from unbatch.trace import LinearCall, run
 from unbatch.types import Candidate, Observation
 
-__all__ = ["is_uneven", "refined"]
+__all__ = ["is_uneven", "misfit", "refined"]
 
 UNEVEN = 1e-6
 """A column is faint that is below this share of the strongest. Chosen: columns of an untrained network differ by a hundred at most, and
@@ -58,15 +59,9 @@ def refined(observation: Observation, call: LinearCall, candidate: Candidate) ->
         call: the layer that sees the samples.
         candidate: all samples that are visible, with labels. Where some are missing the others would take up what they left.
     """
-    inputs, labels, bias = candidate.inputs, candidate.labels, call.bias
-    if inputs is None or labels is None or bias is None or bias not in observation.update or observation.coupled or candidate.exhausted:
-        return candidate
-    gradient = observation.update[call.weight]
-    if gradient.numel() > LARGEST:
-        return candidate
-    layer = _Layer(observation, call, inputs.shape, labels, gradient.double(), observation.update[bias].double())
-    given = layer.explained(inputs.double().flatten(1))
-    if given is None or not bool(given.faint.any()) or given.misfit < ROUNDED * float(gradient.double().norm()):
+    layer = None if candidate.exhausted else _layer(observation, call, candidate)
+    given = None if layer is None else layer.explained()
+    if layer is None or given is None or not bool(given.faint.any()) or given.misfit < ROUNDED * layer.size:
         return candidate
     best: _Explained = given
     known: _Explained | None = given
@@ -77,7 +72,16 @@ def refined(observation: Observation, call: LinearCall, candidate: Candidate) ->
         if known is None or not known.misfit < best.misfit:
             break
         best = known
-    return candidate if best is given else replace(candidate, inputs=best.fed.reshape(inputs.shape))
+    return candidate if best is given else replace(candidate, inputs=best.fed.reshape(layer.inputs.shape))
+
+
+def misfit(observation: Observation, call: LinearCall, candidate: Candidate) -> float:
+    """Share of the layer's gradient that a candidate leaves, where its faint samples count what one of a plain mean does; infinite where
+    that cannot be told.
+    """
+    layer = _layer(observation, call, candidate)
+    given = None if layer is None else layer.explained()
+    return math.inf if layer is None or given is None else given.misfit / layer.size
 
 
 @dataclass(frozen=True, eq=False)
@@ -103,26 +107,42 @@ class _Explained:
     step: float
 
 
+def _layer(observation: Observation, call: LinearCall, candidate: Candidate) -> _Layer | None:
+    """The layer, with the samples of a candidate; None where these have no labels, or its gradients are not there, or too large."""
+    inputs, labels, bias, gradient = candidate.inputs, candidate.labels, call.bias, observation.update[call.weight]
+    if inputs is None or labels is None or bias is None or bias not in observation.update or observation.coupled:
+        return None
+    if gradient.numel() > LARGEST:
+        return None
+    return _Layer(observation, call, inputs, labels, gradient.double(), observation.update[bias].double())
+
+
 @dataclass(frozen=True, eq=False)
 class _Layer:
     observation: Observation
     call: LinearCall
-    shape: torch.Size
+    inputs: Float[Tensor, " b *shape"]
     labels: Int64[Tensor, " b"]
     gradient: Float[Tensor, "m n"]
     sums: Float[Tensor, " m"]
 
+    @property
+    def size(self) -> float:
+        """Of the gradient."""
+        return float(self.gradient.norm())
+
     def columns(self, fed: Float[Tensor, "b n"]) -> Float[Tensor, "b m"]:
         """∂ℓ(x_i, y_i)/∂z of every sample by itself."""
-        ran = run(self.observation.model, fed.reshape(self.shape))
+        ran = run(self.observation.model, fed.reshape(self.inputs.shape))
         output = next(other.output for other in ran.linears if other.weight == self.call.weight)
         named, own = torch.unique(self.labels, return_inverse=True)
         slopes = slopes_alone(self.observation.loss, ran.outputs.detach(), named)[own, torch.arange(len(own), device=own.device)]
         found: Tensor = torch.autograd.grad(ran.outputs, output, slopes)[0]
         return found
 
-    def explained(self, fed: Float[Tensor, "b n"]) -> _Explained | None:
-        """None where a sample leaves nothing, or is nothing that a number can say."""
+    def explained(self, fed: Float[Tensor, "b n"] | None = None) -> _Explained | None:
+        """Of the samples as they are given, if of no others. None where one leaves nothing, or is nothing that a number can say."""
+        fed = self.inputs.double().flatten(1) if fed is None else fed
         if not bool(fed.isfinite().all()):
             return None
         columns = self.columns(fed)
