@@ -165,7 +165,7 @@ class Spear(Attack):
         factors, completion = factored(observation, call, generator, clock)
         clock = _before_the_judge(clock, factors)
         uneven = observation.one_gradient and call.raw and is_uneven(factors)
-        best, least, tries = Candidate(), math.inf, TRIES if uneven and factors.rank <= SMALL else 1
+        best, least, tries = Candidate(), math.inf, TRIES if uneven and self.search == "auto" and factors.rank <= SMALL else 1
         for turn in range(tries):
             before, made = clock.left, None
             if turn % 2:  # what is right of the best is taken out
