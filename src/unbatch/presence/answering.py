@@ -113,6 +113,8 @@ def _unaccounted(case: Case) -> str:
         return "noise hides the weak directions, and the samples in them"
     if case.rows.rank < case.number:
         return f"only {case.rows.rank} directions of {case.number} samples are visible: the rest left no trace, or depends on these"
+    if case.rows.rank == case.number:
+        return "statistics of the batch take one direction out of that gradient, and its members with it"
     return f"{case.rows.rank} directions are visible where {case.number} samples were told: one of the two is wrong"
 
 
