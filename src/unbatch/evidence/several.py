@@ -41,7 +41,7 @@ from unbatch.evidence.slopes import slopes_of
 from unbatch.trace import TRIAL, run
 from unbatch.types import Observation
 
-__all__ = ["hidden_by_counting"]
+__all__ = ["ROUNDED", "hidden_by_counting"]
 
 MORE = 1.5
 """A sample that counts more than this many times the least may be two. Derived: the middle of 1 and 2."""
@@ -49,6 +49,9 @@ MORE = 1.5
 ALL, FAR = 4, 10.0
 """So few samples may each stand for two that differ in length alone, which no direction tells, unless as many were told: where what is
 left of the gradient along them is so many times what is left elsewhere. Chosen."""
+
+ROUNDED = 30.0
+"""Roundings, beside the update, that a replay leaves of it in any case. Chosen, as ``whole.UNSURE``."""
 
 MOST = 1 << 22
 """A larger gradient is not held against the replay in one piece. Chosen."""
@@ -98,6 +101,9 @@ def hidden_by_counting(
     if observation.batch_size is None and members > len(labels):
         # Where fewer samples explain all of it, any may stand for two; elsewhere what counts more than one of so many members is several.
         several = several | explained | (observation.factor_known & counts_evenly(observation, labels) & (weights * members > MORE))
+    rounding = max(torch.finfo(observation.rounding).eps, observation.resolution)
+    if observation.batch_size is None and explained and residual > ROUNDED * rounding:
+        several = torch.ones_like(several)  # what is left is no rounding, and each may be two that are as far apart as it allows
     off = len(labels) <= ALL and _off_within(observation, inputs, labels, weights)
     if off and explained:
         several = torch.ones_like(several)
