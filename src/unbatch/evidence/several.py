@@ -97,13 +97,7 @@ def hidden_by_counting(
             return torch.zeros_like(weights)
         # One that counts as some others do together contradicts it, and so do directions that what they count leaves over.
         observation, members = replace(observation, batch_size=None), 0 if times is not None and members <= int(times.sum()) else members
-    several = counts(observation, weights, labels, explained=explained) > MORE
-    if observation.batch_size is None and members > len(labels):
-        # Where fewer samples explain all of it, any may stand for two; elsewhere what counts more than one of so many members is several.
-        several = several | explained | (observation.factor_known & counts_evenly(observation, labels) & (weights * members > MORE))
-    rounding = max(torch.finfo(observation.rounding).eps, observation.resolution)
-    if observation.batch_size is None and explained and residual > ROUNDED * rounding:
-        several = torch.ones_like(several)  # what is left is no rounding, and each may be two that are as far apart as it allows
+    several = _counted_as_several(observation, labels, weights, residual, members, explained=explained)
     off = len(labels) <= ALL and _off_within(observation, inputs, labels, weights)
     if off and explained:
         several = torch.ones_like(several)
@@ -126,6 +120,22 @@ def hidden_by_counting(
     if explained and columns is not None:  # as each counts the same, each would have to be a pair
         alike = alike & (_together(observation, inputs, columns, weights, pairs) <= SAFETY * residual)
     return found.where(~(_still(observation, inputs, labels) | alike), torch.inf)
+
+
+def _counted_as_several(
+    observation: Observation, labels: Tensor, weights: Tensor, residual: float, members: int, *, explained: bool
+) -> Bool[Tensor, " k"]:
+    """Which samples may stand for several, by what they count, and by what they leave of the update."""
+    several = counts(observation, weights, labels, explained=explained) > MORE
+    if observation.batch_size is not None:
+        return several
+    rounding = max(torch.finfo(observation.rounding).eps, observation.resolution)
+    if explained and residual > ROUNDED * rounding:
+        return torch.ones_like(several)  # what is left is no rounding: each may be two that are as far apart as it allows
+    if members > len(labels):
+        # Where fewer samples explain all of it, any may stand for two; elsewhere what counts more than one of so many members is several.
+        several = several | explained | (observation.factor_known & counts_evenly(observation, labels) & (weights * members > MORE))
+    return several
 
 
 def _of_two(
