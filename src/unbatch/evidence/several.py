@@ -130,8 +130,8 @@ def _counted_as_several(
     if observation.batch_size is not None:
         return several
     rounding = max(torch.finfo(observation.rounding).eps, observation.resolution)
-    if explained and residual > ROUNDED * rounding:
-        return torch.ones_like(several)  # what is left is no rounding: each may be two that are as far apart as it allows
+    if explained and residual > ROUNDED * rounding and not bool(several.any()):
+        return ~several  # what is left is no rounding, and of none that counts as two: each may be two
     if members > len(labels):
         # Where fewer samples explain all of it, any may stand for two; elsewhere what counts more than one of so many members is several.
         several = several | explained | (observation.factor_known & counts_evenly(observation, labels) & (weights * members > MORE))
