@@ -129,8 +129,9 @@ def _counted_as_several(
     several = counts(observation, weights, labels, explained=explained) > MORE
     if observation.batch_size is not None:
         return several
+    exact = observation.rounding == torch.float64  # a coarser type hides such twins whatever is left
     rounding = max(torch.finfo(observation.rounding).eps, observation.resolution)
-    if explained and residual > ROUNDED * rounding and not bool(several.any()):
+    if explained and exact and residual > ROUNDED * rounding and not bool(several.any()):
         return ~several  # what is left is no rounding, and of none that counts as two: each may be two
     if members > len(labels):
         # Where fewer samples explain all of it, any may stand for two; elsewhere what counts more than one of so many members is several.
