@@ -81,3 +81,17 @@ def test_nobody_is_absent_by_a_layer_right_before_batch_statistics(bias: bool) -
     found = unbatch.members(Observation(net, unbatch.capture(net, x[:12], y), (60,), batch_size=11), x)
     assert found.rank == 11
     assert Verdict.ABSENT not in [answer.verdict for answer in found.answers[:12]]
+
+
+def test_nobody_is_absent_where_the_loss_leaves_some_out_of_as_many_as_were_told() -> None:
+    """Of twelve it drops the four with the largest loss; told eight, these were absent."""
+
+    def trimmed(outputs: Tensor, labels: Tensor) -> Tensor:
+        each = nn.functional.cross_entropy(outputs, labels, reduction="none")
+        return each.topk(2 * len(each) // 3, largest=False).values.mean()
+
+    x, y, net = of(5, 30, 80), torch.arange(12) % 5, deep(2)
+    update = unbatch.capture(net, x[:12], y, trimmed)
+    found = unbatch.members(Observation(net, update, (80,), trimmed, batch_size=8), x)
+    assert found.rank == 8
+    assert Verdict.ABSENT not in [answer.verdict for answer in found.answers[:12]]

@@ -7,7 +7,7 @@ from jaxtyping import Float, Int64
 from torch import Tensor
 
 from unbatch.evidence.certificate import MARGIN
-from unbatch.evidence.completeness import counts_evenly, hides
+from unbatch.evidence.completeness import counts_evenly, hides, leaves_out
 from unbatch.evidence.slopes import pulled_back
 from unbatch.presence.rows import Rows
 from unbatch.trace import run
@@ -49,7 +49,7 @@ def number_of(observation: Observation, members: Tensor, labels: Int64[Tensor, "
 
 
 def accounts_for(observation: Observation, rows: Rows, number: int | None, each: int) -> bool:
-    """Whether a layer's directions are those of all samples.
+    """Whether a layer's directions are those of all samples, and neither statistics of the batch nor the loss takes any away.
 
     Args:
         observation: for the model.
@@ -57,7 +57,8 @@ def accounts_for(observation: Observation, rows: Rows, number: int | None, each:
         number: of samples, where it is known.
         each: with how many rows a sample feeds the layer.
     """
-    return rows.clear and number is not None and rows.rank == number * each and not _cancels(observation, rows.weight)
+    shown = rows.clear and number is not None and rows.rank == number * each
+    return shown and not _cancels(observation, rows.weight) and not leaves_out(observation, rows.rank // each)
 
 
 def _cancels(observation: Observation, weight: str) -> bool:
