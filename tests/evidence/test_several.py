@@ -345,3 +345,24 @@ def test_local_steps_on_twins_have_more_directions_than_there_are_means(apart: f
     alone = train(model, inputs, labels, local, order[:, :6], "cross_entropy")
     seen = Observation(model, local.average(alone, dict(model.named_parameters()), 6), (100,), training=local)
     assert judge(seen, Candidate(inputs, labels)).status is Status.RECONSTRUCTED
+
+
+@pytest.mark.parametrize("apart", [3e-6, 1e-5, 3e-5])
+@pytest.mark.parametrize("made", ["means", "by what each leaves"])
+def test_what_a_replay_leaves_beyond_rounding_may_be_twins_in_every_place(apart: float, made: str) -> None:
+    """Two of other lengths in each place, no size told: no further direction, and 1e-12 to 1e-10 of the update left, of 1e-16."""
+    inputs, labels = members()
+    model = nn.Sequential(nn.Linear(100, 80), nn.ReLU(), nn.Linear(80, 60), nn.ReLU(), nn.Linear(60, 10)).double()
+    pairs = torch.stack([(1 - apart) * inputs, (1 + apart) * inputs], dim=1)
+    update = capture(model, pairs.flatten(0, 1), labels.repeat_interleave(2))
+    with torch.no_grad():
+        slopes = (model(pairs).softmax(dim=2) - F.one_hot(labels, 10)[:, None]).norm(dim=2, keepdim=True)
+    share = torch.full_like(slopes, 0.5) if made == "means" else slopes / slopes.sum(dim=1, keepdim=True)
+    found = judge(Observation(model, update, (100,)), Candidate((share * pairs).sum(dim=1), labels))
+    if found.status.disclosed:
+        assert found.inputs is not None
+        assert found.accuracy is not None
+        assert bool((torch.cdist(found.inputs, pairs.flatten(0, 1)).amin(dim=1) <= 3 * found.accuracy * inputs.norm(dim=1)).all())
+    again = judge(Observation(model, capture(model, inputs, labels), (100,)), Candidate(inputs, labels))
+    assert again.accuracy is not None
+    assert float(again.accuracy.max()) < 1e-13

@@ -70,3 +70,28 @@ def test_a_blend_is_no_member_where_the_bias_gradient_was_pruned(told: int | Non
         update[name] = update[name].where(update[name].abs() > update[name].abs().quantile(0.3), 0.0)
     found = unbatch.members(Observation(net, update, (80,), batch_size=told, factor_known=False), torch.cat([x[4:], (x[:1] + x[1:2]) / 2]))
     assert Verdict.PRESENT not in [answer.verdict for answer in found.answers]
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_nobody_is_absent_by_a_layer_right_before_batch_statistics(bias: bool) -> None:
+    """Columns that add up to nothing leave one direction less than samples: told one sample too few, all of them were absent."""
+    x, y = of(4, 30, 60), torch.arange(12) % 3
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(60, 64, bias=bias), nn.BatchNorm1d(64), nn.ReLU(), nn.Linear(64, 3)).double()
+    found = unbatch.members(Observation(net, unbatch.capture(net, x[:12], y), (60,), batch_size=11), x)
+    assert found.rank == 11
+    assert Verdict.ABSENT not in [answer.verdict for answer in found.answers[:12]]
+
+
+def test_nobody_is_absent_where_the_loss_leaves_some_out_of_as_many_as_were_told() -> None:
+    """Of twelve it drops the four with the largest loss; told eight, these were absent."""
+
+    def trimmed(outputs: Tensor, labels: Tensor) -> Tensor:
+        each = nn.functional.cross_entropy(outputs, labels, reduction="none")
+        return each.topk(2 * len(each) // 3, largest=False).values.mean()
+
+    x, y, net = of(5, 30, 80), torch.arange(12) % 5, deep(2)
+    update = unbatch.capture(net, x[:12], y, trimmed)
+    found = unbatch.members(Observation(net, update, (80,), trimmed, batch_size=8), x)
+    assert found.rank == 8
+    assert Verdict.ABSENT not in [answer.verdict for answer in found.answers[:12]]

@@ -28,6 +28,7 @@ __all__ = [
     "counts",
     "counts_evenly",
     "hides",
+    "leaves_out",
     "odd_beside",
     "repeated",
     "without_copies",
@@ -225,6 +226,24 @@ def hides(observation: Observation, inputs: Num[Tensor, " k *shape"], labels: In
         if math.isfinite(less) and less <= least * float(alone[others].square().sum()):
             return True
     return False
+
+
+def leaves_out(observation: Observation, number: int) -> bool:
+    """Whether the loss makes some of so many samples count nothing, as one that trims: then so many that count are not all that there were.
+
+    Args:
+        observation: for the loss.
+        number: of samples, which are made up.
+    """
+    if isinstance(observation.loss, str):
+        return False
+    generator = torch.Generator().manual_seed(0)
+    made = torch.randn((number, observation.classes), generator=generator, dtype=torch.float64).to(observation.device)
+    labels = torch.randint(observation.classes, (number,), generator=generator).to(observation.device)
+    try:
+        return not bool(slopes(observation.loss, made, labels).any(dim=1).all())
+    except Misuse:
+        return False
 
 
 SURE = (1.0, 100.0, -100.0)

@@ -26,7 +26,7 @@ from unbatch.evidence.inner import from_layer
 from unbatch.evidence.plain_means import plain, plain_size
 from unbatch.evidence.rounds import prove_round
 from unbatch.evidence.scales import off_scale
-from unbatch.evidence.several import hidden_by_counting
+from unbatch.evidence.several import ROUNDED, hidden_by_counting
 from unbatch.evidence.slopes import labels_told, likely
 from unbatch.evidence.whole import Whole, by_turning, prove_whole
 from unbatch.linalg.completion import is_pruned
@@ -167,10 +167,6 @@ def _refused(observation: Observation, inputs: Tensor, kept: Tensor) -> str:
 def _members_at_least(observation: Observation, residual: float) -> int:
     """How many members there are at least, by the directions of the update; 0 where the samples leave no more than rounding of it."""
     return 0 if residual <= ROUNDED * torch.finfo(observation.rounding).eps else directions_of(observation)
-
-
-ROUNDED = 30.0
-"""Roundings, beside the update, that a replay leaves of it in any case. Chosen, as ``whole.UNSURE``."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -41,7 +41,7 @@ from unbatch.evidence.slopes import slopes_of
 from unbatch.trace import TRIAL, run
 from unbatch.types import Observation
 
-__all__ = ["hidden_by_counting"]
+__all__ = ["ROUNDED", "hidden_by_counting"]
 
 MORE = 1.5
 """A sample that counts more than this many times the least may be two. Derived: the middle of 1 and 2."""
@@ -49,6 +49,9 @@ MORE = 1.5
 ALL, FAR = 4, 10.0
 """So few samples may each stand for two that differ in length alone, which no direction tells, unless as many were told: where what is
 left of the gradient along them is so many times what is left elsewhere. Chosen."""
+
+ROUNDED = 30.0
+"""Roundings, beside the update, that a replay leaves of it in any case. Chosen, as ``whole.UNSURE``."""
 
 MOST = 1 << 22
 """A larger gradient is not held against the replay in one piece. Chosen."""
@@ -94,15 +97,12 @@ def hidden_by_counting(
             return torch.zeros_like(weights)
         # One that counts as some others do together contradicts it, and so do directions that what they count leaves over.
         observation, members = replace(observation, batch_size=None), 0 if times is not None and members <= int(times.sum()) else members
-    several = counts(observation, weights, labels, explained=explained) > MORE
-    if observation.batch_size is None and members > len(labels):
-        # Where fewer samples explain all of it, any may stand for two; elsewhere what counts more than one of so many members is several.
-        several = several | explained | (observation.factor_known & counts_evenly(observation, labels) & (weights * members > MORE))
+    several = _counted_as_several(observation, labels, weights, members, explained=explained)
     off = len(labels) <= ALL and _off_within(observation, inputs, labels, weights)
     if off and explained:
         several = torch.ones_like(several)
     if not bool(several.any()):
-        found = torch.zeros_like(weights)
+        found = _twins_of_all(observation, inputs, labels, weights, residual if explained else 0.0)
     elif explained:
         found = _hidden(observation, inputs, labels, weights, residual, several)
     else:
@@ -120,6 +120,28 @@ def hidden_by_counting(
     if explained and columns is not None:  # as each counts the same, each would have to be a pair
         alike = alike & (_together(observation, inputs, columns, weights, pairs) <= SAFETY * residual)
     return found.where(~(_still(observation, inputs, labels) | alike), torch.inf)
+
+
+def _counted_as_several(observation: Observation, labels: Tensor, weights: Tensor, members: int, *, explained: bool) -> Bool[Tensor, " k"]:
+    """Which samples may stand for several, by what they count, and by how many members there are."""
+    several = counts(observation, weights, labels, explained=explained) > MORE
+    if observation.batch_size is not None:
+        return several
+    if members > len(labels):
+        # Where fewer samples explain all of it, any may stand for two; elsewhere what counts more than one of so many members is several.
+        several = several | explained | (observation.factor_known & counts_evenly(observation, labels) & (weights * members > MORE))
+    return several
+
+
+def _twins_of_all(observation: Observation, inputs: Tensor, labels: Tensor, weights: Tensor, residual: float) -> Float[Tensor, " k"]:
+    """(k,) how far two members may be from each of samples that all count alike, where no size was told: as far, relatively, from one as
+    from another. 0 where no more is left than rounding, or a type that hides such twins in any case.
+    """
+    rounding = max(torch.finfo(observation.rounding).eps, observation.resolution)
+    if observation.batch_size is not None or observation.rounding != torch.float64 or residual <= ROUNDED * rounding:
+        return torch.zeros_like(weights)
+    every = torch.ones_like(labels, dtype=torch.bool)
+    return _hidden(observation, inputs, labels, weights, residual, every).amin().expand_as(weights)
 
 
 def _of_two(

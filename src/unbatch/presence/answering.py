@@ -113,6 +113,8 @@ def _unaccounted(case: Case) -> str:
         return "noise hides the weak directions, and the samples in them"
     if case.rows.rank < case.number:
         return f"only {case.rows.rank} directions of {case.number} samples are visible: the rest left no trace, or depends on these"
+    if case.rows.rank == case.number:
+        return f"statistics of the batch, or the loss, leave less than {case.number} directions of so many samples: one of the two is wrong"
     return f"{case.rows.rank} directions are visible where {case.number} samples were told: one of the two is wrong"
 
 

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import torch
 from jaxtyping import Float, Int64
 from torch import Tensor
 
 from unbatch.evidence.certificate import MARGIN
-from unbatch.evidence.completeness import counts_evenly, hides
+from unbatch.evidence.completeness import counts_evenly, hides, leaves_out
+from unbatch.evidence.slopes import pulled_back
+from unbatch.presence.rows import Rows
+from unbatch.trace import run
 from unbatch.types import Observation
 
-__all__ = ["number_of"]
+__all__ = ["accounts_for", "number_of"]
 
 NEAR = 1e-3
 """What members say of 1/w may differ by this share. Chosen, as ``completeness.WHOLE``."""
@@ -42,3 +46,32 @@ def number_of(observation: Observation, members: Tensor, labels: Int64[Tensor, "
     whole = spread < NEAR and abs(float(each.median()) - round(float(each.median()))) < min(OFF, number * max(SHARP, MARGIN * spread))
     evenly = whole and counts_evenly(observation, labels) and not hides(observation, members, labels)
     return round(float(each.median())) if evenly else None
+
+
+def accounts_for(observation: Observation, rows: Rows, number: int | None, each: int) -> bool:
+    """Whether a layer's directions are those of all samples, and neither statistics of the batch nor the loss takes any away.
+
+    Args:
+        observation: for the model.
+        rows: what the layer's gradient shows.
+        number: of samples, where it is known.
+        each: with how many rows a sample feeds the layer.
+    """
+    shown = rows.clear and number is not None and rows.rank == number * each
+    return shown and not _cancels(observation, rows.weight) and not leaves_out(observation, rows.rank // each)
+
+
+def _cancels(observation: Observation, weight: str) -> bool:
+    """Whether the columns of every batch add up to nothing at a layer, as right before statistics of the batch: then of n samples there are
+    n − 1 directions, and no sample lies in them.
+    """
+    if not observation.coupled:
+        return False
+    ran = run(observation.model, observation.probe)
+    call = next(call for call in ran.linears if call.weight == weight)
+    head = torch.arange(1.0, 1 + ran.outputs.numel(), dtype=ran.outputs.dtype, device=ran.outputs.device).sin().reshape(ran.outputs.shape)
+    columns = pulled_back(ran.outputs, [call.output], head)[0]
+    if columns is None:
+        return False
+    columns = columns.flatten(0, -2)
+    return bool(columns.sum(dim=0).norm() <= SHARP * columns.norm())

@@ -25,7 +25,7 @@ from unbatch.presence.answering import NEAR, Case, answers, limits
 from unbatch.presence.blends import Apart, apart_from_blends, apart_from_changes, beyond_count, moved_within
 from unbatch.presence.fed import CHUNK, Passes, Witness, passes_of, witnesses
 from unbatch.presence.finite import finite, with_blanks
-from unbatch.presence.headcount import number_of
+from unbatch.presence.headcount import accounts_for, number_of
 from unbatch.presence.made_up import refuted_if_made_up
 from unbatch.presence.pairs import means_show, pairs_hide
 from unbatch.presence.rows import Rows, outside_without_bias, rows_of
@@ -202,7 +202,8 @@ def _case(
     tangled = beyond_count(records[chosen], fits, max(rows.rank, number or 0)) if records.is_floating_point() else torch.zeros_like(fits)
     # More directions than there were samples are noise, or what pruning left.
     counted = number is not None and rows.rank <= number * each
-    refuted = [~a.fits for a in inner if counted and a.rows is not None and a.rows.clear and a.rows.rank == (number or 0) * a.each]
+    behind = [(a, accounts_for(passes.observation, a.rows, number, a.each)) for a in inner if a.rows is not None and counted]
+    refuted = [~a.fits for a, shows_all in behind if shows_all]
     return Case(
         rows=rows,
         residual=whole.residual,
@@ -222,7 +223,7 @@ def _case(
         label=further.label,
         number=number,
         alike=further.alike,
-        complete=rows.clear and number is not None and rows.rank == number * each,
+        complete=accounts_for(passes.observation, rows, number, each),
         trusted=rows.clear or told,
         alpha=ALPHA,
     )
