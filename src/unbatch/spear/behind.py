@@ -25,6 +25,7 @@ from unbatch.linalg.complement import complement
 from unbatch.linalg.lowrank import factor
 from unbatch.spear.layer import Layer
 from unbatch.spear.next_layer import SINGULAR
+from unbatch.spear.masked import LARGE, fitted_on
 from unbatch.spear.rounding import masked_gram
 from unbatch.trace import LinearCall
 
@@ -181,6 +182,13 @@ class Behind:
 def fitted(back: Float[Tensor, "m b"], on: Bool[Tensor, "k m"], columns: Float[Tensor, "k m"], clock: Clock) -> Float[Tensor, "k b"]:
     """q with ``back @ q`` nearest to a sample's column where it is on, for all samples."""
     basis, change = torch.linalg.qr(back)
+    solution, solved = fitted_on(basis, on, columns, clock) if back.shape[1] > LARGE else (torch.zeros_like(columns @ basis), on.any(dim=1) & False)
+    if not bool(solved.all()):
+        solution[~solved] = _by_grams(basis, on[~solved], columns[~solved], clock)
+    return torch.linalg.solve_triangular(change, solution.T, upper=True).T
+
+
+def _by_grams(basis: Float[Tensor, "m b"], on: Bool[Tensor, "k m"], columns: Float[Tensor, "k m"], clock: Clock) -> Float[Tensor, "k b"]:
     rough = basis.float()
     identity = RIDGE * torch.eye(basis.shape[1], dtype=rough.dtype, device=rough.device)
     factor, _ = torch.linalg.cholesky_ex(masked_gram(rough, on, clock) + identity)
@@ -190,4 +198,4 @@ def fitted(back: Float[Tensor, "m b"], on: Bool[Tensor, "k m"], columns: Float[T
     for _ in range(REFINED):
         rest = (wanted - solution @ basis.T) * on
         solution = solution + torch.cholesky_solve((rest @ basis / size).to(rough.dtype)[..., None], factor)[..., 0] * size
-    return torch.linalg.solve_triangular(change, solution.T, upper=True).T
+    return solution

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from unbatch.clock import UNLIMITED, Clock
 from unbatch.spear.layer import Layer
+from unbatch.spear.masked import LARGE, fitted_on
 from unbatch.spear.rounding import masked_gram, null_of_masks
 
 __all__ = ["NextLayer", "next_layer", "solve_samples"]
@@ -68,13 +69,14 @@ def solve_samples(
     on = (~off).to(layer.left.dtype)
     basis, change = torch.linalg.qr(layer.seen)
     shape = null_of_masks(following.activations, off, clock=clock) @ following.activations.T
-    identity = RIDGE * torch.eye(batch, dtype=basis.dtype, device=basis.device)
-    factor, _ = torch.linalg.cholesky_ex(masked_gram(basis, ~off, clock) + identity)
     wanted = torch.stack([shape * on, on * layer.bias], dim=1)
     solution = wanted.new_zeros((count, 2, batch))
-    for _ in range(refinements):
-        rest = (wanted - solution @ basis.T) * on[:, None]
-        solution = solution + torch.cholesky_solve((rest @ basis).mT, factor).mT
+    open_ = torch.ones_like(off[:, 0])
+    if batch > LARGE:
+        solution, solved = fitted_on(basis, (~off).repeat_interleave(2, dim=0), wanted.flatten(0, 1), clock)
+        solution, open_ = solution.reshape(count, 2, batch), ~solved.reshape(count, 2).all(dim=1)
+    if bool(open_.any()):
+        solution[open_] = _by_grams(basis, ~off[open_], wanted[open_], refinements, clock)
     solution = torch.linalg.solve_triangular(change, solution.reshape(-1, batch).T, upper=True).T.reshape(count, 2, batch)
     from_shape, from_bias = solution.unbind(dim=1)
     # p = scale · from_shape − from_bias, with the scale that p · sums = 1 asks for.
@@ -82,3 +84,16 @@ def solve_samples(
     samples = scale * from_shape - from_bias
     rest = layer.pre_activations(samples) * on - scale * shape * on
     return samples, rest.norm(dim=1) / (scale * shape).norm(dim=1)
+
+
+def _by_grams(
+    basis: Float[Tensor, "m b"], on: Bool[Tensor, "k m"], wanted: Float[Tensor, "k 2 m"], refinements: int, clock: Clock
+) -> Float[Tensor, "k 2 b"]:
+    """What fits on the rows of each mask, by Cholesky factors of their Gram matrices."""
+    identity = RIDGE * torch.eye(basis.shape[1], dtype=basis.dtype, device=basis.device)
+    factor, _ = torch.linalg.cholesky_ex(masked_gram(basis, on, clock) + identity)
+    solution = wanted.new_zeros((*wanted.shape[:2], basis.shape[1]))
+    for _ in range(refinements):
+        rest = (wanted - solution @ basis.T) * on[:, None]
+        solution = solution + torch.cholesky_solve((rest @ basis).mT, factor).mT
+    return solution

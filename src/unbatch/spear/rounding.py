@@ -14,6 +14,7 @@ from torch.nn import functional as F
 
 from unbatch.clock import UNLIMITED, Clock
 from unbatch.spear.layer import Layer
+from unbatch.spear.masked import LARGE, null_on
 
 __all__ = ["SHARES", "SHARES_IN_STEPS", "masked_gram", "null_of_masks", "round_directions"]
 
@@ -94,6 +95,17 @@ def null_of_masks(left: Float[Tensor, "m b"], off: Bool[Tensor, "k m"], sweeps: 
         >>> null_of_masks(left, torch.tensor([[True, True, False]])).abs().round(decimals=12)
         tensor([[0., 1.]], dtype=torch.float64)
     """
+    if left.shape[1] > LARGE:
+        basis, change = torch.linalg.qr(left)
+        found, solved = null_on(basis, off, clock)
+        found = F.normalize(torch.linalg.solve_triangular(change, found.T, upper=True).T, dim=1)
+        if not bool(solved.all()):
+            found[~solved] = _null_of_grams(left, off[~solved], sweeps, clock)
+        return found
+    return _null_of_grams(left, off, sweeps, clock)
+
+
+def _null_of_grams(left: Float[Tensor, "m b"], off: Bool[Tensor, "k m"], sweeps: int, clock: Clock) -> Float[Tensor, "k b"]:
     found = [left.new_zeros((0, left.shape[1]))]
     for part in torch.split(off, max(1, CHUNK // left.numel())):
         start = torch.ones((len(part), left.shape[1]), dtype=left.dtype, device=left.device)
