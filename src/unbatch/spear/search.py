@@ -263,7 +263,12 @@ class Search:
             self._add("outputs", *self.led.outputs.find(self.rest, self.rows, self.samples, self.directions, self.generator, self.clock))
             return
         steps = ROUGHLY if led and self.rest.batch > MANY else PATIENTLY
-        samples = guesses(left.T @ self.rest.views, self.generator, contrast, steps, clock=self.clock) @ left.T
+
+
+        def make() -> Tensor:
+            return guesses(left.T @ self.rest.views, self.generator, contrast, steps, clock=self.clock) @ left.T
+
+        samples = self.led.some(self.rest, self.basis, make) if led and self.rest.batch > MANY else make()
         if left.shape[1] <= LAST:
             samples = torch.cat([samples, random_samples(self.rest, left, self.generator)])
         samples = samples / (samples @ self.rest.sums)[:, None]
