@@ -264,9 +264,8 @@ class Search:
             return
         steps = ROUGHLY if led and self.rest.batch > MANY else PATIENTLY
 
-
         def make() -> Tensor:
-            return guesses(left.T @ self.rest.views, self.generator, contrast, steps, clock=self.clock) @ left.T
+            return guesses(left.T @ self.rest.views, self.generator, contrast, steps, rough=steps == ROUGHLY, clock=self.clock) @ left.T
 
         samples = self.led.some(self.rest, self.basis, make) if led and self.rest.batch > MANY else make()
         if left.shape[1] <= LAST:
