@@ -143,7 +143,8 @@ class Behind:
         for i, stage in enumerate(self.stages):
             h, on = z.relu(), z > 0
             points = h @ stage.fed
-            duals = fitted(stage.back, on, columns, clock)
+            rest = complement(self.points[i])  # p · q = 0 for what is known
+            duals = fitted(stage.back @ rest, on, columns, clock) @ rest.T
             scale = (points * duals).sum(dim=1, keepdim=True)
             left = ((duals @ stage.back.T) * on - columns).norm(dim=1) / columns.norm(dim=1)
             good = (left < DUAL) & (on.sum(dim=1) > stage.back.shape[1]) & (scale[:, 0] != 0)

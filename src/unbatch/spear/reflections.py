@@ -17,6 +17,7 @@ from torch import Tensor
 
 from unbatch.clock import UNLIMITED, Clock
 from unbatch.spear.behind import Link
+from unbatch.spear.descent import best_of_near
 from unbatch.spear.layer import Layer
 
 __all__ = ["STEPS", "reflected", "steps_after"]
@@ -38,8 +39,10 @@ BEND = 2**0.5 - 1
 TINY = 1e-30
 """Of float32, what keeps a division of zero by zero. Derived."""
 
-ARRIVED, MOST = 0.03, 0.6
-"""x."""
+ARRIVED, FEW = 0.003, 0.1
+"""Squared distance of the two sets at a walk, which has arrived there and ends; and the share of all walks that is not worth going on alone.
+Measured on pictures, b of 180 to 600: of walks that had .85 of a sample's signs right half were within .002 to .03, of the others within .04 to
+.1. Chosen."""
 
 ABREAST, ASKED = 128, 5
 """So many walks at a time, whose numbers stay near the processor; every so many steps each is asked how near it is. Chosen."""
@@ -121,7 +124,8 @@ def _walked(
         made = len(space.basis) - space.fed
         start = torch.cat([h, signs / made**0.5 if space is spaces[-1] and signs.numel() else h.new_zeros((len(h), made))], dim=1)
         states.append(space.nearest(start)[1])
-    nearest, best = torch.full_like(points[:, :1], torch.inf), points
+    nearest, best = torch.full_like(points[:, :1], torch.inf), points.clone()
+    going = torch.arange(len(points), device=points.device)
     for step in range(steps):
         clock.check()
         inside, linear = zip(*(space.nearest(state) for space, state in zip(spaces, states, strict=True)), strict=True)
@@ -129,15 +133,18 @@ def _walked(
         _to_rays(turned, spaces)
         if signs.numel():
             made_last = turned[-1][:, spaces[-1].fed :]
-            made_last.mul_(made_last * signs > 0)
+            made_last.mul_(made_last * signs[going] > 0)
         apart = [ray.sub_(point) for ray, point in zip(turned, linear, strict=True)]
-        if step % ASKED == 0 or step == steps - 1:
-            left = torch.stack([part.square().sum(dim=1, keepdim=True) for part in apart]).sum(dim=0)
-            best, nearest = torch.where(left < nearest, inside[0], best), torch.minimum(left, nearest)
-            if float((nearest < ARRIVED).float().mean()) > MOST:
-                break
         for state, part in zip(states, apart, strict=True):
             state.add_(part, alpha=RELAX)
+        if step % ASKED == 0 or step == steps - 1:
+            left = torch.stack([part.square().sum(dim=1, keepdim=True) for part in apart]).sum(dim=0)
+            better = (left < nearest[going])[:, 0]
+            best[going[better]], nearest[going[better]] = inside[0][better], left[better]
+            on = (nearest[going, 0] > ARRIVED) & best_of_near(inside[0], left[:, 0])
+            going, states = going[on], [state[on] for state in states]
+            if len(going) < FEW * len(points):
+                break
     return best
 
 
