@@ -24,13 +24,13 @@ BEYOND = 2
 """Zeros that a direction must have beyond as many as there are samples."""
 
 LITTLE = 0.05
-"""Share of the samples sought, found by walks, below which the outputs are asked. Chosen: of 180 pictures at m=400 the first walks found
-.09, and ones twice as long .57; of 300 Gaussian vectors at m=1000 none."""
+"""Share of the walks that must lead to a sample, or the outputs are asked. Chosen: of 180 pictures at m=400 the first walks found .09, and
+ones twice as long .57; of 300 Gaussian vectors at m=1000 none."""
 
 
 AT_ONCE, ENOUGH = 128, 64
-"""Guesses that are led at a time, and how many must wait for a round without new ones. Chosen. Of 600 pictures at m=2000 600 walks led to 92
-samples, 100 of them to 36: some samples draw a sixth of all walks each, until they are taken out."""
+"""Guesses that are led at a time, and how many must wait for a round without new ones. Chosen: of 600 pictures at m=2000 600 walks came to
+92 samples, 100 of them to 36, as two samples draw a sixth of all walks each until they are taken out."""
 
 REMAINS = 0.5
 """Share of its length that a guess must have beside the samples found since. Chosen."""
@@ -53,7 +53,8 @@ class Led:
 
     Attributes:
         steps: of the next walks.
-        share: of the samples sought, that the last ones found.
+        share: of the last walks, those that led to a sample of their own.
+        waiting: (j, b) guesses of the whole layer's samples, for later rounds.
 
     Args:
         whole: the layer with all its samples.
