@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 from unbatch.clock import UNLIMITED, Clock
 from unbatch.spear.layer import Layer
-from unbatch.spear.masked import LARGE, fitted_on, null_on
+from unbatch.spear.masked import fitted_on, null_on, pays
 
 __all__ = ["SHARES", "SHARES_IN_STEPS", "fitted", "masked_gram", "null_of_masks", "round_directions"]
 
@@ -98,7 +98,7 @@ def null_of_masks(left: Float[Tensor, "m b"], off: Bool[Tensor, "k m"], sweeps: 
         >>> null_of_masks(left, torch.tensor([[True, True, False]])).abs().round(decimals=12)
         tensor([[0., 1.]], dtype=torch.float64)
     """
-    if left.shape[1] > LARGE:
+    if pays(left):
         basis, change = torch.linalg.qr(left)
         found, solved = null_on(basis, off, clock)
         found = F.normalize(torch.linalg.solve_triangular(change, found.T, upper=True).T, dim=1)
@@ -122,7 +122,7 @@ def fitted(
     """y with ``matrix @ y`` nearest to what is wanted where a mask is on, for all masks."""
     basis, change = torch.linalg.qr(matrix)
     solution, hard = torch.zeros_like(wanted @ basis), torch.ones_like(on[:, 0])
-    if basis.shape[1] > LARGE:
+    if pays(basis):
         solution, solved = fitted_on(basis, on, wanted, clock)
         hard = ~solved
     if bool(hard.any()):
