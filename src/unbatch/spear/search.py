@@ -71,8 +71,8 @@ SIGNS, SIGNS_ALONE, SIGNS_BLIND = 0.3, 0.7, 0.5
 does; and of random samples, of which the signs are less certain. Chosen; the first one swept."""
 
 AGREE, AGREE_IN_STEPS = 0.8, 0.6
-"""Share of the zeros of a direction that must be off by its sample's signs: a true one has all, a wrong one half. Chosen. The first swept. In
-many steps a neuron may be off whenever the sample takes part, and on at the end."""
+"""Share of the zeros of a direction that must be off by its sample's signs: a true one has all, a wrong one half. Chosen. The first swept.
+In many steps a neuron may be off whenever the sample takes part, and on at the end."""
 
 SPARE = 4
 """Zeros beyond the number of samples b that a blind direction must have: one through any b − 1 rows has b − 1 by construction."""
