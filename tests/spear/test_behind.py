@@ -104,7 +104,7 @@ def test_two_layers_lead_further_than_one() -> None:
     true = case.layer.pre_activations(case.samples) > 0
 
     def near(asked: int) -> int:
-        after = reflected(case.layer, links[:asked], starts, steps=300)
+        after = reflected(case.layer, links[:asked], starts, steps=100)
         guessed = case.layer.pre_activations(after / (after @ case.layer.sums)[:, None]) > 0
         return int(((guessed[:, None] == true[None]).double().mean(dim=2).amax(dim=1) > 0.85).sum())
 

@@ -25,10 +25,10 @@ from unbatch.linalg.complement import complement
 from unbatch.linalg.lowrank import factor
 from unbatch.spear.layer import Layer
 from unbatch.spear.next_layer import SINGULAR
-from unbatch.spear.rounding import masked_gram
+from unbatch.spear.rounding import fitted
 from unbatch.trace import LinearCall
 
-__all__ = ["DEEP", "Behind", "Left", "Link", "Stage", "fitted", "no_stages", "stages_behind"]
+__all__ = ["DEEP", "Behind", "Left", "Link", "Stage", "no_stages", "stages_behind"]
 
 DEEP = 2
 """So many layers behind are asked. Measured on Gaussian vectors, m=400, b=130: after 400 steps 34 of 130 walks had .85 of a sample's signs
@@ -36,10 +36,6 @@ right with two layers (1.6 s), 50 with three (2.5 s), 59 with four (3.6 s); with
 
 DUAL = 1e-5
 """p · q of a known sample may be so far from one: what is further off was not told well enough to be taken out. Chosen."""
-
-
-RIDGE, REFINED = 1e-6, 8
-"""What keeps systems of float32 solvable; and how often their solutions are refined, which leaves a tenth or less each time. Chosen."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -147,7 +143,8 @@ class Behind:
         for i, stage in enumerate(self.stages):
             h, on = z.relu(), z > 0
             points = h @ stage.fed
-            duals = fitted(stage.back, on, columns, clock)
+            rest = complement(self.points[i])  # p · q = 0 for what is known
+            duals = fitted(stage.back @ rest, on, columns, clock) @ rest.T
             scale = (points * duals).sum(dim=1, keepdim=True)
             left = ((duals @ stage.back.T) * on - columns).norm(dim=1) / columns.norm(dim=1)
             good = (left < DUAL) & (on.sum(dim=1) > stage.back.shape[1]) & (scale[:, 0] != 0)
@@ -176,18 +173,3 @@ class Behind:
             both = torch.linalg.solve_triangular(change, both, upper=True, left=False)
             found.append(Left(orthonormal, both[:-1], both[-1]))
         return found
-
-
-def fitted(back: Float[Tensor, "m b"], on: Bool[Tensor, "k m"], columns: Float[Tensor, "k m"], clock: Clock) -> Float[Tensor, "k b"]:
-    """q with ``back @ q`` nearest to a sample's column where it is on, for all samples."""
-    basis, change = torch.linalg.qr(back)
-    rough = basis.float()
-    identity = RIDGE * torch.eye(basis.shape[1], dtype=rough.dtype, device=rough.device)
-    factor, _ = torch.linalg.cholesky_ex(masked_gram(rough, on, clock) + identity)
-    wanted = columns * on
-    size = wanted.norm(dim=1, keepdim=True)
-    solution = torch.zeros_like(columns @ basis)
-    for _ in range(REFINED):
-        rest = (wanted - solution @ basis.T) * on
-        solution = solution + torch.cholesky_solve((rest @ basis / size).to(rough.dtype)[..., None], factor)[..., 0] * size
-    return torch.linalg.solve_triangular(change, solution.T, upper=True).T

@@ -15,7 +15,7 @@ from unbatch.clock import UNLIMITED, Clock
 from unbatch.linalg.complement import complement
 from unbatch.spear.layer import Layer
 
-__all__ = ["descend"]
+__all__ = ["best_of_near", "descend"]
 
 STEPS, PAIR = 16, 2
 """Steps at most, and after how many it is asked whether what is left still falls. Chosen."""
@@ -74,7 +74,7 @@ def descend(
     damping = points.new_full((len(points),), DAMPING)
     problem = _Problem(start, basis, activations)
     left = problem.left(points)
-    kept = (left <= left.median().clamp_min(NEAR)) & _best_of_near(points, left)
+    kept = (left <= left.median().clamp_min(NEAR)) & best_of_near(points, left)
     points, left, damping = points[kept], left[kept], damping[kept]
     before = left
     for step in range(1, STEPS + 1):
@@ -85,7 +85,7 @@ def descend(
         points, left = torch.where(fell[:, None], moved, points), torch.where(fell, less, left)
         damping = torch.where(fell, EASED * damping, STIFFENED * damping).clamp(LEAST, LARGEST)
         if step % PAIR == 0:
-            kept = ((left < FALLING * before) | (left < SOLVED)) & _best_of_near(points, left)
+            kept = ((left < FALLING * before) | (left < SOLVED)) & best_of_near(points, left)
             points, left, damping = points[kept], left[kept], damping[kept]
             before = left
         if bool((left < SOLVED).all()):
@@ -94,7 +94,7 @@ def descend(
     return middle + free @ across.T
 
 
-def _best_of_near(points: Float[Tensor, "k r"], left: Float[Tensor, " k"]) -> Bool[Tensor, " k"]:
+def best_of_near(points: Float[Tensor, "k r"], left: Float[Tensor, " k"]) -> Bool[Tensor, " k"]:
     """Which points have none beside them of which less is left; of several of which the same is left, the first."""
     rough = points.float()
     size = rough.norm(dim=1)

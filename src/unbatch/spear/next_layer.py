@@ -15,12 +15,12 @@ from torch import Tensor
 
 from unbatch.clock import UNLIMITED, Clock
 from unbatch.spear.layer import Layer
-from unbatch.spear.rounding import masked_gram, null_of_masks
+from unbatch.spear.rounding import fitted, null_of_masks
 
 __all__ = ["NextLayer", "next_layer", "solve_samples"]
 
-SINGULAR, RIDGE = 1e-9, 1e-15
-"""A direction of the next layer below this share of the largest is not seen in it; what keeps systems solvable. Chosen."""
+SINGULAR = 1e-9
+"""A direction of the next layer below this share of the largest is not seen in it. Chosen."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -48,37 +48,24 @@ def next_layer(gradient: Float[Tensor, "m2 m"] | None, alive: Bool[Tensor, " m"]
 
 
 def solve_samples(
-    layer: Layer, following: NextLayer, off: Bool[Tensor, "k m"], refinements: int = 2, clock: Clock = UNLIMITED
+    layer: Layer, following: NextLayer, off: Bool[Tensor, "k m"], clock: Clock = UNLIMITED
 ) -> tuple[Float[Tensor, "k b"], Float[Tensor, " k"]]:
     """The samples that belong to zero patterns.
 
-    Off rows: activations @ r = 0; the others: seen @ p + bias = activations @ r; and p · sums = 1.
+    Off rows: activations @ r = 0; the others: made @ p = activations @ r; and p · sums = 1.
 
     Args:
         layer: the whole layer, all samples.
         following: the next layer.
         off: (k, m) zero patterns.
-        refinements: steps of iterative refinement.
         clock: when to give up.
 
     Returns:
         (k, b) samples p, and (k,) relative residuals: at rounding level exactly where the pattern is right.
     """
-    count, batch = len(off), layer.batch
-    on = (~off).to(layer.left.dtype)
-    basis, change = torch.linalg.qr(layer.seen)
-    shape = null_of_masks(following.activations, off, clock=clock) @ following.activations.T
-    identity = RIDGE * torch.eye(batch, dtype=basis.dtype, device=basis.device)
-    factor, _ = torch.linalg.cholesky_ex(masked_gram(basis, ~off, clock) + identity)
-    wanted = torch.stack([shape * on, on * layer.bias], dim=1)
-    solution = wanted.new_zeros((count, 2, batch))
-    for _ in range(refinements):
-        rest = (wanted - solution @ basis.T) * on[:, None]
-        solution = solution + torch.cholesky_solve((rest @ basis).mT, factor).mT
-    solution = torch.linalg.solve_triangular(change, solution.reshape(-1, batch).T, upper=True).T.reshape(count, 2, batch)
-    from_shape, from_bias = solution.unbind(dim=1)
-    # p = scale · from_shape − from_bias, with the scale that p · sums = 1 asks for.
-    scale = ((1 + from_bias @ layer.sums) / (from_shape @ layer.sums))[:, None]
-    samples = scale * from_shape - from_bias
-    rest = layer.pre_activations(samples) * on - scale * shape * on
-    return samples, rest.norm(dim=1) / (scale * shape).norm(dim=1)
+    on = ~off
+    shape = null_of_masks(following.activations, off, clock=clock) @ following.activations.T * on
+    points = fitted(layer.made, on, shape, clock)
+    scale = 1 / (points @ layer.sums)[:, None]
+    samples, wanted = scale * points, scale * shape
+    return samples, (layer.pre_activations(samples) * on - wanted).norm(dim=1) / wanted.norm(dim=1)

@@ -22,11 +22,11 @@ from torch import Generator, Tensor
 from unbatch.clock import Clock
 from unbatch.errors import Inapplicable
 from unbatch.last_layer import last_layer
-from unbatch.spear.behind import DEEP, Behind, Left, Link, Stage, fitted
+from unbatch.spear.behind import DEEP, Behind, Left, Link, Stage
 from unbatch.spear.descent import descend
 from unbatch.spear.layer import Layer
 from unbatch.spear.reflections import reflected
-from unbatch.spear.rounding import null_of_masks
+from unbatch.spear.rounding import fitted, null_of_masks
 from unbatch.types import Observation
 
 __all__ = ["Known", "Outputs", "known_slopes", "nothing_known"]

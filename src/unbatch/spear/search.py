@@ -12,6 +12,7 @@ from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float
@@ -35,8 +36,7 @@ CONTRASTS = (0.1, 0.3, 0.03)
 """Softness of the contrast in FastICA, in turn. Chosen. Swept."""
 
 ROUNDED = 1e-11
-"""Above this level a certified sample is so inexact that taking it out blurs the zeros of the others: only after stalls, and at the end.
-Chosen. Swept."""
+"""Above this level taking a certified sample out blurs the zeros of the others: only after stalls, and at the end. Chosen. Swept."""
 
 NOISY = 1e-5
 """Above this level of noise no sample is certified by itself: a wrong pattern can be as close. Chosen. Swept."""
@@ -58,7 +58,7 @@ MANY, SPARSE = 120, 0.13
 """Between so many samples and this share of the neurons blind starts have every other round. Chosen at m=1000, not swept."""
 
 PATIENTLY, ROUGHLY = 100, 30
-"""Steps of component analysis at most: of guesses that are taken as they are, and of those of many samples that are led. Chosen."""
+"""Steps of component analysis at most: of guesses taken as they are, and of those of many samples that are led. Chosen."""
 
 WORK = 4e8
 """Multiplications of one round of sampling, so that the clock is asked in between. Chosen."""
@@ -71,8 +71,8 @@ SIGNS, SIGNS_ALONE, SIGNS_BLIND = 0.3, 0.7, 0.5
 does; and of random samples, of which the signs are less certain. Chosen; the first one swept."""
 
 AGREE, AGREE_IN_STEPS = 0.8, 0.6
-"""Share of the zeros of a direction that must be off by its sample's signs: a true one has all, a wrong one half or so. Chosen. The first
-one swept. In many steps a neuron may be off whenever the sample takes part, and on at the end."""
+"""Share of the zeros of a direction that must be off by its sample's signs: a true one has all, a wrong one half. Chosen. The first swept.
+In many steps a neuron may be off whenever the sample takes part, and on at the end."""
 
 SPARE = 4
 """Zeros beyond the number of samples b that a blind direction must have: one through any b − 1 rows has b − 1 by construction."""
@@ -262,8 +262,10 @@ class Search:
         if led and self.led.by_outputs(self.clock):
             self._add("outputs", *self.led.outputs.find(self.rest, self.rows, self.samples, self.directions, self.generator, self.clock))
             return
-        steps = ROUGHLY if led and self.rest.batch > MANY else PATIENTLY
-        samples = guesses(left.T @ self.rest.views, self.generator, contrast, steps, clock=self.clock) @ left.T
+        many = led and self.rest.batch > MANY
+        views, steps = left.T @ self.rest.views, ROUGHLY if many else PATIENTLY
+        asked = partial(guesses, views, self.generator, contrast, steps, rough=many, clock=self.clock)
+        samples = self.led.some(self.rest, self.basis, lambda: asked() @ left.T) if many else asked() @ left.T
         if left.shape[1] <= LAST:
             samples = torch.cat([samples, random_samples(self.rest, left, self.generator)])
         samples = samples / (samples @ self.rest.sums)[:, None]
@@ -271,8 +273,7 @@ class Search:
             behind = self.led.take_out(self.samples, self.directions, self.clock)
             self._add("next layer", *self.led.directions(self.rest, self.rows, self.following, behind, samples, self.clock))
             return
-        margin = 0 if left.shape[1] == 1 else 2
-        share = SIGNS_ALONE if self.following is None and not self.drifting else SIGNS
+        margin, share = 0 if left.shape[1] == 1 else 2, SIGNS_ALONE if self.following is None and not self.drifting else SIGNS
         tried = self._from_samples("pictures", samples, margin, share)
         if bool(tried.any()):
             self._from_samples("pictures, other sign", -samples[tried], margin, share)
