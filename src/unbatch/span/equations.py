@@ -22,8 +22,9 @@ from unbatch.span.network import MovingNetwork, Network
 
 __all__ = ["MARGIN", "Equations", "Space", "spaces_of_gradient"]
 
-TOGETHER = 2**22
-"""Numbers of the columns of all labels that are computed before the clock is read: a tenth of a second. Chosen."""
+TOGETHER = 2**20
+"""Numbers of the columns of all labels that are computed before the clock is read: a tenth of a second, or a few where weights moved.
+Chosen."""
 
 ROUNDING = 10.0
 """A residual of this many times the noise that is expected is still noise. Chosen. Swept."""
