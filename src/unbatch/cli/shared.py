@@ -214,7 +214,7 @@ def _print_result(finding: Finding, page: Path | None) -> None:
         near = [value for value in finding.scores.get("psnr", ()) if not math.isnan(value)]
         if near and (middle := statistics.median_low(near)) < EXACT:
             rows.append(("near", f"{middle:.1f} dB in the median; above 35 dB hardly an eye sees a difference"))
-        if finding.labels_right and found.labels is not None:  # of inner features nothing was held against the truth
+        if finding.labels_right and found.labels is not None and found.approximate is None:  # what nothing proves has no label
             rows.append(("labels", f"{sum(finding.labels_right)} of {total} right"))
     tokens = [("tokens", lookup.summary()) for lookup in finding.lookups]
     # What was proved is said before what could not be tried.
