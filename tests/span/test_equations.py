@@ -11,7 +11,7 @@ from unbatch.clock import Clock
 from unbatch.errors import Inapplicable, Misuse
 from unbatch.gradients import capture, per_example, sensitivities
 from unbatch.span.equations import Equations, Space
-from unbatch.span.least_squares import minimize, refine
+from unbatch.span.least_squares import LARGE, _solved, minimize, refine
 from unbatch.span.problem import Problem, find_layer, pose
 from unbatch.trace import LinearCall
 from unbatch.types import Observation
@@ -195,3 +195,15 @@ def test_a_loss_that_cannot_be_differentiated_forward_is_an_obstacle_and_no_misu
     ):
         with pytest.raises(error, match=said):
             pose(replace(observation, loss=loss), problem.call, torch.Generator().manual_seed(0))
+
+
+def test_large_systems_are_solved_as_small_ones_are() -> None:
+    """By other factors, since MKL's LU of a batch of large ones broke down (MNIST, b = 600, two threads)."""
+    generator = torch.Generator().manual_seed(0)
+    for size in (LARGE - 1, LARGE):
+        wide = torch.randn((2, size, 2 * size), generator=generator, dtype=torch.float64)
+        pull = torch.randn((2, size, 1), generator=generator, dtype=torch.float64)
+        curvature = wide @ wide.mT
+        assert torch.allclose(curvature @ _solved(curvature, pull), pull, atol=1e-9)
+    singular = torch.zeros((1, LARGE, LARGE), dtype=torch.float64)
+    _solved(singular, torch.ones((1, LARGE, 1), dtype=torch.float64))  # and says nothing
