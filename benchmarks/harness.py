@@ -84,13 +84,13 @@ def psnr_of(found: Reconstruction, batch: Batch) -> tuple[torch.Tensor, torch.Te
     """(b,) PSNR in dB of the matched samples over the data range 1 (−inf for a missing one), and (b,) whether the label is right."""
     truth = batch.schema.to_raw(batch.inputs)
     psnr, right = torch.full((len(truth),), -torch.inf), torch.zeros(len(truth), dtype=torch.bool)
-    if found.shown is None:
+    if (shown := found.shown) is None:
         return psnr, right
     known = 0 if found.labels is None else len(found.labels)
-    order = match(truth, batch.schema.to_raw(found.shown.double()))
+    order = match(truth, batch.schema.to_raw(shown.double()))
     for i, partner in enumerate(order):
         if partner >= 0:
-            guess = batch.schema.to_raw(found.shown[partner : partner + 1].double())[0]
+            guess = batch.schema.to_raw(shown[partner : partner + 1].double())[0]
             psnr[i] = -10 * torch.log10((truth[i] - guess).square().mean().clamp_min(1e-40))
             right[i] = partner < known and bool(found.labels[partner] == batch.labels[i])
     return psnr, right

@@ -238,7 +238,6 @@ def _disclosed(
         hidden_by_counting(observation, samples.inputs, samples.labels, weights, residual, accuracy, explained=explained, members=members)
     )
     within = accuracy <= acceptable(observation)
-    doubted = int((~within).sum()) if observation.batch_size is None else 0
     kept = _lengths_agree(observation, samples, weights, accuracy) & within
     if not bool(kept.any()):
         exact = explained or residual <= ROUNDED * torch.finfo(observation.rounding).eps
@@ -267,8 +266,8 @@ def _disclosed(
     copies = rest.copies if rest.whole else torch.ones_like(rest.copies)
     count = len(samples.labels)
     found = "" if rest.whole else f"{count} samples are proved" if count > 1 else "1 sample is proved"
-    alike = f"{doubted} more {'meet' if doubted > 1 else 'meets'} every condition, but {MAY_BE_ALIKE}" if doubted else ""
-    said = [text for text in (found, *rest.remarks, alike, remark, _known_to(accuracy), "" if rest.whole else candidate.reason) if text]
+    held = _held_back(observation, within)
+    said = [text for text in (found, *rest.remarks, held, remark, _known_to(accuracy), "" if rest.whole else candidate.reason) if text]
     return Reconstruction(
         status,
         samples.inputs if bool((copies == 1).all()) else samples.inputs.repeat_interleave(copies, dim=0),
@@ -280,6 +279,12 @@ def _disclosed(
         missing=rest.missing,
         explained=explained,
     )
+
+
+def _held_back(observation: Observation, within: Tensor) -> str:
+    """How many more meet every condition, where a batch size might say that they stand for none but themselves."""
+    count = int((~within).sum()) if observation.batch_size is None else 0
+    return f"{count} more {'meet' if count > 1 else 'meets'} every condition, but {MAY_BE_ALIKE}" if count else ""
 
 
 NO_TARGETS = "the targets of a regression are not known, nor so what a sample counts: whether others are missing is not known"
