@@ -29,9 +29,10 @@ from unbatch.errors import Inapplicable, Misuse
 from unbatch.linalg.blocks import nonzero
 from unbatch.linalg.completion import Completion
 from unbatch.linalg.lowrank import Factors
-from unbatch.span.dependent import dependent_samples, invert_dependent
+from unbatch.span.dependent import dependent_samples, some_by_least_squares
 from unbatch.span.inversion import complete
-from unbatch.spear.behind import DEEP, Stage, stages_behind
+from unbatch.spear.behind import DEEP, Stage, readers_of, stages_behind
+from unbatch.spear.beyond_rank import Some, some_by_walks, with_others
 from unbatch.spear.candidate import Attempt, read_out
 from unbatch.spear.led import Sources
 from unbatch.spear.outputs import Known, known_slopes
@@ -49,7 +50,6 @@ __all__ = ["Spear"]
 SMALL = 40
 """Up to so many samples the ordinary search has its turn where the shallow one leaves some out."""
 
-
 NOISE_FITS, DRIFT_FITS, ROUNDING_FITS = 0.98, 0.9, 0.99
 """Share of the zeros that the signs of W X + bias must fit: on average under noise; for every sample where weights moved, or where numbers
 are rounded. Chosen between all of them, which a true sample fits but for noise, and the three quarters that a wrong one fits. Swept."""
@@ -65,7 +65,6 @@ so many samples that ``span`` proves one in seconds (``MANY``). Chosen. The firs
 HOPELESS = 0.05
 """Share of the budget for the sparse directions of inputs that depend on each other, where the layers behind do not tell them apart: only
 samples that are in no dependence can be found. Chosen."""
-
 
 TRIES, LEFT = 4, 1e4
 """Where strong samples leave a million times what weak ones do, a search that leaves more of the gradient than so many roundings is begun
@@ -141,7 +140,7 @@ class Spear(Attack):
         for call in calls:
             obstacle = _obstacle(call, observation, inner=self.layer is not None)
             if obstacle is None:
-                return call, next((other for other in every if _reads(other, call) and other.weight in observation.update), None)
+                return call, next(iter(readers_of(observation, call)), None)
             obstacles.append(f"{call.weight} {obstacle}")
         told = "; ".join(obstacles[:4])
         return "the model has no Linear + ReLU layer with a bias that sees its raw input: " + (told or "it runs no Linear layer at all")
@@ -199,7 +198,7 @@ class Spear(Attack):
         told = reader is not None and observation.one_gradient and completion is None
         samples = dependent_samples(observation, call, factors, generator, clock) if told else None
         if samples is not None and call.raw and self.search == "auto":
-            found = invert_dependent(observation, call, factors, samples, generator, clock.part(1 - HOPELESS), progress)
+            found = self._dependent(observation, call, reader, factors, samples, generator, clock, progress)
             if found.inputs is not None:
                 return found
         helped = self.search == "auto" and observation.one_gradient and shallow is None and completion is None and samples is None
@@ -221,6 +220,29 @@ class Spear(Attack):
         if samples is not None and not best.whole:
             best = replace(best, reason=f"{samples} samples whose inputs depend on each other, being of rank {factors.rank}: {best.reason}")
         return more or read_out(observation, best, factors.rank, progress)
+
+    def _dependent(
+        self,
+        observation: Observation,
+        call: LinearCall,
+        reader: LinearCall | None,
+        factors: Factors,
+        samples: int,
+        generator: Generator,
+        clock: Clock,
+        progress: Progress,
+    ) -> Candidate:
+        """More samples than the rank: by walks until the others are independent; few of them else by least squares for each."""
+
+        def others(rest: Observation) -> Candidate:
+            return self._searched(rest, call, reader, *factored(rest, call, generator, clock), generator, clock, progress)
+
+        some = Some.none(factors.right)
+        if not observation.coupled:
+            some = some_by_walks(observation, call, factors, samples, generator, clock, progress)
+        if not len(some) and factors.rank <= MANY:
+            some = some_by_least_squares(observation, call, factors, samples, generator, clock.part(1 - HOPELESS))
+        return with_others(observation, some, samples, factors.rank, others)
 
     def _best(
         self,
@@ -309,11 +331,6 @@ def _stats(problem: Problem, search: Search, score: float) -> dict[str, Any]:
     }
 
 
-def _reads(other: LinearCall, call: LinearCall) -> bool:
-    """Whether a layer is fed with exactly the activations of another."""
-    return other.input.shape == call.output.shape and torch.equal(other.input, call.output.relu())
-
-
 def _fits(search: Search, solution: Solution) -> bool:
     """Whether the signs of W X + bias fit the zeros: all of them, or nearly where rounding, noise or moving weights may contradict some.
 
@@ -344,31 +361,20 @@ def _shortfall(search: Search, missing: int, agreement: float, fits: bool) -> st
 
 def _stages(observation: Observation, problem: Problem, clock: Clock, deep: int = DEEP) -> list[Stage]:
     """The layers behind the one that is searched, as far as each reads the one before."""
-    readers = _readers(observation, problem.call)
+    readers = readers_of(observation, problem.call)
     parameters = dict(observation.model.named_parameters())
-    return stages_behind(readers, parameters, observation.update, problem.alive, problem.layer.batch, clock, deep)
+    return stages_behind(readers, parameters, observation.update, problem.alive, problem.samples, clock, deep)
 
 
 def _known(observation: Observation, problem: Problem, clock: Clock) -> Known | None:
     """What the outputs tell of the last hidden layer, where all layers up to it are those behind the one that is searched."""
-    readers = _readers(observation, problem.call)
+    readers = readers_of(observation, problem.call)
     slopes = known_slopes(observation, readers[-1].weight, problem.layer.batch) if len(readers) > 1 else None
     if slopes is None:
         return None
     hidden = readers[:-1]
     stages = _stages(observation, problem, clock, len(hidden))
     return Known(stages, slopes) if len(stages) == len(hidden) else None
-
-
-def _readers(observation: Observation, call: LinearCall) -> list[LinearCall]:
-    """The layers behind a layer, each of which reads the one before."""
-    readers: list[LinearCall] = []
-    while (reader := next((other for other in observation.layers if _reads(other, call)), None)) is not None:
-        if reader.weight not in observation.update:
-            break
-        readers.append(reader)
-        call = reader
-    return readers
 
 
 def _obstacle(call: LinearCall, observation: Observation, *, inner: bool) -> str | None:

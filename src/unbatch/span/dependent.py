@@ -5,8 +5,8 @@ SPEAR and ``span`` read is gone. What a layer makes of the samples with its acti
 have rank b. The row space of each asks m + 1 − b equations of every sample, which has only r − 1 unknowns: the more the inputs depend, the
 fewer.
 
-Samples that are found are taken out of the whole update, to the last digit where they are rows of a table. What is left is the update of a
-smaller batch, with fewer unknowns; as soon as its inputs are independent the ordinary search finds the rest.
+Samples that are found are taken out of the update, to the last digit where they are rows of a table, and the others are sought in what is
+left: a smaller batch, of fewer unknowns. Large batches begin with walks (``spear.beyond_rank``), which take less time for each guess.
 
 | here       | meaning                                                                                         |
 |------------|-------------------------------------------------------------------------------------------------|
@@ -17,40 +17,32 @@ smaller batch, with fewer unknowns; as soon as its inputs are independent the or
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator
-from contextlib import suppress
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int64
 from torch import Generator, Tensor
 
 from unbatch.clock import Clock, OutOfTime
-from unbatch.errors import Inapplicable
-from unbatch.gradients import capture
 from unbatch.linalg.complement import complement
-from unbatch.linalg.lowrank import NOISELESS, Factors, factor, rank_of
+from unbatch.linalg.lowrank import NOISELESS, Factors, rank_of
 from unbatch.span.equations import MARGIN, Equations, Space
 from unbatch.span.guesses import random_starts, scaled, unmixed
 from unbatch.span.least_squares import minimize, refine
 from unbatch.span.network import Network, network_behind
-from unbatch.span.problem import CROWDED, PRECISION, entered, layers_behind, other_spaces, pose
-from unbatch.span.search import COARSE, CONTRASTS, FLOOR, NEAR, SINGULAR, Search
+from unbatch.span.problem import CROWDED, PRECISION, entered, layers_behind, other_spaces
+from unbatch.span.search import COARSE, CONTRASTS, FLOOR, NEAR, SINGULAR
+from unbatch.spear.beyond_rank import SAME, Some, snapped
 from unbatch.trace import LinearCall
-from unbatch.types import Candidate, Inverted, Observation, Progress, Schema
+from unbatch.types import Observation, Schema
 
-__all__ = ["dependent_samples", "invert_dependent"]
+__all__ = ["dependent_samples", "resolution_of", "some_by_least_squares"]
 
 STARTS = 96
 """Guesses a round."""
 
 IDLE = 6
 """Rounds without a new sample after which the search gives up."""
-
-SAME = 1e-4
-"""Two samples that differ by less, as a share of their length, are one. Chosen."""
 
 TRIED = 3
 """Later layers that are asked for the number of samples, at most: each takes a factorization."""
@@ -63,10 +55,7 @@ NOBODY, EVER = 1e-6, 1e-9
 Chosen."""
 
 SUMMED = 8.0
-"""Roundings in a number that came about as the sum over a batch, and from which others were subtracted. Chosen: √64."""
-
-EVEN = 1e-3
-"""Samples whose weights are this near to 1/b, relatively, count 1/b each. Chosen, as ``completeness.WHOLE``."""
+"""How much more than in a typical direction of the first gradient rounding may be elsewhere. Chosen."""
 
 
 def dependent_samples(observation: Observation, call: LinearCall, factors: Factors, generator: Generator, clock: Clock) -> int | None:
@@ -95,22 +84,10 @@ def dependent_samples(observation: Observation, call: LinearCall, factors: Facto
     return largest if largest > factors.rank else None
 
 
-@dataclass(frozen=True, eq=False)
-class _Found:
-    """Samples with a proof by all equations: (k, n) inputs, (k,) labels, and what each counts in the update."""
-
-    inputs: Float[Tensor, "k n"]
-    labels: Int64[Tensor, " k"]
-    weights: Float[Tensor, " k"]
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-
-def invert_dependent(
-    observation: Observation, call: LinearCall, factors: Factors, samples: int, generator: Generator, clock: Clock, progress: Progress
-) -> Candidate:
-    """Find samples by what the layers behind are fed, and the rest once they are few enough to be independent.
+def some_by_least_squares(
+    observation: Observation, call: LinearCall, factors: Factors, samples: int, generator: Generator, clock: Clock
+) -> Some:
+    """Some samples by what the layers behind are fed; none where these give too few equations, or six rounds of guesses led to none.
 
     Args:
         observation: what the server saw: one gradient.
@@ -119,93 +96,20 @@ def invert_dependent(
         samples: how many there are.
         generator: of all randomness.
         clock: of the search.
-        progress: told how many samples are found.
     """
-    told = f"{samples} samples whose inputs depend on each other, being of rank {factors.rank}"
-    stats: dict[str, Any] = {"layer": call.weight, "width": len(factors.left), "rank": factors.rank, "gap": factors.gap, "samples": samples}
-    rounds = 0
-    progress(told, float("nan"))
-    inputs, labels = factors.right.new_zeros((0, factors.right.shape[1])), torch.zeros(0, dtype=torch.int64, device=factors.right.device)
-    for found in _rounds(observation, call, factors, samples, generator, clock):
-        rounds += 1
-        inputs, labels = torch.cat([inputs, found.inputs]), torch.cat([labels, found.labels])
-        progress(f"{len(labels)} of {samples} dependent samples found", len(labels) / samples)
-    stats |= {"rounds": rounds, "peeled": len(labels)}
-    reason = f"{told}: {len(labels)} of them found by what the layers behind are fed" if len(labels) < samples else ""
-    if not rounds:
-        reason = f"{told}, and the layers behind give too few equations to tell them apart"
-    made: dict[str, Any] = {"reason": reason, "inverted": Inverted(call.weight, len(factors.left)), "stats": stats}
-    if not len(labels):
-        return Candidate(exhausted=True, **made)
-    return Candidate(inputs.reshape(-1, *observation.input_shape), labels, exhausted=len(labels) < samples, **made)
-
-
-def _rounds(
-    observation: Observation, call: LinearCall, factors: Factors, samples: int, generator: Generator, clock: Clock
-) -> Iterator[_Found]:
-    """What every round finds; it is taken out of the update before the next."""
     classes = torch.arange(observation.classes, device=observation.device)
     classes = classes if observation.labels is None else torch.unique(observation.labels)
-    rest, left, idle, resolution = observation, samples, 0, torch.finfo(observation.dtype).eps
-    while left and idle < IDLE and not clock.over:
-        if factors.rank >= left:
-            yield _independent(rest, call, classes, resolution, generator, clock)
-            return
-        stage = _posed(rest, call, factors, left, classes, resolution, generator)
-        if stage is None:
-            return
-        found = stage.round(idle, samples, clock)
-        yield found
-        idle = 0 if len(found) else idle + 1
-        left -= len(found)
-        if left and len(found):
-            rest = _without(rest, found)
-            resolution = _resolution(observation, rest)
-            with suppress(OutOfTime):  # then the loop ends, with what was found
-                factors = factor(rest.update[call.weight], generator, clock=clock)
+    stage = _posed(observation, call, factors, samples, classes, resolution_of(observation, call, factors), generator)
+    found, idle = Some.none(factors.right), 0
+    while stage is not None and not len(found) and idle < IDLE and not clock.over:
+        found, idle = stage.round(idle, clock), idle + 1
+    return found
 
 
-def _resolution(whole: Observation, rest: Observation) -> float:
-    """The relative rounding of what is left, which is that of what was there."""
-    ratios = [float(whole.update[name].norm() / tensor.norm().clamp_min(1e-300)) for name, tensor in rest.update.items()]
-    return SUMMED * torch.finfo(whole.dtype).eps * max(1.0, *ratios)
-
-
-def _independent(
-    rest: Observation, call: LinearCall, classes: Int64[Tensor, " c"], resolution: float, generator: Generator, clock: Clock
-) -> _Found:
-    """The ordinary search in what is left."""
-    right = rest.update[call.weight].double()
-    nothing = _Found(right.new_zeros((0, right.shape[1])), classes[:0], right.new_zeros(0))
-    try:
-        search = Search(pose(rest, call, generator, resolution=resolution), classes, rest.input_shape, generator)
-    except Inapplicable:
-        return nothing
-    found = search.run(clock, lambda *_: None)
-    inputs = found.points @ search.problem.factors.right
-    return _Found(_snapped(rest.schema, inputs), found.labels, inputs.new_ones(len(inputs)))
-
-
-def _without(observation: Observation, found: _Found) -> Observation:
-    """The update of the others."""
-    update = {name: tensor.double().clone() for name, tensor in observation.update.items()}
-    model = copy.deepcopy(observation.model).double()
-    inputs = found.inputs.reshape(-1, *observation.input_shape).double()
-    for weight in torch.unique(found.weights):
-        chosen = found.weights == weight
-        mean = capture(model, inputs[chosen], found.labels[chosen], observation.loss)
-        for name in update:
-            update[name] -= weight * chosen.sum() * mean[name]
-    return replace(observation, update=update, batch_size=None, labels=None)
-
-
-def _snapped(schema: Schema | None, inputs: Float[Tensor, "k n"]) -> Float[Tensor, "k n"]:
-    """Rows of the table that these are to rounding, where they are; the numbers as they are of anything else."""
-    if schema is None or schema.kind != "table":
-        return inputs
-    rows = schema.encode(schema.decode(inputs)).to(inputs)
-    near = (rows - inputs).norm(dim=1) < SAME * inputs.norm(dim=1)
-    return torch.where(near[:, None], rows, inputs)
+def resolution_of(observation: Observation, call: LinearCall, factors: Factors) -> float:
+    """The relative rounding of an update, as its first gradient shows it: where samples were taken out, more than its type's."""
+    shown = factors.noise * observation.update[call.weight].numel() ** 0.5 / float(factors.singular_values.norm())
+    return max(SUMMED * shown, torch.finfo(observation.dtype).eps)
 
 
 @dataclass(frozen=True, eq=False)
@@ -279,12 +183,11 @@ class _Stage:
     precision: float
     generator: Generator
 
-    def round(self, idle: int, samples: int, clock: Clock) -> _Found:
+    def round(self, idle: int, clock: Clock) -> Some:
         """Guess, solve, prove.
 
         Args:
             idle: how many rounds before it found nothing.
-            samples: in the whole batch.
             clock: see ``minimize``.
         """
         rows = Equations(self.network, [one.row for one in self.later[: min(len(self.later), self.used + idle % 2)]])
@@ -295,7 +198,7 @@ class _Stage:
         if len(points):
             points, errors = refine(rows, points, blank[: len(points)], directions, clock)
             points = points[errors < FIXED * (points @ self.factors.right).norm(dim=1)]
-        return self._proved(points, samples)
+        return self._proved(points)
 
     def _directions(self) -> Float[Tensor, "q r"]:
         """Along which p · sums stays 1; a step of length one changes an input by length one."""
@@ -317,9 +220,9 @@ class _Stage:
             guessed = scaled(unmixed(right, shape, self.generator, contrast, even=idle % 2 == 0), self.sums, right)
         return torch.cat([guessed, drawn])
 
-    def _proved(self, points: Float[Tensor, "k r"], samples: int) -> _Found:
+    def _proved(self, points: Float[Tensor, "k r"]) -> Some:
         """Those that obey all equations, one each."""
-        inputs = _snapped(self.observation.schema, points @ self.factors.right)
+        inputs = snapped(self.observation.schema, points @ self.factors.right)
         points = torch.linalg.lstsq(self.factors.right.T, inputs.T).solution.T if len(points) else points
         labels, inverse = self._labels(points)
         fits: Bool[Tensor, " k"] = inverse > 0
@@ -330,9 +233,7 @@ class _Stage:
             apart = (inputs[kept] - inputs[index]).norm(dim=1) > SAME * inputs[index].norm()
             if bool((apart | (labels[kept] != labels[index])).all()):
                 kept.append(index)
-        weights = 1 / inverse[kept]
-        even = (weights * samples - 1).abs() < EVEN
-        return _Found(inputs[kept], labels[kept], torch.where(even, 1 / samples, weights))
+        return Some.counted(inputs[kept], labels[kept], inverse[kept])
 
     def _labels(self, points: Float[Tensor, "k r"]) -> tuple[Int64[Tensor, " k"], Float[Tensor, " k"]]:
         """The label of every sample, and 1/w. Of two classes ∂ℓ/∂z differ by a factor alone, which is negative for the wrong one."""

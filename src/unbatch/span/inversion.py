@@ -11,11 +11,13 @@ from torch import Generator, Tensor
 
 from unbatch.clock import Clock
 from unbatch.errors import Inapplicable, Misuse
-from unbatch.span.dependent import dependent_samples, invert_dependent
+from unbatch.linalg.lowrank import factor
+from unbatch.span.dependent import dependent_samples, resolution_of, some_by_least_squares
 from unbatch.span.guesses import scaled
 from unbatch.span.local_steps import followed, straight
 from unbatch.span.problem import Found, find_layer, pose
 from unbatch.span.search import Search
+from unbatch.spear.beyond_rank import with_others
 from unbatch.trace import LinearCall
 from unbatch.types import Candidate, Inverted, Observation, Progress, silent
 
@@ -45,13 +47,25 @@ def invert(
     clock = Clock.of(seconds)
     if not observation.one_gradient:
         return _through_local_steps(observation, generator, layer, clock, progress)
-    search = _search(observation, generator, layer, progress)
+    return _of_gradient(observation, generator, layer, clock, progress)
+
+
+def _of_gradient(
+    observation: Observation, generator: Generator, layer: str | None, clock: Clock, progress: Progress, resolution: float = 0.0
+) -> Candidate:
+    """The samples of one gradient, of which rounding left no more than ``resolution`` tells, or that of its type."""
+    search = _search(observation, generator, layer, progress, resolution)
     call, factors = search.problem.call, search.problem.factors
     samples = dependent_samples(observation, call, factors, generator, clock) if call.raw else None
-    if samples is not None:
-        return invert_dependent(observation, call, factors, samples, generator, clock, progress)
-    found = search.run(clock, progress)
-    return _candidate(observation, search, found)
+    if samples is None:
+        return _candidate(observation, search, search.run(clock, progress))
+    some = some_by_least_squares(observation, call, factors, samples, generator, clock)
+
+    def others(rest: Observation) -> Candidate:
+        left = factor(rest.update[call.weight], generator, clock=clock)
+        return _of_gradient(rest, generator, layer, clock, progress, resolution_of(rest, call, left))
+
+    return with_others(observation, some, samples, factors.rank, others)
 
 
 def _through_local_steps(observation: Observation, generator: Generator, layer: str | None, clock: Clock, progress: Progress) -> Candidate:
@@ -144,12 +158,12 @@ def complete(
     return _candidate(observation, search, search.run(clock, progress, patience=PATIENCE))
 
 
-def _search(observation: Observation, generator: Generator, layer: str | None, progress: Progress) -> Search:
+def _search(observation: Observation, generator: Generator, layer: str | None, progress: Progress, resolution: float = 0.0) -> Search:
     call = _layer(observation, layer)
     if not observation.one_gradient:
         raise Inapplicable("the update is a sum over weights that moved, and every sample has another sensitivity in every step")
     progress("factor", float("nan"))
-    problem = pose(observation, call, generator)
+    problem = pose(observation, call, generator, resolution=resolution)
     shape = observation.input_shape if call.raw else tuple(call.input.shape[1:])
     return Search(problem, _classes(observation), shape, generator)
 

@@ -21,7 +21,7 @@ from unbatch.spear.search import NOISY
 from unbatch.trace import LinearCall
 from unbatch.types import Observation
 
-__all__ = ["Problem", "factored", "noiseless", "pose", "too_few"]
+__all__ = ["ZERO", "Problem", "factored", "noiseless", "pose", "too_few"]
 
 ZERO = 1e-7
 """What counts as zero in L q, as a share of its largest entry, in an update without noise. Chosen. Swept."""
@@ -50,6 +50,7 @@ class Problem:
         seen: (m, b) W rightᵀ: what the layer makes of x = rightᵀ c is seen @ c + bias.
         following: the next layer, where it certifies samples.
         alive: (m,) neurons that some sample fires: the layer's.
+        samples: how many there are: more than the layer has dimensions, where their inputs depend on each other.
         columns: (n,) which inputs are determined, where some are not.
     """
 
@@ -60,6 +61,7 @@ class Problem:
     seen: Float[Tensor, "m b"]
     following: NextLayer | None
     alive: Bool[Tensor, " m"]
+    samples: int
     columns: Bool[Tensor, " n"] | None = None
 
 
@@ -178,7 +180,8 @@ def pose(
         layer, change, alive = found
         read = None if reader is None or completion is not None else observation.update[reader.weight]
         columns = None if completion is None or bool(completion.columns.all()) else completion.columns
-        problems.append(Problem(call, part, layer, change, seen, next_layer(read, alive, samples or layer.batch), alive, columns))
+        count = samples or layer.batch
+        problems.append(Problem(call, part, layer, change, seen, next_layer(read, alive, count), alive, count, columns))
     return sorted(problems, key=lambda problem: problem.layer.noise_level > NOISY)
 
 
