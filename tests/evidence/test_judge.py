@@ -64,6 +64,28 @@ def test_what_does_not_come_near_together_is_not_shown(seen: Observation) -> Non
     assert (found.status, count(found), found.approximate) == (Status.PARTIAL, 5, None)
 
 
+def test_junk_beside_one_that_is_most_of_the_update_is_not_shown() -> None:
+    """Seven of which the network is sure leave little, so that any seven come near to the update together with the one that is proved."""
+    torch.manual_seed(976022)
+    generator = torch.Generator().manual_seed(976022)
+    layers = [nn.Linear(60, 200), nn.ReLU(), nn.Linear(200, 200), nn.ReLU(), nn.Linear(200, 5)]
+    model = nn.Sequential(*layers).double()
+    x, junk = (torch.randn((8, 60), generator=generator, dtype=torch.float64) for _ in range(2))
+    y = model(x).argmax(dim=1)
+    y[0] = (y[0] + 1) % 5
+    with torch.no_grad():
+        for parameter in model[-1].parameters():
+            parameter.mul_(60)
+    seen = Observation(model, capture(model, x, y), (60,), batch_size=8)
+    junk[0] = x[0]
+    named = model(junk).argmax(dim=1)
+    named[0] = y[0]
+    found = judge(seen, Candidate(junk, named))
+    assert (found.status, count(found), found.approximate) == (Status.PARTIAL, 1, None)
+    assert found.residual is not None
+    assert found.residual < 0.3
+
+
 def test_what_the_proved_ones_leave_nothing_for_is_not_shown(seen: Observation) -> None:
     """All members and one of junk explain the update with nothing left: the junk is that."""
     (x, y), (other, labels) = batch(0), batch(1)

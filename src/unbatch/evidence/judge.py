@@ -68,7 +68,7 @@ def judge(observation: Observation, candidate: Candidate) -> Reconstruction:
         made,
         stats=candidate.stats,
         inverted=candidate.inverted,
-        approximate=approximate(candidate, made),
+        approximate=approximate(observation, candidate, made),
         certainty=certainty(candidate, made),
         interrupted=candidate.interrupted,
     )
