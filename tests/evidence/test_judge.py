@@ -103,6 +103,27 @@ def test_members_are_proved_one_by_one_and_what_is_missing_is_known(seen: Observ
     assert f"1/{SAMPLES} of the update" in found.reason
 
 
+@pytest.mark.parametrize("factor_known", [True, False])
+def test_labels_that_leave_the_same_at_the_layer_that_is_seen_are_not_told(factor_known: bool) -> None:
+    """Two classes of equal weights, as where a head starts from zeros: only the last layer's gradient, of all samples, tells them."""
+    torch.manual_seed(976104)
+    model = Mlp(width=80, depth=3).build(SHAPE, 7, 1).double()
+    last = [layer for layer in model.modules() if isinstance(layer, nn.Linear)][-1]
+    with torch.no_grad():
+        last.weight[1] = last.weight[0]
+    x, y = batch(0)
+    y = y.clone()
+    y[:2] = torch.tensor([0, 1])
+    seen = Observation(model, capture(model, x, y), SHAPE, factor_known=factor_known)
+    turned = torch.cat([y[:2].flip(0), y[2:]])
+    for labels in (y, turned):
+        found = judge(seen, Candidate(x[:6], labels[:6]))
+        assert (found.status, count(found), found.labels, found.missing) == (Status.PARTIAL, 6, None, None)
+    whole = judge(seen, Candidate(x, y))
+    assert whole.labels is not None
+    assert torch.equal(whole.labels, y)
+
+
 def test_junk_among_members_is_dropped(seen: Observation) -> None:
     (x, y), (other, labels) = batch(0), batch(1)
     found = judge(seen, Candidate(torch.cat([other[:3], x[:6]]), torch.cat([labels[:3], y[:6]])))
