@@ -77,6 +77,23 @@ def test_a_two_layer_network_tells_the_labels_too() -> None:
     assert verdicts(wrong).count(P) == 1
 
 
+@pytest.mark.parametrize("classes", [2, 5])
+def test_no_label_is_named_that_another_record_or_class_could_have(classes: int) -> None:
+    """Of two classes both columns lie in the space, and one of them counts less than nothing; two of equal weights leave the same."""
+    x = torch.randn((20, 40), generator=torch.Generator().manual_seed(976200), dtype=torch.float64)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(976200)
+        net = nn.Sequential(nn.Linear(40, 120), nn.GELU(), nn.Linear(120, classes)).double()
+    if classes > 2:
+        with torch.no_grad():
+            net[-1].weight[1] = net[-1].weight[0]
+    labels = torch.arange(8) % min(classes, 3)
+    found = unbatch.members(Observation(net, unbatch.capture(net, x[:8], labels), (40,), batch_size=8), x)
+    assert [answer.verdict for answer in found.answers[:8]] == [Verdict.PRESENT] * 8
+    told = labels.tolist() if classes == 2 else [None if label < 2 else 2 for label in labels.tolist()]
+    assert [answer.label for answer in found.answers[:8]] == told
+
+
 def test_conditions_beyond_the_numbers_to_tune_exclude_what_is_made_up() -> None:
     x = records(12)
     assert unbatch.members(seen(network(width=60, depth=5), x[:6], 6), x).made_up
