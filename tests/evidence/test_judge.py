@@ -122,6 +122,9 @@ def test_labels_that_leave_the_same_at_the_layer_that_is_seen_are_not_told(facto
     whole = judge(seen, Candidate(x, y))
     assert whole.labels is not None
     assert torch.equal(whole.labels, y)
+    last.requires_grad_(False)
+    frozen = judge(Observation(model, capture(model, x, y), SHAPE, batch_size=SAMPLES, factor_known=factor_known), Candidate(x, turned))
+    assert (frozen.status, count(frozen), frozen.labels) == (Status.PARTIAL, SAMPLES, None)
 
 
 def test_junk_among_members_is_dropped(seen: Observation) -> None:

@@ -256,7 +256,7 @@ def _disclosed(
         rest = Completeness(False, torch.ones_like(rest.copies), None, (f"the update has {members} directions, {MUCH_ALIKE}",))
     told = labels_told(observation, *samples, explained=explained)
     if not told:
-        open_labels = "under this loss other labels would leave the same gradient: neither their labels nor what they count is known"
+        open_labels = "other labels would leave the same gradient: neither their labels nor what they count is known"
         rest = Completeness(False, torch.ones_like(rest.copies), None, (open_labels,))
     elif observation.loss is mse:
         told, rest = False, Completeness(False, torch.ones_like(rest.copies), None, (NO_TARGETS,))

@@ -22,22 +22,24 @@ def labels_told(observation: Observation, inputs: Tensor, labels: Tensor, *, exp
     """Whether no other label of any sample would leave the same gradient, up to a factor.
 
     Of plain cross-entropy none does. Label smoothing may: of two classes, where the network is sure, both labels pull in one direction.
-    Where others are missing, only what goes down to the layer that sees the samples tells: two classes of equal weights pull alike there.
+    Where others are missing, or the last layer is frozen, only what goes down to the layer that sees the samples tells: two classes of
+    equal weights pull alike there.
 
     Args:
         observation: what the server saw.
         inputs: (k, *shape).
         labels: (k,).
-        explained: whether these samples explain the whole update, that of the last layer with it.
+        explained: whether these samples explain the whole update, and so that of the last layer.
     """
     plain, classes = observation.loss in ("cross_entropy", "nll"), observation.classes
-    if plain and (explained or classes > MOST):
+    last = explained and bool(observation.layers) and observation.layers[-1].weight in observation.update
+    if plain and (last or classes > MOST):
         return True
-    if not explained:
+    if not last:
         inputs, labels = (given[: max(1, MOST // classes)] for given in (inputs, labels))
     ran = run(observation.model, inputs)
     every = slopes_alone(observation.loss, ran.outputs.detach(), torch.arange(classes, device=labels.device))
-    call = None if explained else entrance_of(ran.linears, observation, len(inputs))
+    call = None if last else entrance_of(ran.linears, observation, len(inputs))
     if call is not None:
         pulled = [pulled_back(ran.outputs, [call.output], slope, again=True)[0] for slope in every]
         every = torch.stack([torch.zeros_like(call.output) if column is None else column for column in pulled])
