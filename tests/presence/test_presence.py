@@ -94,6 +94,18 @@ def test_no_label_is_named_that_another_record_or_class_could_have(classes: int)
     assert [answer.label for answer in found.answers[:8]] == told
 
 
+@pytest.mark.parametrize("activation", [nn.Sigmoid, nn.Tanh, nn.ReLU])
+def test_the_negative_of_a_member_is_none_where_its_column_is_that_of_the_other_class(activation: type[nn.Module]) -> None:
+    """Without biases, of two classes: -x with the other label leaves what x leaves, but for what it counts (trial 1001159)."""
+    x = torch.randn((8, 20), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        net = nn.Sequential(nn.Linear(20, 150, bias=False), activation(), nn.Linear(150, 2, bias=False)).double()
+    found = unbatch.members(Observation(net, unbatch.capture(net, x[:2], torch.tensor([0, 1])), (20,)), torch.cat([x[:1], -x[:1], x[2:]]))
+    assert verdicts(found)[0] in (P, S)
+    assert P not in verdicts(found)[1:]
+
+
 def test_conditions_beyond_the_numbers_to_tune_exclude_what_is_made_up() -> None:
     x = records(12)
     assert unbatch.members(seen(network(width=60, depth=5), x[:6], 6), x).made_up

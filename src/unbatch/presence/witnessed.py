@@ -263,7 +263,7 @@ def _apart(
     if not behind:
         # Where the row space says nothing of a record's length, as without a bias, or of blends, its column must: not so where members
         # of one region of a ReLU network span all that a column may be there.
-        for changed in (LONGER * records, *(moved_within(rows, records) if witness.linear else [])):
+        for changed in (LONGER * records, -records, *(moved_within(rows, records) if witness.linear else [])):
             there, _, _ = _by_columns(passes, rows, changed, labels)
             residual, noise, _ = _left(passes, rows, changed)
             shown = shown & ~(there.fits & (residual <= _allowed(observation, noise)))
