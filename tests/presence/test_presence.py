@@ -106,6 +106,31 @@ def test_the_negative_of_a_member_is_none_where_its_column_is_that_of_the_other_
     assert P not in verdicts(found)[1:]
 
 
+class Towers(nn.Module):
+    """Each half of a record goes through a layer of its own, or the second half through none."""
+
+    def __init__(self, *, both: bool) -> None:
+        super().__init__()
+        self.one, self.other = nn.Linear(30, 120), nn.Linear(30, 120) if both else None
+        self.last = nn.Linear(240 if both else 120, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen = [self.one(x[:, :30]), *([] if self.other is None else [self.other(x[:, 30:])])]
+        return self.last(torch.cat(seen, dim=1).tanh())
+
+
+@pytest.mark.parametrize("both", [True, False])
+def test_of_what_only_another_tower_sees_a_layer_says_nothing(both: bool) -> None:
+    x = torch.randn((40, 60), generator=torch.Generator().manual_seed(988029), dtype=torch.float64)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(988029)
+        net = Towers(both=both).double()
+    observed = Observation(net, unbatch.capture(net, x[:6], torch.arange(6) % 2), (60,))
+    halved = torch.cat([x[:6, :30], x[10:16, 30:]], dim=1)
+    assert P not in verdicts(unbatch.members(observed, torch.cat([halved, x[20:]])))
+    assert verdicts(unbatch.members(observed, torch.cat([x[:6], x[20:]])))[:6] == [S] * 6
+
+
 def test_conditions_beyond_the_numbers_to_tune_exclude_what_is_made_up() -> None:
     x = records(12)
     assert unbatch.members(seen(network(width=60, depth=5), x[:6], 6), x).made_up

@@ -144,7 +144,8 @@ def _inside(case: Case, at: int, residual: float, allowed: float, holds: bool, p
     if not bool(case.inner_holds[at]):
         return (
             Verdict.IN_SPAN,
-            f"{beside}; further on, unrelated records, blends or changed copies fit as well, so a mixture of members is not excluded",
+            f"{beside}; further on, unrelated records, blends or changed copies fit as well, or a part of it is not seen: a mixture of"
+            " members is not excluded",
         )
     known = f"a copy of it that feeds the layer the same but for {allowed:.0e} would pass too"
     if hidden := float(case.hidden[at]):

@@ -31,6 +31,7 @@ from unbatch.presence.made_up import refuted_if_made_up
 from unbatch.presence.pairs import means_show, pairs_hide
 from unbatch.presence.rows import Rows, outside_without_bias, rows_of
 from unbatch.presence.unrelated import FEW, Reference, decoys, holm, reference_of
+from unbatch.presence.unseen import sees_all
 from unbatch.types import Membership, Observation, Presence, Verdict
 
 __all__ = ["presence"]
@@ -259,7 +260,8 @@ def _apart(
         apart = Apart(records.new_ones(count).bool(), records.new_zeros(count).double())
     if not inner or not records.is_floating_point():
         return apart
-    shown = apart.shown
+    asked = [rows.weight, *(layer.weight for layer in behind)]
+    shown = apart.shown & sees_all(passes, asked, records[0], linear=witness.linear)
     if not behind:
         # Where the row space says nothing of a record's length, as without a bias, or of blends, its column must: not so where members
         # of one region of a ReLU network span all that a column may be there.
@@ -276,9 +278,9 @@ def _apart(
         left = torch.stack([a.allowed for a in inner]).amax(dim=0)
         shown = shown & apart_from_blends(passes, rows, behind, records, left)
         if columns and max((layer.spare for layer in behind), default=0) < rows.rank - bool(rows.shift):
-            asked, label, _ = _by_columns(passes, rows, records, labels)
-            shown = shown & asked.fits
-            shown = shown if behind else shown & means_show(passes, rows, records, label, asked.allowed)
+            own, label, _ = _by_columns(passes, rows, records, labels)
+            shown = shown & own.fits
+            shown = shown if behind else shown & means_show(passes, rows, records, label, own.allowed)
     return replace(apart, shown=shown)
 
 
@@ -291,7 +293,7 @@ def _first(passes: Passes, found: list[Witness], records: Tensor, deviation: flo
         if fed is None:
             continue
         told = None if observation.batch_size is None else observation.batch_size * fed.shape[1]
-        rows = rows_of(observation, witness, _typical(fed), deviation, told)
+        rows = rows_of(observation, witness, float(fed.square().mean().sqrt()) or 1.0, deviation, told)
         if rows is not None:
             return (witness, rows, fed.shape[1]), ""
         full.append(f"{witness.weight!r} {tuple(observation.update[witness.weight].shape)}")
@@ -305,10 +307,6 @@ def _first(passes: Passes, found: list[Witness], records: Tensor, deviation: flo
         + ("" if observation.one_gradient else " through weights that stayed while the client trained")
         + ": convolutions, statistics of the batch and dropout before it stand in the way"
     )
-
-
-def _typical(fed: Tensor) -> float:
-    return float(fed.square().mean().sqrt()) or 1.0
 
 
 def _left(passes: Passes, rows: Rows, records: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -366,7 +364,7 @@ def _inner(passes: Passes, found: list[Witness], first: tuple[Witness, Rows], re
         if fed is None or count == INNER:
             continue
         told = None if observation.batch_size is None else observation.batch_size * fed.shape[1]
-        rows = rows_of(observation, witness, _typical(fed), deviation, told, wanted=SHOWN * first[1].rank)
+        rows = rows_of(observation, witness, float(fed.square().mean().sqrt()) or 1.0, deviation, told, wanted=SHOWN * first[1].rank)
         if rows is not None:
             asked = _asked(passes, rows, records, decoys(records, 2 * FEW))
             if asked.reference.typical > float(asked.allowed.median()):  # otherwise it tells no one from another
