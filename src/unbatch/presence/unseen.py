@@ -1,7 +1,7 @@
 """Whether the layers that were asked see all numbers of a record: of one that differs from a member in the others they say nothing.
 
-So it is with networks of several towers, each of which is fed a part of the record, and with numbers that a network leaves out. Not asked of large
-records behind a change that is not linear, as behind convolutions, where it would take minutes.
+So it is with networks of several towers, each of which is fed a part of the record, and with numbers that a network leaves out. Not asked
+of large records behind a change that is not linear, as behind convolutions, where it would take minutes.
 """
 
 from __future__ import annotations
