@@ -64,6 +64,28 @@ def test_what_does_not_come_near_together_is_not_shown(seen: Observation) -> Non
     assert (found.status, count(found), found.approximate) == (Status.PARTIAL, 5, None)
 
 
+def test_junk_beside_one_that_is_most_of_the_update_is_not_shown() -> None:
+    """Seven of which the network is sure leave little, so that any seven come near to the update together with the one that is proved."""
+    torch.manual_seed(976022)
+    generator = torch.Generator().manual_seed(976022)
+    layers = [nn.Linear(60, 200), nn.ReLU(), nn.Linear(200, 200), nn.ReLU(), nn.Linear(200, 5)]
+    model = nn.Sequential(*layers).double()
+    x, junk = (torch.randn((8, 60), generator=generator, dtype=torch.float64) for _ in range(2))
+    y = model(x).argmax(dim=1)
+    y[0] = (y[0] + 1) % 5
+    with torch.no_grad():
+        for parameter in model[-1].parameters():
+            parameter.mul_(60)
+    seen = Observation(model, capture(model, x, y), (60,), batch_size=8)
+    junk[0] = x[0]
+    named = model(junk).argmax(dim=1)
+    named[0] = y[0]
+    found = judge(seen, Candidate(junk, named))
+    assert (found.status, count(found), found.approximate) == (Status.PARTIAL, 1, None)
+    assert found.residual is not None
+    assert found.residual < 0.3
+
+
 def test_what_the_proved_ones_leave_nothing_for_is_not_shown(seen: Observation) -> None:
     """All members and one of junk explain the update with nothing left: the junk is that."""
     (x, y), (other, labels) = batch(0), batch(1)
@@ -79,6 +101,30 @@ def test_members_are_proved_one_by_one_and_what_is_missing_is_known(seen: Observ
     assert count(found) == kept
     assert found.missing == SAMPLES - kept
     assert f"1/{SAMPLES} of the update" in found.reason
+
+
+@pytest.mark.parametrize("factor_known", [True, False])
+def test_labels_that_leave_the_same_at_the_layer_that_is_seen_are_not_told(factor_known: bool) -> None:
+    """Two classes of equal weights, as where a head starts from zeros: only the last layer's gradient, of all samples, tells them."""
+    torch.manual_seed(976104)
+    model = Mlp(width=80, depth=3).build(SHAPE, 7, 1).double()
+    last = [layer for layer in model.modules() if isinstance(layer, nn.Linear)][-1]
+    with torch.no_grad():
+        last.weight[1] = last.weight[0]
+    x, y = batch(0)
+    y = y.clone()
+    y[:2] = torch.tensor([0, 1])
+    seen = Observation(model, capture(model, x, y), SHAPE, factor_known=factor_known)
+    turned = torch.cat([y[:2].flip(0), y[2:]])
+    for labels in (y, turned):
+        found = judge(seen, Candidate(x[:6], labels[:6]))
+        assert (found.status, count(found), found.labels, found.missing) == (Status.PARTIAL, 6, None, None)
+    whole = judge(seen, Candidate(x, y))
+    assert whole.labels is not None
+    assert torch.equal(whole.labels, y)
+    last.requires_grad_(False)
+    frozen = judge(Observation(model, capture(model, x, y), SHAPE, batch_size=SAMPLES, factor_known=factor_known), Candidate(x, turned))
+    assert (frozen.status, count(frozen), frozen.labels) == (Status.PARTIAL, SAMPLES, None)
 
 
 def test_junk_among_members_is_dropped(seen: Observation) -> None:

@@ -77,6 +77,60 @@ def test_a_two_layer_network_tells_the_labels_too() -> None:
     assert verdicts(wrong).count(P) == 1
 
 
+@pytest.mark.parametrize("classes", [2, 5])
+def test_no_label_is_named_that_another_record_or_class_could_have(classes: int) -> None:
+    """Of two classes both columns lie in the space, and one of them counts less than nothing; two of equal weights leave the same."""
+    x = torch.randn((20, 40), generator=torch.Generator().manual_seed(976200), dtype=torch.float64)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(976200)
+        net = nn.Sequential(nn.Linear(40, 120), nn.GELU(), nn.Linear(120, classes)).double()
+    if classes > 2:
+        with torch.no_grad():
+            net[-1].weight[1] = net[-1].weight[0]
+    labels = torch.arange(8) % min(classes, 3)
+    found = unbatch.members(Observation(net, unbatch.capture(net, x[:8], labels), (40,), batch_size=8), x)
+    assert [answer.verdict for answer in found.answers[:8]] == [Verdict.PRESENT] * 8
+    told = labels.tolist() if classes == 2 else [None if label < 2 else 2 for label in labels.tolist()]
+    assert [answer.label for answer in found.answers[:8]] == told
+
+
+@pytest.mark.parametrize("activation", [nn.Sigmoid, nn.Tanh, nn.ReLU])
+def test_the_negative_of_a_member_is_none_where_its_column_is_that_of_the_other_class(activation: type[nn.Module]) -> None:
+    """Without biases, of two classes: -x with the other label leaves what x leaves, but for what it counts (trial 1001159)."""
+    x = torch.randn((8, 20), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1)
+        net = nn.Sequential(nn.Linear(20, 150, bias=False), activation(), nn.Linear(150, 2, bias=False)).double()
+    found = unbatch.members(Observation(net, unbatch.capture(net, x[:2], torch.tensor([0, 1])), (20,)), torch.cat([x[:1], -x[:1], x[2:]]))
+    assert verdicts(found)[0] in (P, S)
+    assert P not in verdicts(found)[1:]
+
+
+class Towers(nn.Module):
+    """Each half of a record goes through a layer of its own, or the second half through none."""
+
+    def __init__(self, *, both: bool) -> None:
+        super().__init__()
+        self.one, self.other = nn.Linear(30, 120), nn.Linear(30, 120) if both else None
+        self.last = nn.Linear(240 if both else 120, 2)
+
+    def forward(self, x: Tensor) -> Tensor:
+        seen = [self.one(x[:, :30]), *([] if self.other is None else [self.other(x[:, 30:])])]
+        return self.last(torch.cat(seen, dim=1).tanh())
+
+
+@pytest.mark.parametrize("both", [True, False])
+def test_of_what_only_another_tower_sees_a_layer_says_nothing(both: bool) -> None:
+    x = torch.randn((40, 60), generator=torch.Generator().manual_seed(988029), dtype=torch.float64)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(988029)
+        net = Towers(both=both).double()
+    observed = Observation(net, unbatch.capture(net, x[:6], torch.arange(6) % 2), (60,))
+    halved = torch.cat([x[:6, :30], x[10:16, 30:]], dim=1)
+    assert P not in verdicts(unbatch.members(observed, torch.cat([halved, x[20:]])))
+    assert verdicts(unbatch.members(observed, torch.cat([x[:6], x[20:]])))[:6] == [S] * 6
+
+
 def test_conditions_beyond_the_numbers_to_tune_exclude_what_is_made_up() -> None:
     x = records(12)
     assert unbatch.members(seen(network(width=60, depth=5), x[:6], 6), x).made_up

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
-from unbatch.types import Candidate, Reconstruction, Status
+from unbatch.evidence.replay import replay
+from unbatch.linalg.blocks import converted
+from unbatch.types import Candidate, Observation, Reconstruction, Status
 
 __all__ = ["approximate", "certainty", "comes_near"]
 
@@ -19,13 +22,15 @@ def comes_near(residual: float) -> bool:
     return residual <= EXPLAINED
 
 
-def approximate(candidate: Candidate, made: Reconstruction) -> Tensor | None:
+def approximate(observation: Observation, candidate: Candidate, made: Reconstruction) -> Tensor | None:
     """(j, *input_shape) the samples that are not proved, where all together come as near to the update as an approximate batch must.
 
     Noise may leave one sample of twenty proved, and the others right to four digits: who sees the one alone takes the update for safer than
-    it is.
+    it is. Where the proved ones are most of the update, all together come near to it whatever the others are: so of each the update must
+    hold what the sample leaves, too.
 
     Args:
+        observation: what the server saw.
         candidate: what the attack proposed.
         made: what the evidence made of it.
     """
@@ -35,8 +40,28 @@ def approximate(candidate: Candidate, made: Reconstruction) -> Tensor | None:
         return None
     proved = {_bytes(row) for row in made.inputs}
     given = candidate.inputs.to(made.inputs.dtype)
-    rest = [index for index, row in enumerate(given) if _bytes(row) not in proved]
+    held = _held(observation, candidate)
+    rest = [index for index, row in enumerate(given) if _bytes(row) not in proved and bool(held[index])]
     return given[rest] if rest else None
+
+
+def _held(observation: Observation, candidate: Candidate) -> Bool[Tensor, " k"]:
+    """Of which samples the update holds, beside all others, what they leave at the layer that sees them.
+
+    With D and X of all of them, what they leave over is R = G − D Xᵀ, and R x is nothing beside d ‖x‖² for a member, but d ‖x‖² and more
+    for one of junk, however weak it is.
+    """
+    nothing = torch.zeros(0 if candidate.inputs is None else len(candidate.inputs), dtype=torch.bool, device=observation.device)
+    if candidate.inputs is None or candidate.labels is None:
+        return nothing
+    made = replay(observation, candidate.inputs, candidate.labels)
+    if made.columns is None or made.inputs is None:
+        return nothing
+    columns, fed = made.columns, made.inputs
+    over = torch.zeros_like(columns)
+    for there, left in converted(observation.update[made.entrance], own=True):
+        over.addmm_(left.addmm_(columns, fed[:, there], alpha=-1), fed[:, there].T)
+    return over.norm(dim=0) <= EXPLAINED * columns.norm(dim=0) * fed.square().sum(dim=1)
 
 
 def _bytes(row: Tensor) -> bytes:

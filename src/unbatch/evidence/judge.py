@@ -23,11 +23,11 @@ from unbatch.evidence.completeness import Completeness, as_counted, completeness
 from unbatch.evidence.each import directions_of, entrance_to, prove_each
 from unbatch.evidence.handed_in import copied, fault_of
 from unbatch.evidence.inner import from_layer
+from unbatch.evidence.labels import labels_told, likely
 from unbatch.evidence.plain_means import plain, plain_size
 from unbatch.evidence.rounds import prove_round
 from unbatch.evidence.scales import off_scale
 from unbatch.evidence.several import ROUNDED, hidden_by_counting
-from unbatch.evidence.slopes import labels_told, likely
 from unbatch.evidence.whole import Whole, by_turning, prove_whole
 from unbatch.linalg.completion import is_pruned
 from unbatch.scores import mse
@@ -68,7 +68,7 @@ def judge(observation: Observation, candidate: Candidate) -> Reconstruction:
         made,
         stats=candidate.stats,
         inverted=candidate.inverted,
-        approximate=approximate(candidate, made),
+        approximate=approximate(observation, candidate, made),
         certainty=certainty(candidate, made),
         interrupted=candidate.interrupted,
     )
@@ -254,9 +254,9 @@ def _disclosed(
     rest = completeness(observation, weights, samples.labels, explained=explained, hiding=hiding)
     if rest.whole and observation.batch_size in (None, len(samples.labels)) and members > len(samples.labels):
         rest = Completeness(False, torch.ones_like(rest.copies), None, (f"the update has {members} directions, {MUCH_ALIKE}",))
-    told = labels_told(observation, samples.inputs, samples.labels)
+    told = labels_told(observation, *samples, explained=explained)
     if not told:
-        open_labels = "under this loss other labels would leave the same gradient: neither their labels nor what they count is known"
+        open_labels = "other labels would leave the same gradient: neither their labels nor what they count is known"
         rest = Completeness(False, torch.ones_like(rest.copies), None, (open_labels,))
     elif observation.loss is mse:
         told, rest = False, Completeness(False, torch.ones_like(rest.copies), None, (NO_TARGETS,))

@@ -41,7 +41,7 @@ class Case:
         unbiased: (k,) whether the record fits but for what stands for the bias, which no record confirms.
         inner_unbiased: (c,) the same at inner layers.
         linear: whether the first layer sees mixtures as mixtures.
-        label: (c,) the class that fits, where it was tested.
+        label: (c,) the class that fits, where it was tested; -1 where several do.
         number: of samples, where it is known.
         alike: how near to each other two members may be that count as one sample.
         complete: whether the rank accounts for all of them.
@@ -82,8 +82,8 @@ def answers(case: Case) -> Iterator[Presence]:
             _outside(case, index, residual, allowed, p_value) if at is None else _inside(case, at, residual, allowed, holds, p_value)
         )
         inner = None if at is None or case.inner is None else float(case.inner[at])
-        label = None if at is None or case.label is None or verdict is not Verdict.PRESENT else int(case.label[at])
-        yield Presence(verdict, residual, allowed, case.typical, p_value, inner, label, reason)
+        named = None if at is None or case.label is None or verdict is not Verdict.PRESENT else int(case.label[at])
+        yield Presence(verdict, residual, allowed, case.typical, p_value, inner, None if named == -1 else named, reason)
 
 
 def _outside(case: Case, index: int, residual: float, allowed: float, p_value: float) -> tuple[Verdict, str]:
@@ -144,7 +144,8 @@ def _inside(case: Case, at: int, residual: float, allowed: float, holds: bool, p
     if not bool(case.inner_holds[at]):
         return (
             Verdict.IN_SPAN,
-            f"{beside}; further on, unrelated records, blends or changed copies fit as well, so a mixture of members is not excluded",
+            f"{beside}; further on, unrelated records, blends or changed copies fit as well, or a part of it is not seen: a mixture of"
+            " members is not excluded",
         )
     known = f"a copy of it that feeds the layer the same but for {allowed:.0e} would pass too"
     if hidden := float(case.hidden[at]):

@@ -167,10 +167,10 @@ class Rows:
         """Orthonormal basis of the columns that no sample uses."""
         return complement(self.left.T)
 
-    def inverse_weights(self, fed: Float[Tensor, "k n"], columns: Float[Tensor, "k m"]) -> Float[Tensor, " k"]:
+    def inverse_weights(self, fed: Float[Tensor, "k n"], columns: Float[Tensor, "*many k m"]) -> Float[Tensor, "*many k"]:
         """1/w of records that were there: ãᵀ A⁺ d."""
         inside = self.extended(fed) @ self.right.T
-        return (inside / self.values * (columns @ self.left)).sum(dim=1)
+        return (inside / self.values * (columns @ self.left)).sum(dim=-1)
 
 
 def rows_of(

@@ -23,6 +23,7 @@ from unbatch.evidence.replay import slices
 from unbatch.gradients import sensitivities
 from unbatch.presence.answering import NEAR, Case, answers, limits
 from unbatch.presence.blends import Apart, apart_from_blends, apart_from_changes, beyond_count, moved_within
+from unbatch.presence.classes import fitting, nearest
 from unbatch.presence.fed import CHUNK, Passes, Witness, passes_of, witnesses
 from unbatch.presence.finite import finite, with_blanks
 from unbatch.presence.headcount import accounts_for, number_of
@@ -30,6 +31,7 @@ from unbatch.presence.made_up import refuted_if_made_up
 from unbatch.presence.pairs import means_show, pairs_hide
 from unbatch.presence.rows import Rows, outside_without_bias, rows_of
 from unbatch.presence.unrelated import FEW, Reference, decoys, holm, reference_of
+from unbatch.presence.unseen import sees_all
 from unbatch.types import Membership, Observation, Presence, Verdict
 
 __all__ = ["presence"]
@@ -67,6 +69,7 @@ class _Asked:
         allowed: (k,) what a record that was there may leave.
         reference: what unrelated ones leave.
         each: with how many rows a record feeds the layer.
+        named: (k,) the class that fits where columns were asked, -1 where several do or none.
     """
 
     rows: Rows | None
@@ -74,6 +77,7 @@ class _Asked:
     allowed: Float[Tensor, " k"]
     reference: Reference
     each: int = 1
+    named: Int64[Tensor, " k"] | None = None
 
     @property
     def fits(self) -> Bool[Tensor, " k"]:
@@ -140,7 +144,7 @@ class _Further:
 
     Attributes:
         inner: what layers behind a change that is not linear said of them, or their columns.
-        label: (c,) the class that fits, where it was tested.
+        label: (c,) the class that fits, where it was tested; -1 where several do.
         number: of samples, where it is known.
         apart: whether another record in the place of one would show.
         alike: how near to each other two members may be that count as one sample, where the number was read off them; else 0.
@@ -180,7 +184,7 @@ def _further(
         tried = slice(None if alone else TRIED)
         asked, label_of, inverse = _by_columns(passes, rows, records[tried], labels if labels is None else labels[tried])
         if alone:
-            inner, label = [asked], label_of
+            inner, label = [asked], asked.named
         hide = pairs_hide(passes, rows, records[tried], label_of, inverse)
         one = asked.fits & hide.isfinite()  # others may stand for several that leave what one does
         read = number_of(observation, records[tried][one], label_of[one], inverse[one])
@@ -256,11 +260,12 @@ def _apart(
         apart = Apart(records.new_ones(count).bool(), records.new_zeros(count).double())
     if not inner or not records.is_floating_point():
         return apart
-    shown = apart.shown
+    asked = [rows.weight, *(layer.weight for layer in behind)]
+    shown = apart.shown & sees_all(passes, asked, records[0], linear=witness.linear)
     if not behind:
         # Where the row space says nothing of a record's length, as without a bias, or of blends, its column must: not so where members
         # of one region of a ReLU network span all that a column may be there.
-        for changed in (LONGER * records, *(moved_within(rows, records) if witness.linear else [])):
+        for changed in (LONGER * records, -records, *(moved_within(rows, records) if witness.linear else [])):
             there, _, _ = _by_columns(passes, rows, changed, labels)
             residual, noise, _ = _left(passes, rows, changed)
             shown = shown & ~(there.fits & (residual <= _allowed(observation, noise)))
@@ -273,9 +278,9 @@ def _apart(
         left = torch.stack([a.allowed for a in inner]).amax(dim=0)
         shown = shown & apart_from_blends(passes, rows, behind, records, left)
         if columns and max((layer.spare for layer in behind), default=0) < rows.rank - bool(rows.shift):
-            asked, label, _ = _by_columns(passes, rows, records, labels)
-            shown = shown & asked.fits
-            shown = shown if behind else shown & means_show(passes, rows, records, label, asked.allowed)
+            own, label, _ = _by_columns(passes, rows, records, labels)
+            shown = shown & own.fits
+            shown = shown if behind else shown & means_show(passes, rows, records, label, own.allowed)
     return replace(apart, shown=shown)
 
 
@@ -288,7 +293,7 @@ def _first(passes: Passes, found: list[Witness], records: Tensor, deviation: flo
         if fed is None:
             continue
         told = None if observation.batch_size is None else observation.batch_size * fed.shape[1]
-        rows = rows_of(observation, witness, _typical(fed), deviation, told)
+        rows = rows_of(observation, witness, float(fed.square().mean().sqrt()) or 1.0, deviation, told)
         if rows is not None:
             return (witness, rows, fed.shape[1]), ""
         full.append(f"{witness.weight!r} {tuple(observation.update[witness.weight].shape)}")
@@ -302,10 +307,6 @@ def _first(passes: Passes, found: list[Witness], records: Tensor, deviation: flo
         + ("" if observation.one_gradient else " through weights that stayed while the client trained")
         + ": convolutions, statistics of the batch and dropout before it stand in the way"
     )
-
-
-def _typical(fed: Tensor) -> float:
-    return float(fed.square().mean().sqrt()) or 1.0
 
 
 def _left(passes: Passes, rows: Rows, records: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -348,8 +349,7 @@ def _allowed(observation: Observation, noise: Tensor) -> Tensor:
 
 
 def _tolerance(observation: Observation) -> float:
-    own = next(observation.model.parameters()).dtype
-    return max(TOLERANCE[dtype] for dtype in (observation.rounding, own) if dtype in TOLERANCE)
+    return max(TOLERANCE[dtype] for dtype in (observation.rounding, next(observation.model.parameters()).dtype) if dtype in TOLERANCE)
 
 
 def _inner(passes: Passes, found: list[Witness], first: tuple[Witness, Rows], records: Tensor, deviation: float | None) -> Iterator[_Asked]:
@@ -364,7 +364,7 @@ def _inner(passes: Passes, found: list[Witness], first: tuple[Witness, Rows], re
         if fed is None or count == INNER:
             continue
         told = None if observation.batch_size is None else observation.batch_size * fed.shape[1]
-        rows = rows_of(observation, witness, _typical(fed), deviation, told, wanted=SHOWN * first[1].rank)
+        rows = rows_of(observation, witness, float(fed.square().mean().sqrt()) or 1.0, deviation, told, wanted=SHOWN * first[1].rank)
         if rows is not None:
             asked = _asked(passes, rows, records, decoys(records, 2 * FEW))
             if asked.reference.typical > float(asked.allowed.median()):  # otherwise it tells no one from another
@@ -376,23 +376,22 @@ def _by_columns(passes: Passes, rows: Rows, records: Tensor, labels: Tensor | No
     """The columns that records cause, of every class or of the labels told, against the column space; the class that fits; and 1/w."""
     observation = passes.observation
 
-    def left(given: Tensor, told: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    def left(given: Tensor, told: Tensor | None) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
         columns = sensitivities(observation.model, given, rows.weight, observation.loss)  # (c, k, m)
         size = columns.norm(dim=2).clamp_min(tiny := torch.finfo(torch.float64).tiny)
-        outside = rows.outside_columns(columns)
-        shares = torch.where(size > tiny, outside / size, 1.0)  # where a class is sure, nothing lies in every span
-        label = shares.argmin(dim=0) if told is None else told
-        own = torch.arange(len(given), device=given.device)
-        chosen = columns[label, own]
-        noise = rows.noise_on((chosen @ rows.left / rows.values).norm(dim=1)) / size[label, own]
-        fed = passes(given, [rows.weight])[rows.weight][:, 0]
-        return shares[label, own], noise, label, torch.stack([rows.inverse_weights(fed, chosen), outside[label, own]])
+        shares = torch.where(size > tiny, rows.outside_columns(columns) / size, 1.0)  # where a class is sure, nothing lies in every span
+        few, own = nearest(shares, told), torch.arange(len(given), device=given.device)
+        columns, shares, size = columns[few, own], shares[few, own], size[few, own]
+        noise = rows.noise_on((columns @ rows.left / rows.values).norm(dim=2)) / size
+        inverse = rows.inverse_weights(passes(given, [rows.weight])[rows.weight][:, 0], columns)
+        best, only = fitting(shares <= _allowed(observation, noise), inverse)
+        label = few[best, own]
+        return shares[best, own], noise[best, own], label, inverse[best, own], label.where(only, -1)
 
     parts = slices(len(records), CHUNK // (min(MOST_CLASSES, observation.classes) * len(rows.left)))
     found = [left(records[part], None if labels is None else labels[part]) for part in parts]
-    residual, noise, label, more = (torch.cat([part[i] for part in found], dim=-1) for i in range(4))
+    residual, noise, label, inverse, named = (torch.cat([part[i] for part in found]) for i in range(5))
     unrelated = left(decoys(records), None)
-    spare = len(rows.left) - rows.rank
     logs = unrelated[0].clamp_min(1e-17).log()
-    reference = Reference(float(logs.mean().exp()), float(logs.std()), len(logs), min(spare, len(logs)))
-    return _Asked(None, residual, _allowed(observation, noise), reference), label, more[0]
+    reference = Reference(float(logs.mean().exp()), float(logs.std()), len(logs), min(len(rows.left) - rows.rank, len(logs)))
+    return _Asked(None, residual, _allowed(observation, noise), reference, named=named), label, inverse

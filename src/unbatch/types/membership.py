@@ -32,7 +32,7 @@ class Presence:
         p_value: how likely it is that an unrelated record leaves as little, corrected for the number of records that were asked for
             (Holm), if logarithms of residuals are spread as those of the reference; 1 where nothing is known.
         inner: the largest residual at the layers behind a change that is not linear, or None where there is none that shows the batch.
-        label: the class with which the record fits the update, where that was tested.
+        label: the class with which the record fits the update, where that was tested and no other does.
         reason: why this verdict, in one sentence.
     """
 
