@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from unbatch.evidence.accuracy import SAFETY, from_rows
+from unbatch.evidence.known_to import known_to
 from unbatch.evidence.replay import replay
 from unbatch.evidence.slopes import pulled_back
 from unbatch.evidence.whole import Whole
@@ -31,20 +32,25 @@ OF_ONE = (
 )
 
 
-def one_of(observation: Observation, inputs: Float[Tensor, " 1 *shape"], alone: Whole, known_to: str) -> Reconstruction:
+def one_of(observation: Observation, inputs: Float[Tensor, " 1 *shape"], alone: Whole) -> Reconstruction:
     """What is to be said of a sample that explains the update alone: proved if one was told of.
 
     Args:
         observation: what the server saw.
         inputs: (1, *shape).
         alone: what ``prove_alone`` said of it.
-        known_to: how exactly it is known, in words.
     """
     if observation.batch_size is None:
         return Reconstruction(Status.UNPROVEN, inputs, residual=alone.residual, reason=OF_ONE)
-    proved, said = torch.ones(1, dtype=torch.bool, device=inputs.device), f"{THE_ONE}; {known_to}" if known_to else THE_ONE
+    proved, said = torch.ones(1, dtype=torch.bool, device=inputs.device), known_to(inputs, alone.accuracy)
     return Reconstruction(
-        Status.PARTIAL, inputs, residual=alone.residual, reason=said, proved=proved, accuracy=alone.accuracy, explained=True
+        Status.PARTIAL,
+        inputs,
+        residual=alone.residual,
+        reason=f"{THE_ONE}; {said}" if said else THE_ONE,
+        proved=proved,
+        accuracy=alone.accuracy,
+        explained=True,
     )
 
 

@@ -23,6 +23,7 @@ from unbatch.evidence.completeness import Completeness, as_counted, completeness
 from unbatch.evidence.each import directions_of, entrance_to, prove_each
 from unbatch.evidence.handed_in import copied, fault_of
 from unbatch.evidence.inner import from_layer
+from unbatch.evidence.known_to import known_to
 from unbatch.evidence.labels import labels_told, likely
 from unbatch.evidence.plain_means import plain, plain_size
 from unbatch.evidence.rounds import prove_round
@@ -197,7 +198,7 @@ def _of_some(observation: Observation, candidate: Candidate, distinct: _Samples,
         proved = proved | each.proved
     if not bool(proved.any()):
         if (alone := prove_alone(observation, distinct.inputs, limit, few)) is not None:
-            return one_of(observation, distinct.inputs, alone, _known_to(alone.accuracy))
+            return one_of(observation, distinct.inputs, alone)
         return _unproved(candidate, distinct, whole.residual, _why_not(whole, limit))
     chosen = distinct[proved]
     again = prove_whole(observation, chosen.inputs, chosen.labels, torch.ones_like(chosen.labels), limit, plain(weights[proved]))
@@ -267,7 +268,11 @@ def _disclosed(
     count = len(samples.labels)
     found = "" if rest.whole else f"{count} samples are proved" if count > 1 else "1 sample is proved"
     held = _held_back(observation, within)
-    said = [text for text in (found, *rest.remarks, held, remark, _known_to(accuracy), "" if rest.whole else candidate.reason) if text]
+    said = [
+        text
+        for text in (found, *rest.remarks, held, remark, known_to(samples.inputs, accuracy), "" if rest.whole else candidate.reason)
+        if text
+    ]
     return Reconstruction(
         status,
         samples.inputs if bool((copies == 1).all()) else samples.inputs.repeat_interleave(copies, dim=0),
@@ -339,16 +344,6 @@ def _lengths_agree(observation: Observation, samples: _Samples, weights: Tensor,
     if not observation.factor_known or not observation.one_gradient or (number is not None and size in (None, number)):
         return torch.ones_like(samples.labels, dtype=torch.bool)
     return by_turning(observation, samples.inputs, samples.labels, accuracy) <= acceptable(observation)
-
-
-def _known_to(accuracy: Tensor) -> str:
-    """The accuracy, where a reader must know of it."""
-    worst = float(accuracy.max())
-    return f"noise or rounding of the update bounds them to {worst:.0e} of their size" if worst > VISIBLE else ""
-
-
-VISIBLE = 1e-5
-"""Relative error from which it is told. Chosen: what ``scoring`` calls exact."""
 
 
 def _unproved(candidate: Candidate, samples: _Samples, residual: float, why: str) -> Reconstruction:
