@@ -27,17 +27,27 @@ def test_a_quarter_of_zeros_is_found_where_single_guesses_lead_nowhere() -> None
     whole = guessed(case, 0.05)
     alone = whole / (whole @ case.layer.sums)[:, None]
     by_one = hits(case, sparse_directions(case.layer.left, alone, off_weights(case.layer, alone)))
-    rough, weights = near_duals(case.layer, whole, case.layer.left[:0], 0.1, Generator().manual_seed(0), UNLIMITED)
+    rough, weights, *_ = near_duals(case.layer, whole, case.layer.left[:0], 0.1, Generator().manual_seed(0), UNLIMITED)
     assert len(rough) == len(weights)
     together = hits(case, rough)
     assert len(by_one) <= 5
     assert len(together) >= 18
 
 
+def test_subsets_of_the_smallest_entries_give_directions_exactly() -> None:
+    case = plant(m=200, b=20, steps=1.2)
+    assert float(case.off.double().mean()) < 0.14  # of 23 zeros each a quarter of the neurons that are off now
+    near = near_duals(case.layer, guessed(case, 0.02), case.layer.left[:0], 0.1, Generator().manual_seed(0), UNLIMITED)
+    found = {int(i) for row in near.off for i in (case.off == row).all(dim=1).nonzero()[:, 0]}
+    assert len(found) >= 6
+    assert hits(case, near.rough) < found
+    assert torch.equal(case.layer.off(near.exact), near.off)
+
+
 def test_directions_that_are_known_leave_the_others() -> None:
     case = plant(m=200, b=20, steps=0.8)
     known = case.directions[:17]
-    rough, _ = near_duals(case.layer, guessed(case, 0.3), known, 0.1, Generator().manual_seed(0), UNLIMITED)
+    rough, *_ = near_duals(case.layer, guessed(case, 0.3), known, 0.1, Generator().manual_seed(0), UNLIMITED)
     assert hits(case, rough) == {17, 18, 19}
 
 
@@ -45,6 +55,6 @@ def test_guesses_that_depend_on_each_other_lead_nowhere() -> None:
     case = plant(m=200, b=20)
     whole = guessed(case, 0.05)
     whole[1] = whole[0]
-    rough, weights = near_duals(case.layer, whole, case.layer.left[:0], 0.1, Generator().manual_seed(0), UNLIMITED)
+    rough, weights, *_ = near_duals(case.layer, whole, case.layer.left[:0], 0.1, Generator().manual_seed(0), UNLIMITED)
     assert rough.shape[1] == 20
     assert len(rough) == len(weights)

@@ -278,16 +278,16 @@ class Search:
         if bool(tried.any()):
             self._from_samples("pictures, other sign", -samples[tried], margin, share)
         if self.drifting and (stalled or 2 * len(self.open) < self.rest.batch):
-            self._from_duals(contrast, loosened)
+            self._from_duals(contrast, loosened * (stalled % 2))  # every other time all that is known is trusted
 
     def _from_duals(self, contrast: float, loosened: int) -> None:
         """Directions near the inverse of all guesses, as long as each find leaves better guesses of the others."""
         whole, found = guesses(self.rest.views, self.generator, contrast, PATIENTLY, clock=self.clock), -1
         while found < len(self.open) < self.rest.batch:
             found = len(self.open)
-            known = self.open[: max(0, found - loosened)]
-            rough = near_duals(self.rest, whole, known, contrast, self.generator, self.clock)
-            self._rounded("duals", *rough, 2, SIGNS, AGREE_IN_STEPS)
+            near = near_duals(self.rest, whole, self.open[: max(0, found - loosened)], contrast, self.generator, self.clock)
+            self._add("subsets", near.exact, near.off)
+            self._rounded("duals", near.rough, near.likely, 2, SIGNS, AGREE_IN_STEPS)
 
     def _blind_round(self, few: int = 4) -> None:
         """Many blind starts; when few directions are missing, random samples among what is left (W and the bias do the work)."""
