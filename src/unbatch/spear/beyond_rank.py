@@ -192,8 +192,9 @@ def _told_apart(
     solved = torch.linalg.lstsq(stage.columns, flat).solution
     rests = (flat - stage.columns @ solved).norm(dim=0).reshape(columns.shape[:2])
     inverse = (solved.T.reshape(*columns.shape[:2], -1) * fed).sum(dim=-1)
-    best = rests.where(inverse > 0, torch.inf).argmin(dim=0)
-    return Some.counted(inputs, best, inverse[best, torch.arange(len(points), device=points.device)])
+    best, kept = rests.where(inverse > 0, torch.inf).argmin(dim=0), (inverse > 0).any(dim=0)
+    own = inverse[best, torch.arange(len(points), device=points.device)]
+    return Some.counted(inputs[kept], best[kept], own[kept])
 
 
 def snapped(schema: Schema | None, inputs: Float[Tensor, "k n"]) -> Float[Tensor, "k n"]:
