@@ -72,9 +72,9 @@ def near_duals(
     for guessed in (old[count:], new):  # neither is the better one always
         samples = guessed / (guessed @ layer.sums)[:, None]
         near = _duals(torch.cat([old[:count], samples]))[count:]
-        samples = samples[: len(near)]
+        likely, samples = off_weights(layer, samples)[: len(near)], samples[: len(near)]  # no duals, where guesses depend on each other
         drawn = _drawn(layer, samples, near, generator, clock)
-        found.append(Near(*_sharpened(layer, off_weights(layer, samples), samples, near, known, generator, clock), *drawn))
+        found.append(Near(*_sharpened(layer, likely, samples, near, known, generator, clock), *drawn))
     return Near(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
 
