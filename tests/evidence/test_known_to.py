@@ -31,7 +31,7 @@ def test_a_dead_pixel_is_no_reason() -> None:
     assert known_to(picture, torch.full((3,), 1e-7)) == ""
 
 
-def test_a_single_sample_has_its_own_numbers_to_differ_by() -> None:
+def test_of_a_rough_sample_both_are_said() -> None:
     assert known_to(torch.tensor([[1.0, 1.0]]), torch.tensor([0.1])).endswith(
         "bounds them to 1e-01 of their size and may hide up to 1e-01 of any single number of a sample"
     )
