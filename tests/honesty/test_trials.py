@@ -53,6 +53,7 @@ def test_no_verdict_is_false(start: int) -> None:
         332367,
         375138,
         385382,
+        403074,
     ],
 )
 def test_what_was_false_once_is_not_again(seed: int) -> None:

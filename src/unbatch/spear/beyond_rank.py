@@ -96,7 +96,7 @@ def some_by_walks(
         progress: told how many are found.
     """
     made = _layer(observation, call, factors, generator, clock)
-    if made is None:
+    if made is None or len(made[0].bias) <= samples:  # too few neurons fire for what they feed the next layer to tell
         return Some.none(factors.right)
     (layer, inputs_of, alive), readers = made, readers_of(observation, call)
     stages = stages_behind(readers, dict(observation.model.named_parameters()), observation.update, alive, samples, clock)
