@@ -267,18 +267,13 @@ def _disclosed(
     copies = rest.copies if rest.whole else torch.ones_like(rest.copies)
     count = len(samples.labels)
     found = "" if rest.whole else f"{count} samples are proved" if count > 1 else "1 sample is proved"
-    held = _held_back(observation, within)
-    said = [
-        text
-        for text in (found, *rest.remarks, held, remark, known_to(samples.inputs, accuracy), "" if rest.whole else candidate.reason)
-        if text
-    ]
+    said = (found, *rest.remarks, _held_back(observation, within), remark, known_to(samples.inputs, accuracy))
     return Reconstruction(
         status,
         samples.inputs if bool((copies == 1).all()) else samples.inputs.repeat_interleave(copies, dim=0),
         samples.labels.repeat_interleave(copies) if told else None,
         residual,
-        "; ".join(said),
+        "; ".join(text for text in (*said, "" if rest.whole else candidate.reason) if text),
         proved=torch.ones(int(copies.sum()), dtype=torch.bool, device=copies.device),
         accuracy=accuracy.repeat_interleave(copies),
         missing=rest.missing,
