@@ -34,7 +34,10 @@ from unbatch.span.inversion import complete
 from unbatch.spear.behind import DEEP, Stage, readers_of, stages_behind
 from unbatch.spear.beyond_rank import Some, some_by_walks, with_others
 from unbatch.spear.candidate import Attempt, read_out
-from unbatch.spear.led import Sources
+from unbatch.spear.evened import found_again
+from unbatch.spear.layer import Layer
+from unbatch.spear.led import NOTHING, Sources
+from unbatch.spear.next_layer import NextLayer
 from unbatch.spear.outputs import Known, known_slopes
 from unbatch.spear.problem import Problem, factored, noiseless, pose, too_few
 from unbatch.spear.refinement import is_uneven, misfit, refined
@@ -164,12 +167,15 @@ class Spear(Attack):
         factors, completion = factored(observation, call, generator, clock)
         clock = _before_the_judge(clock, factors)
         uneven = observation.one_gradient and call.raw and is_uneven(factors)
+        helped = self.search == "auto" and observation.one_gradient and completion is None
         best, least, tries = Candidate(), math.inf, TRIES if uneven and self.search == "auto" and factors.rank <= SMALL else 1
         for turn in range(tries):
             before, made = clock.left, None
             if turn % 2:  # what is right of the best is taken out
                 made = _completed(observation, best, call.weight, generator, clock, progress, certified=False)
             made = made or self._searched(observation, call, reader, factors, completion, generator, clock, progress)
+            if call.raw and helped and (whole := found_again(observation, call, made, self._search_of, generator, clock, progress)):
+                return whole
             made = refined(observation, call, made) if uneven else made
             left = misfit(observation, call, made) if tries > 1 else 0.0
             if best.samples is None or left < least:
@@ -268,23 +274,29 @@ class Spear(Attack):
         self, observation: Observation, problem: Problem, generator: Generator, clock: Clock, progress: Progress, helped: bool
     ) -> Attempt:
         """Search one problem."""
-        search = Search(
-            problem.layer,
-            problem.following,
-            generator,
-            self.search == "sampling",
-            self.subsets,
-            self.parallel,
-            self.false_rejection,
-            torch.float32 if self.precision == "float32" else torch.float64,
-            drifting=not observation.one_gradient or problem.columns is not None,
-            helped=helped,
-            sources=Sources(partial(_stages, observation, problem), partial(_known, observation, problem)),
-        )
+        sources = Sources(partial(_stages, observation, problem), partial(_known, observation, problem))
+        drifting = not observation.one_gradient or problem.columns is not None
+        search = self._search_of(problem.layer, generator, problem.following, sources, drifting=drifting, helped=helped)
         solution = search.run(clock, progress)
         score = float(solution.agreement.mean()) if len(solution.agreement) else 0.0
         fits = _fits(search, solution)
         return Attempt(problem, solution, fits, _shortfall(search, solution.missing, score, fits), _stats(problem, search, score))
+
+
+    def _search_of(
+        self,
+        layer: Layer,
+        generator: Generator,
+        following: NextLayer | None = None,
+        sources: Sources = NOTHING,
+        *,
+        drifting: bool = False,
+        helped: bool = True,
+    ) -> Search:
+        precision = torch.float32 if self.precision == "float32" else torch.float64
+        sampling = self.search == "sampling"
+        limits = self.subsets, self.parallel, self.false_rejection
+        return Search(layer, following, generator, sampling, *limits, precision, drifting, helped, sources)
 
 
 def _completed(

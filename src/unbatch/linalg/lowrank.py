@@ -60,6 +60,7 @@ class Factors:
         noise: standard deviation of an entry of the gradient that the factors do not explain.
         ranks: all ranks after which a clear gap follows, the largest first. Where there are several, some samples have gradients that
             are thousands of times smaller than those of others.
+        lengths: (m,) what the rows of the gradient were divided by before it was factored; None where they were not.
     """
 
     left: Float[Tensor, "m b"]
@@ -68,6 +69,7 @@ class Factors:
     gap: float
     noise: float
     ranks: tuple[int, ...] = ()
+    lengths: Float[Tensor, " m"] | None = None
 
     @property
     def rank(self) -> int:
@@ -86,6 +88,10 @@ class Factors:
     def clear(self) -> bool:
         """Whether the gap leaves no doubt about the rank."""
         return self.gap >= CLEAR
+
+    def evened(self, columns: Float[Tensor, "*k m"]) -> Float[Tensor, "*k m"]:
+        """What columns of the gradient are in the matrix that was factored, in float64."""
+        return columns.double() if self.lengths is None else columns.double() / self.lengths
 
 
 def factor(gradient: Float[Tensor, "m n"], generator: Generator, rank: int | None = None, clock: Clock = UNLIMITED) -> Factors:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -72,7 +72,7 @@ def read_out(observation: Observation, attempt: Attempt, rank: int, progress: Pr
     columns = factors.left @ torch.linalg.solve_triangular(problem.change, solution.directions.T, upper=True)
     bias = dict(observation.model.named_parameters())[str(call.bias)].detach().double()
     z = (solution.samples @ problem.change) @ problem.seen.T + bias
-    labels, order = labels_of(observation, call.weight, inputs, columns, z), None
+    labels, order = labels_of(observation, call.weight, inputs, columns, z, factors.evened), None
     if not reason and (dropped := rank - layer.batch):
         reason = f"{dropped} more samples may have left so little in the update that they cannot be told from rounding"
     if not reason and problem.columns is not None:
@@ -96,7 +96,12 @@ def _coupled(observation: Observation, attempt: Attempt, inputs: Tensor) -> Cand
 
 
 def labels_of(
-    observation: Observation, weight: str, inputs: Tensor, columns: Float[Tensor, "m b"], z: Float[Tensor, "b m"]
+    observation: Observation,
+    weight: str,
+    inputs: Tensor,
+    columns: Float[Tensor, "m b"],
+    z: Float[Tensor, "b m"],
+    evened: Callable[[Tensor], Tensor],
 ) -> Int64[Tensor, " b"]:
     """The label of every sample: the class whose column ∂ℓ(x_i, y)/∂z, times some share of the batch, comes nearest to its own.
 
@@ -106,9 +111,11 @@ def labels_of(
         inputs: (b, *shape) the samples.
         columns: (m, b) theirs.
         z: (b, m) what the layer makes of them.
+        evened: brings what the network says of columns to the scale of these.
     """
     rest = []
-    for expected in torch.split(sensitivities_along(observation, inputs, weight, z), max(1, BLOCK // columns.numel())):
+    for part in torch.split(sensitivities_along(observation, inputs, weight, z), max(1, BLOCK // columns.numel())):
+        expected = evened(part)
         shares = torch.einsum("cbm,mb->cb", expected, columns) / expected.square().sum(dim=-1).clamp_min(torch.finfo(torch.float64).tiny)
         rest.append((columns.T - shares[..., None] * expected).norm(dim=-1).where(shares > 0, torch.inf))
     return torch.cat(rest).argmin(dim=0)

@@ -45,6 +45,7 @@ class Layer:
         tolerance: entries of left @ q below this share of the largest count as zero, however small the noise.
         moved: by how much ``seen`` and ``bias`` fell while the client trained, where it did: a neuron is zero in a sample's column only
             if it was off all along.
+        evened: (m,) what the rows of the gradient were divided by before it was factored, where they were.
     """
 
     left: Float[Tensor, "m b"]
@@ -56,6 +57,7 @@ class Layer:
     noise: Float[Tensor, "r b"]
     tolerance: float
     moved: tuple[Float[Tensor, "m b"], Float[Tensor, " m"]] | None = None
+    evened: Float[Tensor, " m"] | None = None
 
     @property
     def batch(self) -> int:
@@ -105,6 +107,7 @@ def layer_in_factors(
     noise: Float[Tensor, "b b"],
     tolerance: float,
     moved: tuple[Float[Tensor, "m b"], Float[Tensor, " m"]] | None = None,
+    evened: Float[Tensor, " m"] | None = None,
 ) -> tuple[Layer, Float[Tensor, "b b"], Bool[Tensor, " m"]] | None:
     """Scale the rows of the left factor to equal length, leave dead ones out, make the columns orthonormal again.
 
@@ -117,6 +120,7 @@ def layer_in_factors(
         noise: (b, b) the noise of ``left @ q`` has standard deviation ‖noise @ q‖.
         tolerance: see ``Layer``.
         moved: see ``Layer``; in the coordinates of ``seen`` as given here.
+        evened: see ``Layer``.
 
     Returns:
         the layer; the (b, b) matrix T such that x = rightᵀ Tᵀ p; and which rows are alive, (m,). None where fewer than b rows are.
@@ -129,7 +133,8 @@ def layer_in_factors(
     sums = torch.linalg.lstsq(columns, (bias_gradient[alive] / length[alive])[:, None]).solution[:, 0]
     noise = torch.linalg.solve_triangular(change, noise, upper=True, left=False)
     moved = None if moved is None else (moved[0][alive] @ change.T, moved[1][alive])
-    layer = Layer(columns, seen[alive] @ change.T, bias[alive], sums, change @ views, length[alive], noise, tolerance, moved)
+    evened = None if evened is None else evened[alive]
+    layer = Layer(columns, seen[alive] @ change.T, bias[alive], sums, change @ views, length[alive], noise, tolerance, moved, evened)
     return layer, change, alive
 
 
@@ -157,7 +162,8 @@ def deflate(
     length = layer.length[rows] * length[rows]
     seen, views = layer.seen[rows] @ change_right.T, change_right @ layer.views
     moved = None if layer.moved is None else (layer.moved[0][rows] @ change_right.T, layer.moved[1][rows])
-    return Layer(left, seen, layer.bias[rows], sums, views, length, layer.noise @ basis, layer.tolerance, moved), rows, basis
+    evened = None if layer.evened is None else layer.evened[rows]
+    return Layer(left, seen, layer.bias[rows], sums, views, length, layer.noise @ basis, layer.tolerance, moved, evened), rows, basis
 
 
 def unit(vectors: Float[Tensor, "k b"]) -> Float[Tensor, "k b"]:

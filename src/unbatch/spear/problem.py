@@ -27,6 +27,9 @@ ZERO = 1e-7
 """What counts as zero in L q, as a share of its largest entry, in an update without noise. Chosen. Swept."""
 
 
+TINY = 1e-12
+"""The same where the rows of the gradient were brought to one length: weak samples leave so little beside strong ones. Chosen."""
+
 ROUGH = 1e-6
 """What a gradient with zeros leaves unexplained, as a share of its size, above which the zeros are taken for pruned entries. Chosen."""
 
@@ -172,8 +175,9 @@ def pose(
             parameters[str(call.bias)].detach().double(),
             views_of(part.right, observation.input_shape if call.raw else tuple(call.input.shape[1:]), generator),
             part.noise_map,
-            ZERO,
+            ZERO if part.lengths is None else TINY,
             _moved(observation, call, part),
+            part.lengths,
         )
         if found is None or len(found[0].left) <= found[0].batch:
             continue
@@ -189,7 +193,7 @@ def _bias_gradient(observation: Observation, call: LinearCall, factors: Factors,
     """∂L/∂bias; where it was pruned, what the factors and the rest of it say."""
     gradient = observation.update[str(call.bias)].double()
     if completion is None:
-        return gradient
+        return factors.evened(gradient)
     known = (gradient != 0) & completion.rows
     if int(known.sum()) < factors.rank:
         raise Inapplicable(f"{call.bias} was pruned to {int(known.sum())} entries, too few for the scale of {factors.rank} samples")

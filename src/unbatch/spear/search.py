@@ -166,6 +166,13 @@ class Search:
         """Directions known, with and without a certificate of their own."""
         return len(self.directions) + len(self.open)
 
+    def begin(self, off: Bool[Tensor, "k m"]) -> None:
+        """With the directions that are zero where samples leave neurons off, where there are any."""
+        directions = null_of_masks(self.layer.left, off, clock=self.clock)
+        zeros = self.layer.off(directions)
+        right = (zeros & off).sum(dim=1) >= AGREE * off.sum(dim=1)
+        self._add("known", directions[right], zeros[right])
+
     def run(self, clock: Clock, progress: Callable[[str, float], None]) -> Solution:
         """Search until every sign fits, nothing better turns up, or the budget is spent.
 

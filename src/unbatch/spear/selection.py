@@ -19,6 +19,9 @@ NEAR, BLUR = 3, 10.0
 """Thresholds to either side of zero within which a column says nothing; noise of a pre-activation below which its sign does not. Chosen.
 The second swept."""
 
+FAINT = 100.0
+"""Thresholds below which a sample's usual entry may be zero by chance. Chosen: its entries differ by as much."""
+
 INVERSE = 1e-3
 """An inverse times its matrix differs from the unit matrix by less than this, or there is none. Chosen: rounding leaves 1e-16 times the
 condition, and nothing is read off what is worse conditioned than 1e12."""
@@ -93,6 +96,10 @@ def _signs(
     blurred = BLUR * layer.noise_level * low.norm(dim=1, keepdim=True) / low.shape[1] ** 0.5
     moved = (high - low).square().mean(dim=1, keepdim=True).sqrt()
     near = (low - moved < 0) & (high + moved > 0)
+    if layer.evened is not None:  # where others leave much, what a weak sample leaves is below the noise
+        raw = layer.length * layer.evened
+        usual = (column * raw).where(column > threshold, torch.nan).nanmedian(dim=1).values
+        near |= (column < threshold) & (usual[:, None] / raw < FAINT * threshold)
     undecided = ((column > threshold / NEAR) & (column < NEAR * threshold)) | (low.abs() < blurred) | near
     return (low > 0) == (column < threshold), ~undecided
 
