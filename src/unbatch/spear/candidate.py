@@ -19,6 +19,10 @@ from unbatch.types import Candidate, Observation, Progress
 
 __all__ = ["Attempt", "read_out"]
 
+RARE = 1e-3
+"""A label by which a sample counts so much less than the usual one is likely wrong: that of a sample of which the network is sure, and
+whose column is all rounding. Chosen."""
+
 
 @dataclass(frozen=True, eq=False)
 class Attempt:
@@ -113,9 +117,13 @@ def labels_of(
         z: (b, m) what the layer makes of them.
         evened: brings what the network says of columns to the scale of these.
     """
-    rest = []
+    rest, every = [], []
     for part in torch.split(sensitivities_along(observation, inputs, weight, z), max(1, BLOCK // columns.numel())):
         expected = evened(part)
         shares = torch.einsum("cbm,mb->cb", expected, columns) / expected.square().sum(dim=-1).clamp_min(torch.finfo(torch.float64).tiny)
         rest.append((columns.T - shares[..., None] * expected).norm(dim=-1).where(shares > 0, torch.inf))
-    return torch.cat(rest).argmin(dim=0)
+        every.append(shares)
+    left, shares = torch.cat(rest), torch.cat(every)
+    usual = shares.gather(0, left.argmin(dim=0)[None]).median()
+    likely = left.where(shares > RARE * usual, torch.inf)
+    return torch.where(likely.isfinite().any(dim=0), likely.argmin(dim=0), shares.abs().argmax(dim=0))

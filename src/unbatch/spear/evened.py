@@ -19,6 +19,7 @@ from unbatch.linalg.lowrank import Factors, factor
 from unbatch.spear.candidate import Attempt, read_out
 from unbatch.spear.layer import Layer
 from unbatch.spear.problem import Problem, pose
+from unbatch.spear.refinement import polished
 from unbatch.spear.search import Search
 from unbatch.trace import LinearCall
 from unbatch.types import Candidate, Observation, Progress
@@ -69,7 +70,8 @@ def found_again(
             solution = search.run(clock, progress)
             if not solution.missing and float(solution.agreement.min()) > FITS:
                 told = {"layer": call.weight, "rank": problem.factors.rank, "gap": problem.factors.gap, "rows": "of one length"}
-                return read_out(observation, Attempt(problem, solution, True, "", told), problem.factors.rank, progress)
+                made = read_out(observation, Attempt(problem, solution, True, "", told), problem.factors.rank, progress)
+                return polished(observation, call, made)
     except OutOfTime:
         pass
     return None

@@ -23,7 +23,7 @@ from unbatch.losses import slopes_alone
 from unbatch.trace import LinearCall, run
 from unbatch.types import Candidate, Observation
 
-__all__ = ["is_uneven", "misfit", "refined"]
+__all__ = ["is_uneven", "misfit", "polished", "refined"]
 
 UNEVEN = 1e-6
 """A column is faint that is below this share of the strongest. Chosen: columns of an untrained network differ by a hundred at most, and
@@ -40,6 +40,10 @@ ROUNDED = 1e-15
 
 STEP = 1e-6
 """By how much, relatively, samples are made longer to see what they count then. Chosen: above the root of float64's rounding."""
+
+POLISHING, STRONG = 2, 1e-2
+"""Steps of what is nearly exact already, and the share of the strongest column from which on a sample is strong. Chosen: what weaker ones
+are off by leaves less than rounding."""
 
 NEAR = 1e-2
 """Relative length of a step at most. Chosen: a longer one makes up for a sample that is missing."""
@@ -73,6 +77,25 @@ def refined(observation: Observation, call: LinearCall, candidate: Candidate) ->
             break
         best = known
     return candidate if best is given else replace(candidate, inputs=best.fed.reshape(layer.inputs.shape))
+
+
+def polished(observation: Observation, call: LinearCall, candidate: Candidate) -> Candidate:
+    """The candidate with its strongest samples refined.
+
+    Args:
+        observation: what the server saw: one gradient, without batch statistics.
+        call: the layer that sees the samples.
+        candidate: all samples that are visible, with labels, as rows of one length tell them: weak ones better than the gradient as it is
+            does, strong ones not as well.
+    """
+    layer = _layer(observation, call, candidate)
+    fed = None if layer is None else layer.inputs.double().flatten(1)
+    for _ in range(POLISHING):
+        given = None if layer is None else layer.explained(fed)
+        if given is None:
+            return candidate
+        fed = torch.where((given.sizes > STRONG * given.sizes.max())[:, None], given.refined, given.fed)
+    return candidate if layer is None or fed is None else replace(candidate, inputs=fed.reshape(layer.inputs.shape))
 
 
 def misfit(observation: Observation, call: LinearCall, candidate: Candidate) -> float:
