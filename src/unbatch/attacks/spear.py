@@ -16,8 +16,8 @@ the proof by replay and the search ``auto`` go beyond the paper.
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -31,16 +31,12 @@ from unbatch.linalg.completion import Completion
 from unbatch.linalg.lowrank import Factors
 from unbatch.span.dependent import dependent_samples, some_by_least_squares
 from unbatch.span.inversion import complete
-from unbatch.spear.behind import DEEP, Stage, readers_of, stages_behind
+from unbatch.spear.behind import readers_of
 from unbatch.spear.beyond_rank import Some, some_by_walks, with_others
 from unbatch.spear.candidate import Attempt, read_out
-from unbatch.spear.evened import found_again
-from unbatch.spear.layer import Layer
-from unbatch.spear.led import NOTHING, Sources
-from unbatch.spear.next_layer import NextLayer
-from unbatch.spear.outputs import Known, known_slopes
-from unbatch.spear.problem import Problem, factored, noiseless, pose, too_few
-from unbatch.spear.refinement import is_uneven, misfit, refined
+from unbatch.spear.evened import evened_problems, surely_off
+from unbatch.spear.problem import Problem, factored, noiseless, pose, sources_of, too_few
+from unbatch.spear.refinement import is_uneven, misfit, polished, refined
 from unbatch.spear.sampling import expected_subsets
 from unbatch.spear.search import MANY, NOISY, Search
 from unbatch.spear.selection import Solution
@@ -166,15 +162,15 @@ class Spear(Attack):
         progress("factor", float("nan"))
         factors, completion = factored(observation, call, generator, clock)
         clock = _before_the_judge(clock, factors)
+        alike = observation.one_gradient and call.raw and completion is None and self.search == "auto"
         uneven = observation.one_gradient and call.raw and is_uneven(factors)
-        helped = self.search == "auto" and observation.one_gradient and completion is None
         best, least, tries = Candidate(), math.inf, TRIES if uneven and self.search == "auto" and factors.rank <= SMALL else 1
         for turn in range(tries):
             before, made = clock.left, None
             if turn % 2:  # what is right of the best is taken out
                 made = _completed(observation, best, call.weight, generator, clock, progress, certified=False)
             made = made or self._searched(observation, call, reader, factors, completion, generator, clock, progress)
-            if call.raw and helped and (whole := found_again(observation, call, made, self._search_of, generator, clock, progress)):
+            if alike and (whole := self._found_again(observation, call, made, generator, clock, progress)):
                 return whole
             made = refined(observation, call, made) if uneven else made
             left = misfit(observation, call, made) if tries > 1 else 0.0
@@ -227,6 +223,17 @@ class Spear(Attack):
             best = replace(best, reason=f"{samples} samples whose inputs depend on each other, being of rank {factors.rank}: {best.reason}")
         return more or read_out(observation, best, factors.rank, progress)
 
+    def _found_again(
+        self, observation: Observation, call: LinearCall, known: Candidate, generator: Generator, clock: Clock, progress: Progress
+    ) -> Candidate | None:
+        """All samples, by rows of one length, where these show more of them; None where not all of these fit."""
+        with suppress(OutOfTime):
+            for problem in evened_problems(observation, call, generator, clock):
+                attempt = self._attempt(observation, problem, generator, clock, progress, True, known)
+                if attempt.fits:
+                    return polished(observation, call, read_out(observation, attempt, attempt.samples, progress))
+        return None
+
     def _dependent(
         self,
         observation: Observation,
@@ -271,32 +278,35 @@ class Spear(Attack):
         return best
 
     def _attempt(
-        self, observation: Observation, problem: Problem, generator: Generator, clock: Clock, progress: Progress, helped: bool
+        self,
+        observation: Observation,
+        problem: Problem,
+        generator: Generator,
+        clock: Clock,
+        progress: Progress,
+        helped: bool,
+        known: Candidate | None = None,
     ) -> Attempt:
-        """Search one problem."""
-        sources = Sources(partial(_stages, observation, problem), partial(_known, observation, problem))
-        drifting = not observation.one_gradient or problem.columns is not None
-        search = self._search_of(problem.layer, generator, problem.following, sources, drifting=drifting, helped=helped)
+        """Search one problem, from what is known on."""
+        search = Search(
+            problem.layer,
+            problem.following,
+            generator,
+            self.search == "sampling",
+            self.subsets,
+            self.parallel,
+            self.false_rejection,
+            torch.float32 if self.precision == "float32" else torch.float64,
+            drifting=not observation.one_gradient or problem.columns is not None,
+            helped=helped,
+            sources=sources_of(observation, problem),
+        )
+        if known is not None and known.inputs is not None:
+            search.begin(surely_off(observation, problem, known.inputs))
         solution = search.run(clock, progress)
         score = float(solution.agreement.mean()) if len(solution.agreement) else 0.0
         fits = _fits(search, solution)
         return Attempt(problem, solution, fits, _shortfall(search, solution.missing, score, fits), _stats(problem, search, score))
-
-
-    def _search_of(
-        self,
-        layer: Layer,
-        generator: Generator,
-        following: NextLayer | None = None,
-        sources: Sources = NOTHING,
-        *,
-        drifting: bool = False,
-        helped: bool = True,
-    ) -> Search:
-        precision = torch.float32 if self.precision == "float32" else torch.float64
-        sampling = self.search == "sampling"
-        limits = self.subsets, self.parallel, self.false_rejection
-        return Search(layer, following, generator, sampling, *limits, precision, drifting, helped, sources)
 
 
 def _completed(
@@ -353,7 +363,8 @@ def _fits(search: Search, solution: Solution) -> bool:
         return False
     if search.noisy:
         return float(solution.agreement.mean()) >= NOISE_FITS
-    return float(solution.agreement.min()) >= (DRIFT_FITS if search.drifting else 1 if search.exact else ROUNDING_FITS)
+    whole = search.exact and search.layer.evened is None  # the noise of rows of one length is not quite the same in all
+    return float(solution.agreement.min()) >= (DRIFT_FITS if search.drifting else 1 if whole else ROUNDING_FITS)
 
 
 def _shortfall(search: Search, missing: int, agreement: float, fits: bool) -> str:
@@ -369,24 +380,6 @@ def _shortfall(search: Search, missing: int, agreement: float, fits: bool) -> st
     if search.noisy:
         return f"the update carries noise, {search.layer.noise_level:.0e} of a column's largest entry, which bounds the accuracy"
     return ""
-
-
-def _stages(observation: Observation, problem: Problem, clock: Clock, deep: int = DEEP) -> list[Stage]:
-    """The layers behind the one that is searched, as far as each reads the one before."""
-    readers = readers_of(observation, problem.call)
-    parameters = dict(observation.model.named_parameters())
-    return stages_behind(readers, parameters, observation.update, problem.alive, problem.samples, clock, deep)
-
-
-def _known(observation: Observation, problem: Problem, clock: Clock) -> Known | None:
-    """What the outputs tell of the last hidden layer, where all layers up to it are those behind the one that is searched."""
-    readers = readers_of(observation, problem.call)
-    slopes = known_slopes(observation, readers[-1].weight, problem.layer.batch) if len(readers) > 1 else None
-    if slopes is None:
-        return None
-    hidden = readers[:-1]
-    stages = _stages(observation, problem, clock, len(hidden))
-    return Known(stages, slopes) if len(stages) == len(hidden) else None
 
 
 def _obstacle(call: LinearCall, observation: Observation, *, inner: bool) -> str | None:

@@ -14,14 +14,17 @@ from unbatch.linalg.blocks import firing, length
 from unbatch.linalg.completion import COMPLETE, Completion, complete, is_pruned, rank_of_pruned
 from unbatch.linalg.ica import views_of
 from unbatch.linalg.lowrank import NOISELESS, Factors, factor, multiply
+from unbatch.spear.behind import DEEP, Stage, readers_of, stages_behind
 from unbatch.spear.layer import Layer, layer_in_factors
+from unbatch.spear.led import Sources
 from unbatch.spear.next_layer import NextLayer, next_layer
+from unbatch.spear.outputs import Known, known_slopes
 from unbatch.spear.refinement import is_uneven
 from unbatch.spear.search import NOISY
 from unbatch.trace import LinearCall
 from unbatch.types import Observation
 
-__all__ = ["ZERO", "Problem", "factored", "noiseless", "pose", "too_few"]
+__all__ = ["ZERO", "Problem", "factored", "noiseless", "pose", "sources_of", "too_few"]
 
 ZERO = 1e-7
 """What counts as zero in L q, as a share of its largest entry, in an update without noise. Chosen. Swept."""
@@ -187,6 +190,23 @@ def pose(
         count = samples or layer.batch
         problems.append(Problem(call, part, layer, change, seen, next_layer(read, alive, count), alive, count, columns))
     return sorted(problems, key=lambda problem: problem.layer.noise_level > NOISY)
+
+
+def sources_of(observation: Observation, problem: Problem) -> Sources:
+    """What leads guesses of a problem's samples: the layers behind its own, as far as each reads the one before, and the outputs."""
+    readers, parameters = readers_of(observation, problem.call), dict(observation.model.named_parameters())
+
+    def stages(clock: Clock, deep: int = DEEP) -> list[Stage]:
+        return stages_behind(readers, parameters, observation.update, problem.alive, problem.samples, clock, deep)
+
+    def known(clock: Clock) -> Known | None:
+        slopes = known_slopes(observation, readers[-1].weight, problem.layer.batch) if len(readers) > 1 else None
+        if slopes is None:
+            return None
+        made = stages(clock, len(readers) - 1)  # all layers up to the last hidden one
+        return Known(made, slopes) if len(made) == len(readers) - 1 else None
+
+    return Sources(stages, known)
 
 
 def _bias_gradient(observation: Observation, call: LinearCall, factors: Factors, completion: Completion | None) -> Float[Tensor, " m"]:
