@@ -34,7 +34,7 @@ from unbatch.span.inversion import complete
 from unbatch.spear.behind import readers_of
 from unbatch.spear.beyond_rank import Some, some_by_walks, with_others
 from unbatch.spear.candidate import Attempt, read_out
-from unbatch.spear.evened import evened_problems, surely_off
+from unbatch.spear.evened import evened_problems, strong_refined, surely_off
 from unbatch.spear.problem import Problem, factored, noiseless, pose, sources_of, too_few
 from unbatch.spear.refinement import is_uneven, misfit, polished, refined
 from unbatch.spear.sampling import expected_subsets
@@ -231,7 +231,8 @@ class Spear(Attack):
             for problem in evened_problems(observation, call, generator, clock):
                 attempt = self._attempt(observation, problem, generator, clock, progress, True, known)
                 if attempt.fits:
-                    return polished(observation, call, read_out(observation, attempt, attempt.samples, progress))
+                    made = read_out(observation, attempt, attempt.samples, progress)
+                    return polished(observation, call, strong_refined(observation, attempt, made))
         return None
 
     def _dependent(

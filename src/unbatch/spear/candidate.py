@@ -52,6 +52,12 @@ class Attempt:
         """How many samples were found."""
         return len(self.solution.samples)
 
+    @property
+    def columns(self) -> Float[Tensor, "m k"]:
+        """∂L/∂z of every sample found, on the rows that were factored."""
+        problem = self.problem
+        return problem.factors.left @ torch.linalg.solve_triangular(problem.change, self.solution.directions.T, upper=True)
+
 
 def read_out(observation: Observation, attempt: Attempt, rank: int, progress: Progress) -> Candidate:
     """The batch that a solution says.
@@ -73,7 +79,7 @@ def read_out(observation: Observation, attempt: Attempt, rank: int, progress: Pr
     progress("labels", float("nan"))
     if observation.coupled:
         return _coupled(observation, attempt, inputs)
-    columns = factors.left @ torch.linalg.solve_triangular(problem.change, solution.directions.T, upper=True)
+    columns = attempt.columns
     bias = dict(observation.model.named_parameters())[str(call.bias)].detach().double()
     z = (solution.samples @ problem.change) @ problem.seen.T + bias
     labels, order = labels_of(observation, call.weight, inputs, columns, z, factors.evened), None

@@ -16,11 +16,13 @@ from torch import Generator, Tensor
 
 from unbatch.clock import Clock
 from unbatch.linalg.lowrank import factor
+from unbatch.spear.candidate import Attempt
 from unbatch.spear.problem import Problem, pose
+from unbatch.spear.refinement import STRONG
 from unbatch.trace import LinearCall
-from unbatch.types import Observation
+from unbatch.types import Candidate, Observation
 
-__all__ = ["evened_problems", "surely_off"]
+__all__ = ["evened_problems", "strong_refined", "surely_off"]
 
 FAR = 1e-6
 """A row this much shorter than the longest may hold what the others drown. Chosen: rows of an untrained network differ by a thousand."""
@@ -74,3 +76,26 @@ def surely_off(observation: Observation, problem: Problem, inputs: Float[Tensor,
     weight, bias = (parameters[str(name)].detach().double()[problem.alive] for name in (call.weight, call.bias))
     z = inputs.double().flatten(1) @ weight.T + bias
     return z < -SURE * z.square().mean(dim=1, keepdim=True).sqrt()
+
+
+def strong_refined(observation: Observation, attempt: Attempt, candidate: Candidate) -> Candidate:
+    """The candidate with its strong samples as the gradient as it is tells them.
+
+    There what the columns of weak samples are off by, of which only a few rows tell, weighs as little as these do.
+
+    Args:
+        observation: what the server saw.
+        attempt: all samples, in rows of one length.
+        candidate: what was read out of it.
+    """
+    problem, inputs = attempt.problem, candidate.inputs
+    if inputs is None or problem.factors.lengths is None:
+        return candidate
+    columns = attempt.columns * problem.factors.lengths[:, None]
+    sizes = torch.linalg.vector_norm(columns, dim=0)
+    sums = observation.update[str(problem.call.bias)].double()[:, None]
+    whole = torch.cat([observation.update[problem.call.weight].double(), sums], dim=1)
+    solved = torch.linalg.lstsq(columns / sizes, whole).solution
+    refined = (solved[:, :-1] / solved[:, -1:]).reshape(inputs.shape)
+    strong = (sizes > STRONG * sizes.max()).reshape(-1, *[1] * (inputs.ndim - 1))
+    return replace(candidate, inputs=torch.where(strong, refined, inputs))

@@ -23,7 +23,7 @@ from unbatch.losses import slopes_alone
 from unbatch.trace import LinearCall, run
 from unbatch.types import Candidate, Observation
 
-__all__ = ["is_uneven", "misfit", "polished", "refined"]
+__all__ = ["STRONG", "is_uneven", "misfit", "polished", "refined"]
 
 UNEVEN = 1e-6
 """A column is faint that is below this share of the strongest. Chosen: columns of an untrained network differ by a hundred at most, and
@@ -41,9 +41,9 @@ ROUNDED = 1e-15
 STEP = 1e-6
 """By how much, relatively, samples are made longer to see what they count then. Chosen: above the root of float64's rounding."""
 
-POLISHING, STRONG = 2, 1e-2
-"""Steps of what is nearly exact already, and the share of the strongest column from which on a sample is strong. Chosen: what weaker ones
-are off by leaves less than rounding."""
+STRONG, HALF = 1e-2, 0.5
+"""Share of the strongest column from which on a sample is strong, as what weaker ones are off by leaves less than rounding; and of the
+misfit that a step of strong samples must come below: what it explains less may be the rounding of the network. Chosen."""
 
 NEAR = 1e-2
 """Relative length of a step at most. Chosen: a longer one makes up for a sample that is missing."""
@@ -80,22 +80,24 @@ def refined(observation: Observation, call: LinearCall, candidate: Candidate) ->
 
 
 def polished(observation: Observation, call: LinearCall, candidate: Candidate) -> Candidate:
-    """The candidate with its strongest samples refined.
+    """The candidate with its strong samples refined, which are nearly exact, as long as each step explains twice as much.
 
     Args:
         observation: what the server saw: one gradient, without batch statistics.
         call: the layer that sees the samples.
-        candidate: all samples that are visible, with labels, as rows of one length tell them: weak ones better than the gradient as it is
-            does, strong ones not as well.
+        candidate: all samples that are visible, with labels; weak ones better than the network's rounding tells them.
     """
     layer = _layer(observation, call, candidate)
-    fed = None if layer is None else layer.inputs.double().flatten(1)
-    for _ in range(POLISHING):
-        given = None if layer is None else layer.explained(fed)
-        if given is None:
-            return candidate
-        fed = torch.where((given.sizes > STRONG * given.sizes.max())[:, None], given.refined, given.fed)
-    return candidate if layer is None or fed is None else replace(candidate, inputs=fed.reshape(layer.inputs.shape))
+    best = None if layer is None else layer.explained()
+    if layer is None or best is None:
+        return candidate
+    for _ in range(STEPS):
+        strong = best.sizes > STRONG * best.sizes.max()
+        known = layer.explained(best.refined.where(strong[:, None], best.fed))
+        if known is None or not known.misfit < HALF * best.misfit:
+            break
+        best = known
+    return replace(candidate, inputs=best.fed.reshape(layer.inputs.shape))
 
 
 def misfit(observation: Observation, call: LinearCall, candidate: Candidate) -> float:
