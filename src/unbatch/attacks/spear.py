@@ -16,8 +16,8 @@ the proof by replay and the search ``auto`` go beyond the paper.
 from __future__ import annotations
 
 import math
-from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -34,9 +34,9 @@ from unbatch.span.inversion import complete
 from unbatch.spear.behind import readers_of
 from unbatch.spear.beyond_rank import Some, some_by_walks, with_others
 from unbatch.spear.candidate import Attempt, read_out
-from unbatch.spear.evened import evened_problems, strong_refined, surely_off
+from unbatch.spear.evened import found_again, known_directions
 from unbatch.spear.problem import Problem, factored, noiseless, pose, sources_of, too_few
-from unbatch.spear.refinement import is_uneven, misfit, polished, refined
+from unbatch.spear.refinement import is_uneven, misfit, refined
 from unbatch.spear.sampling import expected_subsets
 from unbatch.spear.search import MANY, NOISY, Search
 from unbatch.spear.selection import Solution
@@ -162,6 +162,7 @@ class Spear(Attack):
         progress("factor", float("nan"))
         factors, completion = factored(observation, call, generator, clock)
         clock = _before_the_judge(clock, factors)
+        again = partial(self._attempt, observation, generator=generator, clock=clock, progress=progress, helped=True)
         alike = observation.one_gradient and call.raw and completion is None and self.search == "auto"
         uneven = observation.one_gradient and call.raw and is_uneven(factors)
         best, least, tries = Candidate(), math.inf, TRIES if uneven and self.search == "auto" and factors.rank <= SMALL else 1
@@ -170,7 +171,7 @@ class Spear(Attack):
             if turn % 2:  # what is right of the best is taken out
                 made = _completed(observation, best, call.weight, generator, clock, progress, certified=False)
             made = made or self._searched(observation, call, reader, factors, completion, generator, clock, progress)
-            if alike and (whole := self._found_again(observation, call, made, generator, clock, progress)):
+            if alike and (whole := found_again(observation, call, made, again, generator, clock, progress)):
                 return whole
             made = refined(observation, call, made) if uneven else made
             left = misfit(observation, call, made) if tries > 1 else 0.0
@@ -223,18 +224,6 @@ class Spear(Attack):
             best = replace(best, reason=f"{samples} samples whose inputs depend on each other, being of rank {factors.rank}: {best.reason}")
         return more or read_out(observation, best, factors.rank, progress)
 
-    def _found_again(
-        self, observation: Observation, call: LinearCall, known: Candidate, generator: Generator, clock: Clock, progress: Progress
-    ) -> Candidate | None:
-        """All samples, by rows of one length, where these show more of them; None where not all of these fit."""
-        with suppress(OutOfTime):
-            for problem in evened_problems(observation, call, generator, clock):
-                attempt = self._attempt(observation, problem, generator, clock, progress, True, known)
-                if attempt.fits:
-                    made = read_out(observation, attempt, attempt.samples, progress)
-                    return polished(observation, call, strong_refined(observation, attempt, made))
-        return None
-
     def _dependent(
         self,
         observation: Observation,
@@ -271,7 +260,8 @@ class Spear(Attack):
         """What came nearest to the whole batch, problem by problem until one fits."""
         best: Attempt | None = None
         for turn, problem in enumerate(problems):
-            attempt = self._attempt(observation, problem, generator, clock.part(1 / (len(problems) - turn)), progress, helped)
+            part = clock.part(1 / (len(problems) - turn))
+            attempt = self._attempt(observation, problem, generator=generator, clock=part, progress=progress, helped=helped)
             if best is None or (attempt.fits, attempt.samples) > (best.fits, best.samples):
                 best = attempt
             if best.fits:
@@ -282,11 +272,12 @@ class Spear(Attack):
         self,
         observation: Observation,
         problem: Problem,
+        known: Candidate | None = None,
+        *,
         generator: Generator,
         clock: Clock,
         progress: Progress,
         helped: bool,
-        known: Candidate | None = None,
     ) -> Attempt:
         """Search one problem, from what is known on."""
         search = Search(
@@ -303,7 +294,7 @@ class Spear(Attack):
             sources=sources_of(observation, problem),
         )
         if known is not None and known.inputs is not None:
-            search.begin(surely_off(observation, problem, known.inputs))
+            search.add("known", *known_directions(observation, problem, known.inputs))
         solution = search.run(clock, progress)
         score = float(solution.agreement.mean()) if len(solution.agreement) else 0.0
         fits = _fits(search, solution)

@@ -8,6 +8,7 @@ from torch import Tensor
 
 from unbatch.evidence.replay import replay
 from unbatch.linalg.blocks import converted
+from unbatch.linalg.rows import lengths_of_uneven
 from unbatch.types import Candidate, Observation, Reconstruction, Status
 
 __all__ = ["approximate", "certainty", "comes_near"]
@@ -34,7 +35,7 @@ def approximate(observation: Observation, candidate: Candidate, made: Reconstruc
         candidate: what the attack proposed.
         made: what the evidence made of it.
     """
-    if made.status is not Status.PARTIAL or made.explained or made.inputs is None or candidate.inputs is None:
+    if made.status is not Status.PARTIAL or made.inputs is None or candidate.inputs is None:
         return None
     if made.residual is None or not comes_near(made.residual):
         return None
@@ -57,10 +58,12 @@ def _held(observation: Observation, candidate: Candidate) -> Bool[Tensor, " k"]:
     made = replay(observation, candidate.inputs, candidate.labels)
     if made.columns is None or made.inputs is None:
         return nothing
-    columns, fed = made.columns, made.inputs
+    columns, fed, gradient = made.columns, made.inputs, observation.update[made.entrance]
     over = torch.zeros_like(columns)
-    for there, left in converted(observation.update[made.entrance], own=True):
+    for there, left in converted(gradient, own=True):
         over.addmm_(left.addmm_(columns, fed[:, there], alpha=-1), fed[:, there].T)
+    if (lengths := lengths_of_uneven(gradient)) is not None:  # a weak sample is held by rows that others leave alone
+        columns, over = columns / lengths[:, None], over / lengths[:, None]
     return over.norm(dim=0) <= EXPLAINED * columns.norm(dim=0) * fed.square().sum(dim=1)
 
 

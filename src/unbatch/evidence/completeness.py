@@ -73,7 +73,13 @@ def without_copies(inputs: Float[Tensor, " k *shape"], labels: Int64[Tensor, " k
 
 
 def completeness(
-    observation: Observation, weights: Float[Tensor, " k"], labels: Int64[Tensor, " k"], *, explained: bool, hiding: bool = False
+    observation: Observation,
+    weights: Float[Tensor, " k"],
+    labels: Int64[Tensor, " k"],
+    *,
+    explained: bool,
+    hiding: bool = False,
+    seen: int = 0,
 ) -> Completeness:
     """Hold the proved samples against what the server knows of the batch.
 
@@ -83,6 +89,7 @@ def completeness(
         labels: (k,) theirs.
         explained: whether the proved samples explain the whole update, to its rounding.
         hiding: see ``hides``.
+        seen: how many samples left something in rows that are far shorter than others; 0 where no row is, or not that much is known.
     """
     if observation.batch_size != len(labels) and (faint := faint_classes(observation, len(labels))):
         named = ", ".join(map(str, faint[:4])) + (", ..." if len(faint) > len(faint[:4]) else "")
@@ -94,10 +101,10 @@ def completeness(
         return Completeness(False, torch.ones_like(labels), None, (UNEVEN,))
     if not observation.factor_known:
         return _without_scale(observation, weights, labels, explained=explained)
-    return _with_scale(observation, weights, labels, explained=explained)
+    return _with_scale(observation, weights, labels, explained=explained, seen=seen)
 
 
-def _with_scale(observation: Observation, weights: Tensor, labels: Tensor, *, explained: bool) -> Completeness:
+def _with_scale(observation: Observation, weights: Tensor, labels: Tensor, *, explained: bool, seen: int) -> Completeness:
     one_each = torch.ones_like(labels)
     size, told = observation.batch_size, len(labels)
     total = float(weights.sum())
@@ -124,7 +131,7 @@ def _with_scale(observation: Observation, weights: Tensor, labels: Tensor, *, ex
     if missing < 0:
         said = f"what they count adds up to {total:.3g} of the update: the loss weighs samples, or the update was scaled"
         return Completeness(False, one_each, None, (said,))
-    remarks = (_of_missing(told, number, missing, explained),)
+    remarks = (_of_missing(told, number, missing, seen, explained=explained),)
     if size not in (None, number):
         return Completeness(False, one_each, None, (*remarks, f"the batch size was told as {size}, which contradicts it"))
     return Completeness(False, one_each, missing, remarks)
@@ -280,15 +287,15 @@ def as_counted(observation: Observation, weights: Float[Tensor, " k"], accuracy:
     return bool((off <= near).all()) and number * float(near.max()) < BETWEEN
 
 
-def _of_missing(told: int, number: int, missing: int, explained: bool) -> str:
+def _of_missing(told: int, number: int, missing: int, seen: int, *, explained: bool) -> str:
     here = f"each of them counts 1/{number} of the update" if told > 1 else f"it counts 1/{number} of the update"
     if missing <= 0:
         return f"{here}, and that they are all that is in it is not proved"
-    gone = (
-        "left no trace above the update's rounding, as samples of which the network is sure do, or the update was scaled"
-        if explained
-        else "were not found or not proved"
-    )
+    gone = "were not found or not proved"
+    if explained:
+        gone = "left no trace above the update's rounding, as samples of which the network is sure do, or the update was scaled"
+    if explained and seen > told:
+        gone = f"left too little to be proved; but the update has {seen} directions, in rows that the others leave alone, so it can be read"
     return f"{here}, so {missing} more of {number} {gone}"
 
 

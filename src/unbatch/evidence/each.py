@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float, Int64
-from torch import Tensor
+from torch import Generator, Tensor
 
 from unbatch.evidence.accuracy import (
     GROWTH,
@@ -31,11 +31,12 @@ from unbatch.evidence.rotations import hidden_from_certificates
 from unbatch.evidence.slopes import slopes_of
 from unbatch.evidence.spaces import spaces_of
 from unbatch.evidence.tail import Tail, tail_of
-from unbatch.linalg.lowrank import multiply
+from unbatch.linalg.lowrank import multiply, rank_of
+from unbatch.linalg.rows import lengths_of_uneven
 from unbatch.trace import TRIAL
 from unbatch.types import Observation
 
-__all__ = ["Each", "directions_of", "entrance_to", "plainly_counted", "prove_each"]
+__all__ = ["Each", "directions_by_rows", "directions_of", "entrance_to", "plainly_counted", "prove_each"]
 
 SAME = 0.01
 """Two samples that share this much of one member's place in the gradient are not two members. Chosen: it is 1 for a twin and 0 for another
@@ -95,6 +96,17 @@ def directions_of(observation: Observation) -> int:
     first = entrance_of(observation.layers, observation, TRIAL)
     space = None if first is None else spaces_of(observation, [(first.weight, first.bias)]).get(first.weight)
     return 0 if space is None else space.rank
+
+
+def directions_by_rows(observation: Observation) -> int:
+    """The same, where rows far shorter than others show samples that these drown; 0 where none is, or they show no rank."""
+    first = None if observation.coupled or not observation.one_gradient else entrance_of(observation.layers, observation, TRIAL)
+    gradient = None if first is None else observation.update[first.weight]
+    lengths = None if gradient is None else lengths_of_uneven(gradient)
+    if gradient is None or lengths is None:
+        return 0
+    ranks, clear = rank_of(gradient / lengths[:, None], Generator(gradient.device).manual_seed(0))
+    return ranks[0] if clear and ranks[0] < min(gradient.shape) else 0
 
 
 def _tail_to(observation: Observation) -> Tail | None:

@@ -20,7 +20,7 @@ from unbatch.evidence.alone import one_of, prove_alone
 from unbatch.evidence.beside import approximate, certainty, comes_near
 from unbatch.evidence.certificate import labels_that_fit
 from unbatch.evidence.completeness import Completeness, as_counted, completeness, hides, without_copies
-from unbatch.evidence.each import directions_of, entrance_to, prove_each
+from unbatch.evidence.each import directions_by_rows, directions_of, entrance_to, prove_each
 from unbatch.evidence.handed_in import copied, fault_of
 from unbatch.evidence.inner import from_layer
 from unbatch.evidence.known_to import known_to
@@ -252,7 +252,9 @@ def _disclosed(
                 return _unproved(candidate, samples, residual, ALIKE)
             samples, weights, accuracy, explained = samples[kept], weights[kept], accuracy[kept], False
     hiding = hides(observation, samples.inputs, samples.labels)
-    rest = completeness(observation, weights, samples.labels, explained=explained, hiding=hiding)
+    faint = directions_by_rows(observation)
+    rest = completeness(observation, weights, samples.labels, explained=explained, hiding=hiding, seen=faint)
+    members = max(members, faint)
     if rest.whole and observation.batch_size in (None, len(samples.labels)) and members > len(samples.labels):
         rest = Completeness(False, torch.ones_like(rest.copies), None, (f"the update has {members} directions, {MUCH_ALIKE}",))
     told = labels_told(observation, *samples, explained=explained)

@@ -7,31 +7,58 @@ That rows are divided changes no zero of a column, and no input.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 
 import torch
 from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
-from unbatch.clock import Clock
+from unbatch.clock import Clock, OutOfTime
 from unbatch.linalg.lowrank import factor
-from unbatch.spear.candidate import Attempt
+from unbatch.linalg.rows import lengths_of_uneven
+from unbatch.spear.candidate import Attempt, read_out
 from unbatch.spear.problem import Problem, pose
-from unbatch.spear.refinement import STRONG
+from unbatch.spear.refinement import STRONG, polished
+from unbatch.spear.rounding import null_of_masks
+from unbatch.spear.search import AGREE
 from unbatch.trace import LinearCall
-from unbatch.types import Candidate, Observation
+from unbatch.types import Candidate, Observation, Progress
 
-__all__ = ["evened_problems", "strong_refined", "surely_off"]
-
-FAR = 1e-6
-"""A row this much shorter than the longest may hold what the others drown. Chosen: rows of an untrained network differ by a thousand."""
-
-LARGEST = 1 << 24
-"""Numbers of a gradient from which on it is not copied for this. Chosen: 128 MiB."""
+__all__ = ["evened_problems", "found_again", "known_directions"]
 
 SURE = 1e-3
 """A neuron is off for a sample that was found roughly where it is below zero by this share of its usual size. Chosen."""
+
+
+def found_again(
+    observation: Observation,
+    call: LinearCall,
+    known: Candidate,
+    attempt_of: Callable[[Problem, Candidate], Attempt],
+    generator: Generator,
+    clock: Clock,
+    progress: Progress,
+) -> Candidate | None:
+    """All samples, where rows of one length show more of them than the gradient as it is; None where not all of these fit.
+
+    Args:
+        observation: what the server saw: one gradient.
+        call: the layer that sees the samples.
+        known: what was found so far, at least roughly.
+        attempt_of: searches a problem, from what is known on.
+        generator: of random sums of columns.
+        clock: when to give up.
+        progress: told what goes on.
+    """
+    with suppress(OutOfTime):
+        for problem in evened_problems(observation, call, generator, clock):
+            attempt = attempt_of(problem, known)
+            if attempt.fits:
+                made = read_out(observation, attempt, attempt.samples, progress)
+                return polished(observation, call, _strong_refined(observation, attempt, made))
+    return None
 
 
 def evened_problems(observation: Observation, call: LinearCall, generator: Generator, clock: Clock) -> Iterator[Problem]:
@@ -49,7 +76,7 @@ def evened_problems(observation: Observation, call: LinearCall, generator: Gener
         OutOfTime: the clock ran out.
     """
     gradient = observation.update[call.weight]
-    lengths = _lengths(gradient)
+    lengths = lengths_of_uneven(gradient)
     if lengths is None:
         return
     rows = gradient / lengths[:, None]
@@ -59,26 +86,21 @@ def evened_problems(observation: Observation, call: LinearCall, generator: Gener
             yield from pose(observation, call, None, replace(found, ranks=(rank,), lengths=lengths), None, generator, clock)
 
 
-def _lengths(gradient: Float[Tensor, "m n"]) -> Float[Tensor, " m"] | None:
-    """Of the rows, one of those that are zero; None where they are not far from each other."""
-    if gradient.dtype != torch.float64 or gradient.numel() > LARGEST:
-        return None
-    lengths: Tensor = torch.linalg.vector_norm(gradient, dim=1)
-    there = lengths[lengths > 0]
-    if not len(there) or float(there.min()) > FAR * float(there.max()):
-        return None
-    return lengths.where(lengths > 0, 1.0)
-
-
-def surely_off(observation: Observation, problem: Problem, inputs: Float[Tensor, " k *shape"]) -> Bool[Tensor, "k m"]:
-    """Which of a problem's neurons samples leave off that are known at least roughly."""
-    parameters, call = dict(observation.model.named_parameters()), problem.call
+def known_directions(
+    observation: Observation, problem: Problem, inputs: Float[Tensor, " k *shape"]
+) -> tuple[Float[Tensor, "j b"], Bool[Tensor, "j m"]]:
+    """The directions of samples that are known at least roughly, by the neurons that they surely leave off, and where these are zero."""
+    parameters, call, layer = dict(observation.model.named_parameters()), problem.call, problem.layer
     weight, bias = (parameters[str(name)].detach().double()[problem.alive] for name in (call.weight, call.bias))
     z = inputs.double().flatten(1) @ weight.T + bias
-    return z < -SURE * z.square().mean(dim=1, keepdim=True).sqrt()
+    off = z < -SURE * z.square().mean(dim=1, keepdim=True).sqrt()
+    directions = null_of_masks(layer.left, off)
+    zeros = layer.off(directions)
+    right = (zeros & off).sum(dim=1) >= AGREE * off.sum(dim=1)
+    return directions[right], zeros[right]
 
 
-def strong_refined(observation: Observation, attempt: Attempt, candidate: Candidate) -> Candidate:
+def _strong_refined(observation: Observation, attempt: Attempt, candidate: Candidate) -> Candidate:
     """The candidate with its strong samples as the gradient as it is tells them.
 
     There what the columns of weak samples are off by, of which only a few rows tell, weighs as little as these do.

@@ -30,7 +30,7 @@ from unbatch.spear.rounding import SHARES, SHARES_IN_STEPS, null_of_masks, round
 from unbatch.spear.sampling import least_zeros, sampled_directions
 from unbatch.spear.selection import Solution, agreement, best_matching, finished, independent, misfits, one_a_pattern, scaled
 
-__all__ = ["MANY", "NOISY", "Search"]
+__all__ = ["AGREE", "MANY", "NOISY", "Search"]
 
 CONTRASTS = (0.1, 0.3, 0.03)
 """Softness of the contrast in FastICA, in turn. Chosen. Swept."""
@@ -166,13 +166,6 @@ class Search:
         """Directions known, with and without a certificate of their own."""
         return len(self.directions) + len(self.open)
 
-    def begin(self, off: Bool[Tensor, "k m"]) -> None:
-        """With the directions that are zero where samples leave neurons off, where there are any."""
-        directions = null_of_masks(self.layer.left, off, clock=self.clock)
-        zeros = self.layer.off(directions)
-        right = (zeros & off).sum(dim=1) >= AGREE * off.sum(dim=1)
-        self._add("known", directions[right], zeros[right])
-
     def run(self, clock: Clock, progress: Callable[[str, float], None]) -> Solution:
         """Search until every sign fits, nothing better turns up, or the budget is spent.
 
@@ -223,7 +216,7 @@ class Search:
         """One round of the tool whose turn it is: the guided one, after stalls the blind one, and for few samples the sampled one."""
         if self.rest.batch == 1:
             alone = torch.ones_like(self.rest.left[:1])
-            self._add("last", alone, torch.zeros_like(self.rest.left[:, 0], dtype=torch.bool)[None])
+            self.add("last", alone, torch.zeros_like(self.rest.left[:, 0], dtype=torch.bool)[None])
         elif self.only_sampling or (self.rest.batch <= FEW and stalled % TOOLS == (0 if self.rest.batch <= VERY_FEW else 2)):
             self._sampled_round()
         elif stalled % TOOLS < TOOLS - 1 and not (turn % 2 and MANY < self.rest.batch <= SPARSE * len(self.rest.left)):
@@ -243,7 +236,7 @@ class Search:
             if self.only_sampling:
                 self._pool(*hits)
             else:
-                self._add("sampling", *hits)
+                self.add("sampling", *hits)
 
     def _pool(self, directions: Float[Tensor, "k b"], off: Bool[Tensor, "k m"]) -> None:
         """As published: every different hit stays a candidate, and the sparsity-matching score decides which are kept."""
@@ -267,7 +260,7 @@ class Search:
         left = complement(self.open[: max(0, len(self.open) - loosened)])
         led = self.following is not None and (self.rest.batch > MANY or stalled % TOOLS == (1 if self.rest.batch > SOME else 2))
         if led and self.led.by_outputs(self.clock):
-            self._add("outputs", *self.led.outputs.find(self.rest, self.rows, self.samples, self.directions, self.generator, self.clock))
+            self.add("outputs", *self.led.outputs.find(self.rest, self.rows, self.samples, self.directions, self.generator, self.clock))
             return
         many = led and self.rest.batch > MANY
         views, steps = left.T @ self.rest.views, ROUGHLY if many else PATIENTLY
@@ -278,7 +271,7 @@ class Search:
         samples = samples / (samples @ self.rest.sums)[:, None]
         if led and self.following is not None:
             behind = self.led.take_out(self.samples, self.directions, self.clock)
-            self._add("next layer", *self.led.directions(self.rest, self.rows, self.following, behind, samples, self.clock))
+            self.add("next layer", *self.led.directions(self.rest, self.rows, self.following, behind, samples, self.clock))
             return
         margin, share = 0 if left.shape[1] == 1 else 2, SIGNS_ALONE if self.following is None and not self.drifting else SIGNS
         tried = self._from_samples("pictures", samples, margin, share)
@@ -293,7 +286,7 @@ class Search:
         while found < len(self.open) < self.rest.batch:
             found = len(self.open)
             near = near_duals(self.rest, whole, self.open[: max(0, found - loosened)], contrast, self.generator, self.clock)
-            self._add("subsets", near.exact, near.off)
+            self.add("subsets", near.exact, near.off)
             self._rounded("duals", near.rough, near.likely, 2, SIGNS, AGREE_IN_STEPS)
 
     def _blind_round(self, few: int = 4) -> None:
@@ -304,7 +297,7 @@ class Search:
         directions = sparse_directions(rest.left.float(), directions, one, steps=60, clock=self.clock)
         directions, off = round_directions(rest, directions[promising(rest.left, directions)], clock=self.clock)
         kept = off.sum(dim=1) >= rest.batch + SPARE
-        self._add("blind", *one_a_pattern(directions[kept], off[kept]))
+        self.add("blind", *one_a_pattern(directions[kept], off[kept]))
         if 0 < rest.batch - len(self.open) <= few:
             left = complement(self.open)
             samples = random_samples(rest, left, self.generator)
@@ -328,12 +321,12 @@ class Search:
         zeros, weights = off.sum(dim=1), weights[hopeful]
         good = (zeros >= rest.batch + margin) & (zeros >= share * weights.sum(dim=1))
         good &= (off & (weights > LIKELY)).sum(dim=1) >= agree * zeros
-        self._add(tool, directions[good], off[good])
+        self.add(tool, directions[good], off[good])
         failed = torch.ones_like(rough[:, 0], dtype=torch.bool)
         failed[hopeful[good]] = False
         return failed
 
-    def _add(self, tool: str, directions: Float[Tensor, "k b"], off: Bool[Tensor, "k m"]) -> None:
+    def add(self, tool: str, directions: Float[Tensor, "k b"], off: Bool[Tensor, "k m"]) -> None:
         """Add exact directions of what is left, and keep the sparsest independent set."""
         known = len(self.open)
         directions, off = torch.cat([self.open, directions]), torch.cat([self.open_off, off])
@@ -388,7 +381,7 @@ class Search:
                 return False
             before = int(self.open_off.sum())
             directions = null_of_masks(rest.left, rest.extremes(samples)[1] <= 0, clock=self.clock)
-            self._add("repair", directions, rest.off(directions))
+            self.add("repair", directions, rest.off(directions))
             if int(self.open_off.sum()) <= before:
                 return False
         return False

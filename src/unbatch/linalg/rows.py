@@ -1,0 +1,33 @@
+"""Rows of a gradient that are far from each other in length: each is rounded beside its own numbers, however short it is."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+__all__ = ["lengths_of_uneven"]
+
+FAR = 1e-6
+"""A row this much shorter than the longest may hold what the others drown. Chosen: rows of an untrained network differ by a thousand."""
+
+LARGEST = 1 << 24
+"""Numbers of a gradient from which on it is not copied for this. Chosen: 128 MiB."""
+
+
+def lengths_of_uneven(gradient: Float[Tensor, "m n"]) -> Float[Tensor, " m"] | None:
+    """(m,) lengths of the rows, one of those that are zero; None where none is far shorter than the longest, or float64 did not hold it.
+
+    Example:
+        >>> lengths_of_uneven(torch.tensor([[3.0, 4.0], [0.0, 0.0], [0.0, 1e-9]], dtype=torch.float64)).tolist()
+        [5.0, 1.0, 1e-09]
+        >>> lengths_of_uneven(torch.eye(2, dtype=torch.float64)) is None
+        True
+    """
+    if gradient.dtype != torch.float64 or gradient.numel() > LARGEST:
+        return None
+    lengths: Tensor = torch.linalg.vector_norm(gradient, dim=1)
+    there = lengths[lengths > 0]
+    if not len(there) or float(there.min()) > FAR * float(there.max()):
+        return None
+    return lengths.where(lengths > 0, 1.0)
