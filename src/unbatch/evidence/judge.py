@@ -312,7 +312,9 @@ TWO_WAYS = (
     " nothing confirms the loss that was told, so neither their labels nor what they count is known"
 )
 
-MUCH_ALIKE = "so that there are more members than these: some of them stand for several that are much alike"
+MUCH_ALIKE = (
+    "so that there are more members than these: some of them stand for several that are much alike, or others leave too little to be proved"
+)
 
 MAY_BE_ALIKE = "may stand for several that are much alike, as far as the update shows: tell the batch size, which may exclude that"
 
