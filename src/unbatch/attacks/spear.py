@@ -35,6 +35,7 @@ from unbatch.spear.behind import readers_of
 from unbatch.spear.beyond_rank import Some, some_by_walks, with_others
 from unbatch.spear.candidate import Attempt, read_out
 from unbatch.spear.evened import found_again, known_directions
+from unbatch.spear.layer import CHANCE
 from unbatch.spear.problem import Problem, factored, noiseless, pose, sources_of, too_few
 from unbatch.spear.refinement import is_uneven, misfit, refined
 from unbatch.spear.sampling import expected_subsets
@@ -355,8 +356,9 @@ def _fits(search: Search, solution: Solution) -> bool:
         return False
     if search.noisy:
         return float(solution.agreement.mean()) >= NOISE_FITS
-    whole = search.exact and search.layer.evened is None  # the noise of rows of one length is not quite the same in all
-    return float(solution.agreement.min()) >= (DRIFT_FITS if search.drifting else 1 if whole else ROUNDING_FITS)
+    if search.exact and not search.drifting and search.layer.evened is None:  # the noise of rows of one length is not the same in all
+        return float((1 - solution.agreement).mean()) <= CHANCE
+    return float(solution.agreement.min()) >= (DRIFT_FITS if search.drifting else ROUNDING_FITS)
 
 
 def _shortfall(search: Search, missing: int, agreement: float, fits: bool) -> str:

@@ -21,13 +21,14 @@ from torch.nn import functional as F
 
 from unbatch.linalg.complement import complement
 
-__all__ = ["Layer", "deflate", "layer_in_factors"]
+__all__ = ["CHANCE", "Layer", "deflate", "layer_in_factors"]
 
 DEAD = 1e-9
 """A row below this share of the longest is that of a neuron that no sample fires, or as good as. Chosen. Swept."""
 
-NOISES = 5.0
-"""Standard deviations of the noise up to which an entry is zero: a normal distribution exceeds them once in two million. Chosen. Swept."""
+NOISES, CHANCE = 5.0, 2e-6
+"""Standard deviations of the noise up to which an entry is zero: a normal distribution exceeds them once in two million. Chosen. Swept.
+And share of all entries, four times as many, that may by chance. Derived."""
 
 
 @dataclass(frozen=True, eq=False)

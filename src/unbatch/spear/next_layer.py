@@ -11,9 +11,10 @@ from dataclasses import dataclass
 
 import torch
 from jaxtyping import Bool, Float
-from torch import Tensor
+from torch import Generator, Tensor
 
 from unbatch.clock import UNLIMITED, Clock
+from unbatch.linalg.lowrank import factor
 from unbatch.spear.layer import Layer
 from unbatch.spear.rounding import fitted, null_of_masks
 
@@ -40,11 +41,10 @@ def next_layer(gradient: Float[Tensor, "m2 m"] | None, alive: Bool[Tensor, " m"]
     """The basis, or None where the next layer's gradient has not the rank of the batch."""
     if gradient is None or min(gradient.shape) < batch:
         return None
-    basis, values, _ = torch.linalg.svd(gradient.T.double(), full_matrices=False)
-    if values[batch - 1] < SINGULAR * values[0]:
+    factors = factor(gradient, Generator(gradient.device).manual_seed(0), rank=batch)
+    if factors.singular_values[batch - 1] < SINGULAR * factors.singular_values[0]:
         return None
-    noise = float(values[batch] / values[batch - 1]) if len(values) > batch else 0.0
-    return NextLayer(torch.linalg.qr(basis[alive, :batch])[0], noise)
+    return NextLayer(torch.linalg.qr(factors.right.T[alive])[0], 1 / factors.gap)
 
 
 def solve_samples(

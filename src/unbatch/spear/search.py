@@ -23,7 +23,7 @@ from unbatch.linalg.complement import complement
 from unbatch.spear.dictionary_learning import blind_directions, off_weights, promising, random_samples, sparse_directions
 from unbatch.spear.duals import near_duals
 from unbatch.spear.ica import guesses
-from unbatch.spear.layer import Layer, deflate, unit
+from unbatch.spear.layer import CHANCE, Layer, deflate, unit
 from unbatch.spear.led import NOTHING, Led, Sources
 from unbatch.spear.next_layer import NextLayer, solve_samples
 from unbatch.spear.rounding import SHARES, SHARES_IN_STEPS, null_of_masks, round_directions
@@ -136,7 +136,8 @@ class Search:
         whole = self.layer
         self.led = Led(whole, self.sources)
         # Neurons that noise alone, or weights that moved, may contradict; a wrong direction contradicts a quarter of them.
-        self.allowed = len(whole.left) // DRIFTED if self.drifting else 0 if self.exact else len(whole.left) // BLURRED
+        part = CHANCE * whole.batch if self.exact else 1 / BLURRED
+        self.allowed = len(whole.left) // DRIFTED if self.drifting else int(part * len(whole.left))
         if self.noisy or self.drifting:
             self.following = None
         self.rest, self.rows = whole, torch.ones_like(whole.bias, dtype=torch.bool)
