@@ -16,9 +16,11 @@ from jaxtyping import Bool, Float
 from torch import Generator, Tensor
 
 from unbatch.clock import Clock, OutOfTime
+from unbatch.linalg.complement import complement
 from unbatch.linalg.lowrank import factor
 from unbatch.linalg.rows import lengths_of_uneven
 from unbatch.spear.candidate import Attempt, read_out
+from unbatch.spear.layer import Layer
 from unbatch.spear.problem import Problem, pose
 from unbatch.spear.refinement import STRONG, polished
 from unbatch.spear.rounding import null_of_masks
@@ -89,11 +91,24 @@ def evened_problems(observation: Observation, call: LinearCall, generator: Gener
 def known_directions(
     observation: Observation, problem: Problem, inputs: Float[Tensor, " k *shape"]
 ) -> tuple[Float[Tensor, "j b"], Bool[Tensor, "j m"]]:
-    """The directions of samples that are known at least roughly, by the neurons that they surely leave off, and where these are zero."""
+    """The directions of samples that are known at least roughly, by the neurons that they surely leave off, and where these are zero.
+
+    Where all but one are known, so is the last: its p is across all of their directions.
+    """
     parameters, call, layer = dict(observation.model.named_parameters()), problem.call, problem.layer
     weight, bias = (parameters[str(name)].detach().double()[problem.alive] for name in (call.weight, call.bias))
     z = inputs.double().flatten(1) @ weight.T + bias
     off = z < -SURE * z.square().mean(dim=1, keepdim=True).sqrt()
+    directions, zeros = _right(layer, off)
+    if len(directions) == layer.batch - 1:
+        last = complement(directions).T
+        also = _right(layer, layer.pre_activations(last / (last @ layer.sums)[:, None]) < 0)
+        directions, zeros = torch.cat([directions, also[0]]), torch.cat([zeros, also[1]])
+    return directions, zeros
+
+
+def _right(layer: Layer, off: Bool[Tensor, "k m"]) -> tuple[Float[Tensor, "j b"], Bool[Tensor, "j m"]]:
+    """The directions that are zero where samples leave neurons off, if there are any, and all their zeros."""
     directions = null_of_masks(layer.left, off)
     zeros = layer.off(directions)
     right = (zeros & off).sum(dim=1) >= AGREE * off.sum(dim=1)
