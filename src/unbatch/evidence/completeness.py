@@ -295,7 +295,8 @@ def _of_missing(told: int, number: int, missing: int, seen: int, *, explained: b
     if explained:
         gone = "left no trace above the update's rounding, as samples of which the network is sure do, or the update was scaled"
     if explained and seen > told:
-        gone = f"left too little to be proved; but the update has {seen} directions, in rows that the others leave alone, so it can be read"
+        gone = "left no trace beside the others, or too little to be proved"
+        gone += f"; what {seen - told} of them left stands in rows that the others leave alone, and may be read there"
     return f"{here}, so {missing} more of {number} {gone}"
 
 

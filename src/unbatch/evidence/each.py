@@ -31,7 +31,7 @@ from unbatch.evidence.rotations import hidden_from_certificates
 from unbatch.evidence.slopes import slopes_of
 from unbatch.evidence.spaces import spaces_of
 from unbatch.evidence.tail import Tail, tail_of
-from unbatch.linalg.lowrank import multiply, rank_of
+from unbatch.linalg.lowrank import NOISELESS, factor, multiply, rank_of
 from unbatch.linalg.rows import lengths_of_uneven
 from unbatch.trace import TRIAL
 from unbatch.types import Observation
@@ -99,13 +99,21 @@ def directions_of(observation: Observation) -> int:
 
 
 def directions_by_rows(observation: Observation) -> int:
-    """The same, where rows far shorter than others show samples that these drown; 0 where none is, or they show no rank."""
+    """The same, where rows far shorter than others show samples that these drown; 0 where none is, or they show no rank.
+
+    Every row is a sum of inputs, rounded beside its own numbers, so that no more of them are independent than there are samples. Noise of
+    one size, as of fixed-point numbers, would be the most of a short row.
+    """
     first = None if observation.coupled or not observation.one_gradient else entrance_of(observation.layers, observation, TRIAL)
     gradient = None if first is None else observation.update[first.weight]
     lengths = None if gradient is None else lengths_of_uneven(gradient)
     if gradient is None or lengths is None:
         return 0
-    ranks, clear = rank_of(gradient / lengths[:, None], Generator(gradient.device).manual_seed(0))
+    generator = Generator(gradient.device).manual_seed(0)
+    whole = factor(gradient, generator)
+    if whole.noise > NOISELESS * float(whole.singular_values[0]):
+        return 0
+    ranks, clear = rank_of(gradient / lengths[:, None], generator)
     return ranks[0] if clear and ranks[0] < min(gradient.shape) else 0
 
 

@@ -78,11 +78,11 @@ SPARE = 4
 """Zeros beyond the number of samples b that a blind direction must have: one through any b − 1 rows has b − 1 by construction."""
 
 SHARP, BLUR = 1e-6, 100
-"""What rounding leaves of a zero in any case; and how many times the noise: it is that of the typical entry, and the worst has more.
-Chosen. Both swept."""
+"""What rounding leaves of a zero in any case; and how many times the noise of the typical entry the worst has. Chosen. Both swept."""
 
-NEARLY = 0.2
-"""Largest part of a direction beside all others that may be noise. Chosen."""
+NEARLY, TWICE = 0.2, 1e-2
+"""Largest part of a direction beside all others that may be noise; and where rounded weights moved, as some have hardly more zeros than
+they need, and are turned by far more than the typical entry. Chosen."""
 
 LIKELY = 0.5
 """Weight from which a neuron is rather off than on for a sample: the middle. Derived."""
@@ -203,13 +203,11 @@ class Search:
                 patience = PATIENCE + WAITING * turn  # sampling finds rarely: wait in proportion to what the last success took
             told = f"{self.found} of {self.layer.batch} directions, {self.clock.taken:.1f} s"
             progress(told + (f", {self.drawn:,} subsets" if self.drawn else ""), self.found / self.layer.batch)
-            whole = self.found == self.layer.batch
-            if fits or len(self.directions) == self.layer.batch or (whole and stalled > patience):
+            ended = (self.found == self.layer.batch and stalled > patience) or (self.only_sampling and self.drawn >= self.subsets)
+            if fits or ended or len(self.directions) == self.layer.batch:
                 break
             if self.helped and stalled >= STALLED:
                 self._certify()
-                break
-            if self.only_sampling and self.drawn >= self.subsets:
                 break
             self.clock.check()
 
@@ -332,7 +330,7 @@ class Search:
         known = len(self.open)
         directions, off = torch.cat([self.open, directions]), torch.cat([self.open_off, off])
         # Two finds of one column differ by the noise: they must not pass for two.
-        kept = independent(directions, off, smallest=min(NEARLY, self._blurred))
+        kept = independent(directions, off, smallest=TWICE if self.drifting and not self.exact else min(NEARLY, self._blurred))
         self.open, self.open_off = directions[kept], off[kept]
         self.tools[tool] += max(0, len(self.open) - known)
 
