@@ -204,6 +204,7 @@ class Search:
             told = f"{self.found} of {self.layer.batch} directions, {self.clock.taken:.1f} s"
             progress(told + (f", {self.drawn:,} subsets" if self.drawn else ""), self.found / self.layer.batch)
             ended = (self.found == self.layer.batch and stalled > patience) or (self.only_sampling and self.drawn >= self.subsets)
+            fits &= not self.drifting or self.exact or stalled >= STALLED  # of rounded weights that moved signs tell little
             if fits or ended or len(self.directions) == self.layer.batch:
                 break
             if self.helped and stalled >= STALLED:
