@@ -64,7 +64,8 @@ def _held(observation: Observation, candidate: Candidate) -> Bool[Tensor, " k"]:
         over.addmm_(left.addmm_(columns, fed[:, there], alpha=-1), fed[:, there].T)
     if (lengths := lengths_of_uneven(gradient)) is not None:  # a weak sample is held by rows that others leave alone
         columns, over = columns / lengths[:, None], over / lengths[:, None]
-    return over.norm(dim=0) <= EXPLAINED * columns.norm(dim=0) * fed.square().sum(dim=1)
+    left = columns.norm(dim=0)
+    return (left > 0) & (over.norm(dim=0) <= EXPLAINED * left * fed.square().sum(dim=1))
 
 
 def _bytes(row: Tensor) -> bytes:
