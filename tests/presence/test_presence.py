@@ -131,6 +131,31 @@ def test_of_what_only_another_tower_sees_a_layer_says_nothing(both: bool) -> Non
     assert verdicts(unbatch.members(observed, torch.cat([x[:6], x[20:]])))[:6] == [S] * 6
 
 
+class Cropped(nn.Module):
+    """A convolution behind a frame that is cut off."""
+
+    def __init__(self, frame: int) -> None:
+        super().__init__()
+        self.frame, self.conv, side = frame, nn.Conv2d(1, 4, 3), (14 - 2 * frame) // 2
+        self.head = nn.Sequential(nn.Linear(4 * side**2, 80), nn.ReLU(), nn.Linear(80, 80), nn.ReLU(), nn.Linear(80, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = x[..., self.frame : 16 - self.frame, self.frame : 16 - self.frame]
+        return self.head(nn.functional.max_pool2d(self.conv(inner).relu(), 2).flatten(1))
+
+
+@pytest.mark.parametrize("frame", [0, 2])
+def test_a_picture_whose_frame_is_another_is_no_member_behind_convolutions(frame: int) -> None:
+    x = torch.rand((40, 1, 16, 16), generator=torch.Generator().manual_seed(1200001), dtype=torch.float64)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1200001)
+        observed = seen(Cropped(frame).double(), x[:6], 6)
+    framed = x[20:26].clone()
+    framed[..., 2:-2, 2:-2] = x[:6, :, 2:-2, 2:-2]
+    assert P not in verdicts(unbatch.members(observed, torch.cat([framed, x[30:]])))
+    assert verdicts(unbatch.members(observed, torch.cat([x[:6], x[30:]])))[:6] == [S if frame else P] * 6
+
+
 def test_conditions_beyond_the_numbers_to_tune_exclude_what_is_made_up() -> None:
     x = records(12)
     assert unbatch.members(seen(network(width=60, depth=5), x[:6], 6), x).made_up

@@ -261,7 +261,7 @@ def _apart(
     if not inner or not records.is_floating_point():
         return apart
     asked = [rows.weight, *(layer.weight for layer in behind)]
-    shown = apart.shown & sees_all(passes, asked, records[0], linear=witness.linear)
+    shown = apart.shown & sees_all(passes, asked, records[0])
     if not behind:
         # Where the row space says nothing of a record's length, as without a bias, or of blends, its column must: not so where members
         # of one region of a ReLU network span all that a column may be there.
