@@ -324,6 +324,36 @@ def test_a_member_is_not_absent_where_pruning_left_more_directions_than_samples(
     assert A not in verdicts(unbatch.members(replace(clean, update=update), x))
 
 
+def test_a_member_is_not_absent_where_pruning_left_as_many_directions_as_samples() -> None:
+    generator = torch.Generator().manual_seed(1230065)
+    x = (torch.rand((30, 50), generator=generator) < 0.5).double()
+    net = nn.Sequential(nn.Linear(50, 150), nn.SiLU(), nn.Linear(150, 5)).double()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) / 7)
+        net[2].weight *= 100
+    labels = net(x[:4]).argmax(dim=1)
+    labels[2:] = (labels[2:] + 1) % 5  # the network is sure of the others
+    update = unbatch.capture(net, x[:4], labels)
+    pruned = {name: each * (each.abs() >= each.abs().quantile(0.4)) for name, each in update.items()}
+    observed = Observation(net, pruned, (50,), batch_size=4)
+    assert A not in verdicts(unbatch.members(observed, x))[:4]
+
+
+def test_where_all_that_a_layer_is_fed_cancels_no_member_is_absent() -> None:
+    generator = torch.Generator().manual_seed(1220291)
+    net = nn.Sequential(nn.Linear(30, 10), nn.Tanh(), nn.Linear(10, 10), nn.Tanh(), nn.Linear(10, 2)).double()
+    x = torch.randn((20, 30), generator=generator, dtype=torch.float64)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) / 5)
+        x[0] -= torch.linalg.pinv(net[0].weight) @ net[0](x[0])  # z is rounding, and so is tanh(z)
+    update = unbatch.capture(net, x[:1].clone(), torch.tensor([1]))
+    found = verdicts(unbatch.members(Observation(net, update, (30,), batch_size=1), torch.cat([x[:1], x])))
+    assert A not in found[:2]
+    assert found[2:] == [A] * 19
+
+
 def test_a_told_size_that_members_refute_makes_nobody_absent() -> None:
     """Half of the batch leaves no gradient, and as many samples as left one were told."""
     x, net = records(20), network(activation=nn.ReLU)

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
@@ -138,6 +139,23 @@ class Passes:
         watch = _Feeds(self._names, frozenset([weight]), makes=True)
         self._run(records, watch, 0)
         return watch.made if watch.made is not None and len(watch.made) == len(records) else None
+
+    def rounded(self, records: Tensor, weight: str, shift: float) -> Float[Tensor, " k"]:
+        """By what share the rounding of the client's own pass moves what each record feeds a layer with, a number more of size ``shift``.
+
+        Next to nothing, unless all of it cancels, as where a record stands at the kinks of all neurons before.
+        """
+        generator = torch.Generator(records.device).manual_seed(0)
+        coarse = {self.observation.rounding, next(self.observation.model.parameters()).dtype} != {torch.float64}
+        size = torch.finfo(torch.float32 if coarse else torch.float64).eps
+        found = []
+        for part in self.parts(records, [weight]):
+            given = records[part].double()
+            moved = given * (1 + size * torch.randn(given.shape, generator=generator, dtype=given.dtype, device=given.device))
+            fed = self(given, [weight])[weight]
+            length = torch.hypot(fed.norm(dim=2), fed.new_tensor(shift)).clamp_min(torch.finfo(fed.dtype).tiny)
+            found.append(((self(moved, [weight])[weight] - fed).norm(dim=2) / length).amax(dim=1))
+        return torch.cat(found)
 
     def slopes(self, records: Tensor, weights: Sequence[str]) -> Tensor:
         """(k, *shape) by how much a drawn sum of all that the layers are fed changes with each number of the records.

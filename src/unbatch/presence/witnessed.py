@@ -369,7 +369,8 @@ def _inner(passes: Passes, found: list[Witness], first: tuple[Witness, Rows], re
             asked = _asked(passes, rows, records, decoys(records, 2 * FEW))
             if asked.reference.typical > float(asked.allowed.median()):  # otherwise it tells no one from another
                 count += 1
-                yield replace(asked, each=fed.shape[1])
+                rounded = passes.rounded(records, rows.weight, rows.shift) if records.is_floating_point() else 0.0
+                yield replace(asked, allowed=asked.allowed + MARGIN * rounded, each=fed.shape[1])
 
 
 def _by_columns(passes: Passes, rows: Rows, records: Tensor, labels: Tensor | None) -> tuple[_Asked, Tensor, Tensor]:
