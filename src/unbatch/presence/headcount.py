@@ -58,7 +58,20 @@ def accounts_for(observation: Observation, rows: Rows, number: int | None, each:
         each: with how many rows a sample feeds the layer.
     """
     shown = rows.clear and number is not None and rows.rank == number * each
-    return shown and not _cancels(observation, rows.weight) and not leaves_out(observation, rows.rank // each)
+    certain = shown and not _pruned(observation) and not _cancels(observation, rows.weight)
+    return certain and not leaves_out(observation, rows.rank // each)
+
+
+def _pruned(observation: Observation) -> bool:
+    """Whether small numbers were taken out of the update: a bias has no gradient where the weights of its neuron have one.
+
+    Of records that are ones and zeros what is left has few directions, and not those of the weak samples, which were taken out.
+    """
+    for call in observation.layers:
+        bias, weight = observation.update.get(call.bias or ""), observation.update.get(call.weight)
+        if bias is not None and weight is not None and bool(bias.any()) and bool(weight[bias == 0].any()):
+            return True
+    return False
 
 
 def _cancels(observation: Observation, weight: str) -> bool:
