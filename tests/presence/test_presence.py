@@ -340,6 +340,20 @@ def test_a_member_is_not_absent_where_pruning_left_as_many_directions_as_samples
     assert A not in verdicts(unbatch.members(observed, x))[:4]
 
 
+@pytest.mark.parametrize("seed", range(1231573, 1231577))
+def test_two_that_are_alike_in_one_region_of_two_classes_are_not_absent_beside_their_mean(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn((30, 20), generator=generator, dtype=torch.float64)
+    x[1] = x[0] + 2e-4 * nn.functional.normalize(torch.randn(20, generator=generator, dtype=torch.float64), dim=0) * x[0].norm()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = nn.Sequential(nn.Linear(20, 40), nn.ReLU(), nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 2)).double()
+    update = unbatch.capture(net, x[:2], torch.tensor([1, 1]))
+    found = verdicts(unbatch.members(Observation(net, update, (20,)), torch.cat([x, x[:2].mean(dim=0)[None]])))
+    assert A not in found[:2]
+    assert P not in found[2:30]
+
+
 def test_where_all_that_a_layer_is_fed_cancels_no_member_is_absent() -> None:
     generator = torch.Generator().manual_seed(1220291)
     net = nn.Sequential(nn.Linear(30, 10), nn.Tanh(), nn.Linear(10, 10), nn.Tanh(), nn.Linear(10, 2)).double()

@@ -22,9 +22,9 @@ from unbatch.presence.rows import Rows
 
 __all__ = ["means_show", "pairs_hide"]
 
-APART = 0.1
-"""Two members are held apart by this share of their length to see whether they would leave two directions. Chosen, as
-``evidence.several.NEARBY``."""
+DISTANCES = (0.1, 0.03, 0.01, 0.003, 0.001)
+"""Two members are held apart by these shares of their length to see whether they would leave two directions. Chosen: the first as
+``evidence.several.NEARBY``, the others as two that are nearer may lie in one region, where they leave less than their distance says."""
 
 TINY = torch.finfo(torch.float64).tiny
 """Derived: what is divided by is no zero."""
@@ -75,20 +75,23 @@ def pairs_hide(
         inverse: (c,) 1/w, what each counts in the update.
 
     Returns:
-        (c,) at most, beside the length of what feeds the layer; infinite where a pair as far apart as ``APART`` would not show.
+        (c,) at most, beside the length of what feeds the layer; infinite where a pair at the first of ``DISTANCES`` would not show.
     """
     if not records.is_floating_point():
         return torch.zeros_like(inverse)  # nothing lies between two words
-    exact = records.double()
+    exact, found = records.double(), torch.zeros_like(inverse)
     generator = torch.Generator(exact.device).manual_seed(0)
-    way = torch.randn(exact.shape, generator=generator, dtype=torch.float64, device=exact.device)
-    size = [one.flatten(1).norm(dim=1).reshape(-1, *[1] * (exact.ndim - 1)) for one in (exact, way)]
-    pair = [exact + sign * APART * way * size[0] / size[1] for sign in (1, -1)]
-    ahead, behind = (_columns(passes, rows, one, labels) for one in pair)
-    fed = [rows.extended(passes(one, [rows.weight])[rows.weight][:, 0]) for one in (exact, *pair)]
-    apart = (fed[1] - fed[2]).norm(dim=1) / 2
-    share = SAFETY * rows.noise * inverse.abs() / (apart * rows.outside_columns((ahead - behind) / 2)).clamp_min(TINY)
-    return (apart / fed[0].norm(dim=1).clamp_min(TINY) * share.sqrt()).where(share <= 1, torch.inf)
+    for distance in DISTANCES:
+        way = torch.randn(exact.shape, generator=generator, dtype=torch.float64, device=exact.device)
+        size = [one.flatten(1).norm(dim=1).reshape(-1, *[1] * (exact.ndim - 1)) for one in (exact, way)]
+        pair = [exact + sign * distance * way * size[0] / size[1] for sign in (1, -1)]
+        ahead, behind = (_columns(passes, rows, one, labels) for one in pair)
+        fed = [rows.extended(passes(one, [rows.weight])[rows.weight][:, 0]) for one in (exact, *pair)]
+        apart = (fed[1] - fed[2]).norm(dim=1) / 2
+        share = SAFETY * rows.noise * inverse.abs() / (apart * rows.outside_columns((ahead - behind) / 2)).clamp_min(TINY)
+        hidden = apart / fed[0].norm(dim=1).clamp_min(TINY) * share.sqrt().clamp(max=1.0)
+        found = found.maximum(hidden.where((share <= 1) | (distance < DISTANCES[0]), torch.inf))
+    return found
 
 
 def _columns(passes: Passes, rows: Rows, given: Tensor, labels: Int64[Tensor, " c"]) -> Float[Tensor, "c m"]:
