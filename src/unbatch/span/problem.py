@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Generator, Tensor
 
+from unbatch.clock import UNLIMITED, Clock
 from unbatch.errors import Inapplicable, UnbatchError, named
 from unbatch.linalg.complement import complement
 from unbatch.linalg.lowrank import Factors, factor
@@ -296,10 +297,15 @@ def layers_behind(observation: Observation, first: list[LinearCall]) -> list[Lin
     ]
 
 
-def other_spaces(observation: Observation, first: list[LinearCall], batch: int, resolution: float) -> list[Space]:
-    """The spaces of all layers behind the entered ones, where their gradient has the rank of the batch."""
+def other_spaces(observation: Observation, first: list[LinearCall], batch: int, resolution: float, clock: Clock = UNLIMITED) -> list[Space]:
+    """The spaces of all layers behind the entered ones, where their gradient has the rank of the batch.
+
+    Raises:
+        OutOfTime: the clock ran out between two layers, each of which takes a whole factorization.
+    """
     spaces: list[Space] = []
     for call in layers_behind(observation, first):
+        clock.check()
         bias = observation.update.get(call.bias) if call.bias else None
         spaces += spaces_of_gradient(call.weight, observation.update[call.weight], bias, batch, resolution)
     return spaces
