@@ -151,7 +151,15 @@ def _obstacle(call: LinearCall, every: Sequence[LinearCall], observation: Observ
     return None
 
 
-def pose(observation: Observation, call: LinearCall, generator: Generator, *, alone: bool = False, resolution: float = 0.0) -> Problem:
+def pose(
+    observation: Observation,
+    call: LinearCall,
+    generator: Generator,
+    *,
+    alone: bool = False,
+    resolution: float = 0.0,
+    clock: Clock = UNLIMITED,
+) -> Problem:
     """The equations of a layer's samples.
 
     Args:
@@ -160,8 +168,10 @@ def pose(observation: Observation, call: LinearCall, generator: Generator, *, al
         generator: of all randomness.
         alone: whether only the layer's own column space counts, because what is behind it moved.
         resolution: relative rounding of the update, where that is more than its type's.
+        clock: when to give up.
 
     Raises:
+        OutOfTime: the clock ran out.
         Inapplicable: the rank of the gradient says that there are too few equations, or says nothing, or the scores depend on more than
             what the layer is fed.
     """
@@ -175,7 +185,7 @@ def pose(observation: Observation, call: LinearCall, generator: Generator, *, al
     precision = PRECISION[observation.rounding]
     first = Space("column", call.weight, factors.left, factors.noise_map * max(1, len(factors.left) - factors.rank) ** 0.5)
     rounding = max(resolution, torch.finfo(gradient.dtype).eps)
-    others = [] if alone else other_spaces(observation, calls, factors.rank, rounding)
+    others = [] if alone else other_spaces(observation, calls, factors.rank, rounding, clock)
     equations = Equations(network, [first, *others])
     bias = observation.update.get(str(call.bias))
     sums = factors.left.new_zeros(factors.rank) if bias is None else factors.left.T @ bias.double()
