@@ -354,6 +354,34 @@ def test_two_that_are_alike_in_one_region_of_two_classes_are_not_absent_beside_t
     assert P not in found[2:30]
 
 
+def in_half(net: nn.Module, x: Tensor, count: int, batch: int | None) -> Observation:
+    """The update of records of one class, in half precision."""
+    update = unbatch.capture(net, x[:count], torch.zeros(count, dtype=torch.int64))
+    return Observation(net, {name: tensor.half() for name, tensor in update.items()}, tuple(x.shape[1:]), batch_size=batch)
+
+
+@pytest.mark.parametrize("count", [2, 6])
+@pytest.mark.parametrize("seed", [1231109, 1231110])
+def test_the_mean_of_members_is_none_where_half_precision_hides_what_tells_them_apart(seed: int, count: int) -> None:
+    x = 1 + 0.3 * torch.randn((30, 61), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = nn.Sequential(nn.Linear(61, 20), nn.Sigmoid(), nn.Linear(20, 20), nn.Sigmoid(), nn.Linear(20, 2)).double()
+    found = unbatch.members(in_half(net, x, count, None), torch.cat([x[:count].mean(dim=0)[None], x[count:]]))
+    assert P not in verdicts(found)
+
+
+@pytest.mark.parametrize("seed", [1231466, 1231467])
+def test_behind_one_hidden_layer_it_is_told_how_much_longer_a_copy_may_be(seed: int) -> None:
+    x = torch.randn((30, 105), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = nn.Sequential(nn.Linear(105, 150), nn.SiLU(), nn.Linear(150, 2)).double()
+    found = unbatch.members(in_half(net, x, 1, 1), torch.cat([x[:1], x[1:]])).answers[0]
+    assert found.verdict is P
+    assert "or one that is longer" in found.reason
+
+
 def test_where_all_that_a_layer_is_fed_cancels_no_member_is_absent() -> None:
     generator = torch.Generator().manual_seed(1220291)
     net = nn.Sequential(nn.Linear(30, 10), nn.Tanh(), nn.Linear(10, 10), nn.Tanh(), nn.Linear(10, 2)).double()
