@@ -65,11 +65,15 @@ def accounts_for(observation: Observation, rows: Rows, number: int | None, each:
 def _pruned(observation: Observation) -> bool:
     """Whether small numbers were taken out of the update: a bias has no gradient where the weights of its neuron have one.
 
-    Of records that are ones and zeros what is left has few directions, and not those of the weak samples, which were taken out.
+    Of records that are ones and zeros what is left has few directions, and not those of the weak samples, which were taken out. What half
+    precision has no numbers for is zero as well, beside others that are as small.
     """
+    least = torch.finfo(observation.rounding).smallest_normal
     for call in observation.layers:
         bias, weight = observation.update.get(call.bias or ""), observation.update.get(call.weight)
-        if bias is not None and weight is not None and bool(bias.any()) and bool(weight[bias == 0].any()):
+        if bias is None or weight is None or not bool(bias.any()) or float(bias[bias != 0].abs().min()) <= least:
+            continue
+        if bool(weight[bias == 0].any()):
             return True
     return False
 
