@@ -235,6 +235,8 @@ def test_misuse_is_one_sentence() -> None:
             unbatch.members(observation, *given)
     with pytest.raises(Misuse, match="labels of type int64"):
         unbatch.members(observation, records(3), torch.zeros(2))
+    with pytest.raises(Misuse, match="finite candidates, up to 1e"):
+        unbatch.members(observation, 1e200 * records(3))
 
 
 def test_a_blend_that_no_layer_tells_from_a_member_is_in_the_span() -> None:
