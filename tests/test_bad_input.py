@@ -148,6 +148,7 @@ CASES: dict[str, tuple[Callable[[Round], object], str]] = {
     "inconsistent shape": (lambda r: r.options.update({"input-shape": "3,2,3"}), "runs on inputs of shape (3, 2, 3)"),
     "a shape in words": (lambda r: r.options.update({"input-shape": "3xtwo"}), "got '3xtwo'"),
     "no shape": (lambda r: r.options.update({"input-shape": ""}), "an input shape like 3,32,32"),
+    "a batch size beyond all numbers": (lambda r: r.options.update({"batch-size": "9" * 20}), "a batch size up to 1,000,000,000,000"),
     "a negative batch size": (lambda r: r.options.update({"batch-size": "-3"}), "a batch size above zero, got -3"),
     "an unknown loss": (lambda r: r.options.update(loss="hinge"), "got 'hinge'"),
     "an unknown attack": (lambda r: r.options.update(attack="speer"), "got 'speer'"),

@@ -171,6 +171,7 @@ def test_the_exit_code_says_how_it_ended(
         (ReconstructionFailed("PARTIAL"), 1, "unbatch: PARTIAL"),
         (KeyboardInterrupt(), 130, "unbatch: interrupted"),
         (ZeroDivisionError("a\nb"), 1, "unbatch: this is a bug in unbatch, please report it (--debug shows more): ZeroDivisionError: a b"),
+        (RuntimeError("can't allocate memory: 9"), 1, "unbatch: the memory is not enough for this: can't allocate memory: 9"),
         (RuntimeError("CUDA out of memory. Tried"), 1, "unbatch: the memory is not enough for this: CUDA out of memory. Tried"),
     ],
 )

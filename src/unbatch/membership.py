@@ -11,7 +11,7 @@ from torch import Tensor
 
 from unbatch.errors import Misuse
 from unbatch.presence import presence
-from unbatch.types import Membership, Observation
+from unbatch.types import HUGE, Membership, Observation
 
 __all__ = ["check_readable", "members"]
 
@@ -87,6 +87,6 @@ def _checked(observation: Observation, records: Tensor, what: str) -> Tensor:
         raise Misuse(f"{what} that are {'tokens' if tokens else 'numbers'}", str(records.dtype), "give them as the network sees them")
     if tokens and not 0 <= int(records.min()) <= int(records.max()) < (observation.schema.vocabulary if observation.schema else 0):
         raise Misuse(f"{what} of the model's vocabulary", f"{int(records.min())} to {int(records.max())}", "use the model's own tokenizer")
-    if not tokens and not bool(torch.stack(records.aminmax()).isfinite().all()):
-        raise Misuse(f"finite {what}", "NaN or infinity", "give them as the network sees them")
+    if not tokens and not bool((torch.stack(records.aminmax()).abs() <= HUGE).all()):
+        raise Misuse(f"finite {what}, up to {HUGE:.0e}", "NaN, infinity or larger numbers", "give them as the network sees them")
     return records.to(observation.device)

@@ -576,3 +576,14 @@ def test_what_made_up_inputs_say_does_not_narrow_a_range() -> None:
         assert ranges is not None
         share = torch.bincount(labels, minlength=2).double() / 6
         assert bool(((ranges[:, 0] <= share + 1e-9) & (share <= ranges[:, 1] + 1e-9)).all()), seed
+
+
+@pytest.mark.parametrize("seed", [1270529, 1270530, 1270531])
+def test_counts_are_not_determined_by_a_bias_that_was_cut_off(seed: int) -> None:
+    net = network(seed, (10, 200, 200, 50)).double()
+    with torch.no_grad():
+        list(net.parameters())[-2].mul_(30)
+    x = torch.randn((1, 10), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    update = {name: each.clamp(-1e-2, 1e-2) for name, each in capture(net, x, torch.tensor([0])).items()}
+    found = unbatch.restore_labels(Observation(net, update, (10,), batch_size=1), attack=None)
+    assert not found.determined or found.counts.tolist() == [1] + [0] * 49

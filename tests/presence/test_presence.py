@@ -131,6 +131,31 @@ def test_of_what_only_another_tower_sees_a_layer_says_nothing(both: bool) -> Non
     assert verdicts(unbatch.members(observed, torch.cat([x[:6], x[20:]])))[:6] == [S] * 6
 
 
+class Cropped(nn.Module):
+    """A convolution behind a frame that is cut off."""
+
+    def __init__(self, frame: int) -> None:
+        super().__init__()
+        self.frame, self.conv, side = frame, nn.Conv2d(1, 4, 3), (14 - 2 * frame) // 2
+        self.head = nn.Sequential(nn.Linear(4 * side**2, 80), nn.ReLU(), nn.Linear(80, 80), nn.ReLU(), nn.Linear(80, 5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        inner = x[..., self.frame : 16 - self.frame, self.frame : 16 - self.frame]
+        return self.head(nn.functional.max_pool2d(self.conv(inner).relu(), 2).flatten(1))
+
+
+@pytest.mark.parametrize("frame", [0, 2])
+def test_a_picture_whose_frame_is_another_is_no_member_behind_convolutions(frame: int) -> None:
+    x = torch.rand((40, 1, 16, 16), generator=torch.Generator().manual_seed(1200001), dtype=torch.float64)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(1200001)
+        observed = seen(Cropped(frame).double(), x[:6], 6)
+    framed = x[20:26].clone()
+    framed[..., 2:-2, 2:-2] = x[:6, :, 2:-2, 2:-2]
+    assert P not in verdicts(unbatch.members(observed, torch.cat([framed, x[30:]])))
+    assert verdicts(unbatch.members(observed, torch.cat([x[:6], x[30:]])))[:6] == [S if frame else P] * 6
+
+
 def test_conditions_beyond_the_numbers_to_tune_exclude_what_is_made_up() -> None:
     x = records(12)
     assert unbatch.members(seen(network(width=60, depth=5), x[:6], 6), x).made_up
@@ -210,6 +235,8 @@ def test_misuse_is_one_sentence() -> None:
             unbatch.members(observation, *given)
     with pytest.raises(Misuse, match="labels of type int64"):
         unbatch.members(observation, records(3), torch.zeros(2))
+    with pytest.raises(Misuse, match="finite candidates, up to 1e"):
+        unbatch.members(observation, 1e200 * records(3))
 
 
 def test_a_blend_that_no_layer_tells_from_a_member_is_in_the_span() -> None:
@@ -297,6 +324,78 @@ def test_a_member_is_not_absent_where_pruning_left_more_directions_than_samples(
     for name in ("2.weight", "4.weight"):
         update[name][update[name].abs() < update[name].abs().quantile(0.5)] = 0
     assert A not in verdicts(unbatch.members(replace(clean, update=update), x))
+
+
+def test_a_member_is_not_absent_where_pruning_left_as_many_directions_as_samples() -> None:
+    generator = torch.Generator().manual_seed(1230065)
+    x = (torch.rand((30, 50), generator=generator) < 0.5).double()
+    net = nn.Sequential(nn.Linear(50, 150), nn.SiLU(), nn.Linear(150, 5)).double()
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) / 7)
+        net[2].weight *= 100
+    labels = net(x[:4]).argmax(dim=1)
+    labels[2:] = (labels[2:] + 1) % 5  # the network is sure of the others
+    update = unbatch.capture(net, x[:4], labels)
+    pruned = {name: each * (each.abs() >= each.abs().quantile(0.4)) for name, each in update.items()}
+    observed = Observation(net, pruned, (50,), batch_size=4)
+    assert A not in verdicts(unbatch.members(observed, x))[:4]
+
+
+@pytest.mark.parametrize("seed", range(1231573, 1231577))
+def test_two_that_are_alike_in_one_region_of_two_classes_are_not_absent_beside_their_mean(seed: int) -> None:
+    generator = torch.Generator().manual_seed(seed)
+    x = torch.randn((30, 20), generator=generator, dtype=torch.float64)
+    x[1] = x[0] + 2e-4 * nn.functional.normalize(torch.randn(20, generator=generator, dtype=torch.float64), dim=0) * x[0].norm()
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = nn.Sequential(nn.Linear(20, 40), nn.ReLU(), nn.Linear(40, 40), nn.ReLU(), nn.Linear(40, 2)).double()
+    update = unbatch.capture(net, x[:2], torch.tensor([1, 1]))
+    found = verdicts(unbatch.members(Observation(net, update, (20,)), torch.cat([x, x[:2].mean(dim=0)[None]])))
+    assert A not in found[:2]
+    assert P not in found[2:30]
+
+
+def in_half(net: nn.Module, x: Tensor, count: int, batch: int | None) -> Observation:
+    """The update of records of one class, in half precision."""
+    update = unbatch.capture(net, x[:count], torch.zeros(count, dtype=torch.int64))
+    return Observation(net, {name: tensor.half() for name, tensor in update.items()}, tuple(x.shape[1:]), batch_size=batch)
+
+
+@pytest.mark.parametrize("count", [2, 6])
+@pytest.mark.parametrize("seed", [1231109, 1231110])
+def test_the_mean_of_members_is_none_where_half_precision_hides_what_tells_them_apart(seed: int, count: int) -> None:
+    x = 1 + 0.3 * torch.randn((30, 61), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = nn.Sequential(nn.Linear(61, 20), nn.Sigmoid(), nn.Linear(20, 20), nn.Sigmoid(), nn.Linear(20, 2)).double()
+    found = unbatch.members(in_half(net, x, count, None), torch.cat([x[:count].mean(dim=0)[None], x[count:]]))
+    assert P not in verdicts(found)
+
+
+@pytest.mark.parametrize("seed", [1231466, 1231467])
+def test_behind_one_hidden_layer_it_is_told_how_much_longer_a_copy_may_be(seed: int) -> None:
+    x = torch.randn((30, 105), generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        net = nn.Sequential(nn.Linear(105, 150), nn.SiLU(), nn.Linear(150, 2)).double()
+    found = unbatch.members(in_half(net, x, 1, 1), torch.cat([x[:1], x[1:]])).answers[0]
+    assert found.verdict is P
+    assert "or one that is longer" in found.reason
+
+
+def test_where_all_that_a_layer_is_fed_cancels_no_member_is_absent() -> None:
+    generator = torch.Generator().manual_seed(1220291)
+    net = nn.Sequential(nn.Linear(30, 10), nn.Tanh(), nn.Linear(10, 10), nn.Tanh(), nn.Linear(10, 2)).double()
+    x = torch.randn((20, 30), generator=generator, dtype=torch.float64)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.copy_(torch.randn(parameter.shape, generator=generator) / 5)
+        x[0] -= torch.linalg.pinv(net[0].weight) @ net[0](x[0])  # z is rounding, and so is tanh(z)
+    update = unbatch.capture(net, x[:1].clone(), torch.tensor([1]))
+    found = verdicts(unbatch.members(Observation(net, update, (30,), batch_size=1), torch.cat([x[:1], x])))
+    assert A not in found[:2]
+    assert found[2:] == [A] * 19
 
 
 def test_a_told_size_that_members_refute_makes_nobody_absent() -> None:

@@ -313,7 +313,7 @@ def _completed(
         return None
     try:
         more = complete(observation, made, generator, weight, clock, progress)
-    except Inapplicable:
+    except (Inapplicable, OutOfTime):
         return None
     known, found = (0 if c.samples is None else len(c.samples) for c in (made, more))
     better = found > known or (found == known and not more.exhausted) or (not certified and found > TRUSTED * known)

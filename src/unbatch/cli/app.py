@@ -58,6 +58,10 @@ def execute(arguments: Sequence[str]) -> int:
         return code
 
 
+NO_MEMORY = ("not enough memory", "out of memory", "can't allocate memory")
+"""How torch says it. Published: the allocators of its processors."""
+
+
 def _run(arguments: Sequence[str]) -> int:
     debug = "--debug" in arguments
     try:
@@ -72,7 +76,7 @@ def _run(arguments: Sequence[str]) -> int:
     except UnbatchError as error:
         return say(str(error), FAILED, debug=debug)
     except Exception as error:  # noqa: BLE001  (the last line of defense: a user should read a sentence, not a traceback)
-        if isinstance(error, MemoryError) or "not enough memory" in str(error) or "out of memory" in str(error):
+        if isinstance(error, MemoryError) or any(said in str(error) for said in NO_MEMORY):
             return say(f"the memory is not enough for this: {error}", FAILED, debug=debug)
         return say(f"this is a bug in unbatch, please report it (--debug shows more): {type(error).__name__}: {error}", FAILED, debug=debug)
     return DONE

@@ -95,6 +95,16 @@ class Fit:
     drift: float = 0.0
 
 
+BALANCE = 0.1
+"""Share of its numbers by which the gradient of the last bias may fail to add up to nothing, as it does under any softmax. Chosen: where
+rounding, pruning and noise leave counts determined, it fails by less."""
+
+UNBALANCED = (
+    "the gradient of the last bias does not add up to nothing, as under a softmax: its numbers were cut off or changed,"
+    " or the loss is another"
+)
+
+
 @dataclass(frozen=True)
 class Anchored(LabelRestorer):
     """Counts without any data: mean feature by weighted least squares, anchored on made-up inputs, whole numbers with the right sum.
@@ -142,6 +152,7 @@ class Anchored(LabelRestorer):
         whole = expected_error(total * made.shares, total * deviation, total, int(factor != 1.0)) if total else None
         doubt = "" if size_is_shown(observation, total * made.shares) else ANY_SIZE
         doubt = SURE_OF_ITSELF if float((made.shares + layer.bias_gradient).max()) > SATURATED else doubt
+        doubt = UNBALANCED if abs(float(layer.bias_gradient.sum())) > BALANCE * float(layer.bias_gradient.abs().sum()) else doubt
         determined = None if doubt else whole
         about = told(observation)
         # Of made-up inputs no error can be given: real ones may be a thousand times as large.

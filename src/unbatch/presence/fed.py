@@ -6,12 +6,14 @@ Dropout, statistics of the batch, or weights that move while the client trains t
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
@@ -61,6 +63,7 @@ class _Feeds(TorchFunctionMode):
         names: of weights, by the identity of what stands in their place.
         wanted: names of the layers' weights.
         given: what layers return without being run.
+        graph: whether what is noted keeps its graph.
         fed: what was noted.
         made: what the last of these layers made of it, where that is asked for.
     """
@@ -69,6 +72,7 @@ class _Feeds(TorchFunctionMode):
     wanted: frozenset[str]
     given: Mapping[str, Tensor] = field(default_factory=dict)
     makes: bool = False
+    graph: bool = False
     fed: dict[str, list[Tensor]] = field(default_factory=dict)
     made: Tensor | None = None
 
@@ -84,7 +88,8 @@ class _Feeds(TorchFunctionMode):
             if name is not None and name in self.given:
                 return self.given[name].clone()  # an activation may write to it
             if name in self.wanted:
-                given = (args[0] if args else kwargs["input"]).detach()
+                given = args[0] if args else kwargs["input"]
+                given = given if self.graph else given.detach()
                 last = self.fed.keys() | {str(name)} == self.wanted
                 self.fed.setdefault(str(name), []).append(given if last else given.clone())  # nothing writes to it after the last
                 if last:
@@ -135,15 +140,52 @@ class Passes:
         self._run(records, watch, 0)
         return watch.made if watch.made is not None and len(watch.made) == len(records) else None
 
+    def rounded(self, records: Tensor, weight: str, shift: float) -> Float[Tensor, " k"]:
+        """By what share the rounding of the client's own pass moves what each record feeds a layer with, a number more of size ``shift``.
+
+        Next to nothing, unless all of it cancels, as where a record stands at the kinks of all neurons before.
+        """
+        generator = torch.Generator(records.device).manual_seed(0)
+        coarse = {self.observation.rounding, next(self.observation.model.parameters()).dtype} != {torch.float64}
+        size = torch.finfo(torch.float32 if coarse else torch.float64).eps
+        found = []
+        for part in self.parts(records, [weight]):
+            given = records[part].double()
+            moved = given * (1 + size * torch.randn(given.shape, generator=generator, dtype=given.dtype, device=given.device))
+            fed = self(given, [weight])[weight]
+            length = torch.hypot(fed.norm(dim=2), fed.new_tensor(shift)).clamp_min(torch.finfo(fed.dtype).tiny)
+            found.append(((self(moved, [weight])[weight] - fed).norm(dim=2) / length).amax(dim=1))
+        return torch.cat(found)
+
+    def slopes(self, records: Tensor, weights: Sequence[str]) -> Tensor:
+        """(k, *shape) by how much a drawn sum of all that the layers are fed changes with each number of the records.
+
+        Zero where it does not follow them, as behind what a model computes without gradients.
+
+        Args:
+            records: (k, *shape), no tokens.
+            weights: names of the layers' weights.
+        """
+        leaf = records.detach().double().requires_grad_()
+        watch = _Feeds(self._names, frozenset(weights), graph=True)
+        self._run(leaf, watch, 0)
+        generator = torch.Generator().manual_seed(0)
+        total = leaf.new_zeros(())
+        for fed in itertools.chain.from_iterable(watch.fed.values()):
+            total = total + (fed * torch.randn(fed.shape, generator=generator, dtype=torch.float64).to(fed)).sum()
+        (found,) = pulled_back(total, [leaf], torch.ones_like(total))
+        return torch.zeros_like(leaf) if found is None else found
+
     @property
     def _names(self) -> dict[int, str]:
         return {id(tensor): name for name, tensor in self.tensors.items()}
 
     def _run(self, records: Tensor, watch: _Feeds, seed: int) -> None:
         buffers = {name: buffer.clone() for name, buffer in self.buffers.items()}  # a model may write to them, and to its input
-        inputs = records.detach().to(torch.float64 if records.is_floating_point() else records.dtype, copy=True)
+        records = records if watch.graph else records.detach()
+        inputs = records.to(torch.float64 if records.is_floating_point() else records.dtype, copy=True)
         cuda = [inputs.device] if inputs.device.type == "cuda" else []
-        with torch.random.fork_rng(devices=cuda), torch.no_grad(), model_errors(inputs), watch, suppress(_EnoughError):
+        with torch.random.fork_rng(devices=cuda), torch.set_grad_enabled(watch.graph), model_errors(inputs), watch, suppress(_EnoughError):
             torch.manual_seed(seed)
             called_with(self.observation.model, {**self.tensors, **buffers}, inputs)
 

@@ -58,7 +58,24 @@ def accounts_for(observation: Observation, rows: Rows, number: int | None, each:
         each: with how many rows a sample feeds the layer.
     """
     shown = rows.clear and number is not None and rows.rank == number * each
-    return shown and not _cancels(observation, rows.weight) and not leaves_out(observation, rows.rank // each)
+    certain = shown and not _pruned(observation) and not _cancels(observation, rows.weight)
+    return certain and not leaves_out(observation, rows.rank // each)
+
+
+def _pruned(observation: Observation) -> bool:
+    """Whether small numbers were taken out of the update: a bias has no gradient where the weights of its neuron have one.
+
+    Of records that are ones and zeros what is left has few directions, and not those of the weak samples, which were taken out. What half
+    precision has no numbers for is zero as well, beside others that are as small.
+    """
+    least = torch.finfo(observation.rounding).smallest_normal
+    for call in observation.layers:
+        bias, weight = observation.update.get(call.bias or ""), observation.update.get(call.weight)
+        if bias is None or weight is None or not bool(bias.any()) or float(bias[bias != 0].abs().min()) <= least:
+            continue
+        if bool(weight[bias == 0].any()):
+            return True
+    return False
 
 
 def _cancels(observation: Observation, weight: str) -> bool:

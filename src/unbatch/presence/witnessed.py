@@ -26,9 +26,10 @@ from unbatch.presence.blends import Apart, apart_from_blends, apart_from_changes
 from unbatch.presence.classes import fitting, nearest
 from unbatch.presence.fed import CHUNK, Passes, Witness, passes_of, witnesses
 from unbatch.presence.finite import finite, with_blanks
+from unbatch.presence.first import first_layer
 from unbatch.presence.headcount import accounts_for, number_of
 from unbatch.presence.made_up import refuted_if_made_up
-from unbatch.presence.pairs import means_show, pairs_hide
+from unbatch.presence.pairs import bends_hide, means_show, pairs_hide
 from unbatch.presence.rows import Rows, outside_without_bias, rows_of
 from unbatch.presence.unrelated import FEW, Reference, decoys, holm, reference_of
 from unbatch.presence.unseen import sees_all
@@ -114,7 +115,7 @@ def presence(
         return with_blanks(presence(observation, records[kept], named, reference, deviation) if bool(kept.any()) else None, kept)
     if reference is not None and not len(reference := reference[finite(passes, found, reference)]):
         reference = None
-    first, why = _first(passes, found, records, deviation)
+    first, why = first_layer(passes, found, records, deviation)
     if first is None:
         return Membership(tuple(Presence(Verdict.UNDECIDED, reason=why) for _ in records), reason=why)
     witness, rows, _ = first
@@ -180,18 +181,26 @@ def _further(
     columns = each == 1 and observation.one_gradient and not observation.coupled
     plain = isinstance(observation.loss, str) and "weight" not in observation.loss
     check = number is not None and rows.clear and rows.rank == number * each and plain and observation.factor_known
-    if columns and (number is None or alone or check):
+    blurred = 0.0
+    if columns and (number is None or alone or check or rows.rank < number):
         tried = slice(None if alone else TRIED)
         asked, label_of, inverse = _by_columns(passes, rows, records[tried], labels if labels is None else labels[tried])
         if alone:
             inner, label = [asked], asked.named
         hide = pairs_hide(passes, rows, records[tried], label_of, inverse)
         one = asked.fits & hide.isfinite()  # others may stand for several that leave what one does
+        behind = [(layer.rows.weight, layer.allowed[tried]) for layer in inner if layer.rows is not None]
+        if behind and observation.batch_size != rows.rank and records.is_floating_point():  # nothing lies between two words
+            between = hide.minimum(bends_hide(passes, behind, records[tried]))[asked.fits]
+            blurred = float(between.max()) if len(between) else 0.0
         read = number_of(observation, records[tried][one], label_of[one], inverse[one])
         # Fewer may be said of members that were there several times; more refutes what was told, or there were unseen ones beside these.
         if number is None or (check and read is not None and read > number):
             number, alike = read, float(hide[one].max()) if len(hide[one]) else 0.0
-    return _Further(inner, label, number, _apart(passes, witness, rows, inner, records, labels, columns=columns), alike)
+    apart = _apart(passes, witness, rows, inner, records, labels, columns=columns)
+    if blurred == torch.inf:
+        return _Further(inner, label, number, replace(apart, shown=torch.zeros_like(apart.shown)), alike)
+    return _Further(inner, label, number, replace(apart, hidden=apart.hidden.clamp_min(blurred)), alike)
 
 
 def _case(
@@ -254,14 +263,14 @@ def _apart(
     """
     observation, count = passes.observation, len(records)
     behind = [a.rows for a in inner if a.rows is not None]
-    if behind:
-        apart = apart_from_changes(passes, rows, behind, records, _tolerance(observation), linear=witness.linear)
-    else:
-        apart = Apart(records.new_ones(count).bool(), records.new_zeros(count).double())
+    apart = Apart(records.new_ones(count).bool(), records.new_zeros(count).double())
+    if behind or (inner and records.is_floating_point()):
+        seen = apart_from_changes(passes, rows, behind or [rows], records, _tolerance(observation), linear=witness.linear)
+        apart = seen if behind else replace(seen, shown=apart.shown)  # of what only the columns show, these are asked below
     if not inner or not records.is_floating_point():
         return apart
     asked = [rows.weight, *(layer.weight for layer in behind)]
-    shown = apart.shown & sees_all(passes, asked, records[0], linear=witness.linear)
+    shown = apart.shown & sees_all(passes, asked, records[0])
     if not behind:
         # Where the row space says nothing of a record's length, as without a bias, or of blends, its column must: not so where members
         # of one region of a ReLU network span all that a column may be there.
@@ -282,31 +291,6 @@ def _apart(
             shown = shown & own.fits
             shown = shown if behind else shown & means_show(passes, rows, records, label, own.allowed)
     return replace(apart, shown=shown)
-
-
-def _first(passes: Passes, found: list[Witness], records: Tensor, deviation: float | None) -> tuple[tuple[Witness, Rows, int] | None, str]:
-    """The first layer whose row space is not full, with the number of rows that a record feeds it with; or why there is none."""
-    observation = passes.observation
-    full = []
-    for witness in found:
-        fed = passes(records[:64], [witness.weight]).get(witness.weight)
-        if fed is None:
-            continue
-        told = None if observation.batch_size is None else observation.batch_size * fed.shape[1]
-        rows = rows_of(observation, witness, float(fed.square().mean().sqrt()) or 1.0, deviation, told)
-        if rows is not None:
-            return (witness, rows, fed.shape[1]), ""
-        full.append(f"{witness.weight!r} {tuple(observation.update[witness.weight].shape)}")
-    if full:
-        return None, (
-            f"the gradient has full rank at every layer that sees records one by one ({', '.join(full[:3])}): as many samples as neurons or"
-            " more, or noise on all of it; then everything lies in its row space"
-        )
-    return None, (
-        "no Linear layer in the update is fed by each record alone"
-        + ("" if observation.one_gradient else " through weights that stayed while the client trained")
-        + ": convolutions, statistics of the batch and dropout before it stand in the way"
-    )
 
 
 def _left(passes: Passes, rows: Rows, records: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -369,7 +353,8 @@ def _inner(passes: Passes, found: list[Witness], first: tuple[Witness, Rows], re
             asked = _asked(passes, rows, records, decoys(records, 2 * FEW))
             if asked.reference.typical > float(asked.allowed.median()):  # otherwise it tells no one from another
                 count += 1
-                yield replace(asked, each=fed.shape[1])
+                rounded = passes.rounded(records, rows.weight, rows.shift) if records.is_floating_point() else 0.0
+                yield replace(asked, allowed=asked.allowed + MARGIN * rounded, each=fed.shape[1])
 
 
 def _by_columns(passes: Passes, rows: Rows, records: Tensor, labels: Tensor | None) -> tuple[_Asked, Tensor, Tensor]:

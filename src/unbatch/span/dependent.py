@@ -17,6 +17,7 @@ left: a smaller batch, of fewer unknowns. Large batches begin with walks (``spea
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
@@ -99,8 +100,9 @@ def some_by_least_squares(
     """
     classes = torch.arange(observation.classes, device=observation.device)
     classes = classes if observation.labels is None else torch.unique(observation.labels)
-    stage = _posed(observation, call, factors, samples, classes, resolution_of(observation, call, factors), generator)
-    found, idle = Some.none(factors.right), 0
+    found, idle, stage = Some.none(factors.right), 0, None
+    with suppress(OutOfTime):
+        stage = _posed(observation, call, factors, samples, classes, resolution_of(observation, call, factors), generator, clock)
     while stage is not None and not len(found) and idle < IDLE and not clock.over:
         found, idle = stage.round(idle, clock), idle + 1
     return found
@@ -129,13 +131,14 @@ def _posed(
     classes: Int64[Tensor, " c"],
     resolution: float,
     generator: Generator,
+    clock: Clock,
 ) -> _Stage | None:
     """One round's problem, or None where there are too few equations."""
     calls = entered(observation, call)
     network = network_behind(observation.model, calls, factors.right, observation.input_shape, observation.loss)
     if network is None:
         return None
-    spaces = other_spaces(observation, calls, samples, resolution)
+    spaces = other_spaces(observation, calls, samples, resolution, clock)
     behind = {other.weight: other for other in layers_behind(observation, calls)}
     later = []
     for row in (space for space in spaces if space.kind == "row"):

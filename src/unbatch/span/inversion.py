@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Int64
 from torch import Generator, Tensor
 
-from unbatch.clock import Clock
+from unbatch.clock import UNLIMITED, Clock, OutOfTime
 from unbatch.errors import Inapplicable, Misuse
 from unbatch.linalg.lowrank import factor
 from unbatch.span.dependent import dependent_samples, resolution_of, some_by_least_squares
@@ -47,14 +47,17 @@ def invert(
     clock = Clock.of(seconds)
     if not observation.one_gradient:
         return _through_local_steps(observation, generator, layer, clock, progress)
-    return _of_gradient(observation, generator, layer, clock, progress)
+    try:
+        return _of_gradient(observation, generator, layer, clock, progress)
+    except OutOfTime:
+        return Candidate(reason=f"{seconds:g} seconds were spent before the search could begin", exhausted=True)
 
 
 def _of_gradient(
     observation: Observation, generator: Generator, layer: str | None, clock: Clock, progress: Progress, resolution: float = 0.0
 ) -> Candidate:
     """The samples of one gradient, of which rounding left no more than ``resolution`` tells, or that of its type."""
-    search = _search(observation, generator, layer, progress, resolution)
+    search = _search(observation, generator, layer, progress, resolution, clock)
     call, factors = search.problem.call, search.problem.factors
     samples = dependent_samples(observation, call, factors, generator, clock) if call.raw else None
     if samples is None:
@@ -144,11 +147,12 @@ def complete(
         progress: told how many samples are proved.
 
     Raises:
+        OutOfTime: the clock ran out before the search could begin.
         Inapplicable: no layer can be inverted; the text says why.
     """
     if observation.coupled:
         raise Inapplicable("the model couples the samples of a batch, so that none has a gradient of its own")
-    search = _search(observation, generator, layer, progress)
+    search = _search(observation, generator, layer, progress, clock=clock)
     rows = known.samples
     if rows is not None and len(rows):
         factors, flat = search.problem.factors, rows.to(search.problem.factors.right).flatten(1)
@@ -158,12 +162,19 @@ def complete(
     return _candidate(observation, search, search.run(clock, progress, patience=PATIENCE))
 
 
-def _search(observation: Observation, generator: Generator, layer: str | None, progress: Progress, resolution: float = 0.0) -> Search:
+def _search(
+    observation: Observation,
+    generator: Generator,
+    layer: str | None,
+    progress: Progress,
+    resolution: float = 0.0,
+    clock: Clock = UNLIMITED,
+) -> Search:
     call = _layer(observation, layer)
     if not observation.one_gradient:
         raise Inapplicable("the update is a sum over weights that moved, and every sample has another sensitivity in every step")
     progress("factor", float("nan"))
-    problem = pose(observation, call, generator, resolution=resolution)
+    problem = pose(observation, call, generator, resolution=resolution, clock=clock)
     shape = observation.input_shape if call.raw else tuple(call.input.shape[1:])
     return Search(problem, _classes(observation), shape, generator)
 

@@ -19,6 +19,7 @@ import torch
 from jaxtyping import Float, Int64
 from torch import Generator, Tensor
 
+from unbatch.clock import UNLIMITED, Clock
 from unbatch.errors import Inapplicable, UnbatchError, named
 from unbatch.linalg.complement import complement
 from unbatch.linalg.lowrank import Factors, factor
@@ -150,7 +151,15 @@ def _obstacle(call: LinearCall, every: Sequence[LinearCall], observation: Observ
     return None
 
 
-def pose(observation: Observation, call: LinearCall, generator: Generator, *, alone: bool = False, resolution: float = 0.0) -> Problem:
+def pose(
+    observation: Observation,
+    call: LinearCall,
+    generator: Generator,
+    *,
+    alone: bool = False,
+    resolution: float = 0.0,
+    clock: Clock = UNLIMITED,
+) -> Problem:
     """The equations of a layer's samples.
 
     Args:
@@ -159,8 +168,10 @@ def pose(observation: Observation, call: LinearCall, generator: Generator, *, al
         generator: of all randomness.
         alone: whether only the layer's own column space counts, because what is behind it moved.
         resolution: relative rounding of the update, where that is more than its type's.
+        clock: when to give up.
 
     Raises:
+        OutOfTime: the clock ran out.
         Inapplicable: the rank of the gradient says that there are too few equations, or says nothing, or the scores depend on more than
             what the layer is fed.
     """
@@ -174,7 +185,7 @@ def pose(observation: Observation, call: LinearCall, generator: Generator, *, al
     precision = PRECISION[observation.rounding]
     first = Space("column", call.weight, factors.left, factors.noise_map * max(1, len(factors.left) - factors.rank) ** 0.5)
     rounding = max(resolution, torch.finfo(gradient.dtype).eps)
-    others = [] if alone else other_spaces(observation, calls, factors.rank, rounding)
+    others = [] if alone else other_spaces(observation, calls, factors.rank, rounding, clock)
     equations = Equations(network, [first, *others])
     bias = observation.update.get(str(call.bias))
     sums = factors.left.new_zeros(factors.rank) if bias is None else factors.left.T @ bias.double()
@@ -296,10 +307,15 @@ def layers_behind(observation: Observation, first: list[LinearCall]) -> list[Lin
     ]
 
 
-def other_spaces(observation: Observation, first: list[LinearCall], batch: int, resolution: float) -> list[Space]:
-    """The spaces of all layers behind the entered ones, where their gradient has the rank of the batch."""
+def other_spaces(observation: Observation, first: list[LinearCall], batch: int, resolution: float, clock: Clock = UNLIMITED) -> list[Space]:
+    """The spaces of all layers behind the entered ones, where their gradient has the rank of the batch.
+
+    Raises:
+        OutOfTime: the clock ran out between two layers, each of which takes a whole factorization.
+    """
     spaces: list[Space] = []
     for call in layers_behind(observation, first):
+        clock.check()
         bias = observation.update.get(call.bias) if call.bias else None
         spaces += spaces_of_gradient(call.weight, observation.update[call.weight], bias, batch, resolution)
     return spaces

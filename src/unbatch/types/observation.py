@@ -29,6 +29,10 @@ HUGE, TINY = 1e30, 1e-60
 """A number above the first, or an update wholly below the second, is damage: its powers leave the range of float64."""
 
 
+MOST = 10**12
+"""Samples that a batch may be told to have. Chosen: more than there are, and a share of one is still told from none in float64."""
+
+
 @dataclass(frozen=True)
 class Knowledge:
     """What the adversary was told besides the model and the update. Printed on every report.
@@ -115,8 +119,11 @@ class Observation:
         loss_function(self.loss)
         if self.training is not None and self.factor_known and self.training.factor(self.batch_size) is None:
             object.__setattr__(self, "factor_known", False)  # a difference of weights that nobody can divide by its steps
-        if self.batch_size is not None and (not isinstance(self.batch_size, int) or self.batch_size < 1):
-            raise Misuse("a batch size above zero", repr(self.batch_size), "give the number of samples, or None if it is unknown")
+        if self.batch_size is not None and (not isinstance(self.batch_size, int) or not 0 < self.batch_size <= MOST):
+            wanted = (
+                "a batch size above zero" if not isinstance(self.batch_size, int) or self.batch_size < 1 else f"a batch size up to {MOST:,}"
+            )
+            raise Misuse(wanted, repr(self.batch_size), "give the number of samples, or None if it is unknown")
         ran = self._run_as_scores()
         guess = Schema("tokens", vocabulary=ran.vocabulary) if ran.vocabulary else Schema.guess(self.input_shape)
         object.__setattr__(self, "schema", self.schema or guess)
