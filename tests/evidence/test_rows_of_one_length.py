@@ -62,8 +62,11 @@ def test_junk_beside_them_is_not_shown(batch: tuple[Observation, Tensor, Tensor,
     assert float(torch.cdist(torch.cat(shown), inputs).amin(dim=1).max()) < 1e-3
 
 
-def test_noise_of_one_size_says_nothing(batch: tuple[Observation, Tensor, Tensor, Tensor]) -> None:
+def test_noise_of_one_size_adds_nothing(batch: tuple[Observation, Tensor, Tensor, Tensor]) -> None:
     seen, *_ = batch
     grid = 2.0**-24 * float(seen.update["0.weight"].abs().max())
     rounded = {name: (tensor / grid).round() * grid for name, tensor in seen.update.items()}
-    assert directions_by_rows(replace(seen, update=rounded)) == 0
+    assert directions_by_rows(replace(seen, update=rounded)) <= directions_of(seen)
+    noise = {name: torch.randn(tensor.shape, generator=torch.Generator().manual_seed(3)) for name, tensor in seen.update.items()}
+    noisy = {name: tensor + 1e-13 * tensor.abs().max() * noise[name] for name, tensor in seen.update.items()}
+    assert directions_by_rows(replace(seen, update=noisy)) <= directions_of(seen)

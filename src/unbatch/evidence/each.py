@@ -31,7 +31,7 @@ from unbatch.evidence.rotations import hidden_from_certificates
 from unbatch.evidence.slopes import slopes_of
 from unbatch.evidence.spaces import spaces_of
 from unbatch.evidence.tail import Tail, tail_of
-from unbatch.linalg.lowrank import NOISELESS, factor, multiply, rank_of
+from unbatch.linalg.lowrank import factor, multiply
 from unbatch.linalg.rows import lengths_of_uneven
 from unbatch.trace import TRIAL
 from unbatch.types import Observation
@@ -51,6 +51,9 @@ mean's samples count to the last digit, and no mixture proved so far was off by 
 
 EXPLAINED = 1e-6
 """A row of the gradient is explained when what the samples leave of it is below this share of what they add up to there. Chosen. Swept."""
+
+LONE = 0.99
+"""Share of a row of one length that no other row says any of, from which on it stands alone. Chosen, not swept."""
 
 OBEYED = 1e-6
 """What a sample counts is no free number where it misses that of a plain mean's by less than this, relatively: it obeys that equation to
@@ -101,20 +104,22 @@ def directions_of(observation: Observation) -> int:
 def directions_by_rows(observation: Observation) -> int:
     """The same, where rows far shorter than others show samples that these drown; 0 where none is, or they show no rank.
 
-    Every row is a sum of inputs, rounded beside its own numbers, so that no more of them are independent than there are samples. Noise of
-    one size, as of fixed-point numbers, would be the most of a short row.
+    Every row is a sum of inputs, rounded beside its own numbers, so that no more of them are independent than there are samples. But noise
+    of one size, as of fixed-point numbers, may be the most of a short row: what only one row says counts for nothing.
     """
     first = None if observation.coupled or not observation.one_gradient else entrance_of(observation.layers, observation, TRIAL)
     gradient = None if first is None else observation.update[first.weight]
     lengths = None if gradient is None else lengths_of_uneven(gradient)
     if gradient is None or lengths is None:
         return 0
-    generator = Generator(gradient.device).manual_seed(0)
-    whole = factor(gradient, generator)
-    if whole.noise > NOISELESS * float(whole.singular_values[0]):
-        return 0
-    ranks, clear = rank_of(gradient / lengths[:, None], generator)
-    return ranks[0] if clear and ranks[0] < min(gradient.shape) else 0
+    rows, generator = gradient / lengths[:, None], Generator(gradient.device).manual_seed(0)
+    while len(rows) > 1:
+        found = factor(rows, generator)
+        alone = found.left.square().sum(dim=1) > LONE
+        if not bool(alone.any()):
+            return found.rank if found.clear and found.rank < min(rows.shape) else 0
+        rows = rows[~alone]
+    return 0
 
 
 def _tail_to(observation: Observation) -> Tail | None:
