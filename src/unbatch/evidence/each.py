@@ -105,7 +105,8 @@ def directions_by_rows(observation: Observation) -> int:
     """The same, where rows far shorter than others show samples that these drown; 0 where none is, or they show no rank.
 
     Every row is a sum of inputs, rounded beside its own numbers, so that no more of them are independent than there are samples. But noise
-    of one size, as of fixed-point numbers, may be the most of a short row: what only one row says counts for nothing.
+    of one size, as of fixed-point numbers, may be the most of a short row: what only one row says counts for nothing, and no more than
+    the batch size that was told is believed.
     """
     first = None if observation.coupled or not observation.one_gradient else entrance_of(observation.layers, observation, TRIAL)
     gradient = None if first is None else observation.update[first.weight]
@@ -117,7 +118,8 @@ def directions_by_rows(observation: Observation) -> int:
         found = factor(rows, generator)
         alone = found.left.square().sum(dim=1) > LONE
         if not bool(alone.any()):
-            return found.rank if found.clear and found.rank < min(rows.shape) else 0
+            most = min(*rows.shape, (observation.batch_size or found.rank) + 1)
+            return found.rank if found.clear and found.rank < most else 0
         rows = rows[~alone]
     return 0
 

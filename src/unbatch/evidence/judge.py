@@ -361,7 +361,7 @@ def _why_not(whole: Whole, limit: float) -> str:
 
 
 def _pruned(whole: Whole) -> str:
-    told = "the update was pruned, and is compared where it is not zero; elsewhere the replay has nothing that would have been sent"
+    told = "the update looks pruned, and is compared where it is not zero; elsewhere the replay has nothing that would have been sent"
     return told if whole.pruned else ""
 
 
