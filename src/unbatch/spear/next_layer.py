@@ -42,7 +42,7 @@ def next_layer(gradient: Float[Tensor, "m2 m"] | None, alive: Bool[Tensor, " m"]
     if gradient is None or min(gradient.shape) < batch:
         return None
     factors = factor(gradient, Generator(gradient.device).manual_seed(0), rank=batch)
-    if factors.singular_values[batch - 1] < SINGULAR * factors.singular_values[0]:
+    if factors.singular_values[batch - 1] <= SINGULAR * factors.singular_values[0]:  # a layer may be fed nothing at all
         return None
     return NextLayer(torch.linalg.qr(factors.right.T[alive])[0], 1 / factors.gap)
 
