@@ -37,7 +37,7 @@ from unbatch.spear.candidate import Attempt, read_out
 from unbatch.spear.evened import found_again, known_directions
 from unbatch.spear.layer import CHANCE
 from unbatch.spear.problem import Problem, factored, noiseless, pose, sources_of, too_few
-from unbatch.spear.refinement import is_uneven, misfit, refined
+from unbatch.spear.refinement import is_uneven, misfit, polished, refined
 from unbatch.spear.sampling import expected_subsets
 from unbatch.spear.search import MANY, NOISY, Search
 from unbatch.spear.selection import Solution
@@ -174,7 +174,8 @@ class Spear(Attack):
             made = made or self._searched(observation, call, reader, factors, completion, generator, clock, progress)
             if alike and (whole := found_again(observation, call, made, again, generator, clock, progress)):
                 return whole
-            made = refined(observation, call, made) if uneven else made
+            taken_out = alike and not made.exhausted and made.samples is not None and len(made.samples) > factors.rank
+            made = refined(observation, call, made) if uneven else polished(observation, call, made) if taken_out else made
             left = misfit(observation, call, made) if tries > 1 else 0.0
             if best.samples is None or left < least:
                 best, least = made, left
