@@ -35,7 +35,7 @@ __all__ = ["AGREE", "MANY", "NOISY", "Search"]
 CONTRASTS = (0.1, 0.3, 0.03)
 """Softness of the contrast in FastICA, in turn. Chosen. Swept."""
 
-ROUNDED = 1e-11
+ROUNDED = 5e-11
 """Above this level taking a certified sample out blurs the zeros of the others: only after stalls, and at the end. Chosen. Swept."""
 
 NOISY = 1e-5
