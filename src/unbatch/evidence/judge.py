@@ -251,8 +251,7 @@ def _disclosed(
             if not bool(kept.any()):
                 return _unproved(candidate, samples, residual, ALIKE)
             samples, weights, accuracy, explained = samples[kept], weights[kept], accuracy[kept], False
-    hiding = hides(observation, samples.inputs, samples.labels)
-    faint = directions_by_rows(observation)
+    hiding, faint = hides(observation, *samples), directions_by_rows(observation)
     rest = completeness(observation, weights, samples.labels, explained=explained, hiding=hiding, seen=faint)
     members = max(members, faint)
     if rest.whole and observation.batch_size in (None, len(samples.labels)) and members > len(samples.labels):
@@ -265,13 +264,12 @@ def _disclosed(
         told, rest = False, Completeness(False, torch.ones_like(rest.copies), None, (NO_TARGETS,))
     elif observation.classes == 2 and not ((explained and as_counted(observation, weights, accuracy)) or likely(observation, *samples)):
         told, rest = False, Completeness(False, torch.ones_like(rest.copies), None, (TWO_WAYS,))
-    status = Status.RECONSTRUCTED if rest.whole else Status.PARTIAL
     copies = rest.copies if rest.whole else torch.ones_like(rest.copies)
     count = len(samples.labels)
     found = "" if rest.whole else f"{count} samples are proved" if count > 1 else "1 sample is proved"
     said = (found, *rest.remarks, _held_back(observation, within), remark, known_to(samples.inputs, accuracy))
     return Reconstruction(
-        status,
+        Status.RECONSTRUCTED if rest.whole else Status.PARTIAL,
         samples.inputs if bool((copies == 1).all()) else samples.inputs.repeat_interleave(copies, dim=0),
         samples.labels.repeat_interleave(copies) if told else None,
         residual,

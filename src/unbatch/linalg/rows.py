@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["lengths_of_uneven"]
+__all__ = ["LARGEST", "lengths_of_uneven"]
 
 FAR = 1e-6
 """A row this much shorter than the longest may hold what the others drown. Chosen: rows of an untrained network differ by a thousand."""

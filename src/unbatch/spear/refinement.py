@@ -19,6 +19,7 @@ from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from unbatch.linalg.lowrank import Factors
+from unbatch.linalg.rows import LARGEST
 from unbatch.losses import slopes_alone
 from unbatch.trace import LinearCall, run
 from unbatch.types import Candidate, Observation
@@ -31,9 +32,6 @@ below 1e-12 rounding leaves nothing to refine."""
 
 STEPS = 6
 """Steps at most. Chosen: on MNIST after 20 epochs the misfit falls five to thirty times a step, and is rounding after three."""
-
-LARGEST = 1 << 24
-"""Numbers of a gradient from which on it is not copied for this. Chosen: 128 MiB."""
 
 ROUNDED = 1e-15
 """Misfit beside the gradient that is rounding already. Chosen: some roundings of float64."""
