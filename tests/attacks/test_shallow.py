@@ -4,8 +4,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from unbatch.attacks import spear
 from unbatch.attacks.spear import Spear
+from unbatch.clock import Clock
 from unbatch.gradients import capture
+from unbatch.spear.problem import factored
+from unbatch.spear.refinement import is_uneven
 from unbatch.types import Observation, Status
 
 
@@ -51,6 +55,21 @@ def test_gives_only_certified_samples_where_it_finds_a_part() -> None:
     assert 0 < len(found.inputs) < 70
     assert float(errors(x, found.inputs).max()) < 1e-5
     assert f"{len(found.inputs)} samples are proved" in found.reason
+
+
+def test_what_two_layers_told_is_not_searched_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It took all that was left of a minute, of batches that were whole after two seconds, and lost some of them."""
+    model, (x, y) = two_layers(), draw(40)
+    with torch.no_grad():
+        model[3].weight.mul_(15.0)  # sure of some: what samples leave differs by more than a million
+    seen = Observation(model, capture(model, x, y), (1, 10, 10))
+    factors, _ = factored(seen, seen.layers[0], torch.Generator(), Clock.of(60.0))
+    assert is_uneven(factors)
+    monkeypatch.setattr(spear, "found_again", lambda *_: pytest.fail("searched again"))
+    found = Spear()(seen)
+    assert found.stats["search"] == "shallow"
+    assert found.inputs is not None
+    assert len(found.inputs) == len(x)
 
 
 @pytest.mark.parametrize("change", ["another loss", "an activation behind", "single precision", "as published"])

@@ -26,14 +26,13 @@ from torch import Generator
 from unbatch.clock import Clock, OutOfTime
 from unbatch.contracts import Attack, Needs, Yield
 from unbatch.errors import Inapplicable, Misuse
-from unbatch.linalg.blocks import nonzero
 from unbatch.linalg.completion import Completion
 from unbatch.linalg.lowrank import Factors
 from unbatch.span.dependent import dependent_samples, some_by_least_squares
 from unbatch.span.inversion import complete
-from unbatch.spear.behind import readers_of
 from unbatch.spear.beyond_rank import Some, some_by_walks, with_others
 from unbatch.spear.candidate import Attempt, read_out
+from unbatch.spear.entrance import layer_to_invert
 from unbatch.spear.evened import found_again, known_directions
 from unbatch.spear.layer import CHANCE
 from unbatch.spear.problem import Problem, factored, noiseless, pose, sources_of, too_few
@@ -42,7 +41,7 @@ from unbatch.spear.sampling import expected_subsets
 from unbatch.spear.search import MANY, NOISY, Search
 from unbatch.spear.selection import Solution
 from unbatch.spear.shallow.setting import invert_shallow
-from unbatch.trace import TRIAL, LinearCall
+from unbatch.trace import LinearCall
 from unbatch.types import Candidate, Inverted, Observation, Progress
 
 __all__ = ["Spear"]
@@ -127,27 +126,12 @@ class Spear(Attack):
 
     def unsupported(self, observation: Observation) -> str | None:
         """No Linear layer with a bias, followed by ReLU, sees the raw inputs."""
-        found = self._find_layer(observation)
+        found = layer_to_invert(observation, self.layer)
         return found if isinstance(found, str) else None
-
-    def _find_layer(self, observation: Observation) -> tuple[LinearCall, LinearCall | None] | str:
-        """The layer to invert and the Linear layer that reads its activations, if any; or why there is none."""
-        every = observation.layers
-        calls = [call for call in every if self.layer in (None, call.weight, call.weight.removesuffix(".weight"))]
-        if not calls and self.layer is not None:
-            return f"the model runs no Linear layer named {self.layer!r}"
-        obstacles = []
-        for call in calls:
-            obstacle = _obstacle(call, observation, inner=self.layer is not None)
-            if obstacle is None:
-                return call, next(iter(readers_of(observation, call)), None)
-            obstacles.append(f"{call.weight} {obstacle}")
-        told = "; ".join(obstacles[:4])
-        return "the model has no Linear + ReLU layer with a bias that sees its raw input: " + (told or "it runs no Linear layer at all")
 
     def reconstruct(self, observation: Observation, generator: Generator, progress: Progress) -> Candidate:
         """Factor, search, scale, label: see the module's notation."""
-        found = self._find_layer(observation)
+        found = layer_to_invert(observation, self.layer)
         if isinstance(found, str):
             raise Inapplicable(found)
         clock = Clock.of(self.seconds)
@@ -163,6 +147,9 @@ class Spear(Attack):
         progress("factor", float("nan"))
         factors, completion = factored(observation, call, generator, clock)
         clock = _before_the_judge(clock, factors)
+        shallow = self._of_two_layers(observation, call, reader, factors, completion, generator, clock, progress)
+        if shallow is not None and _enough(shallow, factors, clock):
+            return shallow
         again = partial(self._attempt, observation, generator=generator, clock=clock, progress=progress, helped=True)
         alike = observation.one_gradient and call.raw and completion is None and self.search == "auto"
         uneven = observation.one_gradient and call.raw and is_uneven(factors)
@@ -171,7 +158,7 @@ class Spear(Attack):
             before, made = clock.left, None
             if turn % 2:  # what is right of the best is taken out
                 made = _completed(observation, best, call.weight, generator, clock, progress, certified=False)
-            made = made or self._searched(observation, call, reader, factors, completion, generator, clock, progress)
+            made = made or self._searched(observation, call, reader, factors, completion, shallow, generator, clock, progress)
             if alike and (whole := found_again(observation, call, made, again, generator, clock, progress)):
                 return whole
             taken_out = alike and not made.exhausted and made.samples is not None and len(made.samples) > factors.rank
@@ -183,7 +170,7 @@ class Spear(Attack):
                 break
         return best
 
-    def _searched(
+    def _of_two_layers(
         self,
         observation: Observation,
         call: LinearCall,
@@ -193,13 +180,26 @@ class Spear(Attack):
         generator: Generator,
         clock: Clock,
         progress: Progress,
+    ) -> Candidate | None:
+        """What both layers say together; None of other networks."""
+        if self.search != "auto" or not observation.one_gradient or completion is not None:
+            return None
+        return invert_shallow(observation, call, reader, factors, generator, clock, progress)
+
+    def _searched(
+        self,
+        observation: Observation,
+        call: LinearCall,
+        reader: LinearCall | None,
+        factors: Factors,
+        completion: Completion | None,
+        shallow: Candidate | None,
+        generator: Generator,
+        clock: Clock,
+        progress: Progress,
     ) -> Candidate:
-        shallow = None
-        if self.search == "auto" and observation.one_gradient and completion is None:
-            shallow = invert_shallow(observation, call, reader, factors, generator, clock, progress)
-            some = shallow is not None and shallow.inputs is not None
-            if shallow is not None and (not shallow.exhausted or clock.over or (some and factors.rank > SMALL)):
-                return shallow
+        if shallow is not None and _enough(shallow, factors, clock):
+            return shallow
         told = reader is not None and observation.one_gradient and completion is None
         samples = dependent_samples(observation, call, factors, generator, clock) if told else None
         if samples is not None and call.raw and self.search == "auto":
@@ -240,7 +240,9 @@ class Spear(Attack):
         """More samples than the rank: by walks until the others are independent; few of them else by least squares for each."""
 
         def others(rest: Observation) -> Candidate:
-            return self._searched(rest, call, reader, *factored(rest, call, generator, clock), generator, clock, progress)
+            posed = (rest, call, reader, *factored(rest, call, generator, clock))
+            shallow = self._of_two_layers(*posed, generator, clock, progress)
+            return self._searched(*posed, shallow, generator, clock, progress)
 
         some = Some.none(factors.right)
         if not observation.coupled:
@@ -321,6 +323,11 @@ def _completed(
     return replace(more, stats={**made.stats, **more.stats, "found by zeros": known}) if better else None
 
 
+def _enough(shallow: Candidate, factors: Factors, clock: Clock) -> bool:
+    """Whether nothing is left to look for that two layers did not say."""
+    return not shallow.exhausted or clock.over or (shallow.inputs is not None and factors.rank > SMALL)
+
+
 def _unfinished(best: Attempt, rank: int, *, clean: bool) -> bool:
     """Whether samples are missing: of the batch, or of a rank that was cut where a few samples outweigh all others.
 
@@ -375,22 +382,6 @@ def _shortfall(search: Search, missing: int, agreement: float, fits: bool) -> st
     if search.noisy:
         return f"the update carries noise, {search.layer.noise_level:.0e} of a column's largest entry, which bounds the accuracy"
     return ""
-
-
-def _obstacle(call: LinearCall, observation: Observation, *, inner: bool) -> str | None:
-    if call.activation != "relu":
-        return f"is followed by {call.activation or 'nothing'} instead of ReLU"
-    if call.bias is None:
-        return "has no bias, whose gradient gives the scale"
-    if (rows := call.input.numel() // call.input.shape[-1]) != TRIAL or call.input.ndim != 2:
-        return f"is applied {rows // TRIAL} times a sample"
-    if call.weight not in observation.update or call.bias not in observation.update:
-        return "is frozen: the update holds no gradient of it"
-    if not nonzero(observation.update[call.weight]):
-        return "has a gradient of zero: it was frozen, or none of its neurons fires"
-    if not (call.raw or inner):
-        return "does not see the raw input (name it with layer= to recover what it sees)"
-    return None
 
 
 def _before_the_judge(clock: Clock, factors: Factors) -> Clock:
