@@ -84,11 +84,12 @@ def recover(problem: TwoLayer, generator: Generator, clock: Clock, progress: Cal
     found = peel(problem, more=more)
     tools = {"peeling": len(found)}
     while len(found) < problem.rank and more(len(found)):
-        new = _by_pairs(problem, found, generator, clock, more)
+        known = found if _is_sharp(problem, found) else Found.none(problem)
+        new = _by_pairs(problem, known, generator, clock, more)
         if not len(new):
             break
         tools["pairs"] = tools.get("pairs", 0) + len(new)
-        after = peel(problem, found + new, more)
+        after = peel(problem, known + new, more)
         tools["peeling"] += len(after) - len(found) - len(new)
         found = after
     good = _believed(problem, found)
@@ -122,6 +123,13 @@ def _better(read: Found, good: Found) -> bool:
 
 def _accurate(found: Found) -> Bool[Tensor, " k"]:
     return (found.doubt < ACCURATE * found.samples.norm(dim=1)) & ((found.scale - 1).abs() < ACCURATE)
+
+
+def _is_sharp(problem: TwoLayer, found: Found) -> bool:
+    """Whether the known samples are exact enough to be taken out while most are missing: what they are off by blurs what is left."""
+    rest = residual_of(problem, found)
+    frame = frame_of(problem, rest, always_on(problem, rest))
+    return frame is None or frame.sought <= len(found) or BLUR * frame.noise <= SHARP
 
 
 def _by_pairs(problem: TwoLayer, found: Found, generator: Generator, clock: Clock, more: Callable[[int], bool]) -> Found:
