@@ -70,3 +70,19 @@ def test_noise_of_one_size_adds_nothing(batch: tuple[Observation, Tensor, Tensor
     noise = {name: torch.randn(tensor.shape, generator=torch.Generator().manual_seed(3)) for name, tensor in seen.update.items()}
     noisy = {name: tensor + 1e-13 * tensor.abs().max() * noise[name] for name, tensor in seen.update.items()}
     assert directions_by_rows(replace(seen, update=noisy)) <= directions_of(seen)
+
+
+def test_what_half_precision_has_no_numbers_for_is_no_direction() -> None:
+    """Seed 1404102: of three samples, of whole numbers, in float16 stored as float64, rows of one length had seven directions."""
+    generator = torch.Generator().manual_seed(2)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(2)
+        net = nn.Sequential(nn.Linear(30, 100), nn.ReLU(), nn.Linear(100, 60), nn.ReLU(), nn.Linear(60, 5)).double()
+    inputs = torch.randint(-2, 3, (3, 30), generator=generator).double()
+    with torch.no_grad():
+        net[0].bias -= 0.3
+        net[4].weight *= 200.0
+        labels = net(inputs).argmax(dim=1)
+    labels[0] = (labels[0] + 1) % 5
+    update = {name: tensor.half().double() for name, tensor in capture(net, inputs, labels).items()}
+    assert directions_by_rows(Observation(net, update, (30,))) <= len(inputs)

@@ -634,3 +634,15 @@ def test_a_record_of_which_the_network_makes_no_numbers_is_undecided_and_spoils_
     assert beside == verdicts(alone)
     assert verdicts(unbatch.members(observation, blank)) == [U]
     assert verdicts(unbatch.members(observation, inputs, reference=blank)) == verdicts(alone)
+
+
+def test_a_blend_in_a_small_region_of_two_classes_is_no_member() -> None:
+    """Seed 1420649: a hundredth left the region of a blend both ways that were tried, and none of its own had a column that fits."""
+    generator = torch.Generator().manual_seed(13)
+    torch.manual_seed(13)
+    model = nn.Sequential(nn.Linear(30, 20), nn.ReLU(), nn.Linear(20, 20), nn.ReLU(), nn.Linear(20, 2)).double()
+    x = torch.rand(16, 30, generator=generator, dtype=torch.float64)
+    labels = torch.randint(0, 2, (16,), generator=generator)
+    observation = Observation(model, unbatch.capture(model, x, labels), (30,))
+    found = unbatch.members(observation, 0.95 * x[:1] + 0.05 * x[1:2])
+    assert found.answers[0].verdict is not P

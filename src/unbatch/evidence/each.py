@@ -106,9 +106,10 @@ def directions_by_rows(observation: Observation) -> int:
 
     Every row is a sum of inputs, rounded beside its own numbers, so that no more of them are independent than there are samples. But noise
     of one size, as of fixed-point numbers, may be the most of a short row: what only one row says counts for nothing, and no more than
-    the batch size that was told is believed.
+    the batch size that was told is believed. In a coarser type, stored in float64, what has no number there makes directions, too.
     """
-    first = None if observation.coupled or not observation.one_gradient else entrance_of(observation.layers, observation, TRIAL)
+    told = observation.one_gradient and not observation.coupled and observation.rounding == torch.float64
+    first = entrance_of(observation.layers, observation, TRIAL) if told else None
     gradient = None if first is None else observation.update[first.weight]
     lengths = None if gradient is None else lengths_of_uneven(gradient)
     if gradient is None or lengths is None:

@@ -38,6 +38,7 @@ from unbatch.evidence.plain_means import plain_size
 from unbatch.evidence.regions import VISIBLE
 from unbatch.evidence.replay import entrance_of
 from unbatch.evidence.slopes import slopes_of
+from unbatch.evidence.spaces import spaces_of
 from unbatch.trace import TRIAL, run
 from unbatch.types import Observation
 
@@ -102,13 +103,13 @@ def hidden_by_counting(
     if off and explained:
         several = torch.ones_like(several)
     if not bool(several.any()):
-        found = _twins_of_all(observation, inputs, labels, weights, residual if explained else 0.0)
+        found = _twins_of_all(observation, inputs, labels, weights, residual, explained=explained)
     elif explained:
         found = _hidden(observation, inputs, labels, weights, residual, several)
     else:
         # What the mean of two leaves wrong is a square of their distance, and is no more than the accuracy accounts for (seed 161474).
         hidden = torch.full_like(weights, torch.inf) if plain_size(weights) is not None else SAFETY * accuracy.sqrt()
-        found = hidden.where(several, 0.0)
+        found = hidden.where(several, _twins_of_all(observation, inputs, labels, weights, residual, explained=False))
     if off and not (explained and counts_evenly(observation, labels)):
         found = found.maximum(SAFETY * accuracy.sqrt())
     found = found.maximum(_of_two(observation, inputs, labels, accuracy, members, explained=explained))
@@ -133,15 +134,26 @@ def _counted_as_several(observation: Observation, labels: Tensor, weights: Tenso
     return several
 
 
-def _twins_of_all(observation: Observation, inputs: Tensor, labels: Tensor, weights: Tensor, residual: float) -> Float[Tensor, " k"]:
+def _twins_of_all(
+    observation: Observation, inputs: Tensor, labels: Tensor, weights: Tensor, residual: float, *, explained: bool
+) -> Float[Tensor, " k"]:
     """(k,) how far two members may be from each of samples that all count alike, where no size was told: as far, relatively, from one as
     from another. 0 where no more is left than rounding, or a type that hides such twins in any case.
+
+    Of some of a batch what is left is not known, but twins may leave as much as the noise.
     """
     rounding = max(torch.finfo(observation.rounding).eps, observation.resolution)
-    if observation.batch_size is not None or observation.rounding != torch.float64 or residual <= ROUNDED * rounding:
+    if observation.batch_size is not None or observation.rounding != torch.float64 or (explained and residual <= ROUNDED * rounding):
         return torch.zeros_like(weights)
     every = torch.ones_like(labels, dtype=torch.bool)
-    return _hidden(observation, inputs, labels, weights, residual, every).amin().expand_as(weights)
+    if explained:
+        return _hidden(observation, inputs, labels, weights, residual, every).amin().expand_as(weights)
+    columns, call = columns_of(observation, inputs, labels), entrance_of(observation.layers, observation, TRIAL)
+    space = None if call is None else spaces_of(observation, [(call.weight, None)]).get(call.weight)
+    if columns is None or space is None or space.noise <= ROUNDED * rounding * float(space.core.norm()):
+        return torch.zeros_like(weights)
+    share = SAFETY * space.noise / _parts(inputs, columns, weights)
+    return _apart(observation, inputs, labels, columns, space.weight, share).amin().expand_as(weights)
 
 
 def _of_two(
@@ -169,7 +181,7 @@ def _hidden(
         return none.where(~several, torch.inf)
     first, columns = call.weight, columns.nan_to_num(0.0)  # of a class that counts nothing: 0 / 0
     flat = inputs.double().flatten(1)
-    parts = weights * columns.norm(dim=1) * flat.norm(dim=1)
+    parts = _parts(inputs, columns, weights)
     made, gradient = (weights[:, None] * columns).T, observation.update[first]
     size = float((made @ flat).norm()) if gradient.numel() <= MOST else float(parts.sum())
     beside = sum(float(tensor.double().square().sum()) for tensor in observation.update.values()) ** 0.5 / float(gradient.double().norm())
@@ -179,10 +191,22 @@ def _hidden(
         left = there / there.norm() - here / size
         misfit = min(misfit, float(torch.linalg.matrix_norm(left, ord=2)))
     share = SAFETY * (misfit * size / parts).clamp_min(torch.finfo(torch.float64).eps)
+    return _apart(observation, inputs, labels, columns, first, share).where(several, 0.0)
+
+
+def _parts(inputs: Tensor, columns: Float[Tensor, "k m"], weights: Tensor) -> Float[Tensor, " k"]:
+    """Length of what each sample leaves in the gradient of the layer that sees it."""
+    return weights * columns.norm(dim=1) * inputs.double().flatten(1).norm(dim=1)
+
+
+def _apart(
+    observation: Observation, inputs: Tensor, labels: Tensor, columns: Float[Tensor, "k m"], first: str, share: Float[Tensor, " k"]
+) -> Float[Tensor, " k"]:
+    """How far two may be from each sample whose misfit may be this share of what it leaves."""
     turning = _turning(observation, inputs, labels, columns, first)
     hidden = (share / turning).sqrt()
     taken_up = hidden.maximum(BY_CHANCE * share.sqrt() / turning)
-    return torch.where(_of_one_way(observation, inputs, labels, columns), taken_up, hidden).nan_to_num(torch.inf).where(several, 0.0)
+    return torch.where(_of_one_way(observation, inputs, labels, columns), taken_up, hidden).nan_to_num(torch.inf)
 
 
 def _off_within(observation: Observation, inputs: Tensor, labels: Tensor, weights: Tensor) -> bool:

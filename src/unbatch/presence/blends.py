@@ -262,12 +262,13 @@ def _held(
     return visible.any(dim=1), ~(visible & (along > limit)).any(dim=1), hides
 
 
-def moved_within(first: Rows, records: Float[Tensor, " c *shape"]) -> list[Tensor]:
-    """The records, each moved by a hundredth within the row space of the layer that sees them, in two ways that were drawn.
+def moved_within(first: Rows, records: Float[Tensor, " c *shape"], share: float = NEARBY) -> list[Tensor]:
+    """The records, each moved within the row space of the layer that sees them, in two ways that were drawn.
 
     Args:
         first: the layer's row space. What it sees must be the records themselves; otherwise they are not moved at all.
         records: (c, *shape).
+        share: of each record's length, by which it is moved.
     """
     flat, numbers = records.double().flatten(1), records[0].numel()
     if first.right.shape[1] not in (numbers, numbers + 1) or first.rank <= bool(first.shift):
@@ -275,7 +276,7 @@ def moved_within(first: Rows, records: Float[Tensor, " c *shape"]) -> list[Tenso
     directions, generator = _directions(first, numbers), torch.Generator(records.device).manual_seed(0)
     drawn = torch.randn((2, len(directions)), generator=generator, dtype=flat.dtype, device=flat.device) @ directions
     drawn /= drawn.norm(dim=1, keepdim=True)
-    return [(flat + NEARBY * flat.norm(dim=1, keepdim=True) * way).reshape(records.shape) for way in drawn]
+    return [(flat + share * flat.norm(dim=1, keepdim=True) * way).reshape(records.shape) for way in drawn]
 
 
 def _directions(first: Rows, numbers: int) -> Float[Tensor, "d n"]:

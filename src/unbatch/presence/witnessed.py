@@ -273,8 +273,10 @@ def _apart(
     shown = apart.shown & sees_all(passes, asked, records[0])
     if not behind:
         # Where the row space says nothing of a record's length, as without a bias, or of blends, its column must: not so where members
-        # of one region of a ReLU network span all that a column may be there.
-        for changed in (LONGER * records, -records, *(moved_within(rows, records) if witness.linear else [])):
+        # of one region of a ReLU network span all that a column may be there. A region may be small: so a nearer one is tried, too, as near
+        # as a column that turns with the record would still show.
+        moved = [*moved_within(rows, records), *moved_within(rows, records, _tolerance(observation) ** 0.5)] if witness.linear else []
+        for changed in (LONGER * records, -records, *moved):
             there, _, _ = _by_columns(passes, rows, changed, labels)
             residual, noise, _ = _left(passes, rows, changed)
             shown = shown & ~(there.fits & (residual <= _allowed(observation, noise)))
