@@ -23,6 +23,7 @@ wrong must be more than what these samples leave.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import replace
 
@@ -39,6 +40,8 @@ from unbatch.evidence.regions import VISIBLE
 from unbatch.evidence.replay import entrance_of
 from unbatch.evidence.slopes import slopes_of
 from unbatch.evidence.spaces import spaces_of
+from unbatch.evidence.tail import tail_of
+from unbatch.linalg.blocks import length, times_transposed
 from unbatch.trace import TRIAL, run
 from unbatch.types import Observation
 
@@ -184,7 +187,7 @@ def _hidden(
     parts = _parts(inputs, columns, weights)
     made, gradient = (weights[:, None] * columns).T, observation.update[first]
     size = float((made @ flat).norm()) if gradient.numel() <= MOST else float(parts.sum())
-    beside = sum(float(tensor.double().square().sum()) for tensor in observation.update.values()) ** 0.5 / float(gradient.double().norm())
+    beside = math.hypot(*map(length, observation.update.values())) / length(gradient)
     misfit = residual * beside
     if gradient.numel() <= MOST:  # noise has less in any one direction than in all
         there, here = gradient.double(), made @ flat
@@ -243,21 +246,46 @@ def _still(observation: Observation, inputs: Tensor, labels: Tensor) -> Bool[Ten
 
 def _of_pairs(observation: Observation, inputs: Tensor, labels: Tensor, here: Float[Tensor, "k m"]) -> Float[Tensor, " k"]:
     """What each sample leaves wrong, as a share of what it leaves, if it is the mean of two members ``NEARBY`` to either side of it."""
-    exact = inputs.double()
-    moved = [exact + sign * way for way in _moves(exact, NEARBY) for sign in (1, -1)]
-    # Samples that statistics of a batch couple are looked at batch by batch, and large ones, for the memory.
-    groups = [[each] for each in moved] if observation.coupled or len(moved) * exact.numel() > MOST else [moved]
-    there: list[Tensor] = []
-    for group in groups:
-        columns = columns_of(observation, torch.cat(group), labels.repeat(len(group)))
-        if columns is None:
-            return torch.zeros(len(labels), dtype=torch.float64, device=labels.device)
-        there += torch.split(columns, len(labels))
+    there = _beside(observation, inputs, labels)
+    if there is None:
+        return torch.zeros(len(labels), dtype=torch.float64, device=labels.device)
     found = []
     for ahead, behind in zip(there[::2], there[1::2], strict=True):
         bent, turned = ((ahead + behind) / 2 - here).norm(dim=1), NEARBY * (ahead - behind).norm(dim=1) / 2
         found.append(torch.hypot(bent, turned) / here.norm(dim=1))
     return torch.stack(found).amin(dim=0).nan_to_num(0.0)
+
+
+def _beside(observation: Observation, inputs: Tensor, labels: Tensor) -> list[Float[Tensor, "k m"]] | None:
+    """The columns of the samples moved by ``NEARBY`` of their lengths, there and back along each way; None where no layer sees them."""
+    exact = inputs.double()
+    large = 2 * DIRECTIONS * exact.numel() > MOST
+    if large and (found := _beside_in_z(observation, inputs, labels)) is not None:
+        return found
+    moved = [exact + sign * way for way in _moves(exact, NEARBY) for sign in (1, -1)]
+    # Samples that statistics of a batch couple are looked at batch by batch, and large ones, for the memory.
+    groups = [[each] for each in moved] if observation.coupled or large else [moved]
+    there: list[Tensor] = []
+    for group in groups:
+        columns = columns_of(observation, torch.cat(group), labels.repeat(len(group)))
+        if columns is None:
+            return None
+        there += torch.split(columns, len(labels))
+    return there
+
+
+def _beside_in_z(observation: Observation, inputs: Tensor, labels: Tensor) -> list[Float[Tensor, "k m"]] | None:
+    """The same by way of the first layer's z, which moves along W of the way: large inputs are not made again. None where it cannot be."""
+    calls = run(observation.model, inputs).linears
+    call = None if observation.coupled else entrance_of(calls, observation, len(inputs))
+    tail = None if call is None or not call.raw else tail_of(observation, call.weight)
+    if call is None or tail is None:
+        return None
+    weight, lengths = dict(observation.model.named_parameters())[call.weight].detach(), inputs.double().flatten(1).norm(dim=1)
+    moves = [NEARBY * torch.outer(lengths, times_transposed(way.flatten(), weight)) for way in _ways(inputs)]
+    moved = [call.output.detach() + sign * move for move in moves for sign in (1, -1)]
+    columns = tail(torch.cat(moved), labels.repeat(len(moved)))[call.weight].columns
+    return None if columns is None else list(torch.split(columns, len(labels)))
 
 
 def _together(
@@ -269,17 +297,22 @@ def _together(
         return 0.0
     made, flat = weights[:, None] * columns.nan_to_num(0.0), inputs.double().flatten(1)
     size = ((made @ made.T) * (flat @ flat.T)).sum().clamp_min(torch.finfo(made.dtype).tiny).sqrt()
-    sizes = {name: float(tensor.double().square().sum()) for name, tensor in observation.update.items()}
-    return float((shares * made.norm(dim=1) * flat.norm(dim=1)).norm() / size) * (sizes[call.weight] / sum(sizes.values())) ** 0.5
+    whole = math.hypot(*map(length, observation.update.values()))
+    return float((shares * made.norm(dim=1) * flat.norm(dim=1)).norm() / size) * length(observation.update[call.weight]) / whole
 
 
 def _moves(given: Float[Tensor, " k *shape"], share: float) -> Iterator[Float[Tensor, " k *shape"]]:
     """Moves of every sample by this share of its length, along random ways."""
+    lengths = given.flatten(1).norm(dim=1).reshape(-1, *[1] * (given.ndim - 1))
+    yield from (share * lengths * way for way in _ways(given))
+
+
+def _ways(given: Float[Tensor, " k *shape"]) -> Iterator[Float[Tensor, " *shape"]]:
+    """Random ways in which samples are moved, of length one."""
     generator = Generator(given.device).manual_seed(0)
-    length = given.flatten(1).norm(dim=1).reshape(-1, *[1] * (given.ndim - 1))
     for _ in range(DIRECTIONS):
         way = torch.randn(given.shape[1:], generator=generator, dtype=torch.float64, device=given.device)
-        yield share * length * way / way.norm()
+        yield way / way.norm()
 
 
 def _of_one_way(observation: Observation, inputs: Tensor, labels: Tensor, columns: Float[Tensor, "k m"]) -> Bool[Tensor, " k"]:
@@ -302,9 +335,9 @@ def _bending(observation: Observation, inputs: Tensor, labels: Tensor, columns: 
 
     Behind a layer norm d shrinks as x grows, and the bias alone tells them.
     """
-    exact, length = inputs.double(), inputs.double().flatten(1).norm(dim=1)
+    exact, lengths = inputs.double(), inputs.double().flatten(1).norm(dim=1)
     bias = next((call.bias for call in observation.layers if call.weight == first), None)
-    told = 1 / length[:, None] if bias in observation.update else torch.zeros_like(length[:, None])
+    told = 1 / lengths[:, None] if bias in observation.update else torch.zeros_like(lengths[:, None])
 
     def left(step: float) -> Tensor | None:
         """(k, 2 m) what the sample leaves of G along itself, and of the bias gradient beside it."""
@@ -313,7 +346,7 @@ def _bending(observation: Observation, inputs: Tensor, labels: Tensor, columns: 
 
     here, longer, shorter = torch.cat([columns, told * columns], dim=1), left(GROWTH), left(-GROWTH)
     if longer is None or shorter is None:
-        return torch.zeros_like(length)
+        return torch.zeros_like(lengths)
     # One sample of another length takes up a part of that, and where the factor is not known, one that counts otherwise.
     taken = torch.stack([longer - shorter, *([here] if len(labels) == 1 and not observation.factor_known else [])], dim=2)
     bent = (longer + shorter - 2 * here)[:, :, None]
