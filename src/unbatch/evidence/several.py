@@ -51,8 +51,8 @@ MORE = 1.5
 """A sample that counts more than this many times the least may be two. Derived: the middle of 1 and 2."""
 
 ALL, FAR = 4, 10.0
-"""So few samples may each stand for two that differ in length alone, which no direction tells, unless as many were told: where what is
-left of the gradient along them is so many times what is left elsewhere. Chosen."""
+"""So few samples may each stand for two that noise hides, or that differ in length alone, which no direction tells, unless as many were
+told: the latter where what is left of the gradient along them is so many times what is left elsewhere. Chosen."""
 
 ROUNDED = 30.0
 """Roundings, beside the update, that a replay leaves of it in any case. Chosen, as ``whole.UNSURE``."""
@@ -143,10 +143,12 @@ def _twins_of_all(
     """(k,) how far two members may be from each of samples that all count alike, where no size was told: as far, relatively, from one as
     from another. 0 where no more is left than rounding, or a type that hides such twins in any case.
 
-    Of some of a batch what is left is not known, but twins may leave as much as the noise.
+    Of some of a batch what is left is not known, but twins may leave as much as the noise: that is asked of a few samples alone. That each
+    of many has as many twins is not believed (see the module), and under noise nothing would be proved without a batch size.
     """
     rounding = max(torch.finfo(observation.rounding).eps, observation.resolution)
-    if observation.batch_size is not None or observation.rounding != torch.float64 or (explained and residual <= ROUNDED * rounding):
+    asked = residual > ROUNDED * rounding if explained else len(labels) <= ALL
+    if observation.batch_size is not None or observation.rounding != torch.float64 or not asked:
         return torch.zeros_like(weights)
     every = torch.ones_like(labels, dtype=torch.bool)
     if explained:
