@@ -25,7 +25,7 @@ from unbatch.evidence.handed_in import copied, fault_of
 from unbatch.evidence.inner import from_layer
 from unbatch.evidence.known_to import known_to
 from unbatch.evidence.labels import labels_told, likely
-from unbatch.evidence.plain_means import plain, plain_size
+from unbatch.evidence.plain_means import near_plain, nearly_plain, plain, plain_size
 from unbatch.evidence.rounds import prove_round
 from unbatch.evidence.scales import off_scale
 from unbatch.evidence.several import ROUNDED, hidden_by_counting
@@ -335,12 +335,17 @@ def _lengths_agree(observation: Observation, samples: _Samples, weights: Tensor,
     """(k,) whether what is known of the batch leaves a sample's length alone.
 
     The gradient holds w d xᵀ. Where w by the bias gradient is not that of a plain mean, of the size that was told if one was, only a column
-    that turns tells.
+    that turns tells. What a weak sample counts may be off by more, which leaves the others alone.
     """
     number, size = plain_size(weights), observation.batch_size
     if not observation.factor_known or not observation.one_gradient or (number is not None and size in (None, number)):
         return torch.ones_like(samples.labels, dtype=torch.bool)
-    return by_turning(observation, samples.inputs, samples.labels, accuracy) <= acceptable(observation)
+    turned = by_turning(observation, samples.inputs, samples.labels, accuracy) <= acceptable(observation)
+    even = nearly_plain(weights)
+    number = None if even is None else plain_size(even)
+    if even is None or number is None or size not in (None, number):
+        return turned
+    return turned | ((weights / even - 1).abs() < near_plain(number))
 
 
 def _unproved(candidate: Candidate, samples: _Samples, residual: float, why: str) -> Reconstruction:

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-__all__ = ["BETWEEN", "WHOLE", "beside_plain", "counted_each", "counts_freely", "nearly_plain", "plain", "plain_size"]
+__all__ = ["BETWEEN", "WHOLE", "beside_plain", "counted_each", "counts_freely", "near_plain", "nearly_plain", "plain", "plain_size"]
 
 WHOLE = 1e-3
 """A weight times the batch size may be this far from a whole number, and all weights together so far from one; of a large batch less than
@@ -32,9 +32,18 @@ def plain_size(weights: Tensor) -> int | None:
     if not 1 <= number <= MOST:
         return None
     scaled = weights * number
-    near = min(WHOLE, BETWEEN / number)  # 1/500 is told from 1/501, and from what lies between
-    fine = bool(((scaled - scaled.round()).abs() < near * scaled.round().clamp_min(1)).all()) and bool((scaled.round() >= 1).all())
+    fine = bool(((scaled - scaled.round()).abs() < near_plain(number) * scaled.round().clamp_min(1)).all()) and bool(
+        (scaled.round() >= 1).all()
+    )
     return number if fine else None
+
+
+def near_plain(number: int) -> float:
+    """How far, relatively, what a sample counts may be from what one of a plain mean of so many does.
+
+    1/500 is told from 1/501, and from what lies between.
+    """
+    return min(WHOLE, BETWEEN / number)
 
 
 def nearly_plain(weights: Float[Tensor, " k"]) -> Float[Tensor, " k"] | None:
