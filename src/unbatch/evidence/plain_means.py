@@ -32,9 +32,8 @@ def plain_size(weights: Tensor) -> int | None:
     if not 1 <= number <= MOST:
         return None
     scaled = weights * number
-    fine = bool(((scaled - scaled.round()).abs() < near_plain(number) * scaled.round().clamp_min(1)).all()) and bool(
-        (scaled.round() >= 1).all()
-    )
+    times = scaled.round()
+    fine = bool(((scaled - times).abs() < near_plain(number) * times.clamp_min(1)).all()) and bool((times >= 1).all())
     return number if fine else None
 
 
