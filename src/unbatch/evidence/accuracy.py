@@ -201,9 +201,9 @@ def from_conditions(
         if odd is not None and bool(odd[vague].any()):
             own = own_slopes(seen, entrance.tail.outputs(entrance.at(coordinates[vague])), named, len(slopes) - 1)
             slopes = torch.where(odd[vague, None], own, slopes)
-        outside = _outside(entrance, coordinates[vague], slopes, loose)
-        whole = _held(entrance, coordinates[vague], named, None, grams[vague])[:, 0].where(outside > loose, 0.0)
-        weakest[vague] = weakest[vague].maximum(whole)
+        enough = _outside(entrance, coordinates[vague], slopes, loose) > loose
+        asked = vague[enough]
+        weakest[asked] = weakest[asked].maximum(_held(entrance, coordinates[asked], named[enough], None, grams[asked])[:, 0])
     return torch.where(weakest > NOTHING, violation / weakest, torch.inf)
 
 
@@ -216,7 +216,8 @@ def _outside(
         size = (ways + 1) * len(slopes) * len(entrance.bias)
         for part in torch.split((loose == ways).nonzero()[:, 0], max(1, TOGETHER // size)):
             near = around(_pulling(entrance, slopes[:, part]), coordinates[part], ways)
-            outside[part] = outside_of(near, entrance.first.left)[0]
+            if len(near) > ways:  # fewer are never enough
+                outside[part] = outside_of(near, entrance.first.left)[0]
     return outside
 
 

@@ -133,7 +133,12 @@ def _tail_to(observation: Observation) -> Tail | None:
 
 
 def prove_each(
-    observation: Observation, entrance: Entrance, inputs: Float[Tensor, " k *shape"], labels: Int64[Tensor, " k"], acceptable: float
+    observation: Observation,
+    entrance: Entrance,
+    inputs: Float[Tensor, " k *shape"],
+    labels: Int64[Tensor, " k"],
+    acceptable: float,
+    proved: Bool[Tensor, " k"] | None = None,
 ) -> Each:
     """Hold every sample against the observation by itself, then all that passed against each other.
 
@@ -143,6 +148,7 @@ def prove_each(
         inputs: (k, *shape), all different.
         labels: (k,).
         acceptable: largest relative error of a sample that is called proved.
+        proved: (k,) samples that are proved already: they help the others, and what costs most is not asked of them.
     """
     flat = inputs.double().flatten(1)
     length = torch.linalg.vector_norm(flat, dim=1).clamp_min(torch.finfo(torch.float64).tiny)
@@ -167,7 +173,8 @@ def prove_each(
         # All others, then those that are known best: what is known of one no better than of the rest tells nothing of these.
         best = known[shown.misfit[known] <= CLOSE * shown.misfit[known].amin()] if len(known) else known
         for members in (known, best) if len(best) < len(known) else (known,):
-            vague = known[accuracy[known] > acceptable]
+            open_yet = accuracy[known] > acceptable
+            vague = known[open_yet if proved is None else open_yet & ~proved[known]]
             if not len(vague):
                 break
             others = others_of(entrance, coordinates, labels, shown.misfit, members)

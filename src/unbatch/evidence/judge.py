@@ -192,7 +192,7 @@ def _of_some(observation: Observation, candidate: Candidate, distinct: _Samples,
     entrance = entrance_to(observation)
     members = 0 if entrance is None or is_pruned(observation.update[entrance.tail.start]) else entrance.first.rank
     if entrance is not None:
-        each = prove_each(observation, entrance, distinct.inputs, distinct.labels, few)
+        each = prove_each(observation, entrance, distinct.inputs, distinct.labels, few, proved)
         weights = torch.where(each.proved & ~proved, 1 / each.inverse_weight, weights)
         accuracy = accuracy.minimum(each.accuracy)
         proved = proved | each.proved

@@ -126,7 +126,7 @@ def outside_of(pulled: Float[Tensor, "s k m"], columns: Float[Tensor, "m q"]) ->
     basis, _ = torch.linalg.qr(columns[heard] / columns.norm(dim=0).clamp_min(torch.finfo(columns.dtype).tiny))
     found = pulled[:, :, heard].transpose(0, 1)
     rest = found - (found @ basis) @ basis.T
-    beyond, in_all = ((torch.linalg.svdvals(part) > VISIBLE).sum(dim=1) for part in (rest, found))
+    beyond, in_all = ((torch.linalg.eigvalsh(part @ part.mT) > VISIBLE**2).sum(dim=1) for part in (rest, found))
     return beyond, in_all
 
 

@@ -7,7 +7,7 @@ import math
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Int64
+from jaxtyping import Bool, Float, Int64
 from scipy.optimize import nnls
 from torch import Tensor
 
@@ -17,7 +17,7 @@ from unbatch.evidence.masks import Kink, ReluMasks, turned
 from unbatch.evidence.mirrors import mirrored
 from unbatch.evidence.mixtures import apart_from_mixtures, columns_of, surplus, tuned
 from unbatch.evidence.plain_means import nearly_plain, plain, plain_size
-from unbatch.evidence.replay import Replay, Use, replay, slices, smallest_sent
+from unbatch.evidence.replay import Replay, Use, replay, smallest_sent
 from unbatch.evidence.rotations import hidden_beside_others, hidden_from_replay
 from unbatch.gradients import capture
 from unbatch.linalg.completion import is_pruned
@@ -312,21 +312,30 @@ def _under_pruning(observed: Float[Tensor, "m n"], columns: Float[Tensor, "m k"]
 
     What was not sent is known to be small, and counts as an error of the size of the smallest number sent.
     """
-    smallest = smallest_sent(observed)
-    total = torch.zeros(len(inputs), dtype=torch.float64, device=inputs.device)
-    for part in slices(observed.shape[1], (1 << 22) // max(len(inputs) ** 2, len(observed))):
+    smallest, scale = smallest_sent(observed), columns.norm(dim=0)
+    unit = columns / scale.where(scale > 0, 1.0)  # a sample that leaves nothing is held by no entry
+    every, one = unit.T @ unit, torch.eye(len(inputs), dtype=unit.dtype, device=unit.device)
+    # A column that too few entries hold: all that is known is that none of the others is larger than the smallest sent.
+    guessed = smallest**2 * torch.linalg.pinv(columns).square().sum(dim=1) * len(observed)
+    total, order = torch.zeros_like(scale), (observed != 0).sum(dim=0).argsort()
+    for part in torch.split(order, max(1, (1 << 22) // max(len(inputs) ** 2, len(observed)))):
         seen = observed[:, part].double()
-        sent = (seen != 0).double()
+        sent = seen != 0
         rest = (seen - columns @ inputs[:, part]) * sent
         spare = (sent.sum(dim=0) - len(inputs)).clamp_min(1)
         noise = rest.square().sum(dim=0) / spare
-        scale = columns.norm(dim=0)
-        scale = scale.where(scale > 0, 1.0)  # a sample that leaves nothing is held by no entry
-        gram = torch.einsum("mk,mp,ml->pkl", columns / scale, sent, columns / scale)
-        held = torch.linalg.eigvalsh(gram)[:, 0] > HELD
-        spread = torch.linalg.inv(gram + torch.eye(len(inputs), dtype=gram.dtype, device=gram.device) * ~held[:, None, None])
-        error = noise[:, None] * spread.diagonal(dim1=1, dim2=2) / scale.square()
-        # A column that too few entries hold: all that is known is that none of the others is larger than the smallest sent.
-        guessed = smallest**2 * torch.linalg.pinv(columns).square().sum(dim=1) * len(observed)
-        total += torch.where(held[:, None], SAFETY**2 * error, guessed[None]).sum(dim=0)
+        many = 2 * int(sent.sum(dim=0).amax()) > len(sent)
+        gram = every - _gram_of(unit, ~sent) if many else _gram_of(unit, sent)
+        root, failed = torch.linalg.cholesky_ex(gram - HELD * one)
+        held = (failed == 0)[:, None]
+        spread = torch.linalg.solve_triangular(root.where(held[:, None], one), one, upper=False).square().sum(dim=1)
+        total += torch.where(held, SAFETY**2 * noise[:, None] * spread / scale.square(), guessed).sum(dim=0)
     return total.sqrt() / inputs.norm(dim=1)
+
+
+def _gram_of(unit: Float[Tensor, "m k"], chosen: Bool[Tensor, "m p"]) -> Float[Tensor, "p k k"]:
+    """Gram matrices of the columns on the rows that are chosen for each p."""
+    most = int(chosen.sum(dim=0).amax())
+    there, rows = chosen.T.byte().topk(most, dim=1)
+    some = unit[rows] * there[:, :, None]
+    return some.mT @ some
