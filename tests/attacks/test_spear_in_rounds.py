@@ -1,6 +1,8 @@
 """SPEAR on what a server really sees: several local steps, unknown learning rates, clipping, sums over clients."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -207,3 +209,15 @@ def test_an_order_that_nobody_knows_leaves_an_approximation() -> None:
     assert (found.status, found.attack.partition(":")[0]) == (Status.APPROXIMATE, "spear")
     assert "order" in found.reason
     assert error(found, batch) < 1e-6
+
+
+def test_two_columns_mixed_in_one_are_told_apart_where_rounding_blurs_their_ratios(shared_data: Callable[[str], Path]) -> None:
+    data = plugins.build("datasets", f"npz:{shared_data('tinyimagenet_val.npz')}")
+    model, batch = plugins.build("models", "mlp:width=200").build(data.input_shape, len(data.schema.classes), 7), data.batch(20, 7)
+    seen = plugins.build("protocols", "fedavg:epochs=10,batch_size=5,learning_rate=0.1").observe(model, batch, seed=7)
+
+    found = invert(seen, "spear:seconds=60", seed=7)
+
+    assert found.inputs is not None
+    near = torch.cdist(batch.inputs.double().flatten(1), found.inputs.double().flatten(1)).amin(dim=1)
+    assert bool((near < 1e-3 * batch.inputs.double().flatten(1).norm(dim=1)).all())

@@ -7,12 +7,15 @@ not tell them apart, as under local training, nothing else does.
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from unbatch.clock import UNLIMITED, Clock
+from unbatch.clock import UNLIMITED, Clock, OutOfTime
 from unbatch.spear.layer import Layer, unit
+from unbatch.spear.rounding import null_of_masks
 
 __all__ = ["untangled"]
 
@@ -41,25 +44,31 @@ def untangled(
         True
     """
     directions = directions.clone()
-    tolerance = max(SHARP, BLUR * layer.noise_level)
-    for _ in range(rounds):
-        changed = False
-        for i in range(len(directions)):
-            if clock.over:
-                return directions
-            columns = directions @ layer.left.T
-            ratios = (columns[i] / columns).where(~(layer.off(directions) | layer.off(directions[i : i + 1])), torch.nan)
-            ratios[i] = torch.nan
-            ordered = ratios.sort(dim=1).values  # NaN comes last
-            near = (ordered[:, equal - 1 :] - ordered[:, : 1 - equal]).abs() < tolerance * ordered[:, equal - 1 :].abs()
-            pairs = near.nonzero()
-            if not len(pairs):
-                continue
-            others, multiples = pairs[:, 0], ordered[pairs[:, 0], pairs[:, 1] + equal // 2]
-            tried = unit(torch.cat([directions[i : i + 1], directions[i] - multiples[:, None] * directions[others]]))
-            zeros = layer.off(tried).sum(dim=1)
-            if int(zeros[1:].max()) > int(zeros[0]):
-                directions[i], changed = tried[1 + int(zeros[1:].argmax())], True
-        if not changed:
-            break
+    with suppress(OutOfTime):
+        for _ in range(rounds):
+            changed = [_made_sparser(layer, directions, i, equal, clock) for i in range(len(directions))]
+            if not any(changed):
+                break
     return directions
+
+
+def _made_sparser(layer: Layer, directions: Float[Tensor, "b b"], i: int, equal: int, clock: Clock) -> bool:
+    """Take from one of the directions, in place, that multiple of another which leaves the most zeros; whether there is one."""
+    clock.check()
+    tolerance, columns = max(SHARP, BLUR * layer.noise_level), directions @ layer.left.T
+    ratios = (columns[i] / columns).where(~(layer.off(directions) | layer.off(directions[i : i + 1])), torch.nan)
+    ratios[i] = torch.nan
+    ordered = ratios.sort(dim=1).values  # NaN comes last
+    near = (ordered[:, equal - 1 :] - ordered[:, : 1 - equal]).abs() < tolerance * ordered[:, equal - 1 :].abs()
+    pairs = near.nonzero()
+    if not len(pairs):
+        return False
+    others, multiples = pairs[:, 0], ordered[pairs[:, 0], pairs[:, 1] + equal // 2]
+    rough = unit(directions[i] - multiples[:, None] * directions[others])
+    # A multiple is one ratio, as exact as two entries are: all that it makes nearly zero tells the direction better.
+    zero = (rough @ layer.left.T).abs() < BLUR * layer.threshold(rough)
+    tried = torch.cat([directions[i : i + 1], rough, null_of_masks(layer.left, zero, clock=clock)])
+    zeros = layer.off(tried).sum(dim=1)
+    best = int(zeros.argmax())
+    directions[i] = tried[best]
+    return best > 0
