@@ -162,7 +162,7 @@ def rounds(cases: Cases) -> str:
             for c in cases.values()
             if (c["set"], c["dtype"], c["protocol"]) == (name, dtype, "fedavg")
         }
-        rates = sorted({rate for _, _, rate in grid}, reverse=True)
+        rates = sorted({rate for _, _, rate in grid}, key=lambda rate: (isinstance(rate, str), -float(str(rate).split()[0])))
         rows = [
             [
                 f"{epochs}",
