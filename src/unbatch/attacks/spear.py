@@ -30,6 +30,7 @@ from unbatch.linalg.completion import Completion
 from unbatch.linalg.lowrank import Factors
 from unbatch.span.dependent import dependent_samples, some_by_least_squares
 from unbatch.span.inversion import complete
+from unbatch.spear.alone import with_those_alone
 from unbatch.spear.beyond_rank import Some, some_by_walks, with_others
 from unbatch.spear.candidate import Attempt, read_out
 from unbatch.spear.entrance import layer_to_invert
@@ -160,8 +161,9 @@ class Spear(Attack):
             if turn % 2:  # what is right of the best is taken out
                 made = _completed(observation, best, call.weight, generator, clock, progress, certified=False)
             made = made or self._searched(observation, call, reader, factors, completion, shallow, generator, clock, progress)
+            made = with_those_alone(observation, call, made) if alike else made
             if alike and (whole := found_again(observation, call, made, again, generator, clock, progress)):
-                return whole
+                return with_those_alone(observation, call, whole)
             taken_out = alike and not made.exhausted and made.samples is not None and len(made.samples) > factors.rank
             made = refined(observation, call, made) if uneven else polished(observation, call, made) if taken_out else made
             left = misfit(observation, call, made) if tries > 1 else 0.0

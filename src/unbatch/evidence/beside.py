@@ -8,7 +8,7 @@ from torch import Tensor
 
 from unbatch.evidence.replay import replay
 from unbatch.linalg.blocks import converted
-from unbatch.linalg.rows import lengths_of_uneven
+from unbatch.linalg.rows import lengths_of_uneven, rows_showing
 from unbatch.types import Candidate, Observation, Reconstruction, Status
 
 __all__ = ["approximate", "certainty", "comes_near"]
@@ -65,7 +65,12 @@ def _held(observation: Observation, candidate: Candidate) -> Bool[Tensor, " k"]:
     if (lengths := lengths_of_uneven(gradient)) is not None:  # a weak sample is held by rows that others leave alone
         columns, over = columns / lengths[:, None], over / lengths[:, None]
     left = columns.norm(dim=0)
-    return (left > 0) & (over.norm(dim=0) <= EXPLAINED * left * fed.square().sum(dim=1))
+    held = (left > 0) & (over.norm(dim=0) <= EXPLAINED * left * fed.square().sum(dim=1))
+    bias = next((call.bias for call in observation.layers if call.weight == made.entrance), None)
+    if lengths is None or bias is None or bias not in observation.update:
+        return held
+    # Of a sample that the network is sure of to the last digit, what it leaves is rounding: but rows are its own.
+    return held | (rows_showing(gradient, observation.update[bias].double(), fed) > 1)
 
 
 def _bytes(row: Tensor) -> bytes:
