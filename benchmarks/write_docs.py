@@ -210,6 +210,7 @@ SECTIONS: dict[str, tuple[str, Callable[[Cases], str]]] = {
     "shallow": ("Shallow networks: two layers, width 1000", shallow),
     "noise": ("Noise and rounding: b = 20, m = 200", noise),
     "training": ("Trained networks", training),
+    "memorized": ("Networks that know the batch by heart: Adam, 250 steps on 130 samples", training),
     "rounds": ("Real rounds: FedAvg of 20 samples, and sums over ten clients", rounds),
     "cost": ("Where the time goes", cost),
 }
