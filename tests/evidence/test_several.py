@@ -385,6 +385,26 @@ def test_noise_hides_twins_of_some_of_a_batch_whose_size_was_not_told() -> None:
         assert bool((errors <= 3 * found.accuracy).all())
 
 
+@pytest.mark.parametrize("number", [1, 6])
+def test_a_bias_gradient_outside_of_the_columns_may_be_of_twins_of_some_of_a_batch(number: int) -> None:
+    """Seed 1500105: of six pairs that differ in length alone, one mean was given to 1e-4 and five to 2e-4, 1.6e-3 off."""
+    generator = torch.Generator().manual_seed(5)
+    torch.manual_seed(5)
+    model = nn.Sequential(nn.Linear(12, 200), nn.Sigmoid(), nn.Linear(200, 10)).double()
+    means = torch.randn((6, 12), generator=generator, dtype=torch.float64)
+    labels = torch.full((6,), 5)
+    batch = torch.cat([1.0016 * means, 0.9984 * means])
+    seen = Observation(model, capture(model, batch, labels.repeat(2), "bce"), (12,), loss="bce")
+    found = judge(seen, Candidate(means[:number], labels[:number]))
+    if found.status.disclosed:
+        assert found.inputs is not None
+        assert found.accuracy is not None
+        errors = torch.cdist(found.inputs, batch).amin(dim=1) / found.inputs.norm(dim=1)
+        assert bool((errors <= 3 * found.accuracy).all())
+    alone = Observation(model, capture(model, means, labels, "bce"), (12,), loss="bce")
+    assert judge(alone, Candidate(means[:number], labels[:number])).status.disclosed
+
+
 class Beside(nn.Module):
     """The input goes past the first layer, too."""
 

@@ -144,20 +144,25 @@ def _twins_of_all(
     from another. 0 where no more is left than rounding, or a type that hides such twins in any case.
 
     Of some of a batch what is left is not known, but twins may leave as much as the noise: that is asked of a few samples alone. That each
-    of many has as many twins is not believed (see the module), and under noise nothing would be proved without a batch size.
+    of many has as many twins is not believed (see the module), and under noise nothing would be proved without a batch size. But twins that
+    differ in length alone leave one direction between them, and of the bias gradient a part outside of it: that is no noise, and is asked
+    of many where the rest of the layer's gradient has none.
     """
     rounding = max(torch.finfo(observation.rounding).eps, observation.resolution)
-    asked = residual > ROUNDED * rounding if explained else len(labels) <= ALL
-    if observation.batch_size is not None or observation.rounding != torch.float64 or not asked:
+    if observation.batch_size is not None or observation.rounding != torch.float64 or (explained and residual <= ROUNDED * rounding):
         return torch.zeros_like(weights)
     every = torch.ones_like(labels, dtype=torch.bool)
     if explained:
         return _hidden(observation, inputs, labels, weights, residual, every).amin().expand_as(weights)
     columns, call = columns_of(observation, inputs, labels), entrance_of(observation.layers, observation, TRIAL)
-    space = None if call is None else spaces_of(observation, [(call.weight, None)]).get(call.weight)
-    if columns is None or space is None or space.noise <= ROUNDED * rounding * float(space.core.norm()):
+    space = None if call is None else spaces_of(observation, [(call.weight, call.bias)]).get(call.weight)
+    if columns is None or space is None:
         return torch.zeros_like(weights)
-    share = SAFETY * space.noise / _parts(inputs, columns, weights)
+    within = ROUNDED * rounding * float(space.core.norm())
+    noise = max(space.noise, space.bias_noise * float(inputs.double().flatten(1).norm(dim=1).amax()))
+    if noise <= within or (space.noise > within and len(labels) > ALL):
+        return torch.zeros_like(weights)
+    share = SAFETY * noise / _parts(inputs, columns, weights)
     return _apart(observation, inputs, labels, columns, space.weight, share).amin().expand_as(weights)
 
 
