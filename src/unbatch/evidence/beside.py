@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from unbatch.evidence.replay import replay
 from unbatch.linalg.blocks import converted
-from unbatch.linalg.rows import lengths_of_uneven, rows_showing
+from unbatch.linalg.rows import lengths_of_uneven
 from unbatch.types import Candidate, Observation, Reconstruction, Status
 
 __all__ = ["approximate", "certainty", "comes_near"]
@@ -16,6 +16,9 @@ __all__ = ["approximate", "certainty", "comes_near"]
 EXPLAINED = 0.3
 """A batch whose replay is at most this far from the update explains nine tenths of its energy: approximate, not wrong. Derived: 0.3² is a
 tenth. Swept."""
+
+SHOWN = 1e-6
+"""A row shows an input that it is nearer to than this, relatively. Chosen: what is read off it is exact, or has a bit of another in it."""
 
 
 def comes_near(residual: float) -> bool:
@@ -70,7 +73,13 @@ def _held(observation: Observation, candidate: Candidate) -> Bool[Tensor, " k"]:
     if lengths is None or bias is None or bias not in observation.update:
         return held
     # Of a sample that the network is sure of to the last digit, what it leaves is rounding: but rows are its own.
-    return held | (rows_showing(gradient, observation.update[bias].double(), fed) > 1)
+    return held | (_rows_showing(gradient, observation.update[bias].double(), fed) > 1)
+
+
+def _rows_showing(gradient: Float[Tensor, "m n"], sums: Float[Tensor, " m"], inputs: Float[Tensor, "k n"]) -> Int64[Tensor, " k"]:
+    """How many rows of the gradient are each input times their entry of the bias gradient, as where one sample alone is on."""
+    ratio = gradient / sums[:, None]
+    return torch.stack([((ratio - row).norm(dim=1) < SHOWN * row.norm()).sum() for row in inputs])
 
 
 def _bytes(row: Tensor) -> bytes:

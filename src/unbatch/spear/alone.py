@@ -17,7 +17,6 @@ from torch.nn import functional as F
 
 from unbatch.gradients import sensitivities
 from unbatch.linalg.rows import lengths_of_uneven
-from unbatch.scores import mse
 from unbatch.spear.shallow.two_layer import first_of_each
 from unbatch.trace import LinearCall, run
 from unbatch.types import Candidate, Observation
@@ -49,7 +48,7 @@ def with_those_alone(observation: Observation, call: LinearCall, known: Candidat
         known: what was found otherwise.
     """
     lengths = lengths_of_uneven(observation.update[call.weight])
-    if lengths is None or call.bias is None or call.bias not in observation.update or observation.coupled or observation.loss is mse:
+    if lengths is None or call.bias is None or call.bias not in observation.update or observation.coupled:
         return known
     read, rows = _read(observation, call)
     if not len(read):
