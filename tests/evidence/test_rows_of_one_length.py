@@ -86,3 +86,14 @@ def test_what_half_precision_has_no_numbers_for_is_no_direction() -> None:
     labels[0] = (labels[0] + 1) % 5
     update = {name: tensor.half().double() for name, tensor in capture(net, inputs, labels).items()}
     assert directions_by_rows(Observation(net, update, (30,))) <= len(inputs)
+
+
+def test_those_that_rows_show_by_themselves_need_no_others(batch: tuple[Observation, Tensor, Tensor, Tensor]) -> None:
+    seen, inputs, labels, strengths = batch
+    others = strengths < 1  # the strongest is missing, which is most of the update
+    found = judge(seen, Candidate(inputs[others], labels[others]))
+    assert found.status is Status.PARTIAL
+    assert found.residual is not None
+    assert found.residual > 0.9
+    assert found.approximate is not None
+    assert bool((torch.cdist(found.approximate, inputs).amin(dim=1) < 1e-9).all())

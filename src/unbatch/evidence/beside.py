@@ -31,7 +31,7 @@ def approximate(observation: Observation, candidate: Candidate, made: Reconstruc
 
     Noise may leave one sample of twenty proved, and the others right to four digits: who sees the one alone takes the update for safer than
     it is. Where the proved ones are most of the update, all together come near to it whatever the others are: so of each the update must
-    hold what the sample leaves, too.
+    hold what the sample leaves, too. Those that rows of the gradient show by themselves need no others.
 
     Args:
         observation: what the server saw.
@@ -40,17 +40,16 @@ def approximate(observation: Observation, candidate: Candidate, made: Reconstruc
     """
     if made.status is not Status.PARTIAL or made.inputs is None or candidate.inputs is None:
         return None
-    if made.residual is None or not comes_near(made.residual):
-        return None
+    near = made.residual is not None and comes_near(made.residual)
     proved = {_bytes(row) for row in made.inputs}
     given = candidate.inputs.to(made.inputs.dtype)
-    held = _held(observation, candidate)
+    held = _held(observation, candidate, near=near)
     rest = [index for index, row in enumerate(given) if _bytes(row) not in proved and bool(held[index])]
     return given[rest] if rest else None
 
 
-def _held(observation: Observation, candidate: Candidate) -> Bool[Tensor, " k"]:
-    """Of which samples the update holds, beside all others, what they leave at the layer that sees them.
+def _held(observation: Observation, candidate: Candidate, *, near: bool) -> Bool[Tensor, " k"]:
+    """Of which samples the update holds, beside all others, what they leave at the layer that sees them; without others unless ``near``.
 
     With D and X of all of them, what they leave over is R = G − D Xᵀ, and R x is nothing beside d ‖x‖² for a member, but d ‖x‖² and more
     for one of junk, however weak it is.
@@ -68,10 +67,10 @@ def _held(observation: Observation, candidate: Candidate) -> Bool[Tensor, " k"]:
     if (lengths := lengths_of_uneven(gradient)) is not None:  # a weak sample is held by rows that others leave alone
         columns, over = columns / lengths[:, None], over / lengths[:, None]
     left = columns.norm(dim=0)
-    held = (left > 0) & (over.norm(dim=0) <= EXPLAINED * left * fed.square().sum(dim=1))
+    held = near & (left > 0) & (over.norm(dim=0) <= EXPLAINED * left * fed.square().sum(dim=1))
     bias = next((call.bias for call in observation.layers if call.weight == made.entrance), None)
-    if lengths is None or bias is None or bias not in observation.update:
-        return held
+    if lengths is None or bias is None or bias not in observation.update or observation.classes == 2:
+        return held  # of two classes, samples of one region leave the same rows between them
     # Of a sample that the network is sure of to the last digit, what it leaves is rounding: but rows are its own.
     return held | (_rows_showing(gradient, observation.update[bias].double(), fed) > 1)
 
