@@ -126,8 +126,14 @@ def outside_of(pulled: Float[Tensor, "s k m"], columns: Float[Tensor, "m q"]) ->
     basis, _ = torch.linalg.qr(columns[heard] / columns.norm(dim=0).clamp_min(torch.finfo(columns.dtype).tiny))
     found = pulled[:, :, heard].transpose(0, 1)
     rest = found - (found @ basis) @ basis.T
-    beyond, in_all = ((torch.linalg.eigvalsh(part @ part.mT) > VISIBLE**2).sum(dim=1) for part in (rest, found))
+    beyond, in_all = ((torch.linalg.eigvalsh(_small_gram(part)) > VISIBLE**2).sum(dim=1) for part in (rest, found))
     return beyond, in_all
+
+
+def _small_gram(matrices: Float[Tensor, "k s m"]) -> Float[Tensor, "k e e"]:
+    """Of the rows or of the columns, whichever are fewer: both have the squares of the singular values."""
+    fewer = matrices if matrices.shape[1] <= matrices.shape[2] else matrices.mT
+    return fewer @ fewer.mT
 
 
 def settled(

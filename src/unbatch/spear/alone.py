@@ -35,6 +35,9 @@ SAME, EXACT = 0.1, 1e-6
 """A sample this near, relatively, to one that is known is the same; and where it is nearer than that, the known one stays. Chosen: rows
 that are alike may be off by 4e-7."""
 
+MOST = 1 << 12
+"""Rows that are asked at most. Chosen: each is held against each, 128 MiB."""
+
 TOGETHER = 1 << 24
 """Numbers of columns at a time, of all labels. Chosen: 128 MiB."""
 
@@ -68,7 +71,7 @@ def _read(observation: Observation, call: LinearCall) -> tuple[Float[Tensor, "k 
     gradient, sums = observation.update[call.weight], observation.update[str(call.bias)].double()
     ratio = gradient / sums[:, None]
     on = (ratio * weight).sum(dim=1) + bias > 0  # false of rows that say nothing, NaN
-    there = (on & ratio.isfinite().all(dim=1)).nonzero()[:, 0]
+    there = (on & ratio.isfinite().all(dim=1)).nonzero()[:MOST, 0]
     unit = F.normalize(torch.cat([ratio[there], torch.ones_like(sums[there, None])], dim=1), dim=1)
     alike = 1 - unit @ unit.T < ALIKE
     first = torch.unique(alike.int().argmax(dim=1))
