@@ -54,6 +54,7 @@ def test_no_verdict_is_false(start: int) -> None:
         375138,
         385382,
         403074,
+        451162,
     ],
 )
 def test_what_was_false_once_is_not_again(seed: int) -> None:

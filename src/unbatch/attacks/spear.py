@@ -161,7 +161,7 @@ class Spear(Attack):
             if turn % 2:  # what is right of the best is taken out
                 made = _completed(observation, best, call.weight, generator, clock, progress, certified=False)
             made = made or self._searched(observation, call, reader, factors, completion, shallow, generator, clock, progress)
-            made = with_those_alone(observation, call, made) if alike else made
+            made = with_those_alone(observation, call, made) if alike and not clock.over else made
             if alike and (whole := found_again(observation, call, made, again, generator, clock, progress)):
                 return with_those_alone(observation, call, whole)
             taken_out = alike and not made.exhausted and made.samples is not None and len(made.samples) > factors.rank

@@ -38,8 +38,8 @@ that are alike may be off by 4e-7."""
 MOST = 1 << 12
 """Rows that are asked at most. Chosen: each is held against each, 128 MiB."""
 
-TOGETHER = 1 << 24
-"""Numbers of columns at a time, of all labels. Chosen: 128 MiB."""
+ASKED = 1 << 22
+"""Numbers of columns, of all labels, that are asked of the network at most; of more, rows by themselves are left out. Chosen: .2 s."""
 
 
 def with_those_alone(observation: Observation, call: LinearCall, known: Candidate) -> Candidate:
@@ -54,7 +54,9 @@ def with_those_alone(observation: Observation, call: LinearCall, known: Candidat
     if lengths is None or call.bias is None or call.bias not in observation.update or observation.coupled:
         return known
     read, rows = _read(observation, call)
-    if not len(read):
+    if observation.classes * rows.numel() > ASKED:
+        read, rows = (every[rows.sum(dim=1) > 1] for every in (read, rows))
+    if not len(read) or observation.classes * rows.numel() > ASKED:
         return known
     inputs = read.reshape(-1, *observation.input_shape)
     labels, right = _labelled(observation, call, inputs, rows)
@@ -82,16 +84,13 @@ def _read(observation: Observation, call: LinearCall) -> tuple[Float[Tensor, "k 
 
 def _labelled(observation: Observation, call: LinearCall, inputs: Tensor, rows: Bool[Tensor, "k m"]) -> tuple[Tensor, Bool[Tensor, " k"]]:
     """The label of every sample, and whether it leaves on its rows what one sample of the batch does."""
-    sums, off, counts = observation.update[str(call.bias)].double(), [], []
-    for part in torch.split(torch.arange(len(inputs), device=inputs.device), max(1, TOGETHER // (observation.classes * len(sums)))):
-        expected = sensitivities(observation.model, inputs[part], call.weight, observation.loss) * rows[part]
-        wanted = sums * rows[part]
-        share = (expected * wanted).sum(dim=2) / expected.square().sum(dim=2).clamp_min(torch.finfo(torch.float64).tiny)
-        off.append(((wanted - share[..., None] * expected).norm(dim=2) / wanted.norm(dim=1)).where(share > 0, torch.inf))
-        counts.append(1 / share)
-    apart, counted = torch.cat(off, dim=1), torch.cat(counts, dim=1)
-    size = (observation.batch_size or _size(apart, counted)) if observation.factor_known else None
-    apart = apart if size is None else apart + (counted / size - 1).abs()
+    sums = observation.update[str(call.bias)].double()
+    expected, wanted = sensitivities(observation.model, inputs, call.weight, observation.loss) * rows, sums * rows
+    share = (expected * wanted).sum(dim=2) / expected.square().sum(dim=2).clamp_min(torch.finfo(torch.float64).tiny)
+    apart = ((wanted - share[..., None] * expected).norm(dim=2) / wanted.norm(dim=1)).where(share > 0, torch.inf)
+    counts = 1 / share
+    size = (observation.batch_size or _size(apart, counts)) if observation.factor_known else None
+    apart = apart if size is None else apart + (counts / size - 1).abs()
     least, sure = apart.min(dim=0), run(observation.model, inputs).outputs.argmax(dim=1)
     right = least.values < (0 if size is None else COUNTS)
     return least.indices.where(right, sure), right  # of what the network is sure of, rounding may be all that it leaves

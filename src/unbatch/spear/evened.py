@@ -130,9 +130,10 @@ def _strong_refined(observation: Observation, attempt: Attempt, candidate: Candi
         return candidate
     columns = attempt.columns * problem.factors.lengths[:, None]
     sizes = torch.linalg.vector_norm(columns, dim=0)
+    columns = columns / sizes.where(sizes > 0, 1.0)  # the square of 1e-200 is no number of float64
     sums = observation.update[str(problem.call.bias)].double()[:, None]
     whole = torch.cat([observation.update[problem.call.weight].double(), sums], dim=1)
-    solved = torch.linalg.lstsq(columns / sizes, whole).solution
-    refined = (solved[:, :-1] / solved[:, -1:]).reshape(inputs.shape)
-    strong = (sizes > STRONG * sizes.max()).reshape(-1, *[1] * (inputs.ndim - 1))
-    return replace(candidate, inputs=torch.where(strong, refined, inputs))
+    solved = torch.linalg.lstsq(columns, whole).solution
+    refined = solved[:, :-1] / solved[:, -1:]
+    strong = (sizes > STRONG * sizes.max()) & refined.isfinite().all(dim=1)
+    return replace(candidate, inputs=refined.where(strong[:, None], inputs.flatten(1)).reshape(inputs.shape))
