@@ -11,7 +11,7 @@ import harness
 from unbatch.models.mlp import Mlp
 from unbatch.spear.sampling import expected_subsets
 
-options = harness.arguments(__doc__, batches=3, set="cifar10", seconds=900.0)
+options = harness.arguments(__doc__, batches=5, set="cifar10", seconds=900.0, sizes="10,12,14,16,18,20")
 results = harness.Results("side_by_side")
 data = harness.dataset(options.set)
 per_subset: list[float] = []
@@ -21,10 +21,10 @@ def case(size: int, seed: int) -> tuple[harness.Observation, harness.Batch]:
     return harness.observe(data, Mlp().build(data.input_shape, harness.classes(data), seed).double(), size, seed)
 
 
-for key in results.missing([f"b={size}" for size in (10, 12, 14, 16, 18, 20)]):
+for key in results.missing([f"b={size}" for size in options.sizes.split(",")]):
     size = int(key.removeprefix("b="))
     fast, slow = [], []
-    for seed in range(options.batches if size < 20 else 1):
+    for seed in range(options.batches):
         both = case(size, seed)
         fast.append(harness.attack(*both, "spear", seed))
         slow.append(harness.attack(*both, f"spear:search=sampling,seconds={options.seconds}", seed))
