@@ -54,10 +54,10 @@ NOISE_FITS, DRIFT_FITS, ROUNDING_FITS = 0.98, 0.9, 0.99
 """Share of the zeros that the signs of W X + bias must fit: on average under noise; for every sample where weights moved, or where numbers
 are rounded. Chosen between all of them, which a true sample fits but for noise, and the three quarters that a wrong one fits. Swept."""
 
-JUDGED, A_NUMBER, A_TERM = 0.4, 4e-10, 1e-8
+JUDGED, A_NUMBER, A_TERM, A_FACTOR = 0.4, 4e-10, 1e-8, 5e-9
 """The judge of a large batch wants a part of the budget, this share at most: so many seconds for each number of each sample's derivatives,
-rank³ x width of them, and for each sample's share of each number of the gradient. Measured, on one core: 25 s for 390 of 400 samples of
-MNIST at width 1000, six layers; 9 to 16 s for 250 to 254 of 256 in two layers, Fashion-MNIST and CIFAR-10."""
+rank³ x width of them, for each sample's share of each number of the gradient, and for width³ in factoring. Measured, on one core: 25 s for
+390 of 400 samples of MNIST at width 1000, six layers; 9 to 16 s for 250 to 254 of 256 in two layers, Fashion-MNIST and CIFAR-10."""
 
 SEARCH, LARGE = 0.5, 0.9
 """Share of the budget after which what is found so far is handed to ``span``, which needs no zeros for the samples that are missing; and of
@@ -389,5 +389,6 @@ def _shortfall(search: Search, missing: int, agreement: float, fits: bool) -> st
 
 def _before_the_judge(clock: Clock, factors: Factors) -> Clock:
     """What the search may use: samples that are proved one by one take their time after it."""
-    wanted = A_NUMBER * len(factors.left) * factors.rank**3 + A_TERM * len(factors.left) * factors.right.numel()
+    width = len(factors.left)
+    wanted = A_NUMBER * width * factors.rank**3 + A_TERM * width * factors.right.numel() + A_FACTOR * width**3
     return clock.part(1 - min(JUDGED, wanted / max(clock.left, wanted, 1.0)))
