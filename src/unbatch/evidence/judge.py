@@ -29,7 +29,6 @@ from unbatch.evidence.plain_means import near_plain, nearly_plain, plain, plain_
 from unbatch.evidence.rounds import prove_round
 from unbatch.evidence.scales import off_scale
 from unbatch.evidence.several import ROUNDED, hidden_by_counting
-from unbatch.evidence.spaces import each_once
 from unbatch.evidence.whole import Whole, by_turning, prove_whole
 from unbatch.linalg.completion import is_pruned
 from unbatch.scores import mse
@@ -65,8 +64,7 @@ def judge(observation: Observation, candidate: Candidate) -> Reconstruction:
     if fault := fault_of(observation, candidate):
         return Reconstruction(Status.BROKE_DOWN, reason=fault, error=str(candidate.error))
     candidate = copied(candidate)
-    with each_once():
-        made = _judged(observation, candidate)
+    made = _judged(observation, candidate)
     return replace(
         made,
         stats=candidate.stats,

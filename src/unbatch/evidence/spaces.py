@@ -12,9 +12,7 @@ a long G⁺dᵢ, and is seen only up to that.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -25,7 +23,7 @@ from unbatch.evidence.replay import carried
 from unbatch.linalg.lowrank import factor
 from unbatch.types import Observation
 
-__all__ = ["Space", "each_once", "spaces_of"]
+__all__ = ["Space", "spaces_of"]
 
 ABOVE = 10.0
 """A singular value counts when it is this many times the noise. Chosen. Swept."""
@@ -102,32 +100,8 @@ def spaces_of(observation: Observation, layers: Sequence[tuple[str, str | None]]
     return found
 
 
-_Found = tuple["Space | None", int]
-
-_KNOWN: ContextVar[dict[tuple[int, str, str | None], tuple[Observation, _Found]] | None] = ContextVar("_KNOWN", default=None)
-
-
-@contextmanager
-def each_once() -> Iterator[None]:
-    """As long as it lasts, no layer of an observation is factored twice. Nobody else may have what it is held against in hand by then."""
-    token = _KNOWN.set({})
-    try:
-        yield
-    finally:
-        _KNOWN.reset(token)
-
-
-def _space(observation: Observation, weight: str, bias: str | None) -> _Found:
+def _space(observation: Observation, weight: str, bias: str | None) -> tuple[Space | None, int]:
     """The space, None where noise has full rank; and how many of its directions are so near to the noise that others may miss them."""
-    known, key = _KNOWN.get(), (id(observation), weight, bias)
-    if known is None:
-        return _factored(observation, weight, bias)
-    if key not in known:  # with the observation, so that no other one is given its number
-        known[key] = observation, _factored(observation, weight, bias)
-    return known[key][1]
-
-
-def _factored(observation: Observation, weight: str, bias: str | None) -> _Found:
     gradient, eps = observation.update[weight], torch.finfo(observation.rounding).eps
     factors = factor(gradient, Generator(gradient.device).manual_seed(0))
     height, width = gradient.shape
