@@ -29,6 +29,7 @@ from unbatch.evidence.plain_means import near_plain, nearly_plain, plain, plain_
 from unbatch.evidence.rounds import prove_round
 from unbatch.evidence.scales import off_scale
 from unbatch.evidence.several import ROUNDED, hidden_by_counting
+from unbatch.evidence.spaces import Space
 from unbatch.evidence.whole import Whole, by_turning, prove_whole
 from unbatch.linalg.completion import is_pruned
 from unbatch.scores import mse
@@ -212,8 +213,9 @@ def _of_some(observation: Observation, candidate: Candidate, distinct: _Samples,
         )
     if told := off_scale(observation, chosen.inputs, chosen.labels, weights[proved], limit):
         return Reconstruction(Status.INCONSISTENT, chosen.inputs, chosen.labels, whole.residual, f"{OFF_SCALE}, but {told}")
+    space = None if entrance is None else entrance.first
     return _disclosed(
-        observation, candidate, chosen, weights[proved], accuracy[proved], whole.residual, "", explained=False, members=members
+        observation, candidate, chosen, weights[proved], accuracy[proved], whole.residual, "", explained=False, members=members, space=space
     )
 
 
@@ -231,13 +233,15 @@ def _disclosed(
     *,
     explained: bool,
     members: int = 0,
+    space: Space | None = None,
 ) -> Reconstruction:
     """Proved samples, and whether they are the whole batch, of which there are so many members at least."""
     if observation.loss is mse and not (explained and _all_of_a_regression(observation, samples)):
         return Reconstruction(Status.UNPROVEN, samples.inputs, samples.labels, residual, FREE_COUNTS)
-    accuracy = accuracy.maximum(
-        hidden_by_counting(observation, samples.inputs, samples.labels, weights, residual, accuracy, explained=explained, members=members)
+    hidden = hidden_by_counting(
+        observation, samples.inputs, samples.labels, weights, residual, accuracy, explained=explained, members=members, space=space
     )
+    accuracy = accuracy.maximum(hidden)
     within = accuracy <= acceptable(observation)
     kept = _lengths_agree(observation, samples, weights, accuracy) & within
     if not bool(kept.any()):
@@ -258,8 +262,7 @@ def _disclosed(
         rest = Completeness(False, torch.ones_like(rest.copies), None, (f"the update has {members} directions, {MUCH_ALIKE}",))
     told = labels_told(observation, *samples, explained=explained)
     if not told:
-        open_labels = "other labels would leave the same gradient: neither their labels nor what they count is known"
-        rest = Completeness(False, torch.ones_like(rest.copies), None, (open_labels,))
+        rest = Completeness(False, torch.ones_like(rest.copies), None, (OPEN_LABELS,))
     elif observation.loss is mse:
         told, rest = False, Completeness(False, torch.ones_like(rest.copies), None, (NO_TARGETS,))
     elif observation.classes == 2 and not ((explained and as_counted(observation, weights, accuracy)) or likely(observation, *samples)):
@@ -286,6 +289,8 @@ def _held_back(observation: Observation, within: Tensor) -> str:
     count = int((~within).sum()) if observation.batch_size is None else 0
     return f"{count} more {'meet' if count > 1 else 'meets'} every condition, but {MAY_BE_ALIKE}" if count else ""
 
+
+OPEN_LABELS = "other labels would leave the same gradient: neither their labels nor what they count is known"
 
 NO_TARGETS = "the targets of a regression are not known, nor so what a sample counts: whether others are missing is not known"
 

@@ -39,7 +39,7 @@ from unbatch.evidence.plain_means import plain_size
 from unbatch.evidence.regions import VISIBLE
 from unbatch.evidence.replay import entrance_of
 from unbatch.evidence.slopes import slopes_of
-from unbatch.evidence.spaces import spaces_of
+from unbatch.evidence.spaces import Space, spaces_of
 from unbatch.evidence.tail import tail_of
 from unbatch.linalg.blocks import length, times_transposed
 from unbatch.trace import TRIAL, run
@@ -82,6 +82,7 @@ def hidden_by_counting(
     *,
     explained: bool,
     members: int = 0,
+    space: Space | None = None,
 ) -> Float[Tensor, " k"]:
     """(k,) how far, relatively, several members may be from the sample that stands for them; 0 for a sample that is one.
 
@@ -94,6 +95,7 @@ def hidden_by_counting(
         accuracy: (k,) relative errors, were each of them one member.
         explained: whether these samples explain the whole update; otherwise the misfit is not known.
         members: how many there are at least, by the directions of the gradient.
+        space: of the layer that sees them, where it is known: it takes long to factor.
     """
     if observation.batch_size == len(labels):
         times = repeated(observation, weights, labels, most=1)
@@ -106,13 +108,13 @@ def hidden_by_counting(
     if off and explained:
         several = torch.ones_like(several)
     if not bool(several.any()):
-        found = _twins_of_all(observation, inputs, labels, weights, residual, explained=explained)
+        found = _twins_of_all(observation, inputs, labels, weights, residual, space, explained=explained)
     elif explained:
         found = _hidden(observation, inputs, labels, weights, residual, several)
     else:
         # What the mean of two leaves wrong is a square of their distance, and is no more than the accuracy accounts for (seed 161474).
         hidden = torch.full_like(weights, torch.inf) if plain_size(weights) is not None else SAFETY * accuracy.sqrt()
-        found = hidden.where(several, _twins_of_all(observation, inputs, labels, weights, residual, explained=False))
+        found = hidden.where(several, _twins_of_all(observation, inputs, labels, weights, residual, space, explained=False))
     if off and not (explained and counts_evenly(observation, labels)):
         found = found.maximum(SAFETY * accuracy.sqrt())
     found = found.maximum(_of_two(observation, inputs, labels, accuracy, members, explained=explained))
@@ -138,7 +140,7 @@ def _counted_as_several(observation: Observation, labels: Tensor, weights: Tenso
 
 
 def _twins_of_all(
-    observation: Observation, inputs: Tensor, labels: Tensor, weights: Tensor, residual: float, *, explained: bool
+    observation: Observation, inputs: Tensor, labels: Tensor, weights: Tensor, residual: float, space: Space | None, *, explained: bool
 ) -> Float[Tensor, " k"]:
     """(k,) how far two members may be from each of samples that all count alike, where no size was told: as far, relatively, from one as
     from another. 0 where no more is left than rounding, or a type that hides such twins in any case.
@@ -155,7 +157,8 @@ def _twins_of_all(
     if explained:
         return _hidden(observation, inputs, labels, weights, residual, every).amin().expand_as(weights)
     columns, call = columns_of(observation, inputs, labels), entrance_of(observation.layers, observation, TRIAL)
-    space = None if call is None else spaces_of(observation, [(call.weight, call.bias)]).get(call.weight)
+    if space is None and call is not None:
+        space = spaces_of(observation, [(call.weight, call.bias)]).get(call.weight)
     if columns is None or space is None:
         return torch.zeros_like(weights)
     within = ROUNDED * rounding * float(space.core.norm())
