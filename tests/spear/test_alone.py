@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from unbatch.protocols.fedsgd import FedSgd
-from unbatch.spear.alone import with_those_alone
+from unbatch.spear.alone import merged, those_alone
 from unbatch.spear.entrance import layer_to_invert
 from unbatch.types import Batch, Candidate, Observation
 
@@ -27,7 +27,7 @@ def seldom_firing(rarely: float = 1.2, sure: float = 300.0) -> tuple[Observation
 def found(observation: Observation, known: Candidate | None = None) -> Candidate:
     call = layer_to_invert(observation, None)
     assert not isinstance(call, str)
-    return with_those_alone(observation, call[0], Candidate() if known is None else known)
+    return merged(Candidate() if known is None else known, those_alone(observation, call[0]), observation.batch_size)
 
 
 def errors(batch: Batch, inputs: torch.Tensor) -> torch.Tensor:

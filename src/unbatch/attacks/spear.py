@@ -17,7 +17,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from functools import partial
+from functools import cache, partial
 from typing import Any, ClassVar, Literal
 
 import torch
@@ -30,7 +30,7 @@ from unbatch.linalg.completion import Completion
 from unbatch.linalg.lowrank import Factors
 from unbatch.span.dependent import dependent_samples, some_by_least_squares
 from unbatch.span.inversion import complete
-from unbatch.spear.alone import with_those_alone
+from unbatch.spear.alone import merged, those_alone
 from unbatch.spear.beyond_rank import Some, some_by_walks, with_others
 from unbatch.spear.candidate import Attempt, read_out
 from unbatch.spear.entrance import layer_to_invert
@@ -154,6 +154,7 @@ class Spear(Attack):
             return shallow
         again = partial(self._attempt, observation, generator=generator, clock=clock, progress=progress, helped=True)
         alike = observation.one_gradient and call.raw and completion is None and self.search == "auto"
+        alone = cache(partial(those_alone, observation, call))
         uneven = observation.one_gradient and call.raw and is_uneven(factors)
         best, least, tries = Candidate(), math.inf, TRIES if uneven and self.search == "auto" and factors.rank <= SMALL else 1
         for turn in range(tries):
@@ -161,9 +162,9 @@ class Spear(Attack):
             if turn % 2:  # what is right of the best is taken out
                 made = _completed(observation, best, call.weight, generator, clock, progress, certified=False)
             made = made or self._searched(observation, call, reader, factors, completion, shallow, generator, clock, progress)
-            made = with_those_alone(observation, call, made) if alike and not clock.over else made
+            made = merged(made, alone(), observation.batch_size) if alike and not clock.over else made
             if alike and (whole := found_again(observation, call, made, again, generator, clock, progress)):
-                return with_those_alone(observation, call, whole)
+                return merged(whole, alone(), observation.batch_size)
             taken_out = alike and not made.exhausted and made.samples is not None and len(made.samples) > factors.rank
             made = refined(observation, call, made) if uneven else polished(observation, call, made) if taken_out else made
             left = misfit(observation, call, made) if tries > 1 else 0.0

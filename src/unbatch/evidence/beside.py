@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Bool, Float, Int64
+from jaxtyping import Bool
 from torch import Tensor
 
-from unbatch.evidence.replay import replay
+from unbatch.evidence.replay import entrance_of, replay
 from unbatch.linalg.blocks import converted
 from unbatch.linalg.rows import lengths_of_uneven
+from unbatch.trace import TRIAL
 from unbatch.types import Candidate, Observation, Reconstruction, Status
 
 __all__ = ["approximate", "certainty", "comes_near"]
@@ -38,28 +39,27 @@ def approximate(observation: Observation, candidate: Candidate, made: Reconstruc
         candidate: what the attack proposed.
         made: what the evidence made of it.
     """
-    if made.status is not Status.PARTIAL or made.inputs is None or candidate.inputs is None:
+    inputs, labels = candidate.inputs, candidate.labels
+    if made.status is not Status.PARTIAL or made.inputs is None or inputs is None or labels is None:
         return None
-    near = made.residual is not None and comes_near(made.residual)
     proved = {_bytes(row) for row in made.inputs}
-    given = candidate.inputs.to(made.inputs.dtype)
-    held = _held(observation, candidate, near=near)
+    given = inputs.to(made.inputs.dtype)
+    held = _shown_by_rows(observation, inputs)
+    if made.residual is not None and comes_near(made.residual):
+        held |= _held(observation, inputs, labels)
     rest = [index for index, row in enumerate(given) if _bytes(row) not in proved and bool(held[index])]
     return given[rest] if rest else None
 
 
-def _held(observation: Observation, candidate: Candidate, *, near: bool) -> Bool[Tensor, " k"]:
-    """Of which samples the update holds, beside all others, what they leave at the layer that sees them; without others unless ``near``.
+def _held(observation: Observation, inputs: Tensor, labels: Tensor) -> Bool[Tensor, " k"]:
+    """Of which samples the update holds, beside all others, what they leave at the layer that sees them.
 
     With D and X of all of them, what they leave over is R = G − D Xᵀ, and R x is nothing beside d ‖x‖² for a member, but d ‖x‖² and more
     for one of junk, however weak it is.
     """
-    nothing = torch.zeros(0 if candidate.inputs is None else len(candidate.inputs), dtype=torch.bool, device=observation.device)
-    if candidate.inputs is None or candidate.labels is None:
-        return nothing
-    made = replay(observation, candidate.inputs, candidate.labels)
+    made = replay(observation, inputs, labels)
     if made.columns is None or made.inputs is None:
-        return nothing
+        return torch.zeros_like(labels, dtype=torch.bool)
     columns, fed, gradient = made.columns, made.inputs, observation.update[made.entrance]
     over = torch.zeros_like(columns)
     for there, left in converted(gradient, own=True):
@@ -67,18 +67,24 @@ def _held(observation: Observation, candidate: Candidate, *, near: bool) -> Bool
     if (lengths := lengths_of_uneven(gradient)) is not None:  # a weak sample is held by rows that others leave alone
         columns, over = columns / lengths[:, None], over / lengths[:, None]
     left = columns.norm(dim=0)
-    held = near & (left > 0) & (over.norm(dim=0) <= EXPLAINED * left * fed.square().sum(dim=1))
-    bias = next((call.bias for call in observation.layers if call.weight == made.entrance), None)
-    if lengths is None or bias is None or bias not in observation.update or observation.classes == 2:
-        return held  # of two classes, samples of one region leave the same rows between them
-    # Of a sample that the network is sure of to the last digit, what it leaves is rounding: but rows are its own.
-    return held | (_rows_showing(gradient, observation.update[bias].double(), fed) > 1)
+    return (left > 0) & (over.norm(dim=0) <= EXPLAINED * left * fed.square().sum(dim=1))
 
 
-def _rows_showing(gradient: Float[Tensor, "m n"], sums: Float[Tensor, " m"], inputs: Float[Tensor, "k n"]) -> Int64[Tensor, " k"]:
-    """How many rows of the gradient are each input times their entry of the bias gradient, as where one sample alone is on."""
+def _shown_by_rows(observation: Observation, inputs: Tensor) -> Bool[Tensor, " k"]:
+    """Which samples two rows of the gradient or more show, being each the sample times its entry of the bias gradient.
+
+    Of one that the network is sure of to the last digit, what it leaves is rounding: but rows are its own. Where no row is far shorter than
+    others none is asked, nor of two classes, where samples of one region leave the same rows between them.
+    """
+    nothing = torch.zeros(len(inputs), dtype=torch.bool, device=inputs.device)
+    call = entrance_of(observation.layers, observation, TRIAL)
+    if call is None or call.bias not in observation.update or observation.classes == 2:
+        return nothing
+    gradient, sums = observation.update[call.weight], observation.update[str(call.bias)].double()
+    if lengths_of_uneven(gradient) is None:
+        return nothing
     ratio = gradient / sums[:, None]
-    return torch.stack([((ratio - row).norm(dim=1) < SHOWN * row.norm()).sum() for row in inputs])
+    return torch.stack([((ratio - row).norm(dim=1) < SHOWN * row.norm()).sum() > 1 for row in inputs.double().flatten(1)])
 
 
 def _bytes(row: Tensor) -> bytes:

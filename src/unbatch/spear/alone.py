@@ -21,7 +21,7 @@ from unbatch.spear.shallow.two_layer import first_of_each
 from unbatch.trace import LinearCall, run
 from unbatch.types import Candidate, Observation
 
-__all__ = ["with_those_alone"]
+__all__ = ["merged", "those_alone"]
 
 ALIKE = 1e-13
 """Two rows show the same sample where the cosine of their ratios misses one by less. Chosen: 450 roundings; of another sample a share of
@@ -42,28 +42,42 @@ ASKED = 1 << 22
 """Numbers of columns, of all labels, that are asked of the network at most; of more, rows by themselves are left out. Chosen: .2 s."""
 
 
-def with_those_alone(observation: Observation, call: LinearCall, known: Candidate) -> Candidate:
-    """The candidate, and the samples that rows of the gradient show by themselves; as it is where there are none, or too many.
+def those_alone(observation: Observation, call: LinearCall) -> Candidate:
+    """The samples that rows of the gradient show by themselves; nothing where there are none, or too many rows to ask.
 
     Args:
         observation: what the server saw: one gradient, of a layer that is fed the raw input.
         call: the layer.
-        known: what was found otherwise.
     """
-    lengths = lengths_of_uneven(observation.update[call.weight])
-    if lengths is None or call.bias is None or call.bias not in observation.update or observation.coupled:
-        return known
+    uneven = lengths_of_uneven(observation.update[call.weight]) is not None
+    if not uneven or call.bias is None or call.bias not in observation.update or observation.coupled:
+        return Candidate()
     read, rows = _read(observation, call)
     if observation.classes * rows.numel() > ASKED:
         read, rows = (every[rows.sum(dim=1) > 1] for every in (read, rows))
     if not len(read) or observation.classes * rows.numel() > ASKED:
-        return known
+        return Candidate()
     inputs = read.reshape(-1, *observation.input_shape)
     labels, right = _labelled(observation, call, inputs, rows)
     right |= rows.sum(dim=1) > 1
     best = (rows.sum(dim=1) * right).argsort(descending=True)[: int(right.sum())]
     best = best[first_of_each(read[best], nearer=SAME)]
-    return _merged(observation, known, inputs[best], labels[best])
+    return Candidate(inputs[best], labels[best])
+
+
+def merged(known: Candidate, alone: Candidate, most: int | None) -> Candidate:
+    """What was found otherwise and what was read off rows, each sample once; as it was where nothing is new, or more than ``most`` are."""
+    if alone.inputs is None or alone.labels is None or not len(alone.inputs):
+        return known
+    if known.inputs is None or known.labels is None:
+        return replace(known, inputs=alone.inputs, labels=alone.labels)
+    old, new = known.inputs.double(), alone.inputs
+    apart = torch.stack([(old - one).flatten(1).norm(dim=1) / one.norm() for one in new])
+    fresh = (apart > EXACT).all(dim=1)
+    kept = (apart[fresh] > SAME).all(dim=0)
+    if not bool(fresh.any()) or int(kept.sum() + fresh.sum()) > (most or torch.inf):
+        return known
+    return replace(known, inputs=torch.cat([old[kept], new[fresh]]), labels=torch.cat([known.labels[kept], alone.labels[fresh]]))
 
 
 def _read(observation: Observation, call: LinearCall) -> tuple[Float[Tensor, "k n"], Bool[Tensor, "k m"]]:
@@ -101,19 +115,3 @@ def _size(apart: Float[Tensor, "c k"], counts: Float[Tensor, "c k"]) -> float | 
     near = (apart < COUNTS) & ((counts - counts.round()).abs() < COUNTS * counts)
     sizes, often = torch.unique(counts[near].round(), return_counts=True)
     return float(sizes[often.argmax()]) if len(sizes) and int(often.max()) > 1 else None
-
-
-def _merged(observation: Observation, known: Candidate, inputs: Tensor, labels: Tensor) -> Candidate:
-    """Both, each sample once."""
-    if not len(inputs):
-        return known
-    if known.inputs is None or known.labels is None:
-        return replace(known, inputs=inputs, labels=labels)
-    old, new = known.inputs.double(), inputs
-    apart = torch.stack([(old - one).flatten(1).norm(dim=1) / one.norm() for one in new])
-    fresh, kept = (apart > EXACT).all(dim=1), torch.ones_like(apart[0], dtype=torch.bool)
-    if bool(fresh.any()):
-        kept = (apart[fresh] > SAME).all(dim=0)
-    if not bool(fresh.any()) or int(kept.sum() + fresh.sum()) > (observation.batch_size or torch.inf):
-        return known
-    return replace(known, inputs=torch.cat([old[kept], new[fresh]]), labels=torch.cat([known.labels[kept], labels[fresh]]))
