@@ -7,7 +7,9 @@ import harness
 import torch
 from torch.nn import functional as F
 
+from unbatch.contracts import Dataset
 from unbatch.models.mlp import Mlp
+from unbatch.types import Batch
 
 options = harness.arguments(
     __doc__, batches=10, sets="mnist,fashion,cifar10", rates="0.001,0.003,0.01", size=20, pool=130, steps=250, seconds=30.0
@@ -15,9 +17,8 @@ options = harness.arguments(
 results = harness.Results("memorized")
 
 
-def learned(name: str, rate: float, seed: int) -> tuple[torch.nn.Module, torch.Tensor, float]:
-    """A network that was trained on a pool, which samples these were, and its accuracy on them."""
-    data = harness.dataset(name)
+def learned(data: Dataset, rate: float, seed: int) -> tuple[torch.nn.Module, Batch, float]:
+    """A network that was trained on a pool, a batch of the pool, and the accuracy on all of it."""
     chosen = torch.randperm(1000, generator=torch.Generator().manual_seed(seed))[: options.pool]
     pool = data.take(chosen)
     model = Mlp(200).build(data.input_shape, harness.classes(data), seed).float()
@@ -29,15 +30,15 @@ def learned(name: str, rate: float, seed: int) -> tuple[torch.nn.Module, torch.T
         optimizer.step()
     with torch.no_grad():
         accuracy = float((model(pool.inputs.float()).argmax(1) == pool.labels).float().mean())
-    return model.double(), chosen[: options.size], accuracy
+    return model.double(), data.take(chosen[: options.size]), accuracy
 
 
 for name in options.sets.split(","):
+    known_by_heart = harness.dataset(name)
     for key in results.missing([f"{name} b={options.size} rate={rate}" for rate in options.rates.split(",")]):
         outcomes, seen, accuracies = [], 0, []
         for seed in range(options.batches):
-            victim, chosen, accuracy = learned(name, float(key.rpartition("=")[2]), seed)
-            batch = harness.dataset(name).take(chosen)
+            victim, batch, accuracy = learned(known_by_heart, float(key.rpartition("=")[2]), seed)
             observed = harness.FedSgd().observe(victim, batch)
             seen += harness.visible(observed, batch)
             accuracies.append(accuracy)

@@ -43,11 +43,11 @@ for key in results.missing([f"b={size}" for size in options.sizes.split(",")]):
         },
     )
     print(key, results.content["cases"][key]["ratio"], flush=True)
-pace = results.content["cases"]["b=20"]["sampling_seconds_per_subset"]
-for key in results.missing(["b=25 (extrapolated)", "b=30 (extrapolated)"]):
+extrapolated = ["b=25 (extrapolated)", "b=30 (extrapolated)"] if "b=20" in results.content["cases"] else []
+for key in results.missing(extrapolated):
     size = int(key[2:4])
     fast = [harness.attack(*case(size, seed), "spear", seed) for seed in range(options.batches)]
     median = statistics.median(outcome.seconds for outcome in fast)
-    guess = pace * expected_subsets(size)
+    guess = results.content["cases"]["b=20"]["sampling_seconds_per_subset"] * expected_subsets(size)
     results.put(key, {"auto_seconds": median, "auto_exact": sum(o.exact for o in fast), "sampling_seconds": guess, "ratio": guess / median})
     print(key, f"{guess / median:.1e}", flush=True)
