@@ -83,8 +83,9 @@ def _shown_by_rows(observation: Observation, inputs: Tensor) -> Bool[Tensor, " k
     gradient, sums = observation.update[call.weight], observation.update[str(call.bias)].double()
     if lengths_of_uneven(gradient) is None:
         return nothing
-    ratio = gradient / sums[:, None]
-    return torch.stack([((ratio - row).norm(dim=1) < SHOWN * row.norm()).sum() > 1 for row in inputs.double().flatten(1)])
+    rows = inputs.double().flatten(1)
+    apart = torch.cdist(gradient / sums[:, None], rows, compute_mode="use_mm_for_euclid_dist")
+    return (apart < SHOWN * rows.norm(dim=1)).sum(dim=0) > 1
 
 
 def _bytes(row: Tensor) -> bytes:
