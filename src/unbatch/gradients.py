@@ -28,6 +28,7 @@ __all__ = [
     "capture",
     "check_deterministic",
     "compare",
+    "jacobians",
     "loss_function",
     "per_example",
     "replay",
@@ -321,6 +322,21 @@ def sensitivities(
         at_outputs = slopes_alone(loss, outputs, chunk)
         columns.append(_pulled_back(result.outputs, call.output, at_outputs))
     return torch.cat(columns)
+
+
+def jacobians(model: nn.Module, inputs: Num[Tensor, " b *shape"], weight: str) -> Float[Tensor, "c b m"]:
+    """∂outputs/∂z of one Linear layer, for every sample: every column that it may leave, whatever the loss, is a sum of these.
+
+    Args:
+        model: as broadcast.
+        inputs: (b, *shape).
+        weight: name of the layer's weight.
+    """
+    result = run(model, inputs)
+    call: LinearCall = next(call for call in result.linears if call.weight == weight)
+    outputs = result.outputs.detach()
+    each = torch.eye(outputs.shape[1], dtype=outputs.dtype, device=outputs.device)[:, None].expand(-1, *outputs.shape)
+    return _pulled_back(result.outputs, call.output, each).double()
 
 
 def _pulled_back(outputs: Tensor, inner: Tensor, directions: Float[Tensor, "c b k"]) -> Tensor:

@@ -163,7 +163,7 @@ class Spear(Attack):
                 made = _completed(observation, best, call.weight, generator, clock, progress, certified=False)
             made = made or self._searched(observation, call, reader, factors, completion, shallow, generator, clock, progress)
             made = merged(made, alone(), observation.batch_size) if alike and not clock.over else made
-            if alike and (whole := found_again(observation, call, made, again, generator, clock, progress)):
+            if alike and (whole := found_again(observation, call, made, again, generator, clock, progress, uneven=uneven)):
                 return merged(whole, alone(), observation.batch_size)
             taken_out = alike and not made.exhausted and made.samples is not None and len(made.samples) > factors.rank
             made = refined(observation, call, made) if uneven else polished(observation, call, made) if taken_out else made

@@ -6,7 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["LARGEST", "lengths_of_uneven"]
+__all__ = ["FAR", "LARGEST", "lengths_of_uneven"]
 
 FAR = 1e-6
 """A row this much shorter than the longest may hold what the others drown. Chosen: rows of an untrained network differ by a thousand."""
@@ -15,8 +15,12 @@ LARGEST = 1 << 24
 """Numbers of a gradient from which on it is not copied for this. Chosen: 128 MiB."""
 
 
-def lengths_of_uneven(gradient: Float[Tensor, "m n"]) -> Float[Tensor, " m"] | None:
+def lengths_of_uneven(gradient: Float[Tensor, "m n"], far: float = FAR) -> Float[Tensor, " m"] | None:
     """(m,) lengths of the rows, one of those that are zero; None where none is far shorter than the longest, or float64 did not hold it.
+
+    Args:
+        gradient: of any float type.
+        far: share of the longest up to which a row is far shorter.
 
     Example:
         >>> lengths_of_uneven(torch.tensor([[3.0, 4.0], [0.0, 0.0], [0.0, 1e-9]], dtype=torch.float64)).tolist()
@@ -28,6 +32,6 @@ def lengths_of_uneven(gradient: Float[Tensor, "m n"]) -> Float[Tensor, " m"] | N
         return None
     lengths: Tensor = torch.linalg.vector_norm(gradient, dim=1)
     there = lengths[lengths > 0]
-    if not len(there) or float(there.min()) > FAR * float(there.max()):
+    if not len(there) or float(there.min()) > far * float(there.max()):
         return None
     return lengths.where(lengths > 0, 1.0)

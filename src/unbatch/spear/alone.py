@@ -65,15 +65,18 @@ def those_alone(observation: Observation, call: LinearCall) -> Candidate:
     return Candidate(inputs[best], labels[best])
 
 
-def merged(known: Candidate, alone: Candidate, most: int | None) -> Candidate:
-    """What was found otherwise and what was read off rows, each sample once; as it was where nothing is new, or more than ``most`` are."""
+def merged(known: Candidate, alone: Candidate, most: int | None, exact: float = EXACT) -> Candidate:
+    """What was found otherwise and what was read off rows, each sample once; as it was where nothing is new, or more than ``most`` are.
+
+    A known sample stays where the other is nearer to it than ``exact``.
+    """
     if alone.inputs is None or alone.labels is None or not len(alone.inputs):
         return known
     if known.inputs is None or known.labels is None:
         return replace(known, inputs=alone.inputs, labels=alone.labels)
     old, new = known.inputs.double(), alone.inputs
     apart = torch.stack([(old - one).flatten(1).norm(dim=1) / one.norm() for one in new])
-    fresh = (apart > EXACT).all(dim=1)
+    fresh = (apart >= exact).all(dim=1)
     kept = (apart[fresh] > SAME).all(dim=0)
     if not bool(fresh.any()) or int(kept.sum() + fresh.sum()) > (most or torch.inf):
         return known

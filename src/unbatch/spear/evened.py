@@ -18,9 +18,11 @@ from torch import Generator, Tensor
 from unbatch.clock import Clock, OutOfTime
 from unbatch.linalg.complement import complement
 from unbatch.linalg.lowrank import factor
-from unbatch.linalg.rows import lengths_of_uneven
+from unbatch.linalg.rows import FAR, lengths_of_uneven
+from unbatch.spear.alone import merged
 from unbatch.spear.candidate import Attempt, read_out
 from unbatch.spear.layer import Layer
+from unbatch.spear.patterns import whole_by_patterns
 from unbatch.spear.problem import Problem, pose
 from unbatch.spear.refinement import STRONG, polished
 from unbatch.spear.rounding import null_of_masks
@@ -42,6 +44,8 @@ def found_again(
     generator: Generator,
     clock: Clock,
     progress: Progress,
+    *,
+    uneven: bool,
 ) -> Candidate | None:
     """All samples, where rows of one length show more of them than the gradient as it is; None where not all of these fit.
 
@@ -53,32 +57,48 @@ def found_again(
         generator: of random sums of columns.
         clock: when to give up.
         progress: told what goes on.
+        uneven: whether the gradient has faint directions.
     """
     with suppress(OutOfTime):
-        for problem in evened_problems(observation, call, generator, clock):
+        problems = list(evened_problems(observation, call, generator, clock, uneven=uneven))
+        for problem in problems:
+            if whole := whole_by_patterns(observation, problem, known, generator, clock):
+                return _with_others(read_out(observation, whole, whole.samples, progress), known, observation.batch_size)
+        for problem in problems:
             attempt = attempt_of(problem, known)
             if attempt.fits:
                 made = read_out(observation, attempt, attempt.samples, progress)
+                if whole := whole_by_patterns(observation, problem, made, generator, clock):
+                    return read_out(observation, whole, whole.samples, progress)
                 return polished(observation, call, _strong_refined(observation, attempt, made))
     return None
 
 
-def evened_problems(observation: Observation, call: LinearCall, generator: Generator, clock: Clock) -> Iterator[Problem]:
+def _with_others(whole: Candidate, known: Candidate, most: int | None) -> Candidate:
+    """All samples of a rank, and those known that are none of these, as one fainter than the rank is."""
+    both = merged(known, whole, most, exact=0.0)
+    return whole if both is known else replace(whole, inputs=both.inputs, labels=both.labels)
+
+
+def evened_problems(
+    observation: Observation, call: LinearCall, generator: Generator, clock: Clock, *, uneven: bool = False
+) -> Iterator[Problem]:
     """The layer in the coordinates of its rows of one length, for every rank after which a clear gap follows, the largest first.
 
-    Not one where all rows are about as long, so that nothing is gained.
+    Not one where all rows are about as long, so that nothing is gained, and no direction is faint.
 
     Args:
         observation: what the server saw: one gradient.
         call: the layer that sees the samples.
         generator: of random sums of columns.
         clock: when to give up.
+        uneven: whether the gradient has faint directions.
 
     Raises:
         OutOfTime: the clock ran out.
     """
     gradient = observation.update[call.weight]
-    lengths = lengths_of_uneven(gradient)
+    lengths = lengths_of_uneven(gradient, 1.0 if uneven else FAR)
     if lengths is None:
         return
     rows = gradient / lengths[:, None]

@@ -1,0 +1,124 @@
+"""Samples of which the pattern is known, the neurons that they fire: their columns are as exact as the gradient, with few zeros or none.
+
+Column d_i of ∂L/∂Z is J_iᵀ s_i, where s_i (c,) is the slope of the loss at the outputs, and J_i (c, m) says what moves them when z does.
+In a network of ReLU J_i depends on the pattern alone, and a sample that is known roughly has the right one. But d_i = left @ q_i as well.
+Two subspaces of c and b dimensions, among m > c + b rows, have nothing but this column in common: q_i is the smallest singular vector of
+
+    left − B_i (B_iᵀ left),    B_i an orthonormal basis of the rows of J_i.
+
+Zeros are a part of that: J_i is zero where neuron i is off. The samples are dual to the columns, p_i · q_j = 0: what is missing lies across
+all columns that are known, in a space of a few dimensions, where random points soon have the pattern of a sample. Ours.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from torch import Generator, Tensor
+
+from unbatch.clock import Clock
+from unbatch.gradients import jacobians
+from unbatch.linalg.blocks import BLOCK
+from unbatch.linalg.complement import complement
+from unbatch.spear.candidate import Attempt
+from unbatch.spear.dictionary_learning import random_samples
+from unbatch.spear.problem import Problem
+from unbatch.spear.selection import Solution, agreement, independent, scaled
+from unbatch.types import Candidate, Observation
+
+__all__ = ["whole_by_patterns"]
+
+MEET, ALONE = 1e-5, 1e-2
+"""Sine of the angle at which two subspaces meet; and the largest share of it that it may be of the next one, which a second column would
+have. Chosen: of networks that know a batch by heart right patterns have 1e-15 to 2e-8, wrong ones 1e-4 to .8, and shares below 1e-6."""
+
+SPARE = 4
+"""Rows beyond the dimensions of both subspaces that must be there, as else they always meet. Chosen."""
+
+NOTHING = 1e-12
+"""Share of the largest singular value of J_i below which one is rounding. Chosen."""
+
+DRAWN, LOOKED_AT, FRUITLESS = 1024, 32, 4
+"""Random points of what is left at a time; of which so many are looked at closely; and rounds without a find after which no more are
+drawn. Chosen: with three missing of twenty the first round has a sample."""
+
+SAME = 1e-6
+"""Part of a direction beside others up to which it is one of them. Chosen."""
+
+
+def whole_by_patterns(observation: Observation, problem: Problem, known: Candidate, generator: Generator, clock: Clock) -> Attempt | None:
+    """All samples of a problem, from those that are known at least roughly; None where not all come out, each by its own pattern.
+
+    Args:
+        observation: what the server saw: one gradient, without batch statistics.
+        problem: in the coordinates of the gradient's factors.
+        known: samples of it, and others if need be.
+        generator: of random points.
+        clock: when to give up.
+
+    Raises:
+        OutOfTime: the clock ran out.
+    """
+    patterns, batch = _Patterns(observation, problem), problem.layer.batch
+    room = len(problem.layer.left) - batch - observation.classes
+    if known.inputs is None or not len(known.inputs) or batch == 1 or room < SPARE:
+        return None
+    found, fruitless = patterns.among(patterns.directions(known.inputs.double().flatten(1), clock)), 0
+    while len(found) < batch and fruitless < FRUITLESS:
+        more = patterns.among(torch.cat([found, patterns.drawn(found, generator, clock)]))
+        fruitless = fruitless + 1 if len(more) == len(found) else 0
+        found = more
+    directions, samples = scaled(problem.layer, found) if len(found) == batch else (found, None)
+    if samples is None or len(patterns.among(patterns.directions(patterns.inputs(samples), clock))) < batch:
+        return None
+    solution = Solution(samples, directions, agreement(problem.layer, samples, directions), 0)
+    return Attempt(problem, solution, True, "", {**known.stats, "by patterns": batch})
+
+
+@dataclass(frozen=True, eq=False)
+class _Patterns:
+    observation: Observation
+    problem: Problem
+
+    def inputs(self, samples: Float[Tensor, "k b"]) -> Float[Tensor, "k n"]:
+        """The inputs of samples p."""
+        return (samples @ self.problem.change) @ self.problem.factors.right
+
+    def directions(self, inputs: Float[Tensor, "k n"], clock: Clock) -> Float[Tensor, "j b"]:
+        """Of the inputs whose pattern meets the columns in one of them, its q."""
+        left, found = self.problem.layer.left, [self.problem.layer.left.new_zeros((0, self.problem.layer.batch))]
+        for bases in self._bases(inputs, clock):
+            _, sines, turned = torch.linalg.svd(left - bases @ (bases.mT @ left), full_matrices=False)
+            found.append(turned[(sines[:, -1] < MEET) & (sines[:, -1] < ALONE * sines[:, -2]), -1])
+        return torch.cat(found)
+
+    def among(self, directions: Float[Tensor, "k b"]) -> Float[Tensor, "j b"]:
+        """Each column once."""
+        return directions[independent(directions, self.problem.layer.off(directions), smallest=SAME)]
+
+    def drawn(self, found: Float[Tensor, "k b"], generator: Generator, clock: Clock) -> Float[Tensor, "j b"]:
+        """Columns of random points across those that were found; of the only one, where one is left."""
+        layer, left = self.problem.layer, complement(found)
+        samples = left.T if left.shape[1] == 1 else random_samples(layer, left, generator, DRAWN)
+        inputs = self.inputs(samples / (samples @ layer.sums)[:, None])
+        if len(inputs) > LOOKED_AT:
+            inputs = inputs[self._cosines(inputs, clock).topk(LOOKED_AT).indices]
+        return self.directions(inputs, clock)
+
+    def _cosines(self, inputs: Float[Tensor, "k n"], clock: Clock) -> Float[Tensor, " k"]:
+        """How near every input's pattern comes to a column: cosines, which are rounded above 1e-8 of an angle, but cheap."""
+        left = self.problem.layer.left
+        return torch.cat([torch.linalg.svdvals(bases.mT @ left)[:, 0] for bases in self._bases(inputs, clock)])
+
+    def _bases(self, inputs: Float[Tensor, "k n"], clock: Clock) -> list[Float[Tensor, "j m c"]]:
+        """B of every input, block by block; zero columns fill it up."""
+        observation, layer = self.observation, self.problem.layer
+        scale, bases = layer.length if layer.evened is None else layer.length * layer.evened, []
+        for part in torch.split(inputs, max(1, BLOCK // layer.left.numel())):
+            clock.check()
+            moved = jacobians(observation.model, part.reshape(-1, *observation.input_shape), self.problem.call.weight)
+            basis, values, _ = torch.linalg.svd(moved[:, :, self.problem.alive].permute(1, 2, 0) / scale[:, None], full_matrices=False)
+            bases.append(basis * (values > NOTHING * values[:, :1])[:, None])
+        return bases
