@@ -30,7 +30,7 @@ from unbatch.linalg.completion import Completion
 from unbatch.linalg.lowrank import Factors
 from unbatch.span.dependent import dependent_samples, some_by_least_squares
 from unbatch.span.inversion import complete
-from unbatch.spear.alone import merged, those_alone
+from unbatch.spear.alone import SAME, merged, those_alone
 from unbatch.spear.beyond_rank import Some, some_by_walks, with_others
 from unbatch.spear.candidate import Attempt, read_out
 from unbatch.spear.entrance import layer_to_invert
@@ -164,7 +164,7 @@ class Spear(Attack):
             made = made or self._searched(observation, call, reader, factors, completion, shallow, generator, clock, progress)
             made = merged(made, alone(), observation.batch_size) if alike and not clock.over else made
             if alike and (whole := found_again(observation, call, made, again, generator, clock, progress, uneven=uneven)):
-                return merged(whole, alone(), observation.batch_size)
+                return merged(whole, alone(), observation.batch_size, exact=SAME)
             taken_out = alike and not made.exhausted and made.samples is not None and len(made.samples) > factors.rank
             made = refined(observation, call, made) if uneven else polished(observation, call, made) if taken_out else made
             left = misfit(observation, call, made) if tries > 1 else 0.0

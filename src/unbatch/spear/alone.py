@@ -21,7 +21,7 @@ from unbatch.spear.shallow.two_layer import first_of_each
 from unbatch.trace import LinearCall, run
 from unbatch.types import Candidate, Observation
 
-__all__ = ["merged", "those_alone"]
+__all__ = ["SAME", "merged", "those_alone"]
 
 ALIKE = 1e-13
 """Two rows show the same sample where the cosine of their ratios misses one by less. Chosen: 450 roundings; of another sample a share of

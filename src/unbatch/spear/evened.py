@@ -63,7 +63,8 @@ def found_again(
         problems = list(evened_problems(observation, call, generator, clock, uneven=uneven))
         for problem in problems:
             if whole := whole_by_patterns(observation, problem, known, generator, clock):
-                return _with_others(read_out(observation, whole, whole.samples, progress), known, observation.batch_size)
+                made = read_out(observation, whole, whole.samples, progress)
+                return made if problem is problems[0] else _with_others(made, known, observation.batch_size)
         for problem in problems:
             attempt = attempt_of(problem, known)
             if attempt.fits:
@@ -75,7 +76,7 @@ def found_again(
 
 
 def _with_others(whole: Candidate, known: Candidate, most: int | None) -> Candidate:
-    """All samples of a rank, and those known that are none of these, as one fainter than the rank is."""
+    """All samples of a rank, and those known that are none of these: there may be some that are fainter."""
     both = merged(known, whole, most, exact=0.0)
     return whole if both is known else replace(whole, inputs=both.inputs, labels=both.labels)
 

@@ -44,6 +44,9 @@ DRAWN, LOOKED_AT, FRUITLESS = 1024, 32, 4
 """Random points of what is left at a time; of which so many are looked at closely; and rounds without a find after which no more are
 drawn. Chosen: with three missing of twenty the first round has a sample."""
 
+TRIES = 4
+"""Times that what is missing is drawn, where it came out otherwise than its own patterns say: a point may have met a sum of two. Chosen."""
+
 SAME = 1e-6
 """Part of a direction beside others up to which it is one of them. Chosen."""
 
@@ -65,16 +68,16 @@ def whole_by_patterns(observation: Observation, problem: Problem, known: Candida
     room = len(problem.layer.left) - batch - observation.classes
     if known.inputs is None or not len(known.inputs) or batch == 1 or room < SPARE:
         return None
-    found, fruitless = patterns.among(patterns.directions(known.inputs.double().flatten(1), clock)), 0
-    while len(found) < batch and fruitless < FRUITLESS:
-        more = patterns.among(torch.cat([found, patterns.drawn(found, generator, clock)]))
-        fruitless = fruitless + 1 if len(more) == len(found) else 0
-        found = more
-    directions, samples = scaled(problem.layer, found) if len(found) == batch else (found, None)
-    if samples is None or len(patterns.among(patterns.directions(patterns.inputs(samples), clock))) < batch:
-        return None
-    solution = Solution(samples, directions, agreement(problem.layer, samples, directions), 0)
-    return Attempt(problem, solution, True, "", {**known.stats, "by patterns": batch})
+    given = patterns.among(patterns.directions(known.inputs.double().flatten(1), clock)[0])
+    for _ in range(TRIES):
+        found = patterns.filled(given, generator, clock)
+        directions, samples = scaled(problem.layer, found) if len(found) == batch else (found, None)
+        if samples is not None and len(patterns.among(patterns.directions(patterns.inputs(samples), clock)[0])) == batch:
+            solution = Solution(samples, directions, agreement(problem.layer, samples, directions), 0)
+            return Attempt(problem, solution, True, "", {**known.stats, "by patterns": batch})
+        if len(found) < batch or len(given) == batch:
+            break
+    return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -86,17 +89,29 @@ class _Patterns:
         """The inputs of samples p."""
         return (samples @ self.problem.change) @ self.problem.factors.right
 
-    def directions(self, inputs: Float[Tensor, "k n"], clock: Clock) -> Float[Tensor, "j b"]:
-        """Of the inputs whose pattern meets the columns in one of them, its q."""
-        left, found = self.problem.layer.left, [self.problem.layer.left.new_zeros((0, self.problem.layer.batch))]
+    def directions(self, inputs: Float[Tensor, "k n"], clock: Clock) -> tuple[Float[Tensor, "j b"], Float[Tensor, " j"]]:
+        """Of the inputs whose pattern meets the columns in one of them, its q; and how far any other is from it, a sine."""
+        left = self.problem.layer.left
+        found, apart = [left.new_zeros((0, left.shape[1]))], [left.new_zeros(0)]
         for bases in self._bases(inputs, clock):
             _, sines, turned = torch.linalg.svd(left - bases @ (bases.mT @ left), full_matrices=False)
-            found.append(turned[(sines[:, -1] < MEET) & (sines[:, -1] < ALONE * sines[:, -2]), -1])
-        return torch.cat(found)
+            meets = (sines[:, -1] < MEET) & (sines[:, -1] < ALONE * sines[:, -2])
+            found.append(turned[meets, -1])
+            apart.append(sines[meets, -2])
+        return torch.cat(found), torch.cat(apart)
 
     def among(self, directions: Float[Tensor, "k b"]) -> Float[Tensor, "j b"]:
         """Each column once."""
         return directions[independent(directions, self.problem.layer.off(directions), smallest=SAME)]
+
+    def filled(self, found: Float[Tensor, "k b"], generator: Generator, clock: Clock) -> Float[Tensor, "j b"]:
+        """What was found, and columns of random points across it, until all are there or none turns up any more."""
+        fruitless = 0
+        while len(found) < self.problem.layer.batch and fruitless < FRUITLESS:
+            more = self.among(torch.cat([found, self.drawn(found, generator, clock)]))
+            fruitless = fruitless + 1 if len(more) == len(found) else 0
+            found = more
+        return found
 
     def drawn(self, found: Float[Tensor, "k b"], generator: Generator, clock: Clock) -> Float[Tensor, "j b"]:
         """Columns of random points across those that were found; of the only one, where one is left."""
@@ -105,7 +120,9 @@ class _Patterns:
         inputs = self.inputs(samples / (samples @ layer.sums)[:, None])
         if len(inputs) > LOOKED_AT:
             inputs = inputs[self._cosines(inputs, clock).topk(LOOKED_AT).indices]
-        return self.directions(inputs, clock)
+        directions, apart = self.directions(inputs, clock)
+        clear = apart > MEET  # of a pattern that nearly meets in two columns, a sum of both may come out
+        return directions[clear] if bool(clear.any()) else directions
 
     def _cosines(self, inputs: Float[Tensor, "k n"], clock: Clock) -> Float[Tensor, " k"]:
         """How near every input's pattern comes to a column: cosines, which are rounded above 1e-8 of an angle, but cheap."""
