@@ -94,9 +94,11 @@ class _Patterns:
         left = self.problem.layer.left
         found, apart = [left.new_zeros((0, left.shape[1]))], [left.new_zeros(0)]
         for bases in self._bases(inputs, clock):
-            _, sines, turned = torch.linalg.svd(left - bases @ (bases.mT @ left), full_matrices=False)
+            near, _ = torch.linalg.qr(left.T @ bases)  # all of left at right angles to these is so to the bases
+            columns = left @ near
+            _, sines, turned = torch.linalg.svd(columns - bases @ (bases.mT @ columns), full_matrices=False)
             meets = (sines[:, -1] < MEET) & (sines[:, -1] < ALONE * sines[:, -2])
-            found.append(turned[meets, -1])
+            found.append((near[meets] @ turned[meets, -1, :, None])[..., 0])
             apart.append(sines[meets, -2])
         return torch.cat(found), torch.cat(apart)
 
