@@ -24,7 +24,7 @@ from unbatch.spear.candidate import Attempt, read_out
 from unbatch.spear.layer import Layer
 from unbatch.spear.patterns import whole_by_patterns
 from unbatch.spear.problem import Problem, pose
-from unbatch.spear.refinement import STRONG, polished
+from unbatch.spear.refinement import HALF, STRONG, misfit, polished
 from unbatch.spear.rounding import null_of_masks
 from unbatch.spear.search import AGREE
 from unbatch.trace import LinearCall
@@ -63,22 +63,29 @@ def found_again(
         problems = list(evened_problems(observation, call, generator, clock, uneven=uneven))
         for problem in problems:
             if whole := whole_by_patterns(observation, problem, known, generator, clock):
-                made = read_out(observation, whole, whole.samples, progress)
-                return made if problem is problems[0] else _with_others(made, known, observation.batch_size)
+                made = _read_and_refined(observation, whole, progress)
+                return made if problem is problems[0] else _with_others(observation, call, made, known)
         for problem in problems:
             attempt = attempt_of(problem, known)
             if attempt.fits:
                 made = read_out(observation, attempt, attempt.samples, progress)
-                if whole := whole_by_patterns(observation, problem, made, generator, clock):
-                    return read_out(observation, whole, whole.samples, progress)
-                return polished(observation, call, _strong_refined(observation, attempt, made))
+                return _read_and_refined(observation, whole_by_patterns(observation, problem, made, generator, clock) or attempt, progress)
     return None
 
 
-def _with_others(whole: Candidate, known: Candidate, most: int | None) -> Candidate:
-    """All samples of a rank, and those known that are none of these: there may be some that are fainter."""
-    both = merged(known, whole, most, exact=0.0)
-    return whole if both is known else replace(whole, inputs=both.inputs, labels=both.labels)
+def _read_and_refined(observation: Observation, attempt: Attempt, progress: Progress) -> Candidate:
+    """The samples as rows of one length tell them, or the strong ones as the gradient as it is does, where that explains more of it."""
+    call, made = attempt.problem.call, read_out(observation, attempt, attempt.samples, progress)
+    other = polished(observation, call, _strong_refined(observation, attempt, made))
+    return min(made, other, key=lambda one: misfit(observation, call, one))
+
+
+def _with_others(observation: Observation, call: LinearCall, whole: Candidate, known: Candidate) -> Candidate:
+    """All samples of a rank, and those known that are none of these, as fainter ones are, if far more is explained with them."""
+    both = merged(known, whole, observation.batch_size, exact=0.0)
+    more = replace(whole, inputs=both.inputs, labels=both.labels)
+    left = misfit(observation, call, whole)
+    return whole if both is known or not misfit(observation, call, more) < HALF * left else more
 
 
 def evened_problems(

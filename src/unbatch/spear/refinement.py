@@ -24,7 +24,7 @@ from unbatch.losses import slopes_alone
 from unbatch.trace import LinearCall, run
 from unbatch.types import Candidate, Observation
 
-__all__ = ["STRONG", "is_uneven", "misfit", "polished", "refined"]
+__all__ = ["HALF", "STRONG", "is_uneven", "misfit", "polished", "refined"]
 
 UNEVEN = 1e-6
 """A column is faint that is below this share of the strongest. Chosen: columns of an untrained network differ by a hundred at most, and
