@@ -12,23 +12,24 @@ all columns that are known, in a space of a few dimensions, where random points 
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float
 from torch import Generator, Tensor
 
-from unbatch.clock import Clock
+from unbatch.clock import Clock, OutOfTime
 from unbatch.gradients import jacobians
 from unbatch.linalg.blocks import BLOCK
 from unbatch.linalg.complement import complement
-from unbatch.spear.candidate import Attempt
+from unbatch.spear.candidate import Attempt, read_out
 from unbatch.spear.dictionary_learning import random_samples
 from unbatch.spear.problem import Problem
 from unbatch.spear.selection import Solution, agreement, independent, scaled
-from unbatch.types import Candidate, Observation
+from unbatch.types import Candidate, Observation, Progress
 
-__all__ = ["whole_by_patterns"]
+__all__ = ["exact_by_patterns", "whole_by_patterns"]
 
 MEET, ALONE = 1e-5, 1e-2
 """Sine of the angle at which two subspaces meet; and the largest share of it that it may be of the next one, which a second column would
@@ -78,6 +79,16 @@ def whole_by_patterns(observation: Observation, problem: Problem, known: Candida
         if len(found) < batch or len(given) == batch:
             break
     return None
+
+
+def exact_by_patterns(
+    observation: Observation, problem: Problem, known: Candidate, generator: Generator, clock: Clock, progress: Progress
+) -> Candidate:
+    """All samples of a problem as ``whole_by_patterns`` has them, or else the candidate as it is."""
+    with suppress(OutOfTime):
+        if whole := whole_by_patterns(observation, problem, known, generator, clock):
+            return read_out(observation, whole, whole.samples, progress)
+    return known
 
 
 @dataclass(frozen=True, eq=False)
