@@ -12,6 +12,7 @@ all columns that are known, in a space of a few dimensions, where random points 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -67,7 +68,7 @@ def whole_by_patterns(observation: Observation, problem: Problem, known: Candida
     """
     patterns, batch = _Patterns(observation, problem), problem.layer.batch
     room = len(problem.layer.left) - batch - observation.classes
-    if known.inputs is None or not len(known.inputs) or batch == 1 or room < SPARE:
+    if known.inputs is None or not len(known.inputs) or min(batch, observation.classes) < 2 or room < SPARE:
         return None
     given = patterns.among(patterns.directions(known.inputs.double().flatten(1), clock)[0])
     for _ in range(TRIES):
@@ -104,7 +105,7 @@ class _Patterns:
         """Of the inputs whose pattern meets the columns in one of them, its q; and how far any other is from it, a sine."""
         left = self.problem.layer.left
         found, apart = [left.new_zeros((0, left.shape[1]))], [left.new_zeros(0)]
-        for bases in self._bases(inputs, clock):
+        for bases in self._bases(inputs[inputs.isfinite().all(dim=1)], clock):
             near, _ = torch.linalg.qr(left.T @ bases)  # all of left at right angles to these is so to the bases
             columns = left @ near
             _, sines, turned = torch.linalg.svd(columns - bases @ (bases.mT @ columns), full_matrices=False)
@@ -131,6 +132,7 @@ class _Patterns:
         layer, left = self.problem.layer, complement(found)
         samples = left.T if left.shape[1] == 1 else random_samples(layer, left, generator, DRAWN)
         inputs = self.inputs(samples / (samples @ layer.sums)[:, None])
+        inputs = inputs[inputs.isfinite().all(dim=1)]
         if len(inputs) > LOOKED_AT:
             inputs = inputs[self._cosines(inputs, clock).topk(LOOKED_AT).indices]
         directions, apart = self.directions(inputs, clock)
@@ -142,13 +144,13 @@ class _Patterns:
         left = self.problem.layer.left
         return torch.cat([torch.linalg.svdvals(bases.mT @ left)[:, 0] for bases in self._bases(inputs, clock)])
 
-    def _bases(self, inputs: Float[Tensor, "k n"], clock: Clock) -> list[Float[Tensor, "j m c"]]:
+    def _bases(self, inputs: Float[Tensor, "k n"], clock: Clock) -> Iterator[Float[Tensor, "j m c"]]:
         """B of every input, block by block; zero columns fill it up."""
         observation, layer = self.observation, self.problem.layer
-        scale, bases = layer.length if layer.evened is None else layer.length * layer.evened, []
-        for part in torch.split(inputs, max(1, BLOCK // layer.left.numel())):
+        scale = layer.length if layer.evened is None else layer.length * layer.evened
+        for part in torch.split(inputs, max(1, BLOCK // layer.left.numel())) if len(inputs) else ():
             clock.check()
             moved = jacobians(observation.model, part.reshape(-1, *observation.input_shape), self.problem.call.weight)
-            basis, values, _ = torch.linalg.svd(moved[:, :, self.problem.alive].permute(1, 2, 0) / scale[:, None], full_matrices=False)
-            bases.append(basis * (values > NOTHING * values[:, :1])[:, None])
-        return bases
+            moved = (moved[:, :, self.problem.alive].permute(1, 2, 0) / scale[:, None]).nan_to_num(0.0, 0.0, 0.0)
+            basis, values, _ = torch.linalg.svd(moved, full_matrices=False)
+            yield basis * (values > NOTHING * values[:, :1])[:, None]
