@@ -19,7 +19,7 @@ from unbatch.clock import Clock, OutOfTime
 from unbatch.linalg.complement import complement
 from unbatch.linalg.lowrank import factor
 from unbatch.linalg.rows import FAR, lengths_of_uneven
-from unbatch.spear.alone import merged
+from unbatch.spear.alone import SAME, merged
 from unbatch.spear.candidate import Attempt, read_out
 from unbatch.spear.layer import Layer
 from unbatch.spear.patterns import whole_by_patterns
@@ -64,8 +64,12 @@ def found_again(
         for problem in problems:
             if whole := whole_by_patterns(observation, problem, known, generator, clock):
                 made = _read_and_refined(observation, whole, progress)
-                return made if problem is problems[0] else _with_others(observation, call, made, known)
-        for problem in problems:
+                if problem is problems[0]:
+                    return made
+                new = merged(known, made, None, exact=SAME) is not known
+                if new or misfit(observation, call, made) < misfit(observation, call, known):  # what is fainter blurs a lower rank
+                    return _with_others(observation, call, made, known)
+        for problem in problems if lengths_of_uneven(observation.update[call.weight]) is not None else ():
             attempt = attempt_of(problem, known)
             if attempt.fits:
                 made = read_out(observation, attempt, attempt.samples, progress)

@@ -78,7 +78,7 @@ def whole_by_patterns(observation: Observation, problem: Problem, known: Candida
         if samples is not None and len(patterns.among(patterns.directions(patterns.inputs(samples), clock)[0])) == batch:
             solution = Solution(samples, directions, agreement(problem.layer, samples, directions), 0)
             return Attempt(problem, solution, True, "", {**known.stats, "by patterns": batch})
-        if len(found) < batch or len(given) == batch:
+        if len(found) == len(given):
             break
     return None
 
