@@ -38,9 +38,17 @@ def error(found: Reconstruction, truth: Tensor) -> float:
 
 def test_the_truth_is_proved_to_the_last_digits(seen: Observation) -> None:
     x, y = batch(0)
-    found = judge(seen, Candidate(x, y)).or_raise()
+    found = judge(replace(seen, batch_size=SAMPLES), Candidate(x, y)).or_raise()
     assert found.accuracy is not None
     assert float(found.accuracy.max()) < 1e-12
+    assert (found.missing, count(found)) == (0, SAMPLES)
+
+
+def test_without_a_batch_size_twins_that_rounding_hides_are_within_the_accuracy(seen: Observation) -> None:
+    x, y = batch(0)
+    found = judge(seen, Candidate(x, y)).or_raise()
+    assert found.accuracy is not None
+    assert 1e-8 < float(found.accuracy.max()) < 1e-5
     assert (found.missing, count(found)) == (0, SAMPLES)
 
 
