@@ -51,3 +51,11 @@ def test_what_samples_leave_is_a_sum_of_what_moves_the_outputs() -> None:
     moves = jacobians(observed.model, inputs, "0.weight")
     slopes = observed.model(inputs).softmax(dim=1) - nn.functional.one_hot(labels, 5)
     torch.testing.assert_close(torch.einsum("cbm,bc->bm", moves, slopes), per_example(observed.model, inputs, labels)["0.bias"])
+
+
+def test_what_is_no_number_tells_nothing() -> None:
+    observed, inputs, _, problem = seen(0)
+    assert solved(observed, problem, torch.full_like(inputs, torch.inf)) is None
+    made = solved(observed, problem, torch.cat([torch.full_like(inputs[:1], torch.nan), inputs]))
+    assert made is not None
+    assert bool(made.isfinite().all())

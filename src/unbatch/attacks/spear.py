@@ -36,6 +36,7 @@ from unbatch.spear.candidate import Attempt, read_out
 from unbatch.spear.entrance import layer_to_invert
 from unbatch.spear.evened import found_again, known_directions
 from unbatch.spear.layer import CHANCE
+from unbatch.spear.patterns import exact_by_patterns
 from unbatch.spear.problem import Problem, factored, noiseless, pose, sources_of, too_few
 from unbatch.spear.refinement import is_uneven, misfit, polished, refined
 from unbatch.spear.sampling import expected_subsets
@@ -224,6 +225,7 @@ class Spear(Attack):
             made = read_out(observation, best, factors.rank, progress)
             certified = best.fits or not best.whole
             more = _completed(observation, made, call.weight, generator, clock, progress, certified=certified)
+            more = more and exact_by_patterns(observation, best.problem, more, generator, clock, progress)
             if more is None and not clock.over:
                 best = self._best(observation, problems, generator, clock, progress) or best
         if samples is not None and not best.whole:
