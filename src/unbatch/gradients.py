@@ -20,7 +20,7 @@ from unbatch.errors import Misuse, named
 from unbatch.losses import Loss, loss_function, quiet_vmap, slopes, slopes_alone
 from unbatch.scores import plain
 from unbatch.swap import called_with
-from unbatch.trace import LARGE, LinearCall, model_errors, run
+from unbatch.trace import LARGE, model_errors, run
 
 __all__ = [
     "Loss",
@@ -314,13 +314,12 @@ def sensitivities(
         (c, b, m) in float64, for all c classes that the model scores.
     """
     result = run(model, inputs, known={} if z is None else {weight: z})
-    call: LinearCall = next(call for call in result.linears if call.weight == weight)
     outputs = result.outputs.detach()
     classes = torch.arange(outputs.shape[1], device=inputs.device)
     columns = []
     for chunk in torch.split(classes, max(1, (1 << 19) // max(1, outputs.numel()))):
         at_outputs = slopes_alone(loss, outputs, chunk)
-        columns.append(_pulled_back(result.outputs, call.output, at_outputs))
+        columns.append(_pulled_back(result.outputs, result.made_by(weight), at_outputs))
     return torch.cat(columns)
 
 
@@ -333,10 +332,9 @@ def jacobians(model: nn.Module, inputs: Num[Tensor, " b *shape"], weight: str) -
         weight: name of the layer's weight.
     """
     result = run(model, inputs)
-    call: LinearCall = next(call for call in result.linears if call.weight == weight)
     outputs = result.outputs.detach()
     each = torch.eye(outputs.shape[1], dtype=outputs.dtype, device=outputs.device)[:, None].expand(-1, *outputs.shape)
-    return _pulled_back(result.outputs, call.output, each).double()
+    return _pulled_back(result.outputs, result.made_by(weight), each).double()
 
 
 def _pulled_back(outputs: Tensor, inner: Tensor, directions: Float[Tensor, "c b k"]) -> Tensor:

@@ -76,6 +76,10 @@ class Run:
     linears: list[LinearCall] = field(default_factory=list)
     vocabulary: int = 0
 
+    def made_by(self, weight: str) -> Tensor:
+        """What the first call of the layer with this weight came to."""
+        return next(call.output for call in self.linears if call.weight == weight)
+
 
 class LooksUp(RuntimeError):
     """The model looks its inputs up in an embedding, but they are no whole numbers.

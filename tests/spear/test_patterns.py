@@ -29,7 +29,7 @@ def seen(seed: int, count: int = 12) -> tuple[Observation, Tensor, Tensor, Probl
 def solved(observed: Observation, problem: Problem, known: Tensor) -> Tensor | None:
     """The inputs of all samples, if all come out."""
     whole = whole_by_patterns(observed, problem, Candidate(known), torch.Generator().manual_seed(0), Clock.of(10))
-    return None if whole is None else (whole.solution.samples @ problem.change) @ problem.factors.right
+    return None if whole is None else problem.inputs(whole.solution.samples)
 
 
 @pytest.mark.parametrize("missing", [0, 1, 2, 3])

@@ -159,29 +159,20 @@ def _twins_of_all(
     if observation.batch_size is not None or observation.rounding != torch.float64:
         return torch.zeros_like(weights)
     every = torch.ones_like(labels, dtype=torch.bool)
-    if explained and residual <= ROUNDED * rounding:
-        return _rounded_away(observation, inputs, labels, weights)
-    if explained:
+    if explained and not residual <= ROUNDED * rounding:
         return _hidden(observation, inputs, labels, weights, residual, every).amin().expand_as(weights)
-    columns, call = columns_of(observation, inputs, labels), entrance_of(observation.layers, observation, TRIAL)
-    if space is None and call is not None:
-        space = spaces_of(observation, [(call.weight, call.bias)]).get(call.weight)
-    if columns is None or space is None:
-        return torch.zeros_like(weights)
-    within = ROUNDED * rounding * float(space.core.norm())
-    noise = max(space.noise, space.bias_noise * float(inputs.double().flatten(1).norm(dim=1).amax()))
-    if noise <= within or (space.noise > within and len(labels) > ALL):
-        return _rounded_away(observation, inputs, labels, weights)
-    share = SAFETY * noise / _parts(inputs, columns, weights)
-    return _apart(observation, inputs, labels, columns, space.weight, share).amin().expand_as(weights)
-
-
-def _rounded_away(observation: Observation, inputs: Tensor, labels: Tensor, weights: Tensor) -> Float[Tensor, " k"]:
-    """(k,) how far two members may be from each sample that rounding hides, relatively, of the one where that is least."""
     columns, call = columns_of(observation, inputs, labels), entrance_of(observation.layers, observation, TRIAL)
     if columns is None or call is None:
         return torch.zeros_like(weights)
     parts = _parts(inputs, columns, weights)
+    if not explained:
+        space = space or spaces_of(observation, [(call.weight, call.bias)]).get(call.weight)
+        if space is None:
+            return torch.zeros_like(weights)
+        within = ROUNDED * rounding * float(space.core.norm())
+        noise = max(space.noise, space.bias_noise * float(inputs.double().flatten(1).norm(dim=1).amax()))
+        if noise > within and (space.noise <= within or len(labels) <= ALL):
+            return _apart(observation, inputs, labels, columns, space.weight, SAFETY * noise / parts).amin().expand_as(weights)
     share = SAFETY * torch.finfo(torch.float64).eps * parts.sum() / parts
     return _apart(observation, inputs, labels, columns, call.weight, share).amin().clamp(max=BELIEVED).expand_as(weights)
 

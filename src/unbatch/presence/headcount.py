@@ -85,9 +85,8 @@ def _cancels(observation: Observation, weight: str) -> bool:
     if not observation.coupled:
         return False
     ran = run(observation.model, observation.probe)
-    call = next(call for call in ran.linears if call.weight == weight)
     head = torch.arange(1.0, 1 + ran.outputs.numel(), dtype=ran.outputs.dtype, device=ran.outputs.device).sin().reshape(ran.outputs.shape)
-    columns = pulled_back(ran.outputs, [call.output], head)[0]
+    columns = pulled_back(ran.outputs, [ran.made_by(weight)], head)[0]
     if columns is None:
         return False
     columns = columns.flatten(0, -2)

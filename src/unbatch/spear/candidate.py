@@ -72,7 +72,7 @@ def read_out(observation: Observation, attempt: Attempt, rank: int, progress: Pr
     call, layer, factors = problem.call, problem.layer, problem.factors
     if not attempt.samples:
         return Candidate(reason=reason, exhausted=True, stats=attempt.stats)
-    inputs = (solution.samples @ problem.change) @ factors.right
+    inputs = problem.inputs(solution.samples)
     if not call.raw:
         return Candidate(features=inputs, layer=call.weight, reason=reason, exhausted=not attempt.whole, stats=attempt.stats)
     inputs = inputs.reshape(-1, *observation.input_shape)

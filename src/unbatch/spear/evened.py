@@ -63,7 +63,7 @@ def found_again(
         problems = list(evened_problems(observation, call, generator, clock, uneven=uneven))
         for problem in problems:
             if whole := whole_by_patterns(observation, problem, known, generator, clock):
-                made = _read_and_refined(observation, whole, progress)
+                made = _refined(observation, whole, read_out(observation, whole, whole.samples, progress))
                 if problem is problems[0]:
                     return made
                 new = merged(known, made, None, exact=SAME) is not known
@@ -73,13 +73,15 @@ def found_again(
             attempt = attempt_of(problem, known)
             if attempt.fits:
                 made = read_out(observation, attempt, attempt.samples, progress)
-                return _read_and_refined(observation, whole_by_patterns(observation, problem, made, generator, clock) or attempt, progress)
+                if whole := whole_by_patterns(observation, problem, made, generator, clock):
+                    attempt, made = whole, read_out(observation, whole, whole.samples, progress)
+                return _refined(observation, attempt, made)
     return None
 
 
-def _read_and_refined(observation: Observation, attempt: Attempt, progress: Progress) -> Candidate:
+def _refined(observation: Observation, attempt: Attempt, made: Candidate) -> Candidate:
     """The samples as rows of one length tell them, or the strong ones as the gradient as it is does, where that explains more of it."""
-    call, made = attempt.problem.call, read_out(observation, attempt, attempt.samples, progress)
+    call = attempt.problem.call
     other = polished(observation, call, _strong_refined(observation, attempt, made))
     return min(made, other, key=lambda one: misfit(observation, call, one))
 

@@ -66,6 +66,11 @@ class Layer:
         return self.left.shape[1]
 
     @property
+    def divided(self) -> Float[Tensor, " m"]:
+        """What the rows of the gradient were divided by in all."""
+        return self.length if self.evened is None else self.length * self.evened
+
+    @property
     def made(self) -> Float[Tensor, "m b"]:
         """What takes a sample p to its pre-activations, as p · sums = 1; of p up to scale they come up to the same scale."""
         return self.seen + self.bias[:, None] * self.sums

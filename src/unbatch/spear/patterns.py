@@ -75,7 +75,7 @@ def whole_by_patterns(observation: Observation, problem: Problem, known: Candida
     for _ in range(TRIES):
         found = patterns.filled(given, generator, clock)
         directions, samples = scaled(problem.layer, found) if len(found) == batch else (found, None)
-        if samples is not None and len(patterns.among(patterns.directions(patterns.inputs(samples), clock)[0])) == batch:
+        if samples is not None and len(patterns.among(patterns.directions(problem.inputs(samples), clock)[0])) == batch:
             solution = Solution(samples, directions, agreement(problem.layer, samples, directions), 0)
             return Attempt(problem, solution, True, "", {**known.stats, "by patterns": batch})
         if len(found) == len(given):
@@ -97,10 +97,6 @@ def exact_by_patterns(
 class _Patterns:
     observation: Observation
     problem: Problem
-
-    def inputs(self, samples: Float[Tensor, "k b"]) -> Float[Tensor, "k n"]:
-        """The inputs of samples p."""
-        return (samples @ self.problem.change) @ self.problem.factors.right
 
     def directions(self, inputs: Float[Tensor, "k n"], clock: Clock) -> tuple[Float[Tensor, "j b"], Float[Tensor, " j"]]:
         """Of the inputs whose pattern meets the columns in one of them, its q; and how far any other is from it, a sine."""
@@ -132,7 +128,7 @@ class _Patterns:
         """Columns of random points across those that were found; of the only one, where one is left."""
         layer, left = self.problem.layer, complement(found)
         samples = left.T if left.shape[1] == 1 else random_samples(layer, left, generator, DRAWN)
-        inputs = self.inputs(samples / (samples @ layer.sums)[:, None])
+        inputs = self.problem.inputs(samples / (samples @ layer.sums)[:, None])
         inputs = inputs[inputs.isfinite().all(dim=1)]
         if len(inputs) > LOOKED_AT:
             inputs = inputs[self._cosines(inputs, clock).topk(LOOKED_AT).indices]
@@ -148,10 +144,9 @@ class _Patterns:
     def _bases(self, inputs: Float[Tensor, "k n"], clock: Clock) -> Iterator[Float[Tensor, "j m c"]]:
         """B of every input, block by block; zero columns fill it up."""
         observation, layer = self.observation, self.problem.layer
-        scale = layer.length if layer.evened is None else layer.length * layer.evened
         for part in torch.split(inputs, max(1, BLOCK // layer.left.numel())) if len(inputs) else ():
             clock.check()
             moved = jacobians(observation.model, part.reshape(-1, *observation.input_shape), self.problem.call.weight)
-            moved = (moved[:, :, self.problem.alive].permute(1, 2, 0) / scale[:, None]).nan_to_num(0.0, 0.0, 0.0)
+            moved = (moved[:, :, self.problem.alive].permute(1, 2, 0) / layer.divided[:, None]).nan_to_num(0.0, 0.0, 0.0)
             basis, values, _ = torch.linalg.svd(moved, full_matrices=False)
             yield basis * (values > NOTHING * values[:, :1])[:, None]

@@ -70,6 +70,10 @@ class Problem:
     samples: int
     columns: Bool[Tensor, " n"] | None = None
 
+    def inputs(self, samples: Float[Tensor, "k b"]) -> Float[Tensor, "k n"]:
+        """x of samples p."""
+        return (samples @ self.change) @ self.factors.right
+
 
 def factored(observation: Observation, call: LinearCall, generator: Generator, clock: Clock) -> tuple[Factors, Completion | None]:
     """The gradient's factors, of the rank that it shows, or else of the batch size that the server knows.

@@ -157,10 +157,9 @@ class _Layer:
     def columns(self, fed: Float[Tensor, "b n"]) -> Float[Tensor, "b m"]:
         """∂ℓ(x_i, y_i)/∂z of every sample by itself."""
         ran = run(self.observation.model, fed.reshape(self.inputs.shape))
-        output = next(other.output for other in ran.linears if other.weight == self.call.weight)
         named, own = torch.unique(self.labels, return_inverse=True)
         slopes = slopes_alone(self.observation.loss, ran.outputs.detach(), named)[own, torch.arange(len(own), device=own.device)]
-        found: Tensor = torch.autograd.grad(ran.outputs, output, slopes)[0]
+        found: Tensor = torch.autograd.grad(ran.outputs, ran.made_by(self.call.weight), slopes)[0]
         return found
 
     def explained(self, fed: Float[Tensor, "b n"] | None = None) -> _Explained | None:

@@ -97,7 +97,7 @@ def _signs(
     moved = (high - low).square().mean(dim=1, keepdim=True).sqrt()
     near = (low - moved < 0) & (high + moved > 0)
     if layer.evened is not None:  # where others leave much, what a weak sample leaves is below the noise
-        raw = layer.length * layer.evened
+        raw = layer.divided
         usual = (column * raw).where(column > threshold, torch.nan).nanmedian(dim=1).values
         near |= (column < threshold) & (usual[:, None] / raw < FAINT * threshold)
     undecided = ((column > threshold / NEAR) & (column < NEAR * threshold)) | (low.abs() < blurred) | near
