@@ -299,7 +299,12 @@ def _squared_distance_of_factors(
 
 
 def sensitivities(
-    model: nn.Module, inputs: Num[Tensor, " b *shape"], weight: str, loss: Loss = "cross_entropy", z: Float[Tensor, "b m"] | None = None
+    model: nn.Module,
+    inputs: Num[Tensor, " b *shape"],
+    weight: str,
+    loss: Loss = "cross_entropy",
+    z: Float[Tensor, "b m"] | None = None,
+    classes: Int64[Tensor, " c"] | None = None,
 ) -> Float[Tensor, "c b m"]:
     """∂ℓ(x_i, y)/∂z of one Linear layer, for every sample i and every class y: the columns that a label would cause.
 
@@ -309,13 +314,14 @@ def sensitivities(
         weight: name of the layer's weight.
         loss: as for ``capture``; that of a batch of one, which says no more than its direction where a loss couples samples.
         z: (b, m) what the layer makes of the inputs, where that is known already.
+        classes: (c,) those that are asked for; None for all that the model scores.
 
     Returns:
-        (c, b, m) in float64, for all c classes that the model scores.
+        (c, b, m) in float64.
     """
     result = run(model, inputs, known={} if z is None else {weight: z})
     outputs = result.outputs.detach()
-    classes = torch.arange(outputs.shape[1], device=inputs.device)
+    classes = torch.arange(outputs.shape[1], device=inputs.device) if classes is None else classes
     columns = []
     for chunk in torch.split(classes, max(1, (1 << 19) // max(1, outputs.numel()))):
         at_outputs = slopes_alone(loss, outputs, chunk)

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from unbatch.evidence import judge, several
+from unbatch.evidence import judge
 from unbatch.gradients import capture
 from unbatch.training import LocalTraining, train
 from unbatch.types import Candidate, Observation, Reconstruction, Status
@@ -404,31 +404,3 @@ def test_a_bias_gradient_outside_of_the_columns_may_be_of_twins_of_some_of_a_bat
         assert bool((errors <= 3 * found.accuracy).all())
     alone = Observation(model, capture(model, means, labels, "bce"), (12,), loss="bce")
     assert judge(alone, Candidate(means[:number], labels[:number])).status.disclosed
-
-
-class Beside(nn.Module):
-    """The input goes past the first layer, too."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.first, self.last = nn.Linear(100, 80), nn.Linear(180, 10)
-
-    def forward(self, inputs: Tensor) -> Tensor:
-        return self.last(torch.cat([self.first(inputs.flatten(1)).relu(), inputs.flatten(1)], dim=1))
-
-
-@pytest.mark.parametrize("past", [False, True])
-def test_large_samples_are_moved_by_what_the_first_layer_makes_of_them(monkeypatch: pytest.MonkeyPatch, past: bool) -> None:
-    """Making eight gigabyte-sized batches of 720² pictures took most of the judge's time."""
-    inputs, labels = members()
-    inputs[0] = 0.0
-    torch.manual_seed(2)
-    model = Beside().double() if past else nn.Sequential(nn.Flatten(), *network())
-    seen = Observation(model, capture(model, inputs.reshape(-1, 4, 25), labels), (4, 25))
-    pictures = inputs.reshape(-1, 4, 25)
-    columns = several.columns_of(seen, pictures, labels)
-    assert columns is not None
-    as_ever = several._of_pairs(seen, pictures, labels, columns)
-    assert (several._beside_in_z(seen, pictures, labels) is None) == past
-    monkeypatch.setattr(several, "MOST", 1)
-    assert torch.allclose(several._of_pairs(seen, pictures, labels, columns), as_ever, rtol=1e-9, atol=1e-15)

@@ -22,7 +22,11 @@ __all__ = ["follow_steps", "sensitivities_along"]
 
 
 def sensitivities_along(
-    observation: Observation, inputs: Float[Tensor, " b *shape"], weight: str, z: Float[Tensor, "b m"]
+    observation: Observation,
+    inputs: Float[Tensor, " b *shape"],
+    weight: str,
+    z: Float[Tensor, "b m"],
+    classes: Int64[Tensor, " c"] | None = None,
 ) -> Float[Tensor, "c b m"]:
     """``gradients.sensitivities``; after local training the mean of those before and after it, where the server knows the way.
 
@@ -31,14 +35,15 @@ def sensitivities_along(
         inputs: (b, *shape).
         weight: name of the layer's weight.
         z: (b, m) what the layer makes of the inputs, before local training.
+        classes: (c,) those that are asked for; None for all.
     """
-    before = sensitivities(observation.model, inputs, weight, observation.loss, z)
+    before = sensitivities(observation.model, inputs, weight, observation.loss, z, classes)
     local = observation.training
     factor = None if local is None else local.factor(observation.batch_size)
     if observation.one_gradient or factor is None or not observation.factor_known:
         return before
     after = _moved_by(observation.model, {name: factor * tensor.double() for name, tensor in observation.update.items()})
-    return (before + sensitivities(after, inputs, weight, observation.loss)) / 2
+    return (before + sensitivities(after, inputs, weight, observation.loss, classes=classes)) / 2
 
 
 def _moved_by(model: nn.Module, difference: dict[str, Tensor]) -> nn.Module:
