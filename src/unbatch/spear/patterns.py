@@ -64,7 +64,7 @@ SAME = 1e-6
 def whole_by_patterns(observation: Observation, problem: Problem, known: Candidate, generator: Generator, clock: Clock) -> Attempt | None:
     """All samples of a problem, from those that are known at least roughly; None where not all come out.
 
-    It fits where each came out by its own pattern. Elsewhere one only comes near to a column.
+    It fits where each came out by its own pattern. Elsewhere one pattern only comes near to a column.
 
     Args:
         observation: what the server saw: one gradient, without batch statistics.
@@ -88,8 +88,7 @@ def whole_by_patterns(observation: Observation, problem: Problem, known: Candida
     rough = problem.samples_of(roughly)
     for turn in range(TRIES):
         found = patterns.filled(some, rough, generator, clock)
-        _, samples = scaled(problem.layer, found) if len(found) == batch else (found, None)
-        own = found[:0] if samples is None else patterns.among(patterns.directions(problem.inputs(samples), clock)[0])
+        own = patterns.own(found, clock)
         if len(own) == batch:
             return _attempt(problem, own, known, fits=True)
         if len(found) < batch:
@@ -100,7 +99,8 @@ def whole_by_patterns(observation: Observation, problem: Problem, known: Candida
             given = some = own
         else:
             some = given[torch.rand(len(given), generator=generator, device=given.device) < KEPT]
-    return _attempt(problem, patterns.with_the_last(best, clock), known, fits=False)
+    completed = patterns.with_the_last(best, clock)
+    return _attempt(problem, completed, known, fits=False) if len(patterns.own(completed, clock)) >= batch - 1 else None
 
 
 def _attempt(problem: Problem, directions: Float[Tensor, "k b"], known: Candidate, *, fits: bool) -> Attempt | None:
@@ -146,6 +146,11 @@ class _Patterns:
         found, sines = self.nearest(inputs[inputs.isfinite().all(dim=1)], clock)
         meets = (sines[:, 0] < MEET) & (sines[:, 0] < ALONE * sines[:, 1])
         return found[meets], sines[meets, 1]
+
+    def own(self, found: Float[Tensor, "k b"], clock: Clock) -> Float[Tensor, "j b"]:
+        """Columns by the patterns of the samples that all b columns tell; none of fewer."""
+        _, samples = scaled(self.problem.layer, found) if len(found) == self.problem.layer.batch else (found, None)
+        return found[:0] if samples is None else self.among(self.directions(self.problem.inputs(samples), clock)[0])
 
     def with_the_last(self, found: Float[Tensor, "k b"], clock: Clock) -> Float[Tensor, "j b"]:
         """What was found; and where one column is missing, what the pattern of its sample, which the others tell, comes nearest to."""
