@@ -5,6 +5,7 @@ from dataclasses import replace
 import torch
 from torch import nn
 
+from unbatch.evidence.beside import _shown_by_rows
 from unbatch.protocols.fedsgd import FedSgd
 from unbatch.spear.alone import merged, those_alone
 from unbatch.spear.entrance import layer_to_invert
@@ -73,3 +74,23 @@ def test_more_samples_than_were_told_are_not_proposed() -> None:
     observation, _ = seldom_firing()
     junk = Candidate(torch.randn((2, 40), generator=torch.Generator().manual_seed(2), dtype=torch.float64), torch.tensor([0, 1]))
     assert found(replace(observation, batch_size=2), junk) is junk
+
+
+def test_copies_of_a_neuron_show_no_sample() -> None:
+    """Rows of neurons that were doubled, as nets are widened, are the same mixture twice (hostile driver, seeds 1600240 to 1600269)."""
+    torch.manual_seed(0)
+    first, last = nn.Linear(40, 20), nn.Linear(20, 5)
+    model = nn.Sequential(first, nn.ReLU(), last).double()
+    with torch.no_grad():
+        first.weight[10:], first.bias[10:] = first.weight[:10], first.bias[:10]
+        last.weight[:, [0, 1, 2]] *= 1e-9
+        last.weight[:, 10:] = last.weight[:, :10]
+    inputs = torch.randn((12, 40), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    batch = Batch(inputs, torch.arange(12) % 5)
+    observation = FedSgd().observe(model, batch)
+    made = found(observation)
+    assert made.inputs is None or not len(made.inputs) or bool((errors(batch, made.inputs) < 1e-6).all())
+    mixtures = observation.update["0.weight"] / observation.update["0.bias"][:, None]
+    mixed = mixtures[errors(batch, mixtures) > 1e-2]
+    assert len(mixed)
+    assert not bool(_shown_by_rows(observation, mixed).any())

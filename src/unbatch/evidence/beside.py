@@ -8,7 +8,7 @@ from torch import Tensor
 
 from unbatch.evidence.replay import entrance_of, replay
 from unbatch.linalg.blocks import converted
-from unbatch.linalg.rows import lengths_of_uneven
+from unbatch.linalg.rows import lengths_of_uneven, of_own_way
 from unbatch.trace import TRIAL
 from unbatch.types import Candidate, Observation, Reconstruction, Status
 
@@ -20,6 +20,10 @@ tenth. Swept."""
 
 SHOWN = 1e-6
 """A row shows an input that it is nearer to than this, relatively. Chosen: what is read off it is exact, or has a bit of another in it."""
+
+
+MOST = 1 << 12
+"""Rows that are asked at most, each beside each. Chosen, as ``alone.MOST``."""
 
 
 def comes_near(residual: float) -> bool:
@@ -85,7 +89,12 @@ def _shown_by_rows(observation: Observation, inputs: Tensor) -> Bool[Tensor, " k
         return nothing
     rows = inputs.double().flatten(1)
     apart = torch.cdist(gradient / sums[:, None], rows, compute_mode="use_mm_for_euclid_dist")
-    return (apart < SHOWN * rows.norm(dim=1)).sum(dim=0) > 1
+    near = apart < SHOWN * rows.norm(dim=1)
+    asked = near.any(dim=1).nonzero()[:MOST, 0]
+    parameters = dict(observation.model.named_parameters())
+    weight, bias = (parameters[str(name)].detach()[asked] for name in (call.weight, call.bias))
+    own = of_own_way(torch.cat([weight, bias[:, None]], dim=1))  # copies of a neuron show one mixture twice
+    return near[asked[own]].sum(dim=0) > 1
 
 
 def _bytes(row: Tensor) -> bytes:

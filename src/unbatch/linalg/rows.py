@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
+from torch.nn import functional as F
 
-__all__ = ["FAR", "LARGEST", "lengths_of_uneven"]
+__all__ = ["FAR", "LARGEST", "lengths_of_uneven", "of_own_way"]
 
 FAR = 1e-6
 """A row this much shorter than the longest may hold what the others drown. Chosen: rows of an untrained network differ by a thousand."""
+
+PARALLEL = 1e-10
+"""Rows whose cosine misses one by less point one way. Chosen: drawn or trained ones are far from that, copies within rounding."""
 
 LARGEST = 1 << 24
 """Numbers of a gradient from which on it is not copied for this. Chosen: 128 MiB."""
@@ -35,3 +39,15 @@ def lengths_of_uneven(gradient: Float[Tensor, "m n"], far: float = FAR) -> Float
     if not len(there) or float(there.min()) > far * float(there.max()):
         return None
     return lengths.where(lengths > 0, 1.0)
+
+
+def of_own_way(rows: Float[Tensor, "m n"]) -> Bool[Tensor, " m"]:
+    """Which rows point neither the way of an earlier one nor against it.
+
+    Example:
+        >>> of_own_way(torch.tensor([[1.0, 2.0], [2.0, 4.0], [1.0, 0.0]], dtype=torch.float64)).tolist()
+        [True, False, True]
+    """
+    unit = F.normalize(rows.double(), dim=1)
+    first = ((unit @ unit.T).abs() > 1 - PARALLEL).int().argmax(dim=1)
+    return first == torch.arange(len(rows), device=rows.device)

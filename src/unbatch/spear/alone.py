@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from unbatch.gradients import sensitivities
-from unbatch.linalg.rows import lengths_of_uneven
+from unbatch.linalg.rows import lengths_of_uneven, of_own_way
 from unbatch.spear.shallow.two_layer import first_of_each
 from unbatch.trace import LinearCall, run
 from unbatch.types import Candidate, Observation
@@ -91,6 +91,7 @@ def _read(observation: Observation, call: LinearCall) -> tuple[Float[Tensor, "k 
     ratio = gradient / sums[:, None]
     on = (ratio * weight).sum(dim=1) + bias > 0  # false of rows that say nothing, NaN
     there = (on & ratio.isfinite().all(dim=1)).nonzero()[:MOST, 0]
+    there = there[of_own_way(torch.cat([weight, bias[:, None]], dim=1)[there])]  # copies of a neuron show one mixture twice
     unit = F.normalize(torch.cat([ratio[there], torch.ones_like(sums[there, None])], dim=1), dim=1)
     alike = 1 - unit @ unit.T < ALIKE
     first = torch.unique(alike.int().argmax(dim=1))
