@@ -49,5 +49,5 @@ def of_own_way(rows: Float[Tensor, "m n"]) -> Bool[Tensor, " m"]:
         [True, False, True]
     """
     unit = F.normalize(rows.double(), dim=1)
-    first = ((unit @ unit.T).abs() > 1 - PARALLEL).int().argmax(dim=1)
-    return first == torch.arange(len(rows), device=rows.device)
+    alike = (unit @ unit.T).abs() > 1 - PARALLEL
+    return ~alike.tril(diagonal=-1).any(dim=1)
