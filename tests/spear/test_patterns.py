@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from unbatch.clock import Clock
 from unbatch.gradients import capture, jacobians, per_example
 from unbatch.linalg.lowrank import factor
-from unbatch.spear.patterns import whole_by_patterns
+from unbatch.spear.patterns import _Patterns, whole_by_patterns
 from unbatch.spear.problem import Problem, pose
 from unbatch.types import Candidate, Observation
 
@@ -39,6 +39,28 @@ def test_rough_samples_become_exact_and_missing_ones_are_found(missing: int) -> 
     made = solved(observed, problem, (inputs * (1 + 1e-6 * noise))[missing:])
     assert made is not None
     assert float((torch.cdist(inputs, made) / inputs.norm(dim=1)[:, None]).amin(dim=1).max()) < 1e-9
+
+
+@pytest.mark.parametrize("seed", [0, 2, 3])
+def test_samples_that_are_off_by_three_percent_become_exact(seed: int) -> None:
+    """Most of their patterns are wrong: right ones lie near them."""
+    observed, inputs, _, problem = seen(seed)
+    noise = torch.randn(inputs.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    made = solved(observed, problem, inputs * (1 + 0.03 * noise))
+    assert made is not None
+    assert float((torch.cdist(inputs, made) / inputs.norm(dim=1)[:, None]).amin(dim=1).max()) < 1e-9
+
+
+def test_one_that_is_missing_is_told_by_all_others() -> None:
+    """Its column is the one that its pattern comes nearest to, met or not."""
+    observed, inputs, _, problem = seen(0)
+    patterns = _Patterns(observed, problem)
+    columns = patterns.directions(inputs, Clock.of(10))[0]
+    assert len(columns) == len(inputs)
+    completed = patterns.with_the_last(columns[1:], Clock.of(10))
+    assert len(completed) == len(inputs)
+    assert abs(float(completed[-1] @ columns[0])) > 1 - 1e-9
+    assert len(patterns.with_the_last(columns[2:], Clock.of(10))) == len(inputs) - 2
 
 
 def test_samples_of_another_batch_tell_nothing() -> None:

@@ -167,7 +167,8 @@ def of_one_way(around: Around, columns: Float[Tensor, "k m"]) -> Bool[Tensor, " 
         columns: (k, m) theirs.
     """
     others = [around.labelled((around.labels + step) % around.observation.classes) for step in (1, 2)]
-    ways = torch.stack([normalize(way, dim=1) for way in (columns, *others) if way is not None], dim=1)
+    tiny = torch.finfo(columns.dtype).tiny  # as columns are of which the network is sure
+    ways = torch.stack([normalize(way, dim=1, eps=tiny) for way in (columns, *others) if way is not None], dim=1)
     return (torch.linalg.svdvals(ways.nan_to_num(0.0)) > VISIBLE).sum(dim=1) <= 1
 
 

@@ -61,21 +61,44 @@ def found_again(
     """
     with suppress(OutOfTime):
         problems = list(evened_problems(observation, call, generator, clock, uneven=uneven))
-        for problem in problems:
-            if whole := whole_by_patterns(observation, problem, known, generator, clock):
-                made = _refined(observation, whole, read_out(observation, whole, whole.samples, progress))
-                if problem is problems[0]:
-                    return made
-                new = merged(known, made, None, exact=SAME) is not known
-                if new or misfit(observation, call, made) < misfit(observation, call, known):  # what is fainter blurs a lower rank
-                    return _with_others(observation, call, made, known)
+        if made := _by_patterns(observation, call, known, problems, generator, clock, progress):
+            return made
         for problem in problems if lengths_of_uneven(observation.update[call.weight]) is not None else ():
             attempt = attempt_of(problem, known)
             if attempt.fits:
                 made = read_out(observation, attempt, attempt.samples, progress)
-                if whole := whole_by_patterns(observation, problem, made, generator, clock):
+                whole = whole_by_patterns(observation, problem, made, generator, clock)
+                if whole is not None and whole.fits:
                     attempt, made = whole, read_out(observation, whole, whole.samples, progress)
                 return _refined(observation, attempt, made)
+    return None
+
+
+def _by_patterns(
+    observation: Observation,
+    call: LinearCall,
+    known: Candidate,
+    problems: list[Problem],
+    generator: Generator,
+    clock: Clock,
+    progress: Progress,
+) -> Candidate | None:
+    """All samples of the largest rank, or else of one that says more than what is known: where each came out, or all but a few did."""
+    nearly: list[Attempt] = []
+    for problem in problems:
+        whole = whole_by_patterns(observation, problem, known, generator, clock)
+        if whole is not None and whole.fits:
+            made = _refined(observation, whole, read_out(observation, whole, whole.samples, progress))
+            if problem is problems[0]:
+                return made
+            new = merged(known, made, None, exact=SAME) is not known
+            if new or misfit(observation, call, made) < misfit(observation, call, known):  # what is fainter blurs a lower rank
+                return _with_others(observation, call, made, known)
+        nearly += [whole] if whole is not None and not whole.fits else []
+    for whole in nearly:
+        made = _refined(observation, whole, read_out(observation, whole, whole.samples, progress))
+        if misfit(observation, call, made) < misfit(observation, call, known):
+            return _with_others(observation, call, made, known)
     return None
 
 

@@ -47,15 +47,27 @@ DRAWN, LOOKED_AT, FRUITLESS = 1024, 32, 4
 """Random points of what is left at a time; of which so many are looked at closely; and rounds without a find after which no more are
 drawn. Chosen: with three missing of twenty the first round has a sample."""
 
-TRIES = 4
-"""Times that what is missing is drawn, where it came out otherwise than its own patterns say: a point may have met a sum of two. Chosen."""
+NUMBERS = 1 << 26
+"""Fewer points are drawn where inputs are so large that all points hold more numbers. Chosen: half a gigabyte."""
+
+NEARER = 0.2
+"""Share of their length that points are moved by around those that came nearest, and of that in every round without a find. Chosen."""
+
+ACROSS = 0.3
+"""Share of a point that must lie across all columns that are known, or it is a sample that is. Chosen."""
+
+TRIES, KEPT = 4, 0.75
+"""Times that what is missing is drawn, where it came out otherwise than its own patterns say: one of the columns may be the sum of two; so
+another time begins with a part of those that were known. Chosen."""
 
 SAME = 1e-6
 """Part of a direction beside others up to which it is one of them. Chosen."""
 
 
 def whole_by_patterns(observation: Observation, problem: Problem, known: Candidate, generator: Generator, clock: Clock) -> Attempt | None:
-    """All samples of a problem, from those that are known at least roughly; None where not all come out, each by its own pattern.
+    """All samples of a problem, from those that are known at least roughly; None where not all come out.
+
+    It fits where each came out by its own pattern. Elsewhere one pattern only comes near to a column.
 
     Args:
         observation: what the server saw: one gradient, without batch statistics.
@@ -69,18 +81,39 @@ def whole_by_patterns(observation: Observation, problem: Problem, known: Candida
     """
     patterns, batch = _Patterns(observation, problem), problem.layer.batch
     room = len(problem.layer.left) - batch - observation.classes
-    if known.inputs is None or not len(known.inputs) or min(batch, observation.classes) < 2 or room < SPARE:
+    if known.inputs is None or min(batch, observation.classes) < 2 or room < SPARE:
         return None
-    given = patterns.among(patterns.directions(known.inputs.double().flatten(1), clock)[0])
-    for _ in range(TRIES):
-        found = patterns.filled(given, generator, clock)
-        directions, samples = scaled(problem.layer, found) if len(found) == batch else (found, None)
-        if samples is not None and len(patterns.among(patterns.directions(problem.inputs(samples), clock)[0])) == batch:
-            solution = Solution(samples, directions, agreement(problem.layer, samples, directions), 0)
-            return Attempt(problem, solution, True, "", {**known.stats, "by patterns": batch})
-        if len(found) == len(given):
-            break
-    return None
+    roughly = known.inputs.double().flatten(1)
+    roughly = roughly[roughly.isfinite().all(dim=1)]
+    if not len(roughly):
+        return None
+    given = some = best = patterns.among(patterns.directions(roughly, clock)[0])
+    rough = problem.samples_of(roughly)
+    for turn in range(TRIES):
+        found = patterns.filled(some, rough, generator, clock)
+        own = patterns.own(found, clock)
+        if len(own) == batch:
+            return _attempt(problem, own, known, fits=True)
+        if len(found) < batch:
+            if turn and len(found) <= len(best):
+                break
+            best = max(found, best, key=len)
+        if len(own) > len(given):  # a wrong column spoils all samples but its own, most of which keep their patterns
+            given = some = own
+        else:
+            some = given[torch.rand(len(given), generator=generator, device=given.device) < KEPT]
+    completed = patterns.with_the_last(best, clock)
+    return _attempt(problem, completed, known, fits=False) if len(patterns.own(completed, clock)) >= batch - 1 else None
+
+
+def _attempt(problem: Problem, directions: Float[Tensor, "k b"], known: Candidate, *, fits: bool) -> Attempt | None:
+    """The solution that these columns are; None if they are none."""
+    batch = problem.layer.batch
+    directions, samples = scaled(problem.layer, directions) if len(directions) == batch else (directions, None)
+    if samples is None:
+        return None
+    solution = Solution(samples, directions, agreement(problem.layer, samples, directions), 0)
+    return Attempt(problem, solution, fits, "", {**known.stats, "by patterns": batch})
 
 
 def exact_by_patterns(
@@ -88,7 +121,8 @@ def exact_by_patterns(
 ) -> Candidate:
     """All samples of a problem as ``whole_by_patterns`` has them, or else the candidate as it is."""
     with suppress(OutOfTime):
-        if whole := whole_by_patterns(observation, problem, known, generator, clock):
+        whole = whole_by_patterns(observation, problem, known, generator, clock)
+        if whole is not None and whole.fits:
             return read_out(observation, whole, whole.samples, progress)
     return known
 
@@ -98,43 +132,78 @@ class _Patterns:
     observation: Observation
     problem: Problem
 
-    def directions(self, inputs: Float[Tensor, "k n"], clock: Clock) -> tuple[Float[Tensor, "j b"], Float[Tensor, " j"]]:
-        """Of the inputs whose pattern meets the columns in one of them, its q; and how far any other is from it, a sine."""
+    def nearest(self, inputs: Float[Tensor, "k n"], clock: Clock) -> tuple[Float[Tensor, "k b"], Float[Tensor, "k 2"]]:
+        """q of the column that each input's pattern comes nearest to; how far it is from it, and from any other, as sines."""
         left = self.problem.layer.left
-        found, apart = [left.new_zeros((0, left.shape[1]))], [left.new_zeros(0)]
-        for bases in self._bases(inputs[inputs.isfinite().all(dim=1)], clock):
+        found, sines = [left.new_zeros((0, left.shape[1]))], [left.new_zeros((0, 2))]
+        for bases in self._bases(inputs, clock):
             near, _ = torch.linalg.qr(left.T @ bases)  # all of left at right angles to these is so to the bases
             columns = left @ near
-            _, sines, turned = torch.linalg.svd(columns - bases @ (bases.mT @ columns), full_matrices=False)
-            meets = (sines[:, -1] < MEET) & (sines[:, -1] < ALONE * sines[:, -2])
-            found.append((near[meets] @ turned[meets, -1, :, None])[..., 0])
-            apart.append(sines[meets, -2])
-        return torch.cat(found), torch.cat(apart)
+            _, apart, turned = torch.linalg.svd(columns - bases @ (bases.mT @ columns), full_matrices=False)
+            found.append((near @ turned[:, -1, :, None])[..., 0])
+            sines.append(apart[:, [-1, -2]])
+        return torch.cat(found), torch.cat(sines)
+
+    def directions(self, inputs: Float[Tensor, "k n"], clock: Clock) -> tuple[Float[Tensor, "j b"], Float[Tensor, " j"]]:
+        """Of the inputs whose pattern meets the columns in one of them, its q; and how far any other is from it, a sine."""
+        found, sines = self.nearest(inputs[inputs.isfinite().all(dim=1)], clock)
+        meets = (sines[:, 0] < MEET) & (sines[:, 0] < ALONE * sines[:, 1])
+        return found[meets], sines[meets, 1]
+
+    def own(self, found: Float[Tensor, "k b"], clock: Clock) -> Float[Tensor, "j b"]:
+        """Columns by the patterns of the samples that all b columns tell; none of fewer."""
+        _, samples = scaled(self.problem.layer, found) if len(found) == self.problem.layer.batch else (found, None)
+        return found[:0] if samples is None else self.among(self.directions(self.problem.inputs(samples), clock)[0])
+
+    def with_the_last(self, found: Float[Tensor, "k b"], clock: Clock) -> Float[Tensor, "j b"]:
+        """What was found; and where one column is missing, what the pattern of its sample, which the others tell, comes nearest to."""
+        left = complement(found)
+        if left.shape[1] != 1:
+            return found
+        last = self.problem.inputs(left.T / (left.T @ self.problem.layer.sums))
+        return torch.cat([found, self.nearest(last[last.isfinite().all(dim=1)], clock)[0]])
 
     def among(self, directions: Float[Tensor, "k b"]) -> Float[Tensor, "j b"]:
         """Each column once."""
         return directions[independent(directions, self.problem.layer.off(directions), smallest=SAME)]
 
-    def filled(self, found: Float[Tensor, "k b"], generator: Generator, clock: Clock) -> Float[Tensor, "j b"]:
-        """What was found, and columns of random points across it, until all are there or none turns up any more."""
-        fruitless = 0
+    def filled(self, found: Float[Tensor, "k b"], near: Float[Tensor, "p b"], generator: Generator, clock: Clock) -> Float[Tensor, "j b"]:
+        """What was found, and columns of random points across it, until all are there or none turns up any more.
+
+        First near to some samples, then anywhere; and while none turns up, nearer and nearer to where patterns come nearest to columns.
+        """
+        fruitless, spread = 0, NEARER
         while len(found) < self.problem.layer.batch and fruitless < FRUITLESS:
-            more = self.among(torch.cat([found, self.drawn(found, generator, clock)]))
-            fruitless = fruitless + 1 if len(more) == len(found) else 0
+            drawn, near = self.drawn(found, near, spread, generator, clock)
+            more = self.among(torch.cat([found, drawn]))
+            fruitless, spread = (fruitless + 1, NEARER * spread) if len(more) == len(found) else (0, 1.0)
+            near = near if fruitless else near[:0]
             found = more
         return found
 
-    def drawn(self, found: Float[Tensor, "k b"], generator: Generator, clock: Clock) -> Float[Tensor, "j b"]:
-        """Columns of random points across those that were found; of the only one, where one is left."""
+    def drawn(
+        self, found: Float[Tensor, "k b"], near: Float[Tensor, "p b"], spread: float, generator: Generator, clock: Clock
+    ) -> tuple[Float[Tensor, "j b"], Float[Tensor, "q b"]]:
+        """Columns of random points across those that were found, around some points if any are given; of the only one, where one is left.
+
+        With the points that came nearest to a column.
+        """
         layer, left = self.problem.layer, complement(found)
-        samples = left.T if left.shape[1] == 1 else random_samples(layer, left, generator, DRAWN)
-        inputs = self.problem.inputs(samples / (samples @ layer.sums)[:, None])
-        inputs = inputs[inputs.isfinite().all(dim=1)]
+        count = max(LOOKED_AT, min(DRAWN, NUMBERS // self.problem.factors.right.shape[1]))
+        points = left.T if left.shape[1] == 1 else random_samples(layer, left, generator, count)
+        across = near @ left @ left.T
+        if len(near := across[across.norm(dim=1) > ACROSS * near.norm(dim=1)]):
+            near, points = (part / (part @ layer.seen.T).norm(dim=1, keepdim=True) for part in (near, points))
+            points = torch.cat([near, near.repeat(-(-len(points) // len(near)), 1)[: len(points)] + spread * points])
+        inputs = self.problem.inputs(points / (points @ layer.sums)[:, None])
+        fine = inputs.isfinite().all(dim=1)
+        inputs, points = inputs[fine], points[fine]
         if len(inputs) > LOOKED_AT:
-            inputs = inputs[self._cosines(inputs, clock).topk(LOOKED_AT).indices]
+            best = self._cosines(inputs, clock).topk(LOOKED_AT).indices
+            inputs, points = inputs[best], points[best]
         directions, apart = self.directions(inputs, clock)
         clear = apart > MEET  # of a pattern that nearly meets in two columns, a sum of both may come out
-        return directions[clear] if bool(clear.any()) else directions
+        return directions[clear] if bool(clear.any()) else directions, points
 
     def _cosines(self, inputs: Float[Tensor, "k n"], clock: Clock) -> Float[Tensor, " k"]:
         """How near every input's pattern comes to a column: cosines, which are rounded above 1e-8 of an angle, but cheap."""

@@ -74,6 +74,10 @@ class Problem:
         """x of samples p."""
         return (samples @ self.change) @ self.factors.right
 
+    def samples_of(self, inputs: Float[Tensor, "k n"]) -> Float[Tensor, "k b"]:
+        """p of what lies nearest to inputs."""
+        return torch.linalg.lstsq((self.change @ self.factors.right).T, inputs.T).solution.T
+
 
 def factored(observation: Observation, call: LinearCall, generator: Generator, clock: Clock) -> tuple[Factors, Completion | None]:
     """The gradient's factors, of the rank that it shows, or else of the batch size that the server knows.
