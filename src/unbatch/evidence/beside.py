@@ -5,8 +5,10 @@ from __future__ import annotations
 import torch
 from jaxtyping import Bool
 from torch import Tensor
+from torch.nn import functional as F
 
 from unbatch.evidence.replay import entrance_of, replay
+from unbatch.gradients import jacobians
 from unbatch.linalg.blocks import converted
 from unbatch.linalg.rows import lengths_of_uneven
 from unbatch.trace import TRIAL
@@ -20,6 +22,9 @@ tenth. Swept."""
 
 SHOWN = 1e-6
 """A row shows an input that it is nearer to than this, relatively. Chosen: what is read off it is exact, or has a bit of another in it."""
+
+OTHERWISE = 0.99
+"""Cosine below which two neurons move the outputs in two ways. Chosen: copies that were trained on for a while stay above."""
 
 
 def comes_near(residual: float) -> bool:
@@ -74,18 +79,29 @@ def _shown_by_rows(observation: Observation, inputs: Tensor) -> Bool[Tensor, " k
     """Which samples two rows of the gradient or more show, being each the sample times its entry of the bias gradient.
 
     Of one that the network is sure of to the last digit, what it leaves is rounding: but rows are its own. Where no row is far shorter than
-    others none is asked, nor of two classes, where samples of one region leave the same rows between them.
+    others none is asked. Samples of one region leave the same mixture in all rows of neurons that move the outputs one way, as copies of a
+    neuron do, and all behind two classes: so two of the rows must be of neurons that move them otherwise.
     """
     nothing = torch.zeros(len(inputs), dtype=torch.bool, device=inputs.device)
     call = entrance_of(observation.layers, observation, TRIAL)
-    if call is None or call.bias not in observation.update or observation.classes == 2:
+    if call is None or call.bias not in observation.update or observation.coupled:
         return nothing
     gradient, sums = observation.update[call.weight], observation.update[str(call.bias)].double()
     if lengths_of_uneven(gradient) is None:
         return nothing
     rows = inputs.double().flatten(1)
     apart = torch.cdist(gradient / sums[:, None], rows, compute_mode="use_mm_for_euclid_dist")
-    return (apart < SHOWN * rows.norm(dim=1)).sum(dim=0) > 1
+    near = (apart < SHOWN * rows.norm(dim=1)).T
+    asked = near.sum(dim=1) > 1
+    if not bool(asked.any()):
+        return nothing
+    moves = jacobians(observation.model, inputs[asked], call.weight)
+    told = moves - moves.mean(dim=0)  # all outputs at once move no loss
+    fired = near[asked] & (told.norm(dim=0) > SHOWN * moves.norm(dim=0))
+    ways = F.normalize(told, dim=0, eps=torch.finfo(told.dtype).tiny)
+    shown = [bool(((ways[:, i, on].T @ ways[:, i, on]).abs() < OTHERWISE).any()) for i, on in enumerate(fired)]
+    nothing[asked] = torch.tensor(shown, device=inputs.device)
+    return nothing
 
 
 def _bytes(row: Tensor) -> bytes:

@@ -147,10 +147,11 @@ def _likely(
     observation: Observation, inputs: Tensor, weight: str, columns: Float[Tensor, "m b"], z: Float[Tensor, "b m"]
 ) -> Int64[Tensor, " c"] | None:
     """The classes whose outputs fall the most as z moves along each sample's column, uphill in its loss; None where they are not few."""
+    if observation.classes <= TRIED * len(inputs):
+        return None
     step = STEP * z.norm(dim=1, keepdim=True) * F.normalize(columns.T, dim=1, eps=torch.finfo(columns.dtype).tiny)
     before, after = (run(observation.model, inputs, known={weight: at}).outputs.detach() for at in (z, z + step))
-    classes = torch.unique((after - before).topk(min(TRIED, before.shape[1]), dim=1, largest=False).indices)
-    return classes if len(classes) < before.shape[1] / 2 else None
+    return torch.unique((after - before).topk(TRIED, dim=1, largest=False).indices)
 
 
 def _nearest(

@@ -47,6 +47,9 @@ DRAWN, LOOKED_AT, FRUITLESS = 1024, 32, 4
 """Random points of what is left at a time; of which so many are looked at closely; and rounds without a find after which no more are
 drawn. Chosen: with three missing of twenty the first round has a sample."""
 
+NUMBERS = 1 << 26
+"""Fewer points are drawn where inputs are so large that all points hold more numbers. Chosen: half a gigabyte."""
+
 NEARER = 0.2
 """Share of their length that points are moved by around those that came nearest, and of that in every round without a find. Chosen."""
 
@@ -186,7 +189,8 @@ class _Patterns:
         With the points that came nearest to a column.
         """
         layer, left = self.problem.layer, complement(found)
-        points = left.T if left.shape[1] == 1 else random_samples(layer, left, generator, DRAWN)
+        count = max(LOOKED_AT, min(DRAWN, NUMBERS // self.problem.factors.right.shape[1]))
+        points = left.T if left.shape[1] == 1 else random_samples(layer, left, generator, count)
         across = near @ left @ left.T
         if len(near := across[across.norm(dim=1) > ACROSS * near.norm(dim=1)]):
             near, points = (part / (part @ layer.seen.T).norm(dim=1, keepdim=True) for part in (near, points))
