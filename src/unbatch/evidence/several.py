@@ -232,11 +232,12 @@ def _off_within(around: Around, weights: Tensor) -> bool:
 
 
 def _still(around: Around) -> Bool[Tensor, " k"]:
-    """(k,) whether a sample's column stays what it is as the sample moves: then it is the mean of any number of members of its region."""
+    """(k,) whether a sample's column stays what it is as the sample moves: then it is the mean of any number of members of its region.
+
+    So it is of a hinge, and of a network that is as sure as numbers are, and wrong. Nor does such a column tell the sample's length.
+    """
     observation, labels = around.observation, around.labels
     nothing = torch.zeros_like(labels, dtype=torch.bool)
-    if isinstance(observation.loss, str):
-        return nothing  # their slopes turn with the scores, if faintly where the network is sure
     scores = run(observation.model, around.inputs).outputs.detach()
     slopes = [slopes_of(observation, factor * scores, labels) for factor in (1, 1 + STEP, 1 - STEP)]
     if around.columns is None or not all(
