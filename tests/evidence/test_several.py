@@ -404,3 +404,17 @@ def test_a_bias_gradient_outside_of_the_columns_may_be_of_twins_of_some_of_a_bat
         assert bool((errors <= 3 * found.accuracy).all())
     alone = Observation(model, capture(model, means, labels, "bce"), (12,), loss="bce")
     assert judge(alone, Candidate(means[:number], labels[:number])).status.disclosed
+
+
+@pytest.mark.parametrize("classes", [2, 3, 10])
+def test_a_network_that_is_sure_and_wrong_tells_no_length(classes: int) -> None:
+    """Its columns stay what they are as samples move: a bias gradient that is sent at half doubles them (trials 473607, 470045)."""
+    torch.manual_seed(classes)
+    model = nn.Sequential(nn.Linear(40, 120), nn.ReLU(), nn.Linear(120, classes)).double()
+    inputs = 460 * torch.randn((6, 40), dtype=torch.float64)
+    labels = (model(inputs).argmax(dim=1).detach() + 1) % classes
+    update = capture(model, inputs, labels)
+    halved = {**update, "0.bias": update["0.bias"] / 2}
+    assert not judge(Observation(model, halved, (40,)), Candidate(2 * inputs[:4], labels[:4])).status.disclosed
+    told = judge(Observation(model, update, (40,), batch_size=6), Candidate(inputs, labels))
+    assert told.status is Status.RECONSTRUCTED

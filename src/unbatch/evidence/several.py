@@ -121,7 +121,7 @@ def hidden_by_counting(
     alike = pairs <= accuracy
     if explained and around.columns is not None:  # as each counts the same, each would have to be a pair
         alike = alike & (_together(around, around.columns, weights, pairs) <= SAFETY * residual)
-    return found.where(~(_still(around) | alike), torch.inf)
+    return found.where(~(_still(around, explained=explained) | alike), torch.inf)
 
 
 def _counted_as_several(observation: Observation, labels: Tensor, weights: Tensor, members: int, *, explained: bool) -> Bool[Tensor, " k"]:
@@ -231,12 +231,16 @@ def _off_within(around: Around, weights: Tensor) -> bool:
     return float(along.norm()) > FAR * max(float((elsewhere * len(flat) / spare).sqrt()), FAR * rounding)
 
 
-def _still(around: Around) -> Bool[Tensor, " k"]:
-    """(k,) whether a sample's column stays what it is as the sample moves: then it is the mean of any number of members of its region."""
+def _still(around: Around, *, explained: bool) -> Bool[Tensor, " k"]:
+    """(k,) whether a sample's column stays what it is as the sample moves: then it is the mean of any number of members of its region.
+
+    So it is of a hinge, and of a network that is as sure as numbers are, and wrong. Nor does such a column tell the sample's length: of the
+    losses with a name the layers behind do, where all is explained.
+    """
     observation, labels = around.observation, around.labels
     nothing = torch.zeros_like(labels, dtype=torch.bool)
-    if isinstance(observation.loss, str):
-        return nothing  # their slopes turn with the scores, if faintly where the network is sure
+    if explained and isinstance(observation.loss, str):
+        return nothing
     scores = run(observation.model, around.inputs).outputs.detach()
     slopes = [slopes_of(observation, factor * scores, labels) for factor in (1, 1 + STEP, 1 - STEP)]
     if around.columns is None or not all(
