@@ -37,7 +37,6 @@ from unbatch.evidence.slopes import slopes_of
 from unbatch.evidence.spaces import Space, spaces_of
 from unbatch.evidence.turning import Around, of_one_way, slope, turning
 from unbatch.linalg.blocks import length
-from unbatch.trace import run
 from unbatch.types import Observation
 
 __all__ = ["ROUNDED", "hidden_by_counting"]
@@ -156,8 +155,7 @@ def _twins_of_all(around: Around, weights: Tensor, residual: float, space: Space
         return torch.zeros_like(weights)
     parts = _parts(around, columns, weights)
     if not explained:
-        bias = next(call.bias for call in observation.layers if call.weight == around.first)
-        space = space or spaces_of(observation, [(around.first, bias)]).get(around.first)
+        space = space or spaces_of(observation, [(around.first, around.bias)]).get(around.first)
         if space is None:
             return torch.zeros_like(weights)
         within = ROUNDED * rounding * float(space.core.norm())
@@ -241,8 +239,7 @@ def _still(around: Around, *, explained: bool) -> Bool[Tensor, " k"]:
     nothing = torch.zeros_like(labels, dtype=torch.bool)
     if explained and isinstance(observation.loss, str):
         return nothing
-    scores = run(observation.model, around.inputs).outputs.detach()
-    slopes = [slopes_of(observation, factor * scores, labels) for factor in (1, 1 + STEP, 1 - STEP)]
+    slopes = [slopes_of(observation, factor * around.outputs, labels) for factor in (1, 1 + STEP, 1 - STEP)]
     if around.columns is None or not all(
         bool(((other - slopes[0]).norm(dim=1) <= NOTHING * STEP * other.norm(dim=1)).any()) for other in slopes
     ):

@@ -48,11 +48,20 @@ class Around:
     inputs: Float[Tensor, " k *shape"]
     labels: Int64[Tensor, " k"]
 
-    @cached_property
+    @property
     def first(self) -> str | None:
         """Name of the weight of the layer that sees the samples; None where there is none."""
-        call = entrance_of(self.observation.layers, self.observation, TRIAL)
-        return None if call is None else call.weight
+        return None if self._layer is None else self._layer.weight
+
+    @property
+    def bias(self) -> str | None:
+        """Name of its bias; None where it has none."""
+        return None if self._layer is None else self._layer.bias
+
+    @property
+    def outputs(self) -> Tensor:
+        """(k, C) the class scores of the samples."""
+        return self._ran.outputs.detach()
 
     @cached_property
     def flat(self) -> Float[Tensor, "k n"]:
@@ -68,8 +77,7 @@ class Around:
         """The same of these samples under other labels."""
         if self._call is None:
             return None
-        outputs = self._ran.outputs
-        return pulled_back(outputs, [self._call.output], slopes_of(self.observation, outputs.detach(), labels), again=True)[0]
+        return pulled_back(self._ran.outputs, [self._call.output], slopes_of(self.observation, self.outputs, labels), again=True)[0]
 
     def grown(self, step: float) -> Float[Tensor, "k m"] | None:
         """The same of samples that are longer by this share."""
@@ -102,6 +110,10 @@ class Around:
     def parameter(self, name: str) -> Tensor:
         """The model's own, by name."""
         return dict(self.observation.model.named_parameters())[name].detach()
+
+    @cached_property
+    def _layer(self) -> LinearCall | None:
+        return entrance_of(self.observation.layers, self.observation, TRIAL)
 
     @cached_property
     def _ran(self) -> Run:
@@ -156,7 +168,7 @@ def turning(around: Around, columns: Float[Tensor, "k m"], first: str) -> Float[
     """
     weight = around.parameter(first).norm(dim=0).double()
     share = weight.min() / weight.square().mean().sqrt()
-    return (slope(around, columns) * share).nan_to_num(0.0).minimum(_bending(around, columns, first))
+    return (slope(around, columns) * share).nan_to_num(0.0).minimum(_bending(around, columns))
 
 
 def of_one_way(around: Around, columns: Float[Tensor, "k m"]) -> Bool[Tensor, " k"]:
@@ -172,14 +184,13 @@ def of_one_way(around: Around, columns: Float[Tensor, "k m"]) -> Bool[Tensor, " 
     return (torch.linalg.svdvals(ways.nan_to_num(0.0)) > VISIBLE).sum(dim=1) <= 1
 
 
-def _bending(around: Around, columns: Float[Tensor, "k m"], first: str) -> Float[Tensor, " k"]:
+def _bending(around: Around, columns: Float[Tensor, "k m"]) -> Float[Tensor, " k"]:
     """γ of each sample for two that differ in length alone: half of what (1 + s) d(x + s x) bends by as s grows, and d, by the bias.
 
     Behind a layer norm d shrinks as x grows, and the bias alone tells them.
     """
     observation, lengths = around.observation, around.flat.norm(dim=1)
-    bias = next((call.bias for call in observation.layers if call.weight == first), None)
-    told = 1 / lengths[:, None] if bias in observation.update else torch.zeros_like(lengths[:, None])
+    told = 1 / lengths[:, None] if around.bias in observation.update else torch.zeros_like(lengths[:, None])
 
     def left(step: float) -> Tensor | None:
         """(k, 2 m) what the sample leaves of G along itself, and of the bias gradient beside it."""

@@ -135,12 +135,30 @@ def labels_of(
         z: (b, m) what the layer makes of them.
         evened: brings what the network says of columns to the scale of these.
     """
+
+    def nearest(classes: Int64[Tensor, " c"] | None) -> tuple[Int64[Tensor, " b"], Float[Tensor, " b"]]:
+        """The labels, among these classes or all, and how far from its column each sample's is, as a share of it."""
+        rest, every = [], []
+        for part in torch.split(sensitivities_along(observation, inputs, weight, z, classes), max(1, BLOCK // columns.numel())):
+            expected = evened(part)
+            shares = torch.einsum("cbm,mb->cb", expected, columns) / expected.square().sum(dim=-1).clamp_min(
+                torch.finfo(torch.float64).tiny
+            )
+            rest.append((columns.T - shares[..., None] * expected).norm(dim=-1).where(shares > 0, torch.inf))
+            every.append(shares)
+        left, shares = torch.cat(rest), torch.cat(every)
+        usual = shares.gather(0, left.argmin(dim=0)[None]).median()
+        likely = left.where(shares > RARE * usual, torch.inf)
+        best = torch.where(likely.isfinite().any(dim=0), likely.argmin(dim=0), shares.abs().argmax(dim=0))
+        apart = likely.gather(0, best[None])[0] / columns.norm(dim=0)
+        return best if classes is None else classes[best], apart
+
     few = _likely(observation, inputs, weight, columns, z)
     if few is not None:
-        labels, apart = _nearest(observation, inputs, weight, columns, z, evened, few)
+        labels, apart = nearest(few)
         if bool((apart < NEAR).all()):
             return labels
-    return _nearest(observation, inputs, weight, columns, z, evened, None)[0]
+    return nearest(None)[0]
 
 
 def _likely(
@@ -152,27 +170,3 @@ def _likely(
     step = STEP * z.norm(dim=1, keepdim=True) * F.normalize(columns.T, dim=1, eps=torch.finfo(columns.dtype).tiny)
     before, after = (run(observation.model, inputs, known={weight: at}).outputs.detach() for at in (z, z + step))
     return torch.unique((after - before).topk(TRIED, dim=1, largest=False).indices)
-
-
-def _nearest(
-    observation: Observation,
-    inputs: Tensor,
-    weight: str,
-    columns: Float[Tensor, "m b"],
-    z: Float[Tensor, "b m"],
-    evened: Callable[[Tensor], Tensor],
-    classes: Int64[Tensor, " c"] | None,
-) -> tuple[Int64[Tensor, " b"], Float[Tensor, " b"]]:
-    """The labels, among these classes or all, and how far from its column each sample's is, as a share of it."""
-    rest, every = [], []
-    for part in torch.split(sensitivities_along(observation, inputs, weight, z, classes), max(1, BLOCK // columns.numel())):
-        expected = evened(part)
-        shares = torch.einsum("cbm,mb->cb", expected, columns) / expected.square().sum(dim=-1).clamp_min(torch.finfo(torch.float64).tiny)
-        rest.append((columns.T - shares[..., None] * expected).norm(dim=-1).where(shares > 0, torch.inf))
-        every.append(shares)
-    left, shares = torch.cat(rest), torch.cat(every)
-    usual = shares.gather(0, left.argmin(dim=0)[None]).median()
-    likely = left.where(shares > RARE * usual, torch.inf)
-    best = torch.where(likely.isfinite().any(dim=0), likely.argmin(dim=0), shares.abs().argmax(dim=0))
-    apart = likely.gather(0, best[None])[0] / columns.norm(dim=0)
-    return best if classes is None else classes[best], apart
